@@ -1,0 +1,183 @@
+"""Every setting of a model, its optimizer and its tokenizer, validated when it is made.
+
+Frozen dataclasses of primitives: what the command line parses, what a checkpoint stores, and what the code
+reads are the same thing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from llm.errors import ConfigError
+
+AttentionKind = Literal["dot", "self", "causal", "multi_head"]
+
+GPT2_SIZES: dict[str, dict[str, int]] = {
+    "124m": {"n_layer": 12, "n_head": 12, "n_embd": 768},
+    "355m": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "774m": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
+}
+"""GPT-2's published sizes (Radford et al. 2019, table 2)."""
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The architecture of a GPT.
+
+    Args:
+        vocab_size: V, the number of token ids. On the command line it comes from the tokenizer.
+        context_length: T, the most tokens the model sees at once. On the command line it comes from
+            `data.context_length`.
+        n_layer: number of blocks.
+        n_head: H, number of attention heads. Used by `multi_head`; the other kinds have one head.
+        n_embd: C, size of the embedding vectors.
+        attention: `dot` has no weights of its own, `self` has trained queries, keys and values and sees the whole
+            text, `causal` sees only the past, `multi_head` is several causal heads and an output projection.
+        scores: `scaled` divides query·key by the square root of the head size, `raw` does not.
+        weights: `softmax` over the scores, or each score over their `sum` (a step on the notes' way; it can
+            divide by zero, so train with softmax).
+        norm: layer normalisation before each part of a block and before the head, or none.
+        mlp: a two-layer perceptron with GELU after each attention, or none.
+        residual: whether each part of a block adds to its input or replaces it.
+        dropout: share of values dropped in training, from 0 up to but not including 1.
+        bias: whether linear layers and norms have a bias.
+        qkv_bias: whether the query, key and value projections have one.
+        tie_head: whether the output head shares the token embedding's weights.
+    """
+
+    vocab_size: int = 50257
+    context_length: int = 256
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    attention: AttentionKind = "multi_head"
+    scores: Literal["scaled", "raw"] = "scaled"
+    weights: Literal["softmax", "sum"] = "softmax"
+    norm: Literal["layer_norm", "none"] = "layer_norm"
+    mlp: Literal["gelu", "none"] = "gelu"
+    residual: bool = True
+    dropout: float = 0.1
+    bias: bool = True
+    qkv_bias: bool = True
+    tie_head: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _check(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+        _check(
+            self.n_embd % self.heads == 0,
+            f"n_embd must be divisible by n_head, so that every head has the same size: "
+            f"{self.n_embd} / {self.n_head} leaves {self.n_embd % self.n_head}",
+        )
+
+    @property
+    def heads(self) -> int:
+        """H, the number of attention heads that the chosen kind really has."""
+        return self.n_head if self.attention == "multi_head" else 1
+
+    @property
+    def head_size(self) -> int:
+        """D, the size of one head's queries, keys and values."""
+        return self.n_embd // self.heads
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a position sees only itself and earlier ones, so that its next-token loss means something."""
+        return self.attention in ("causal", "multi_head")
+
+    @classmethod
+    def gpt2(cls, size: str, **overrides: Any) -> Self:
+        """One of GPT-2's published sizes: `124m`, `355m`, `774m` or `1558m`."""
+        _check(size in GPT2_SIZES, f"unknown GPT-2 size {size!r}; there are {', '.join(GPT2_SIZES)}")
+        return cls(**{"context_length": 1024, **GPT2_SIZES[size], **overrides})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as primitives, as checkpoints store them."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay, both per optimizer step.
+
+    Args:
+        learning_rate: the peak, reached after the warm-up.
+        final_learning_rate: where the cosine ends, as a share of the peak.
+        warmup_steps: optimizer steps from zero to the peak.
+        weight_decay: applied to matrices and embeddings, not to biases and norms.
+        beta1: decay of AdamW's running mean of the gradients.
+        beta2: decay of its running mean of their squares.
+        epsilon: added to AdamW's denominator.
+    """
+
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 0.1
+    warmup_steps: int = 50
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate > 0, f"learning_rate must be above 0, got {self.learning_rate}")
+        _check(
+            0 <= self.final_learning_rate <= 1,
+            f"final_learning_rate is a share of learning_rate, from 0 to 1, got {self.final_learning_rate}",
+        )
+        _check(self.warmup_steps >= 0, f"warmup_steps must be at least 0, got {self.warmup_steps}")
+        _check(self.weight_decay >= 0, f"weight_decay must be at least 0, got {self.weight_decay}")
+        _check(0 <= self.beta1 < 1, f"beta1 must be in [0, 1), got {self.beta1}")
+        _check(0 <= self.beta2 < 1, f"beta2 must be in [0, 1), got {self.beta2}")
+        _check(self.epsilon > 0, f"epsilon must be above 0, got {self.epsilon}")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Which tokenizer, and its options.
+
+    Args:
+        kind: `gpt2` (works offline), `word`, `char`, or another of tiktoken's encodings by name, such as
+            `cl100k_base` (tiktoken downloads those once).
+        pattern: for `word`: split off `:` and `;` too, or leave them on the word before.
+        specials: for `word` and `char`: special tokens to append to the vocabulary. With `<|unk|>` or `[UNK]`
+            among them, unknown pieces become that token; without, they are an error (the strict tokenizer).
+            Default: `<|endoftext|>` and `<|unk|>` for words, `<|endoftext|>` for characters.
+        checkpoint: take the tokenizer of this checkpoint; the options above are then not used.
+    """
+
+    kind: str = "gpt2"
+    pattern: Literal["with_colon", "without_colon"] = "with_colon"
+    specials: tuple[str, ...] | None = None
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        if self.specials is not None:
+            object.__setattr__(self, "specials", tuple(self.specials))
+            _check(
+                len(set(self.specials or ())) == len(self.specials or ()),
+                f"specials holds the same token twice: {self.specials}",
+            )
+            _check(all(self.specials or ()), "specials holds an empty token")
+            _check(
+                self.kind in ("word", "char"),
+                f"specials are for the word and char tokenizers; {self.kind!r} has its own",
+            )
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _check_choices(config: Any) -> None:
+    """Hold the fields typed as Literal to their choices; dataclasses alone don't."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal:
+            choices, value = get_args(hint), getattr(config, name)
+            _check(value in choices, f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")

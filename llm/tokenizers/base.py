@@ -1,0 +1,108 @@
+"""What every tokenizer can do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+from llm.config import TokenizerConfig
+
+END_OF_TEXT = "<|endoftext|>"
+"""GPT-2's one special token: stands between two documents, and pads."""
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    A tokenizer is immutable once built: its whole state is the dict of primitives that `to_dict` gives, which
+    travels in every checkpoint, and whose hash is the `fingerprint` that token caches are keyed by.
+    """
+
+    kind: ClassVar[str]
+    """The word that names this class in a configuration and in `to_dict()["kind"]`."""
+
+    lossless: ClassVar[bool] = True
+    """Whether `decode(encode(text)) == text` for every text that can be encoded."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of distinct ids; every id is in `range(vocab_size)`."""
+
+    @property
+    @abstractmethod
+    def special_ids(self) -> dict[str, int]:
+        """The special tokens by name, for instance `{"<|endoftext|>": 50256}`."""
+
+    @property
+    def end_of_text_id(self) -> int | None:
+        """The id that separates documents and ends a generated text, or None if the vocabulary has none."""
+        return self.special_ids.get(END_OF_TEXT, self.special_ids.get("[EOS]"))
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`.
+
+        Raises:
+            TokenizerError: the text holds something outside the vocabulary; the message says what and where.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`.
+
+        Raises:
+            TokenizerError: an id is outside the vocabulary.
+        """
+
+    @abstractmethod
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes of one token; for byte-pair encodings possibly a part of a character.
+
+        Raises:
+            TokenizerError: the id is outside the vocabulary.
+        """
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Everything needed to build this tokenizer again, as primitives; has the key `kind`."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, state: dict[str, Any]) -> Self:
+        """The tokenizer that `to_dict` described.
+
+        Raises:
+            TokenizerError: the dict does not describe a tokenizer of this kind.
+        """
+
+    @classmethod
+    @abstractmethod
+    def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
+        """Build a tokenizer from its options and, where it learns a vocabulary, from the texts.
+
+        A tokenizer with a fixed vocabulary never touches `texts`, which may therefore be lazy.
+        """
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash (16 hex digits) that two tokenizers share only if they encode every text alike."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def split(self, text: str) -> list[bytes]:
+        """The pieces of `text`, one for each id of `encode(text)`."""
+        return [self.token_bytes(token_id) for token_id in self.encode(text)]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(vocab_size={self.vocab_size})"
+
