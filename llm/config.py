@@ -137,6 +137,37 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is chosen from its scores.
+
+    Args:
+        max_new_tokens: how many to generate.
+        temperature: divides the scores; below 1 sharper, above 1 flatter, 0 always takes the likeliest (greedy).
+        top_k: choose among the k likeliest only.
+        top_p: choose among the likeliest that together reach this probability (Holtzman et al. 2019).
+        seed: of the choices; the same seed gives the same text.
+    """
+
+    max_new_tokens: int = 60
+    temperature: float = 0.8
+    top_k: int | None = 50
+    top_p: float | None = None
+    seed: int = 123
+
+    def __post_init__(self) -> None:
+        _check(self.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        _check(
+            0 <= self.temperature < float("inf"), f"temperature must be at least 0, got {self.temperature}"
+        )
+        _check(self.top_k is None or self.top_k >= 1, f"top_k must be at least 1, got {self.top_k}")
+        _check(
+            self.top_p is None or 0 < self.top_p <= 1,
+            f"top_p must be above 0 and at most 1, got {self.top_p}",
+        )
+        _check(0 <= self.seed < 2**63, f"seed must be from 0 to 2**63 - 1, got {self.seed}")
+
+
+@dataclass(frozen=True)
 class TokenizerConfig:
     """Which tokenizer, and its options.
 

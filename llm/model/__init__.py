@@ -1,0 +1,26 @@
+"""The model in plain torch: it knows no Lightning, no tokenizer and no files."""
+
+from llm.model.attention import (
+    Attention,
+    CausalAttention,
+    DotAttention,
+    MultiHeadAttention,
+    SelfAttention,
+    causal_mask,
+)
+from llm.model.block import MLP, Block
+from llm.model.embeddings import Embeddings
+from llm.model.gpt import GPT
+
+__all__ = [
+    "GPT",
+    "MLP",
+    "Attention",
+    "Block",
+    "CausalAttention",
+    "DotAttention",
+    "Embeddings",
+    "MultiHeadAttention",
+    "SelfAttention",
+    "causal_mask",
+]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 from llm.config import TokenizerConfig
+from llm.errors import TokenizerError
 
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: stands between two documents, and pads."""
+
+UNKNOWN_TOKENS = ("<|unk|>", "[UNK]")
+"""The special tokens that an unknown piece becomes, where a vocabulary has one of them."""
 
 
 class Tokenizer(ABC):
@@ -97,6 +102,18 @@ class Tokenizer(ABC):
         """The pieces of `text`, one for each id of `encode(text)`."""
         return [self.token_bytes(token_id) for token_id in self.encode(text)]
 
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of `ids` as it comes; a character that is several tokens is held back until it is whole."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for token_id in ids:
+            yield decoder.decode(self.token_bytes(token_id))
+        yield decoder.decode(b"", final=True)
+
+    def _check_id(self, token_id: int) -> int:
+        if not 0 <= token_id < self.vocab_size:
+            raise TokenizerError(f"token id {token_id} is outside the vocabulary of {self.vocab_size}")
+        return int(token_id)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.to_dict() == other.to_dict()
 
@@ -106,3 +123,43 @@ class Tokenizer(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size})"
 
+
+def check_specials(specials: Sequence[str]) -> tuple[str, ...]:
+    """The special tokens as a tuple.
+
+    Raises:
+        TokenizerError: one is empty or has white space in it.
+    """
+    for special in specials:
+        if not special or special.split() != [special]:
+            raise TokenizerError(f"a special token must be text without white space, got {special!r}")
+    return tuple(specials)
+
+
+def build_vocabulary(
+    tokens: Sequence[str], specials: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """All tokens in the order of their ids, specials last; and the id of each.
+
+    Raises:
+        TokenizerError: a token is there twice or is empty.
+    """
+    every = (*tokens, *specials)
+    ids = {token: token_id for token_id, token in enumerate(every)}
+    if len(ids) != len(every):
+        twice = next(token for token_id, token in enumerate(every) if ids[token] != token_id)
+        raise TokenizerError(f"{twice!r} is in the vocabulary twice")
+    if "" in ids:
+        raise TokenizerError("the vocabulary has an empty token in it")
+    return every, ids
+
+
+def find_unknown_token(special_ids: dict[str, int]) -> int | None:
+    """The id that unknown pieces get, or None: then they are an error."""
+    return next((special_ids[name] for name in UNKNOWN_TOKENS if name in special_ids), None)
+
+
+def locate(text: str, offset: int) -> str:
+    """Where a character stands, for people: `at line 3, column 14`, both counted from 1."""
+    before = text[:offset]
+    return f"at line {before.count(chr(10)) + 1}, column {offset - before.rfind(chr(10))}"

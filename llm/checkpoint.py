@@ -1,0 +1,121 @@
+"""What a checkpoint holds, and how it is read: tensors and primitives only, never code.
+
+A `.ckpt` is what Lightning writes (weights, optimizer, progress) plus one entry of ours, `llm`, with the
+architecture and the tokenizer as plain dicts: the file alone is enough to generate text.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from llm.config import GPTConfig
+from llm.errors import CheckpointError, LLMError
+from llm.model import GPT
+from llm.tokenizers import Tokenizer, tokenizer_from_dict
+
+ENTRY = "llm"
+VERSION = 1
+WEIGHTS_PREFIX = "gpt."
+
+
+class Loaded(NamedTuple):
+    """A trained model and its tokenizer."""
+
+    model: GPT
+    tokenizer: Tokenizer
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
+    """The model, in eval mode, and the tokenizer of a checkpoint.
+
+    Args:
+        path: a `.ckpt` written by this package.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: the file is missing, is no checkpoint of ours, or is damaged.
+    """
+    checkpoint = read_checkpoint(path)
+    model = GPT(config_of(checkpoint, path))
+    weights = {
+        name.removeprefix(WEIGHTS_PREFIX): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(WEIGHTS_PREFIX)
+    }
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{str(path)!r} is damaged: {' '.join(str(error).split())}") from error
+    return Loaded(model.to(device).eval(), tokenizer_of(checkpoint, path))
+
+
+def describe(config: GPTConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The entry `llm` of a checkpoint."""
+    return {
+        "version": VERSION,
+        "gpt": config.to_dict(),
+        "tokenizer": None if tokenizer is None else tokenizer.to_dict(),
+    }
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, is no checkpoint of ours, or is damaged.
+    """
+    shown = repr(str(path))
+    if "://" in str(path):
+        raise CheckpointError(f"{shown} is a URL: download the file yourself, and only from where you trust")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {shown}") from error
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{shown} is a folder; give the .ckpt file in it") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{shown} is no checkpoint of this package: it holds something other than tensors and plain values, "
+            "and is not opened"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{shown} is no checkpoint, or is damaged: {reason}") from error
+    if not isinstance(checkpoint, dict) or ENTRY not in checkpoint or "state_dict" not in checkpoint:
+        raise CheckpointError(f"{shown} is no checkpoint of this package: it has no entry {ENTRY!r}")
+    if (version := checkpoint[ENTRY].get("version")) != VERSION:
+        raise CheckpointError(f"{shown} has version {version!r}, this package reads version {VERSION}")
+    return checkpoint
+
+
+def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:
+    """The architecture of a checkpoint.
+
+    Raises:
+        CheckpointError: it is not one that this package can build.
+    """
+    try:
+        return GPTConfig(**checkpoint[ENTRY]["gpt"])
+    except (TypeError, KeyError, LLMError) as error:
+        raise CheckpointError(f"{str(path)!r} holds an architecture that can't be built: {error}") from error
+
+
+def tokenizer_of(checkpoint: dict[str, Any], path: str | Path) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: it has none, or one that can't be built.
+    """
+    state = checkpoint[ENTRY].get("tokenizer")
+    if state is None:
+        raise CheckpointError(
+            f"{str(path)!r} was trained on token ids without a tokenizer; it has none to read with"
+        )
+    try:
+        return tokenizer_from_dict(state)
+    except LLMError as error:
+        raise CheckpointError(f"the tokenizer of {str(path)!r} can't be built: {error}") from error

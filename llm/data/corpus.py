@@ -1,0 +1,186 @@
+"""Find the text, read it strictly, and say in one line what is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import glob
+import hashlib
+import http.client
+import os
+import urllib.request
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from llm.errors import DataError
+
+KNOWN_CORPORA = {"story": "story.txt", "the-verdict": "the-verdict.txt"}
+"""The corpora with a name of their own, and their files in the folder `data`."""
+
+VERDICT_URL = (
+    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/01_main-chapter-code/the-verdict.txt"
+)
+VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
+
+_REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
+_DOWNLOAD_SECONDS = 30
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+def resolve_corpus(corpus: str | Sequence[str], data_dir: str | Path = "data") -> list[Path]:
+    """The files of a corpus, one document each, in their order.
+
+    Args:
+        corpus: a known name (`story`; `the-verdict`, which is downloaded when it is not there yet), a text file,
+            a folder (every `*.txt` in it and below, sorted), a glob pattern (sorted), or several of these.
+        data_dir: where the files of known names are looked for, and downloaded to. They are also found in the
+            repository's own folder `data`.
+
+    Raises:
+        DataError: there is no such corpus, it holds no text files or one of them twice, or it can't be downloaded.
+    """
+    sources = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+    paths = [path for source in sources for path in _resolve_one(os.fspath(source), Path(data_dir))]
+    if not paths:
+        raise DataError("the corpus is an empty list; give a file, a folder, a pattern or a known name")
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise DataError(f"{str(path)!r} is in the corpus twice; leave one of them out")
+        seen.add(path.resolve())
+    return paths
+
+
+def read_document(path: str | Path) -> str:
+    r"""The text of one UTF-8 file, without a byte order mark, and with `\r\n` read as `\n`.
+
+    Raises:
+        DataError: the file can't be read, is empty, or is not UTF-8 text; with the offset of the byte at fault.
+    """
+    shown = repr(str(path))
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"can't read {shown}: {error.strerror}") from error
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{shown} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start} "
+            f"({error.reason}); convert the file to UTF-8"
+        ) from error
+    if (offset := content.find(b"\0")) >= 0:
+        raise DataError(f"{shown} is not text: NUL byte at offset {offset}; give a UTF-8 text file")
+    text = text.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
+    if not text.strip():
+        raise DataError(
+            f"{shown} is empty: {len(content)} bytes without any text; give a file with text in it"
+        )
+    return text
+
+
+def corpus_hash(paths: Iterable[str | Path]) -> str:
+    """SHA-256 (64 hex digits) over the SHA-256 of each file's bytes, in order; the files are streamed.
+
+    Raises:
+        DataError: a file can't be read.
+    """
+    whole = hashlib.sha256()
+    for path in paths:
+        whole.update(_sha256(Path(path)).digest())
+    return whole.hexdigest()
+
+
+def _sha256(path: Path) -> hashlib._Hash:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256")
+    except OSError as error:
+        raise DataError(f"can't read {str(path)!r}: {error.strerror}") from error
+
+
+def _resolve_one(source: str, data_dir: Path) -> list[Path]:
+    if source in KNOWN_CORPORA:
+        return [_known(source, data_dir)]
+    if not source.strip():
+        raise DataError("the corpus is an empty name; give a file, a folder, a pattern or a known name")
+    path = Path(source).expanduser()
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise DataError(
+            f"can't read {source[:80]!r}: {error.strerror}; the corpus is the path of a file"
+        ) from error
+    if is_folder:
+        files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+        if not files:
+            raise DataError(f"folder {source!r} holds no *.txt file; put text in it, or name the files")
+        return files
+    if exists:
+        return [path]
+    if glob.has_magic(source):
+        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        if not files:
+            raise DataError(f"no file matches the pattern {source!r}; check it with: ls {source}")
+        return files
+    raise DataError(
+        f"no corpus {source!r}: there is no such file, folder or pattern, and the known names are "
+        f"{', '.join(KNOWN_CORPORA)}{_suggestion(path, data_dir)}"
+    )
+
+
+def _known(name: str, data_dir: Path) -> Path:
+    """The file of a known name: in the data folder here, else in the repository's, else downloaded to here."""
+    file_name = KNOWN_CORPORA[name]
+    here = data_dir / file_name
+    path = next((path for path in (here, _REPOSITORY_DATA / file_name) if path.is_file()), here)
+    if name == "the-verdict":
+        if not path.is_file():
+            _download_verdict(path)
+        elif (found := _sha256(path).hexdigest()) != VERDICT_SHA256:
+            raise DataError(
+                f"{str(path)!r} is not The Verdict: expected SHA-256 {VERDICT_SHA256}, got {found}; "
+                f"remove the file to download it again"
+            )
+    elif not path.is_file():
+        raise DataError(
+            f"{str(here)!r} is missing: run in the repository's folder, or give a text file of your own"
+        )
+    return path
+
+
+def _download_verdict(target: Path) -> None:
+    """Fetch The Verdict and, if it is what was expected, put it at `target` in one move."""
+    by_hand = f"put the file from {VERDICT_URL} at {str(target)!r} by hand"
+    try:
+        with urllib.request.urlopen(VERDICT_URL, timeout=_DOWNLOAD_SECONDS) as response:
+            content: bytes = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(f"can't download The Verdict ({error}); {by_hand}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != VERDICT_SHA256:
+        raise DataError(
+            f"the download of The Verdict is damaged: expected SHA-256 {VERDICT_SHA256}, got {found}; {by_hand}"
+        )
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise DataError(f"can't write {str(target)!r}: {error.strerror}; make the folder writable") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _suggestion(path: Path, data_dir: Path) -> str:
+    """`; did you mean ...?`, from the known names and the files beside `path` and in the data folder."""
+    names = {name: name for name in KNOWN_CORPORA}
+    for folder in (data_dir, path.parent):
+        with contextlib.suppress(OSError):
+            names |= {file.name: str(file) for file in folder.iterdir()}
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""

@@ -1,0 +1,305 @@
+"""From a corpus to batches: the one object that a Trainer asks for data."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader
+
+from llm.checkpoint import read_checkpoint, tokenizer_of
+from llm.config import TokenizerConfig
+from llm.data.corpus import read_document, resolve_corpus
+from llm.data.prompts import Prompt, read_prompts
+from llm.data.store import TokenArray, TokenStore, open_or_build
+from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
+from llm.errors import CheckpointError, ConfigError, DataError
+from llm.tokenizers import Tokenizer, build_tokenizer
+
+_GPT2 = TokenizerConfig()
+_COUNT_AT_ONCE = 1 << 20
+_ORDER_SETTINGS = ("context_length", "stride", "batch_size", "shuffle", "drop_last", "seed")
+
+
+class TextDataModule(L.LightningDataModule):
+    """A text corpus, its tokenizer, and the windows cut from it.
+
+    Args:
+        corpus: what to train on: `story`, `the-verdict`, a text file, a folder (every *.txt in it and below), a
+            glob pattern, or a list of these. Each file is one document.
+        tokenizer: which tokenizer, and its options; in Python also a ready one. A vocabulary that has to be
+            learned is that of `corpus`.
+        context_length: T, tokens in a window: the most that the model sees at once.
+        stride: tokens from the beginning of one training window to the next. Default: the context length, so
+            that windows don't overlap.
+        batch_size: windows in a batch, on each device.
+        shuffle: give the training windows a new order every epoch.
+        drop_last: leave out the training windows that don't fill a last batch.
+        validation_share: share of the tokens, from the end of the corpus, that is kept for validation.
+        validation_corpus: validate on this instead, and train on the whole corpus.
+        test_corpus: what `test` uses. Default: the validation tokens.
+        prompts: what `predict` continues: a UTF-8 file with one prompt a line.
+        num_workers: processes that gather batches; 0 is the training process itself, mostly the fastest.
+        seed: of the order of the training windows.
+        cache_dir: folder for token ids, so that a text is tokenized only once.
+        allow_changed_data: resume from a checkpoint although the corpus or the order of its windows is no longer
+            the same, so that the run will not repeat what it would have been.
+
+    Raises:
+        ConfigError: a setting that no run can have.
+        CheckpointError: `tokenizer.checkpoint` is no checkpoint with a tokenizer.
+        DataError: the vocabulary has to be learned from a corpus that can't be read.
+    """
+
+    def __init__(
+        self,
+        corpus: str | list[str] = "story",
+        tokenizer: TokenizerConfig = _GPT2,
+        context_length: int = 256,
+        stride: int | None = None,
+        batch_size: int = 4,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        validation_share: float = 0.1,
+        validation_corpus: str | list[str] | None = None,
+        test_corpus: str | list[str] | None = None,
+        prompts: str | None = None,
+        num_workers: int = 0,
+        seed: int = 123,
+        cache_dir: str = "data/cache",
+        allow_changed_data: bool = False,
+    ) -> None:
+        super().__init__()
+        self.corpus = corpus
+        self.context_length = context_length
+        self.stride = context_length if stride is None else stride
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.validation_share = validation_share
+        self.validation_corpus = validation_corpus
+        self.test_corpus = test_corpus
+        self.prompts = prompts
+        self.num_workers = num_workers
+        self.seed = seed
+        self.cache_dir = cache_dir
+        self.allow_changed_data = allow_changed_data
+        for name, least in (
+            ("context_length", 1),
+            ("stride", 1),
+            ("batch_size", 1),
+            ("num_workers", 0),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= validation_share < 1:
+            raise ConfigError(f"validation_share must be in [0, 1), got {validation_share}")
+        self.tokenizer: Tokenizer = self._make_tokenizer(tokenizer)
+        self.vocab_size = int(self.tokenizer.vocab_size)
+
+    def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
+        if isinstance(tokenizer, Tokenizer):
+            return tokenizer
+        if tokenizer.checkpoint is not None:
+            return tokenizer_of(read_checkpoint(tokenizer.checkpoint), tokenizer.checkpoint)
+        return build_tokenizer(tokenizer, (read_document(path) for path in resolve_corpus(self.corpus)))
+
+    # Stores and splits: opened when first asked for.
+
+    @cached_property
+    def corpus_store(self) -> TokenStore:
+        """The training corpus (and, without one of its own, the validation text) as token ids."""
+        return self._store(self.corpus)
+
+    @cached_property
+    def validation_store(self) -> TokenStore:
+        """What the validation tokens are part of."""
+        return self.corpus_store if self.validation_corpus is None else self._store(self.validation_corpus)
+
+    @cached_property
+    def test_store(self) -> TokenStore:
+        """What the test tokens are part of."""
+        return self.validation_store if self.test_corpus is None else self._store(self.test_corpus)
+
+    def _store(self, corpus: str | list[str]) -> TokenStore:
+        return open_or_build(resolve_corpus(corpus), self.tokenizer, self.cache_dir)
+
+    @property
+    def train_tokens(self) -> TokenArray:
+        """(N,) ids to train on: the corpus up to the share that is kept for validation."""
+        return self.corpus_store.tokens(0, self._split_at)
+
+    @property
+    def validation_tokens(self) -> TokenArray:
+        """(N,) ids to validate on; empty with a share of 0 and no validation corpus."""
+        if self.validation_corpus is None:
+            return self.corpus_store.tokens(self._split_at)
+        return self.validation_store.tokens()
+
+    @property
+    def test_tokens(self) -> TokenArray:
+        """(N,) ids to test on: the test corpus, or else the validation tokens."""
+        return self.validation_tokens if self.test_corpus is None else self.test_store.tokens()
+
+    @property
+    def _split_at(self) -> int:
+        """Where validation begins. Cut before windowing, so that no window reaches over it."""
+        n_tokens = self.corpus_store.n_tokens
+        share = self.validation_share if self.validation_corpus is None else 0.0
+        return n_tokens - math.ceil(n_tokens * share)
+
+    def bytes_per_token(self, split: str) -> float:
+        """Mean size in UTF-8 bytes of a token of `validation` or `test`: what turns nats per token into bits per byte.
+
+        Counted token by token. Where tokens don't keep white space (words), the mean over the whole text instead.
+        """
+        store = self.validation_store if split == "validation" else self.test_store
+        tokens = self.validation_tokens if split == "validation" else self.test_tokens
+        if not self.tokenizer.lossless or len(tokens) == 0:
+            return store.n_bytes / store.n_tokens
+        counts = np.zeros(self.vocab_size, np.int64)
+        for start in range(0, len(tokens), _COUNT_AT_ONCE):
+            counts += np.bincount(tokens[start : start + _COUNT_AT_ONCE], minlength=self.vocab_size)
+        used = counts.nonzero()[0]
+        n_bytes = sum(int(counts[token]) * len(self.tokenizer.token_bytes(int(token))) for token in used)
+        return n_bytes / len(tokens)
+
+    # What Lightning calls.
+
+    def prepare_data(self) -> None:
+        """Tokenize what is not in the cache yet; on one process of each machine."""
+        for name in self._stores_of_this_run():
+            getattr(self, name)
+
+    def setup(self, stage: str) -> None:
+        """Hold the texts to the least number of tokens.
+
+        Raises:
+            DataError: a text is too short for one window; says how many tokens are needed and found.
+        """
+        del stage
+        names = self._stores_of_this_run()
+        if "corpus_store" in names:
+            self._check_length("train", self.train_tokens, self.corpus)
+        if "validation_store" in names and len(self.validation_tokens) > 0:
+            self._check_length("validation", self.validation_tokens, self.validation_corpus or self.corpus)
+        if "test_store" in names:
+            self._check_length(
+                "test", self.test_tokens, self.test_corpus or self.validation_corpus or self.corpus
+            )
+
+    def _stores_of_this_run(self) -> list[str]:
+        running = self.trainer.state.fn if self.trainer is not None else "fit"
+        return {
+            "fit": ["corpus_store", "validation_store"],
+            "validate": ["validation_store"],
+            "test": ["test_store"],
+        }.get(str(getattr(running, "value", running)), [])
+
+    def _check_length(self, split: str, tokens: TokenArray, corpus: str | list[str]) -> None:
+        needed = self.context_length + 1
+        if len(tokens) < needed:
+            share = (
+                f" (validation_share is {self.validation_share})" if self.validation_corpus is None else ""
+            )
+            raise DataError(
+                f"the text is too short for {split}: one window of context_length {self.context_length} needs {needed} "
+                f"tokens, {split} has {len(tokens)} of {corpus!r}{share}; use a longer text or a shorter context_length"
+            )
+
+    def train_dataloader(self) -> WindowLoader:
+        """Shuffled windows, from the position that the run has reached.
+
+        Raises:
+            DataError: there is not one full batch, and `drop_last` leaves out the others.
+        """
+        windows = SlidingWindows(self.train_tokens, self.context_length, self.stride)
+        order = WindowOrder(
+            len(windows),
+            self.batch_size,
+            self.shuffle,
+            self.drop_last,
+            self.seed,
+            *self._rank_and_world_size(),
+        )
+        if len(order) == 0:
+            raise DataError(
+                f"no full batch to train on: {len(windows)} windows for a batch_size of {self.batch_size} on "
+                f"{order.world_size} device(s); use a smaller batch_size or stride, or drop_last false"
+            )
+        return WindowLoader(windows, order, self._position, self.num_workers)
+
+    def val_dataloader(self) -> WindowLoader | list[Any]:
+        """Windows side by side over the validation tokens, none left out."""
+        return self._evaluation_loader(self.validation_tokens) if len(self.validation_tokens) else []
+
+    def test_dataloader(self) -> WindowLoader:
+        """Windows side by side over the test tokens, none left out."""
+        return self._evaluation_loader(self.test_tokens)
+
+    def predict_dataloader(self) -> DataLoader[Prompt]:
+        """The prompts, one at a time.
+
+        Raises:
+            ConfigError: no file of prompts is given.
+        """
+        if self.prompts is None:
+            raise ConfigError("predict continues prompts: give a file with one a line, --data.prompts FILE")
+        prompts = read_prompts(self.prompts, self.tokenizer)
+        return DataLoader(prompts, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
+
+    def _evaluation_loader(self, tokens: TokenArray) -> WindowLoader:
+        windows = SlidingWindows(tokens, self.context_length, self.context_length)
+        rank, world_size = self._rank_and_world_size()
+        order = WindowOrder(len(windows), self.batch_size, False, False, self.seed, rank, world_size)
+        return WindowLoader(windows, order, num_workers=self.num_workers)
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _position(self) -> tuple[int, int] | None:
+        """(epoch, batch) that comes next: from the number of batches taken since the run began."""
+        if self.trainer is None:
+            return None
+        return divmod(self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.num_training_batches))
+
+    # What a checkpoint needs to know of the data.
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of the training batches depends on, besides the position, which is the trainer's."""
+        settings = {name: getattr(self, name) for name in _ORDER_SETTINGS}
+        settings["world_size"] = self._rank_and_world_size()[1]
+        return {
+            **settings,
+            "corpus": self.corpus_store.corpus_hash,
+            "tokenizer": self.tokenizer.fingerprint,
+            "train_tokens": self._split_at,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that a resumed run goes on with the data that it began with.
+
+        Raises:
+            CheckpointError: something differs, and `allow_changed_data` is off.
+        """
+        if self.trainer is None or self.trainer.state.fn != "fit" or self.allow_changed_data:
+            return
+        now = self.state_dict()
+        changed = [
+            f"{name} ({state_dict.get(name)} in the checkpoint, {now[name]} now)"
+            for name in now
+            if state_dict.get(name) != now[name]
+        ]
+        if changed:
+            raise CheckpointError(
+                f"the training data is not what the checkpoint was trained on: {', '.join(changed)}; restore it, "
+                "or go on all the same with --data.allow_changed_data true"
+            )
+
+
+def _as_it_is(prompt: Prompt) -> Prompt:
+    return prompt

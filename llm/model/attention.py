@@ -1,0 +1,140 @@
+"""The four kinds of attention, each one step beyond the one before it.
+
+All follow one way: project the input to queries, keys and values; score every query against every key; turn the
+scores into weights; mix the values by the weights into context vectors. `DotAttention` has nothing trained,
+`SelfAttention` trains the projections, `CausalAttention` hides the future, `MultiHeadAttention` does it several
+times side by side.
+
+`Attention.forward` runs fused kernels that never hold the weights. Whoever wants to see them calls `project`,
+`scores` and `weights`, which are the same computation spelled out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm.config import GPTConfig
+
+
+def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor:
+    """Which keys each query may see, `(n_queries, n_keys)`, True where it may; the last query sees every key."""
+    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
+
+
+class Attention(nn.Module):
+    """What the four kinds share.
+
+    Args:
+        config: uses `n_embd`, `n_head`, `scores`, `weights`, `dropout`, `bias` and `qkv_bias`.
+    """
+
+    is_causal = False
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.scale = 1.0 if config.scores == "raw" else 1.0 / math.sqrt(config.head_size)
+        self.normalise = config.weights
+        self.dropout = config.dropout
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the input `(B, T, C)`, each `(B, H, T, D)`."""
+        raise NotImplementedError
+
+    def output(self, context: Tensor) -> Tensor:
+        """Bring the heads' context vectors `(B, H, T, D)` together as `(B, T, C)`."""
+        return context.transpose(1, 2).flatten(2)  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """How well each query fits each key: `(B, H, T, D)` twice -> `(B, H, T, T)`.
+
+        Queries times keys, divided by the square root of D unless configured raw (Vaswani et al. 2017, eq. 1).
+        """
+        return query @ key.mT * self.scale
+
+    def weights(self, scores: Tensor) -> Tensor:
+        """The share of attention that each query pays to each key: `(B, H, T, T)`, rows sum to 1.
+
+        Keys that a query may not see get 0.
+        """
+        mask = causal_mask(*scores.shape[-2:], device=scores.device) if self.is_causal else None
+        if self.normalise == "sum":
+            scores = scores if mask is None else scores.masked_fill(~mask, 0.0)
+            return scores / scores.sum(dim=-1, keepdim=True)
+        scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+        return torch.softmax(scores, dim=-1)
+
+    def context(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Mix the values by the weights: three `(B, H, T, D)` -> context vectors `(B, H, T, D)`."""
+        dropout = self.dropout if self.training else 0.0
+        if self.normalise == "sum":  # no fused kernel divides by the sum
+            weights = self.weights(self.scores(query, key))
+            return F.dropout(weights, dropout) @ value
+        return F.scaled_dot_product_attention(
+            query, key, value, is_causal=self.is_causal, dropout_p=dropout, scale=self.scale
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: `(B, T, C)` -> `(B, T, C)`."""
+        return self.output(self.context(*self.project(x)))
+
+
+class DotAttention(Attention):
+    """Weight-free attention: every vector is its own query, key and value. Nothing is trained."""
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The input itself, three times, as one head."""
+        x = x.unsqueeze(1)  # (B, T, C) -> (B, 1, T, C)
+        return x, x, x
+
+
+class SelfAttention(Attention):
+    """Trained attention: the input times Wq, Wk and Wv. Every position sees the whole text."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.n_head = config.heads
+        # Wq, Wk and Wv side by side, so that one matrix product does the work of three.
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The input times the three trained matrices, cut into heads."""
+        B, T, C = x.shape
+        qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, C) -> (B, T, 3, H, D)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, D) -> 3 x (B, H, T, D)
+        return query, key, value
+
+
+class CausalAttention(SelfAttention):
+    """Trained attention that sees only the past, with dropout on the weights while training."""
+
+    is_causal = True
+
+
+class MultiHeadAttention(CausalAttention):
+    """Several causal heads of size C / H side by side, concatenated and mixed by an output projection."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.projection = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+
+    def output(self, context: Tensor) -> Tensor:
+        """Concatenate the heads and project: `(B, H, T, D)` -> `(B, T, C)`."""
+        return self.projection(super().output(context))
+
+
+ATTENTION_KINDS: dict[str, type[Attention]] = {
+    "dot": DotAttention,
+    "self": SelfAttention,
+    "causal": CausalAttention,
+    "multi_head": MultiHeadAttention,
+}
+"""The classes behind the words of `GPTConfig.attention`."""
+
+
+def build_attention(config: GPTConfig) -> Attention:
+    """The attention that `config.attention` names."""
+    return ATTENTION_KINDS[config.attention](config)

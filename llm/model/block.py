@@ -1,0 +1,58 @@
+"""One block: attention gathers from other positions, the perceptron works on each position alone."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from llm.config import GPTConfig
+from llm.model.attention import build_attention
+
+
+def build_norm(config: GPTConfig) -> nn.Module:
+    """The normalisation that `config.norm` names, over vectors of size C."""
+    return nn.LayerNorm(config.n_embd, bias=config.bias) if config.norm == "layer_norm" else nn.Identity()
+
+
+class MLP(nn.Module):
+    """A perceptron with one hidden layer of size 4 C and GELU in GPT-2's tanh form (Hendrycks & Gimpel 2016)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.expand = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.activation = nn.GELU(approximate="tanh")
+        self.projection = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, T, C)` -> `(B, T, C)`."""
+        return self.projection(self.activation(self.expand(x)))  # (B, T, C) -> (B, T, 4C) -> (B, T, C)
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each reading a normalised input and adding to the residual stream (pre-norm, as GPT-2).
+
+    Args:
+        config: `norm` and `mlp` may be `none`, and with `residual` off each part replaces its input instead of
+            adding to it; all three off leave the bare attention.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.residual = config.residual
+        self.attention_norm = build_norm(config)
+        self.attention = build_attention(config)
+        self.attention_dropout = nn.Dropout(config.dropout)
+        self.mlp: MLP | None = None
+        if config.mlp != "none":
+            self.mlp_norm = build_norm(config)
+            self.mlp = MLP(config)
+            self.mlp_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, T, C)` -> `(B, T, C)`."""
+        x = self._join(x, self.attention_dropout(self.attention(self.attention_norm(x))))
+        if self.mlp is not None:
+            x = self._join(x, self.mlp_dropout(self.mlp(self.mlp_norm(x))))
+        return x
+
+    def _join(self, x: Tensor, update: Tensor) -> Tensor:
+        return x + update if self.residual else update

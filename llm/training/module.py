@@ -1,0 +1,238 @@
+"""The LightningModule: it alone knows the loss."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+
+from llm.checkpoint import ENTRY, describe
+from llm.config import GPTConfig, OptimConfig, SamplingConfig
+from llm.data.prompts import Prompt
+from llm.data.windows import Batch
+from llm.errors import CheckpointError, TrainingError
+from llm.generation import generate
+from llm.model import GPT
+from llm.training.optimizer import build_optimizer, build_schedule
+
+_GPT = GPTConfig()
+_OPTIM = OptimConfig()
+_SAMPLING = SamplingConfig()
+
+
+class LanguageModel(L.LightningModule):
+    """Trains a GPT to predict the next token.
+
+    Args:
+        gpt: the architecture.
+        optim: optimizer and learning rate.
+        sampling: how text is generated, in samples while training and by `predict`.
+        compile: fuse the model with torch.compile: a minute to begin with, then faster steps.
+    """
+
+    def __init__(
+        self,
+        gpt: GPTConfig = _GPT,
+        optim: OptimConfig = _OPTIM,
+        sampling: SamplingConfig = _SAMPLING,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.gpt = GPT(gpt)
+        self.optim = optim
+        self.sampling = sampling
+        self.compile_model = compile
+        self.evaluation = nn.ModuleDict(
+            {
+                split: nn.ModuleDict({"loss": MeanMetric(), "accuracy": MeanMetric()})
+                for split in ("validation", "test")
+            }
+        )
+        self.side_work_seconds = 0.0
+
+    @property
+    def tokenizer(self) -> Any:
+        """The data module's tokenizer, or None where the run has no data module of ours."""
+        return getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids `(B, T)` -> logits `(B, T, V)`."""
+        return self.gpt(ids)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of logits `(B, T, V)` against the tokens `(B, T)` that really came."""
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B, T, V) -> (B T, V)
+
+    def setup(self, stage: str) -> None:
+        """Compile, if asked to; in place, so that the names of the weights stay the same."""
+        if self.compile_model and stage == "fit":
+            self.gpt.compile()
+
+    # Training
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Draw dropout from (seed, batch, rank) alone, so that a resumed run repeats it."""
+        del batch, batch_idx
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        position = self.trainer.fit_loop.total_batch_idx
+        torch.manual_seed((seed * 1_000_003 + position) * 4096 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch of windows."""
+        del batch_idx
+        inputs, targets = batch
+        logits = self(inputs)
+        loss = self.loss(logits, targets)
+        self.log("train/loss", loss.detach())
+        if self.trainer._logger_connector.should_update_logs:
+            self.log("train/perplexity", loss.detach().exp())
+            self.log("train/token_accuracy", (logits.detach().argmax(-1) == targets).float().mean())
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, log the norm from before, and stop a run whose gradients are no numbers while its weights still are.
+
+        Raises:
+            TrainingError: a gradient is infinite or not a number.
+        """
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # With a loss scaler, gradients that overflow are its business: it skips the step and scales down.
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None and not torch.isfinite(norm):
+            raise TrainingError(
+                f"step {self.global_step}: the gradient norm is {float(norm)}, so the loss is no number any more; "
+                "the weights are still those of the step before. Try a lower learning_rate, a longer warmup_steps or "
+                "a higher precision"
+            )
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
+        elif gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.log("train/gradient_norm", norm)
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW, with a learning rate that changes at every optimizer step."""
+        optimizer = build_optimizer(self.gpt, self.optim)
+        schedule = build_schedule(optimizer, self.optim, self._total_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _total_steps(self) -> int | None:
+        """Optimizer steps in the run, or None if only a time limit or an interrupt will end it.
+
+        Lightning's own estimate would set up the data loader before a resumed run's counters are loaded.
+        """
+        trainer = self.trainer
+        limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+        if trainer.max_epochs and trainer.max_epochs > 0:
+            datamodule = getattr(trainer, "datamodule", None)
+            if datamodule is None:
+                return int(trainer.estimated_stepping_batches)
+            batches, limit = len(datamodule.train_dataloader()), trainer.limit_train_batches
+            if limit is not None:
+                batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+            limits.append(math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
+        return min(limits, default=None)
+
+    # Evaluation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the validation metrics."""
+        del batch_idx
+        self._evaluate(batch, "validation")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the test metrics."""
+        del batch_idx
+        self._evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics over all validation tokens."""
+        self._log_evaluation("validation")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics over all test tokens."""
+        self._log_evaluation("test")
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        inputs, targets = batch
+        logits = self(inputs)
+        metrics = self._metrics(split)
+        metrics["loss"].update(self.loss(logits.float(), targets), targets.numel())
+        metrics["accuracy"].update((logits.argmax(-1) == targets).float().mean(), targets.numel())
+
+    def _log_evaluation(self, split: str) -> None:
+        metrics = self._metrics(split)
+        loss = float(metrics["loss"].compute())
+        values = {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "token_accuracy": float(metrics["accuracy"].compute()),
+        }
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if hasattr(datamodule, "bytes_per_token"):
+            values["bits_per_byte"] = loss / math.log(2) / datamodule.bytes_per_token(split)
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()})
+        for metric in metrics.values():
+            metric.reset()
+
+    def _metrics(self, split: str) -> dict[str, Metric]:
+        return dict(self.evaluation[split].items())  # type: ignore[operator, arg-type]
+
+    def predict_step(self, batch: Prompt, batch_idx: int) -> list[int]:
+        """The token ids with which the model continues a prompt."""
+        del batch_idx
+        tokenizer = self.tokenizer
+        stop_id = None if tokenizer is None else tokenizer.end_of_text_id
+        return list(generate(self.gpt, batch.ids, self.sampling, stop_id))
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the architecture and the tokenizer, so that the file alone is enough to generate."""
+        checkpoint[ENTRY] = describe(self.gpt.config, self.tokenizer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make sure that the weights belong to this architecture.
+
+        Raises:
+            CheckpointError: they don't; says which settings differ.
+        """
+        if ENTRY not in checkpoint:
+            raise CheckpointError(f"this is no checkpoint of this package: it has no entry {ENTRY!r}")
+        theirs, ours = checkpoint[ENTRY]["gpt"], self.gpt.config.to_dict()
+        weightless = {"dropout"}
+        different = [
+            f"{name} ({theirs.get(name)} in the checkpoint, {ours[name]} now)"
+            for name in ours
+            if theirs.get(name) != ours[name] and name not in weightless
+        ]
+        if different:
+            raise CheckpointError(f"the checkpoint is of another architecture: {', '.join(different)}")
+
+    # Time that is not training
+
+    @contextlib.contextmanager
+    def side_work(self) -> Iterator[None]:
+        """Time spent here does not count as training time in tokens/s."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.side_work_seconds += time.perf_counter() - start
