@@ -1,1 +1,57 @@
-"""x."""
+"""Train a GPT from scratch, and see inside it while it learns.
+
+The public names are imported when they are first used, so that `import llm` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm.checkpoint import load
+    from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
+    from llm.data import TextDataModule
+    from llm.errors import LLMError
+    from llm.generation import generate
+    from llm.model import GPT
+    from llm.tokenizers import build_tokenizer
+    from llm.training import LanguageModel
+
+__all__ = [
+    "GPT",
+    "GPTConfig",
+    "LLMError",
+    "LanguageModel",
+    "OptimConfig",
+    "SamplingConfig",
+    "TextDataModule",
+    "TokenizerConfig",
+    "build_tokenizer",
+    "generate",
+    "load",
+]
+
+_MODULES = {
+    "GPT": "llm.model",
+    "GPTConfig": "llm.config",
+    "LLMError": "llm.errors",
+    "LanguageModel": "llm.training",
+    "OptimConfig": "llm.config",
+    "SamplingConfig": "llm.config",
+    "TextDataModule": "llm.data",
+    "TokenizerConfig": "llm.config",
+    "build_tokenizer": "llm.tokenizers",
+    "generate": "llm.generation",
+    "load": "llm.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'llm' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,6 +7,7 @@ architecture and the tokenizer as plain dicts: the file alone is enough to gener
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +73,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if "://" in str(path):
         raise CheckpointError(f"{shown} is a URL: download the file yourself, and only from where you trust")
     try:
+        if not zipfile.is_zipfile(path) and Path(path).stat() and not Path(path).is_dir():
+            raise CheckpointError(f"{shown} is no checkpoint, or was cut short: it is not in torch's file format")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {shown}") from error
@@ -112,9 +115,7 @@ def tokenizer_of(checkpoint: dict[str, Any], path: str | Path) -> Tokenizer:
     """
     state = checkpoint[ENTRY].get("tokenizer")
     if state is None:
-        raise CheckpointError(
-            f"{str(path)!r} was trained on token ids without a tokenizer; it has none to read with"
-        )
+        raise CheckpointError(f"{str(path)!r} was trained on token ids without a tokenizer; it has none to read with")
     try:
         return tokenizer_from_dict(state)
     except LLMError as error:

@@ -156,9 +156,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         _check(self.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        _check(
-            0 <= self.temperature < float("inf"), f"temperature must be at least 0, got {self.temperature}"
-        )
+        _check(0 <= self.temperature < float("inf"), f"temperature must be at least 0, got {self.temperature}")
         _check(self.top_k is None or self.top_k >= 1, f"top_k must be at least 1, got {self.top_k}")
         _check(
             self.top_p is None or 0 < self.top_p <= 1,

@@ -32,9 +32,7 @@ def generate(
     """
     sampling = sampling or SamplingConfig()
     if prompt.ndim != 1 or len(prompt) == 0:
-        raise ConfigError(
-            f"the prompt must be at least one token, in one dimension; got shape {tuple(prompt.shape)}"
-        )
+        raise ConfigError(f"the prompt must be at least one token, in one dimension; got shape {tuple(prompt.shape)}")
     vocab_size = model.config.vocab_size
     if not 0 <= int(prompt.min()) <= int(prompt.max()) < vocab_size:
         raise ConfigError(f"the prompt holds token ids outside the model's vocabulary of {vocab_size}")

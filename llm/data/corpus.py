@@ -17,9 +17,7 @@ from llm.errors import DataError
 KNOWN_CORPORA = {"story": "story.txt", "the-verdict": "the-verdict.txt"}
 """The corpora with a name of their own, and their files in the folder `data`."""
 
-VERDICT_URL = (
-    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/01_main-chapter-code/the-verdict.txt"
-)
+VERDICT_URL = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/01_main-chapter-code/the-verdict.txt"
 VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
 
 _REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
@@ -73,9 +71,7 @@ def read_document(path: str | Path) -> str:
         raise DataError(f"{shown} is not text: NUL byte at offset {offset}; give a UTF-8 text file")
     text = text.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
     if not text.strip():
-        raise DataError(
-            f"{shown} is empty: {len(content)} bytes without any text; give a file with text in it"
-        )
+        raise DataError(f"{shown} is empty: {len(content)} bytes without any text; give a file with text in it")
     return text
 
 
@@ -108,9 +104,7 @@ def _resolve_one(source: str, data_dir: Path) -> list[Path]:
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:
-        raise DataError(
-            f"can't read {source[:80]!r}: {error.strerror}; the corpus is the path of a file"
-        ) from error
+        raise DataError(f"can't read {source[:80]!r}: {error.strerror}; the corpus is the path of a file") from error
     if is_folder:
         files = sorted(file for file in path.rglob("*.txt") if file.is_file())
         if not files:
@@ -143,9 +137,7 @@ def _known(name: str, data_dir: Path) -> Path:
                 f"remove the file to download it again"
             )
     elif not path.is_file():
-        raise DataError(
-            f"{str(here)!r} is missing: run in the repository's folder, or give a text file of your own"
-        )
+        raise DataError(f"{str(here)!r} is missing: run in the repository's folder, or give a text file of your own")
     return path
 
 
@@ -173,7 +165,8 @@ def _download_verdict(target: Path) -> None:
     except OSError as error:
         raise DataError(f"can't write {str(target)!r}: {error.strerror}; make the folder writable") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # nothing there to remove, nor a folder it could be in
+            temporary.unlink()
 
 
 def _suggestion(path: Path, data_dir: Path) -> str:

@@ -188,9 +188,7 @@ class TextDataModule(L.LightningDataModule):
         if "validation_store" in names and len(self.validation_tokens) > 0:
             self._check_length("validation", self.validation_tokens, self.validation_corpus or self.corpus)
         if "test_store" in names:
-            self._check_length(
-                "test", self.test_tokens, self.test_corpus or self.validation_corpus or self.corpus
-            )
+            self._check_length("test", self.test_tokens, self.test_corpus or self.validation_corpus or self.corpus)
 
     def _stores_of_this_run(self) -> list[str]:
         running = self.trainer.state.fn if self.trainer is not None else "fit"
@@ -203,9 +201,7 @@ class TextDataModule(L.LightningDataModule):
     def _check_length(self, split: str, tokens: TokenArray, corpus: str | list[str]) -> None:
         needed = self.context_length + 1
         if len(tokens) < needed:
-            share = (
-                f" (validation_share is {self.validation_share})" if self.validation_corpus is None else ""
-            )
+            share = f" (validation_share is {self.validation_share})" if self.validation_corpus is None else ""
             raise DataError(
                 f"the text is too short for {split}: one window of context_length {self.context_length} needs {needed} "
                 f"tokens, {split} has {len(tokens)} of {corpus!r}{share}; use a longer text or a shorter context_length"

@@ -46,7 +46,7 @@ def read_prompts(path: str | Path, tokenizer: Tokenizer) -> Prompts:
         TokenizerError: a prompt can't be encoded; says which line.
     """
     prompts = []
-    for line, text in enumerate(read_document(path).splitlines(), start=1):
+    for line, text in enumerate(read_document(path).split("\n"), start=1):
         if not text.strip():
             continue
         try:

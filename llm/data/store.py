@@ -152,9 +152,7 @@ def _build(paths: Sequence[Path], tokenizer: Tokenizer, target: Path, text_hash:
     return store
 
 
-def _write(
-    file: BinaryIO, paths: Sequence[Path], tokenizer: Tokenizer, target: Path, text_hash: str
-) -> TokenStore:
+def _write(file: BinaryIO, paths: Sequence[Path], tokenizer: Tokenizer, target: Path, text_hash: str) -> TokenStore:
     dtype = _DTYPES[tokenizer.vocab_size > 2**16]
     separator = tokenizer.end_of_text_id
     n_tokens = n_bytes = 0

@@ -165,9 +165,7 @@ class WindowOrder:
     def __iter__(self) -> Iterator[list[int]]:
         batches = range(self.start_batch, len(self))
         permutation = KeyedPermutation(self.n_windows, self.seed, self.epoch) if self.shuffle else None
-        for first in range(
-            0, len(batches), _BATCHES_AHEAD
-        ):  # many at once: a call costs more than an element
+        for first in range(0, len(batches), _BATCHES_AHEAD):  # many at once: a call costs more than an element
             slices = [self._slice(batch) for batch in batches[first : first + _BATCHES_AHEAD]]
             positions = np.fromiter(itertools.chain.from_iterable(slices), np.int64)
             windows = iter((permutation(positions) if permutation else positions).tolist())
@@ -181,9 +179,7 @@ class WindowOrder:
         if count < self.world_size:
             mine = start + self.rank % count
             return range(mine, mine + 1)
-        return range(
-            start + count * self.rank // self.world_size, start + count * (self.rank + 1) // self.world_size
-        )
+        return range(start + count * self.rank // self.world_size, start + count * (self.rank + 1) // self.world_size)
 
 
 class WindowLoader(DataLoader[Batch]):
@@ -208,7 +204,7 @@ class WindowLoader(DataLoader[Batch]):
         super().__init__(
             windows,
             batch_sampler=order,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
         Keys that a query may not see get 0.
         """
-        mask = causal_mask(*scores.shape[-2:], device=scores.device) if self.is_causal else None
+        mask = causal_mask(scores.shape[-2], scores.shape[-1], scores.device) if self.is_causal else None
         if self.normalise == "sum":
             scores = scores if mask is None else scores.masked_fill(~mask, 0.0)
             return scores / scores.sum(dim=-1, keepdim=True)

@@ -136,9 +136,7 @@ def check_specials(specials: Sequence[str]) -> tuple[str, ...]:
     return tuple(specials)
 
 
-def build_vocabulary(
-    tokens: Sequence[str], specials: Sequence[str]
-) -> tuple[tuple[str, ...], dict[str, int]]:
+def build_vocabulary(tokens: Sequence[str], specials: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
     """All tokens in the order of their ids, specials last; and the id of each.
 
     Raises:

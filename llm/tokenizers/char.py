@@ -80,8 +80,9 @@ class CharTokenizer(Tokenizer):
             return [self._ids[piece] for piece in pieces]
         except KeyError as error:
             character = error.args[0]
+            offset = next(match.start() for match in self._pieces.finditer(text) if match[0] == character)
             raise TokenizerError(
-                f"unknown character {character!r} {locate(text, text.index(character))}; this vocabulary has "
+                f"unknown character {character!r} {locate(text, offset)}; this vocabulary has "
                 f"{self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
             ) from None
 

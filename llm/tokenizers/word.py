@@ -54,9 +54,7 @@ class WordTokenizer(Tokenizer):
     kind: ClassVar[str] = "word"
     lossless: ClassVar[bool] = False
 
-    def __init__(
-        self, vocabulary: Sequence[str], pattern: str = "with_colon", specials: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, vocabulary: Sequence[str], pattern: str = "with_colon", specials: Sequence[str] = ()) -> None:
         if pattern not in PATTERNS:
             raise TokenizerError(f"pattern must be one of {', '.join(PATTERNS)}; got {pattern!r}")
         self.pattern = pattern
@@ -64,9 +62,7 @@ class WordTokenizer(Tokenizer):
         self.vocabulary = tuple(vocabulary)
         self._tokens, self._ids = build_vocabulary(self.vocabulary, self.specials)
         self._unknown_id = find_unknown_token(self.special_ids)
-        self._special_pattern = re.compile(
-            "(" + "|".join(map(re.escape, self.specials)) + ")" if specials else "(?!)"
-        )
+        self._special_pattern = re.compile("(" + "|".join(map(re.escape, self.specials)) + ")" if specials else "(?!)")
 
     @classmethod
     def from_text(cls, text: str, pattern: str = "with_colon", specials: Sequence[str] = ()) -> Self:

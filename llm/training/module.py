@@ -53,10 +53,7 @@ class LanguageModel(L.LightningModule):
         self.sampling = sampling
         self.compile_model = compile
         self.evaluation = nn.ModuleDict(
-            {
-                split: nn.ModuleDict({"loss": MeanMetric(), "accuracy": MeanMetric()})
-                for split in ("validation", "test")
-            }
+            {split: nn.ModuleDict({"loss": MeanMetric(), "accuracy": MeanMetric()}) for split in ("validation", "test")}
         )
         self.side_work_seconds = 0.0
 
@@ -130,10 +127,11 @@ class LanguageModel(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, with a learning rate that changes at every optimizer step."""
         optimizer = build_optimizer(self.gpt, self.optim)
-        schedule = build_schedule(optimizer, self.optim, self._total_steps())
+        schedule = build_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _total_steps(self) -> int | None:
+    @property
+    def total_steps(self) -> int | None:
         """Optimizer steps in the run, or None if only a time limit or an interrupt will end it.
 
         Lightning's own estimate would set up the data loader before a resumed run's counters are loaded.
@@ -186,14 +184,14 @@ class LanguageModel(L.LightningModule):
             "token_accuracy": float(metrics["accuracy"].compute()),
         }
         datamodule = getattr(self.trainer, "datamodule", None)
-        if hasattr(datamodule, "bytes_per_token"):
+        if datamodule is not None and hasattr(datamodule, "bytes_per_token"):
             values["bits_per_byte"] = loss / math.log(2) / datamodule.bytes_per_token(split)
         self.log_dict({f"{split}/{name}": value for name, value in values.items()})
         for metric in metrics.values():
             metric.reset()
 
     def _metrics(self, split: str) -> dict[str, Metric]:
-        return dict(self.evaluation[split].items())  # type: ignore[operator, arg-type]
+        return dict(self.evaluation[split].items())  # type: ignore[operator]
 
     def predict_step(self, batch: Prompt, batch_idx: int) -> list[int]:
         """The token ids with which the model continues a prompt."""

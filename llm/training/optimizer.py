@@ -26,9 +26,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     """AdamW (Loshchilov & Hutter 2017), all parameters in one fused kernel where there is one."""
-    fused = all(
-        p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") for p in model.parameters()
-    )
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") for p in model.parameters())
     return AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.learning_rate,
@@ -51,9 +49,7 @@ def learning_rate_at(step: int, config: OptimConfig, total_steps: int | None) ->
     if total_steps is None:
         return 1.0
     progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
-    return config.final_learning_rate + (1 - config.final_learning_rate) * 0.5 * (
-        1 + math.cos(math.pi * progress)
-    )
+    return config.final_learning_rate + (1 - config.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def build_schedule(

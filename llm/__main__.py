@@ -1,0 +1,47 @@
+"""`python -m llm COMMAND`: what is done with a model besides training it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from llm.errors import LLMError
+
+COMMANDS = {
+    "generate": "continue a prompt with a trained model",
+    "trace": "walk one text through the whole pipeline, with shapes and numbers",
+}
+"""Each is a module in `llm.commands` with `add_arguments` and `run`, imported only when it is called."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command and give the exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    parser = argparse.ArgumentParser("python -m llm", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if name in words[:1]:
+            importlib.import_module(f"llm.commands.{name}").add_arguments(subparser)
+    arguments = parser.parse_args(words)
+    try:
+        importlib.import_module(f"llm.commands.{arguments.command}").run(arguments)
+    except LLMError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader has seen enough
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        where = f": {error.filename!r}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

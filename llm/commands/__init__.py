@@ -1,0 +1,1 @@
+"""The commands of `python -m llm`, a module each."""

@@ -1,0 +1,164 @@
+"""`python -m llm trace`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING
+
+from llm.config import GPTConfig, TokenizerConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SHOWN = 8
+"""Rows and columns of a matrix that are printed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--text", default="Your journey starts with one step", help="the text (%(default)s)")
+    parser.add_argument("--ckpt", help="a trained model; default: a small untrained one over the words of the text")
+    parser.add_argument("--layer", type=int, default=0, help="whose attention is shown (%(default)s)")
+    parser.add_argument("--head", type=int, default=0, help="which head of it (%(default)s)")
+    parser.add_argument(
+        "--attention", default="causal", help="without --ckpt: dot, self, causal or multi_head (%(default)s)"
+    )
+    parser.add_argument("--n_embd", type=int, default=4, help="without --ckpt: size of the vectors (%(default)s)")
+    parser.add_argument("--seed", type=int, default=123, help="without --ckpt: of the untrained weights (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print every stage of one text.
+
+    Raises:
+        LLMError: the checkpoint or the text can't be used, or there is no such layer or head.
+    """
+    import torch
+
+    from llm.checkpoint import load
+    from llm.data import SlidingWindows
+    from llm.errors import ConfigError, TokenizerError
+    from llm.inspection import capture, shape_rows, text_table, tick_labels
+    from llm.inspection.shapes import legend
+    from llm.inspection.steps import naive_softmax, scores_of_query, sum_normalise
+    from llm.model import GPT
+    from llm.tokenizers import build_tokenizer
+
+    text = arguments.text
+    if not text.strip():
+        raise TokenizerError("the text is empty; give a few words")
+    if arguments.ckpt is not None:
+        model, tokenizer = load(arguments.ckpt)
+        ids = tokenizer.encode(text)
+    else:
+        tokenizer = build_tokenizer(TokenizerConfig(kind="word", specials=()), [text])
+        ids = tokenizer.encode(text)
+        torch.manual_seed(arguments.seed)
+        heads = 2 if arguments.attention == "multi_head" else 1
+        config = GPTConfig(
+            vocab_size=tokenizer.vocab_size,
+            context_length=len(ids),
+            n_layer=1,
+            n_head=heads,
+            n_embd=arguments.n_embd,
+            attention=arguments.attention,
+        )
+        model = GPT(config).eval()
+        with torch.no_grad():  # GPT-2's small first values would make every weight nearly the same
+            for parameter in model.parameters():
+                if parameter.ndim == 2:
+                    parameter.normal_()
+    config = model.config
+    for name, value, count in (("layer", arguments.layer, config.n_layer), ("head", arguments.head, config.heads)):
+        if not 0 <= value < count:
+            raise ConfigError(f"there is no {name} {value}: this model has {count}, numbered from 0")
+
+    def title(number: int, words: str) -> None:
+        print(f"\n{number}. {words}")
+
+    title(1, f"Text to pieces: {len(ids)} by {tokenizer!r}")
+    labels = tick_labels(tokenizer, ids)
+    print("   " + " | ".join(labels[:40]) + (" ..." if len(ids) > 40 else ""))
+
+    title(2, "Pieces to ids")
+    print("   " + ", ".join(map(str, ids[:40])) + (" ..." if len(ids) > 40 else ""))
+
+    if len(ids) > config.context_length:
+        print(f"   (the model sees {config.context_length} tokens at once: what follows is about the first of them)")
+        ids, labels = ids[: config.context_length], labels[: config.context_length]
+
+    if len(ids) > 1:
+        length = min(4, len(ids) - 1)
+        title(3, f"Ids to windows: context length {length}, stride 1; the target is the window moved by one token")
+        windows = SlidingWindows(torch.tensor(ids).numpy().astype("uint32"), length, 1)
+        for inputs, targets in (windows[index] for index in range(min(3, len(windows)))):
+            print(f"   {inputs.tolist()} -> {targets.tolist()}")
+        print(f"   {len(windows)} windows")
+
+    unknown = -100  # what cross-entropy leaves out: nobody knows what comes after the last token
+    batch, targets = torch.tensor([ids]), torch.tensor([[*ids[1:], unknown]])
+    found = capture(model, batch, targets if len(ids) > 1 else None)
+    title(4, "Ids to vectors: token embedding + positional embedding")
+    for name in ("token embeddings", "positional embeddings", "input embeddings"):
+        _print_matrix(name, found.tensor(name).view(-1, config.n_embd), labels)
+
+    block, head = f"block {arguments.layer}", arguments.head
+    title(5, f"Attention ({config.attention}), layer {arguments.layer}, head {head}: row = query, column = key")
+    for name in ("Q", "K", "V"):
+        _print_matrix(name, found.tensor(f"{block} / {name}")[0, head], labels)
+    scores = found.tensor(f"{block} / scores")[0, head]
+    divisor = f" / sqrt({config.head_size})" if config.scores == "scaled" else ""
+    _print_matrix(f"scores = Q times K{divisor}", scores, labels, labels)
+    _print_matrix(
+        "weights: rows sum to 1; a key that may not be seen gets 0",
+        found.attention(arguments.layer)[0, head],
+        labels,
+        labels,
+    )
+    _print_matrix("context vectors = weights times V", found.tensor(f"{block} / context")[0, head], labels)
+
+    query = min(1, len(labels) - 1)
+    vectors = found.tensor("input embeddings")[0]
+    raw = scores_of_query(vectors, query)
+    title(6, f"The way there without weights of its own: the query {labels[query]!r} against every input, unmasked")
+    _print_row("dot products", raw)
+    _print_row("over their sum", sum_normalise(raw))
+    _print_row("softmax of that", torch.softmax(sum_normalise(raw), dim=-1))
+    _print_row("softmax of the dot products (what is used)", torch.softmax(raw, dim=-1))
+    _print_row("the same, exponentials over their sum", naive_softmax(raw))
+
+    title(7, "Vectors to the next token: the likeliest after each position")
+    probabilities = torch.softmax(found.tensor("logits")[0].float(), dim=-1)
+    for position, label in list(enumerate(labels))[:_SHOWN]:
+        best = probabilities[position].topk(min(3, config.vocab_size))
+        names = tick_labels(tokenizer, best.indices.tolist())
+        guesses = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, best.values.tolist(), strict=True))
+        print(f"   {label:>14} -> {guesses}")
+    if "loss" in found:
+        chance = math.log(config.vocab_size)
+        print(f"   loss: {float(found.tensor('loss')):.4f} nats a token (by chance: {chance:.4f})")
+
+    title(8, "Every stage and its shape")
+    print(_indent(text_table(shape_rows(found))))
+    print(_indent(legend(config, 1, len(labels))))
+
+
+def _print_matrix(name: str, matrix: Tensor, rows: list[str], columns: list[str] | None = None) -> None:
+    print(f"   {name} {tuple(matrix.shape)}")
+    if columns is not None:
+        print(" " * 18 + "".join(f"{column[:8]:>9}" for column in columns[:_SHOWN]))
+    for label, row in list(zip(rows, matrix.tolist(), strict=True))[:_SHOWN]:
+        more = " ..." if len(row) > _SHOWN else ""
+        print(f"   {label:>14} " + "".join(f"{value:9.4f}" for value in row[:_SHOWN]) + more)
+    if len(rows) > _SHOWN:
+        print(f"   {'...':>14}")
+
+
+def _print_row(name: str, values: Tensor) -> None:
+    more = " ..." if len(values) > _SHOWN else ""
+    print(f"   {name:<44}" + "".join(f"{value:9.4f}" for value in values.tolist()[:_SHOWN]) + more)
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"   {line}" for line in text.splitlines())

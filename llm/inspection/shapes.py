@@ -1,0 +1,113 @@
+"""The shape of every stage, as a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from llm.config import GPTConfig
+from llm.inspection.probe import Capture, Stage, capture
+from llm.model import GPT
+
+_HEADERS = ("stage", "axes", "shape", "dtype", "bytes", "parameters")
+_LAYER = re.compile(r"block (\d+) / ")
+
+
+@dataclass(frozen=True)
+class ShapeRow:
+    """One row of a shape table."""
+
+    stage: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    parameters: int
+
+    @classmethod
+    def of(cls, stage: Stage) -> ShapeRow:
+        """The row of a stage."""
+        tensor = stage.tensor
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(stage.name, stage.axes, tuple(tensor.shape), dtype, tensor.nbytes, stage.parameters)
+
+    def cells(self) -> tuple[str, ...]:
+        """What stands in the columns."""
+        shape = "x".join(map(str, self.shape)) or "1 number"
+        return (
+            self.stage,
+            self.axes,
+            shape,
+            self.dtype,
+            f"{self.bytes:,}",
+            f"{self.parameters:,}" * bool(self.parameters),
+        )
+
+
+def shape_rows(found: Capture) -> list[ShapeRow]:
+    """One row for every stage of a capture."""
+    return [ShapeRow.of(stage) for stage in found.values()]
+
+
+def trace_shapes(config: GPTConfig, batch_size: int, length: int | None = None) -> list[ShapeRow]:
+    """The shapes that a batch takes on its way through a model, without computing anything.
+
+    Args:
+        config: the architecture.
+        batch_size: B.
+        length: T. Default: the context length.
+    """
+    with torch.device("meta"):
+        model = GPT(config)
+        ids = torch.zeros(batch_size, length or config.context_length, dtype=torch.int64)
+        return shape_rows(capture(model, ids, ids))
+
+
+def legend(config: GPTConfig, batch_size: int, length: int | None = None) -> str:
+    """What the letters stand for, with their values."""
+    return (
+        f"B = {batch_size} (batch), T = {length or config.context_length} (tokens), C = {config.n_embd} (embedding), "
+        f"H = {config.heads} (heads), D = {config.head_size} (head size), V = {config.vocab_size} (vocabulary)"
+    )
+
+
+def text_table(rows: Iterable[ShapeRow]) -> str:
+    """A table for the terminal. Blocks that are alike are shown once: `block 0-3`, with the parameters of all."""
+    return _aligned([_HEADERS, *(row.cells() for row in _fold(list(rows)))])
+
+
+def markdown_table(rows: Iterable[ShapeRow]) -> str:
+    """A table in Markdown, every stage of every block."""
+    lines = [_HEADERS, ("---", "---", "---", "---", "---:", "---:"), *(row.cells() for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _fold(rows: list[ShapeRow]) -> list[ShapeRow]:
+    layers = {int(match[1]) for row in rows if (match := _LAYER.match(row.stage))}
+    if len(layers) < 2:
+        return rows
+    folded = []
+    for row in rows:
+        match = _LAYER.match(row.stage)
+        if match is None:
+            folded.append(row)
+        elif match[1] == "0":
+            name = f"block 0-{max(layers)} / {row.stage[match.end() :]}"
+            n = len(layers)
+            folded.append(ShapeRow(name, row.axes, row.shape, row.dtype, row.bytes * n, row.parameters * n))
+    return folded
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    right = {4, 5}
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,198 @@
+"""Checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from llm.checkpoint import read_checkpoint
+from llm.errors import CheckpointError, LLMError
+from llm.training.module import LanguageModel
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, brings it to the disk, and moves it into place; reads tensors and plain values only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; the one that was at `path` stays whole until this one is."""
+        del storage_options
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except OSError as error:
+            raise CheckpointError(f"can't write the checkpoint {str(target)!r}: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, no checkpoint of ours, or damaged.
+        """
+        del map_location, weights_only
+        return read_checkpoint(path)
+
+
+class BestAndLast(Checkpoint):
+    """Keeps `best.ckpt`, the lowest validation loss so far, and `last.ckpt`, where to go on from.
+
+    `last.ckpt` is written after each validation and at the end.
+
+    Args:
+        folder: where. Default: `checkpoints` in the folder of the run.
+        every: also write `last.ckpt` every so many optimizer steps.
+    """
+
+    def __init__(self, folder: str | None = None, every: int | None = None) -> None:
+        self.folder = folder
+        self.every = every
+        self.best_loss = math.inf
+        self.best_model_path = ""
+        self.last_model_path = ""
+        self._saved_step = -1
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Write `last.ckpt`, when it is time to."""
+        del pl_module
+        if self.every and trainer.global_step % self.every == 0:
+            self.save_last(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write `last.ckpt`, and `best.ckpt` if it is."""
+        del pl_module
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        loss = float(trainer.callback_metrics.get("validation/loss", math.inf))
+        if loss < self.best_loss:
+            self.best_loss = loss
+            path = self._save(trainer, "best.ckpt")
+            self.best_model_path = "" if path is None else str(path)
+        self.save_last(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the trained model as `last.ckpt`."""
+        del pl_module
+        self.save_last(trainer)
+
+    def save_last(self, trainer: L.Trainer) -> Path | None:
+        """Write `last.ckpt`, if it is not that of this step already; gives its path, or None where nothing is kept."""
+        if trainer.global_step != self._saved_step:
+            path = self._save(trainer, "last.ckpt")
+            self._saved_step = trainer.global_step
+            self.last_model_path = "" if path is None else str(path)
+        return Path(self.last_model_path) if self.last_model_path else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest loss so far, so that a resumed run does not take a worse one for the best."""
+        return {"best_loss": self.best_loss, "best_model_path": self.best_model_path}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the lowest loss so far."""
+        self.best_loss = state_dict["best_loss"]
+        self.best_model_path = state_dict["best_model_path"]
+
+    def _save(self, trainer: L.Trainer, name: str) -> Path | None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return None
+        folder = self.folder or (trainer.log_dir and Path(trainer.log_dir, "checkpoints")) or "checkpoints"
+        path = Path(folder, name)
+        module = trainer.lightning_module
+        with module.side_work() if isinstance(module, LanguageModel) else contextlib.nullcontext():
+            trainer.save_checkpoint(path)
+        return path
+
+
+class Interrupted(LLMError):
+    """A signal ended the run, after it was saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class StopSafely(L.Callback):
+    """On SIGTERM or Ctrl+C: finish the step, write `last.ckpt`, and end. A second signal ends at once."""
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen."""
+        del trainer, pl_module
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._handle)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """End the run between two steps.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        del pl_module
+        if self._received is None:
+            return
+        name = signal.Signals(self._received).name
+        checkpoint = trainer.checkpoint_callback
+        path = checkpoint.save_last(trainer) if isinstance(checkpoint, BestAndLast) else None
+        saved = "nothing was saved" if path is None else f"go on from there with --ckpt_path {path}"
+        raise Interrupted(f"stopped by {name} after step {trainer.global_step}; {saved}", self._received)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Listen no more."""
+        del trainer, pl_module, stage
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Listen no more."""
+        del trainer, pl_module, exception
+        self._restore()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, before in self._before.items():
+            handler: Callable[..., Any] | int | None = before
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+
+def newest_checkpoint(folder: str | Path, name: str = "last") -> Path:
+    """The newest readable `last.ckpt`, or `best.ckpt`, in a folder and below.
+
+    Raises:
+        CheckpointError: there is none; a run is never silently begun afresh.
+    """
+    found = sorted(Path(folder).rglob(f"{name}.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found:
+        with contextlib.suppress(CheckpointError):
+            read_checkpoint(path)
+            return path
+    raise CheckpointError(
+        f"no readable {name}.ckpt in {str(folder)!r} and below; name a file, or leave --ckpt_path out to begin afresh"
+    )

@@ -1,0 +1,106 @@
+"""Text that the model writes while it learns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from llm.config import SamplingConfig
+from llm.errors import LLMError
+from llm.generation import generate
+from llm.training.module import LanguageModel
+from llm.training.schedule import Every
+
+log = logging.getLogger(__name__)
+
+
+class TextSamples(L.Callback):
+    """Continues fixed prompts at the start, while training and at the end, for TensorBoard; the last also on screen.
+
+    How it is sampled, `model.sampling` says; the seed is the same each time.
+
+    Args:
+        prompts: what to continue. Default: the first words of the training text.
+        every: optimizer steps between samples; 0 for none at all. Default: about ten times in a run.
+    """
+
+    def __init__(self, prompts: Sequence[str] | None = None, every: int | None = None) -> None:
+        self.prompts = prompts
+        self.every = Every(every)
+        self._encoded: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what the untrained model says."""
+        assert isinstance(pl_module, LanguageModel)
+        self._encoded = {} if self.every.never else self._encode(trainer, pl_module)
+        self._write(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Write, when it is time to."""
+        if self.every.is_due(trainer):
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what the trained model says, and show one."""
+        if self._encoded and trainer.is_global_zero:
+            assert isinstance(pl_module, LanguageModel)
+            prompt, ids = next(iter(self._encoded.items()))
+            log.info(f"\nsample: {prompt}{_continue(pl_module, ids)}\n")
+        if self.every.is_due_at_end(trainer):
+            self._write(trainer, pl_module)
+
+    def _encode(self, trainer: L.Trainer, pl_module: LanguageModel) -> dict[str, torch.Tensor]:
+        tokenizer, datamodule = pl_module.tokenizer, getattr(trainer, "datamodule", None)
+        if tokenizer is None:
+            return {}
+        prompts = self.prompts
+        if prompts is None:
+            prompts = [tokenizer.decode(datamodule.train_tokens[:4].tolist())]  # type: ignore[union-attr]
+        encoded = {}
+        for prompt in prompts:
+            try:
+                ids = tokenizer.encode(prompt)
+            except LLMError as error:
+                log.warning(f"no sample for the prompt {prompt!r}: {error}")
+                continue
+            if ids:
+                encoded[prompt] = torch.tensor(ids)
+            else:
+                log.warning("no sample for an empty prompt")
+        return encoded
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        experiments = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not experiments or not self._encoded or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, LanguageModel)
+        with pl_module.side_work():
+            text = "\n\n".join(
+                _code_block(f"{prompt}{_continue(pl_module, ids)}") for prompt, ids in self._encoded.items()
+            )
+            for experiment in experiments:
+                experiment.add_text("samples", f"{_settings(pl_module.sampling)}\n\n{text}", trainer.global_step)
+
+
+def _continue(module: LanguageModel, ids: torch.Tensor) -> str:
+    """The continuation of a prompt, with the space before it that the tokenizer would put there."""
+    tokenizer = module.tokenizer
+    new = list(generate(module.gpt, ids, module.sampling, tokenizer.end_of_text_id))
+    return tokenizer.decode([*ids.tolist(), *new])[len(tokenizer.decode(ids.tolist())) :]
+
+
+def _settings(sampling: SamplingConfig) -> str:
+    return (
+        f"temperature {sampling.temperature}, top_k {sampling.top_k}, top_p {sampling.top_p}, "
+        f"{sampling.max_new_tokens} tokens, seed {sampling.seed}"
+    )
+
+
+def _code_block(text: str) -> str:
+    """Indented, so that Markdown shows it as it is."""
+    return "\n".join(f"    {line}" for line in text.splitlines())

