@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm.checkpoint import load
     from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
     from llm.data import TextDataModule
     from llm.errors import LLMError
     from llm.generation import generate
     from llm.model import GPT
+    from llm.pretrained import load
     from llm.tokenizers import build_tokenizer
     from llm.training import LanguageModel
 
@@ -43,7 +43,7 @@ _MODULES = {
     "TokenizerConfig": "llm.config",
     "build_tokenizer": "llm.tokenizers",
     "generate": "llm.generation",
-    "load": "llm.checkpoint",
+    "load": "llm.pretrained",
 }
 
 

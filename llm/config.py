@@ -197,7 +197,8 @@ class TokenizerConfig:
         specials: for `word` and `char`: special tokens to append to the vocabulary. With `<|unk|>` or `[UNK]`
             among them, unknown pieces become that token; without, they are an error (the strict tokenizer).
             Default: `<|endoftext|>` and `<|unk|>` for words, `<|endoftext|>` for characters.
-        checkpoint: take the tokenizer of this checkpoint; the options above are then not used.
+        checkpoint: take the tokenizer of this checkpoint, or of other weights that have one; the options above are
+            then not used.
     """
 
     kind: str = "gpt2"

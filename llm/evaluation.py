@@ -150,7 +150,7 @@ def losses(
                 F.cross_entropy(model.head(rows).float(), wanted, reduction="none")
                 for rows, wanted in zip(features.split(_ROWS_AT_ONCE), targets.split(_ROWS_AT_ONCE), strict=True)
             ]
-            yield targets.cpu().numpy(), torch.cat(found).double().cpu()
+            yield targets.cpu().numpy(), torch.cat(found).cpu().double()
             bar.update(len(batch))
 
 

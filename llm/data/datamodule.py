@@ -10,13 +10,13 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
-from llm.checkpoint import read_checkpoint, tokenizer_of
 from llm.config import TokenizerConfig
 from llm.data.corpus import read_document, resolve_corpus
 from llm.data.prompts import Prompt, read_prompts
 from llm.data.store import TokenArray, TokenStore, open_or_build
 from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
 from llm.errors import CheckpointError, ConfigError, DataError
+from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer, build_tokenizer
 
 _GPT2 = TokenizerConfig()
@@ -105,7 +105,7 @@ class TextDataModule(L.LightningDataModule):
         if isinstance(tokenizer, Tokenizer):
             return tokenizer
         if tokenizer.checkpoint is not None:
-            return tokenizer_of(read_checkpoint(tokenizer.checkpoint), tokenizer.checkpoint)
+            return read_tokenizer(tokenizer.checkpoint)
         return build_tokenizer(tokenizer, (read_document(path) for path in resolve_corpus(self.corpus)))
 
     # Stores and splits: opened when first asked for.

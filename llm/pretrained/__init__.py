@@ -17,8 +17,19 @@ from llm.pretrained.adapting import adapt
 from llm.pretrained.base import Pretrained
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
+from llm.tokenizers import Tokenizer
 
-__all__ = ["FORMATS", "Pretrained", "adapt", "build", "export", "load", "read_pretrained", "refuse_existing"]
+__all__ = [
+    "FORMATS",
+    "Pretrained",
+    "adapt",
+    "build",
+    "export",
+    "load",
+    "read_pretrained",
+    "read_tokenizer",
+    "refuse_existing",
+]
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Loaded:
@@ -32,9 +43,16 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Loaded:
         CheckpointError: it can't be read, or has no tokenizer.
     """
     pretrained = read_pretrained(source)
-    if pretrained.tokenizer is None:
-        raise CheckpointError(f"{str(source)!r} has no tokenizer, so it can't read or write text")
-    return Loaded(build(pretrained).to(device).eval(), pretrained.tokenizer)
+    return Loaded(build(pretrained).to(device).eval(), _tokenizer(pretrained, source))
+
+
+def read_tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer of a checkpoint or of any other file that can be read.
+
+    Raises:
+        CheckpointError: it can't be read, or has no tokenizer.
+    """
+    return _tokenizer(read_pretrained(source), source)
 
 
 def build(pretrained: Pretrained) -> GPT:
@@ -42,3 +60,9 @@ def build(pretrained: Pretrained) -> GPT:
     model = GPT(pretrained.config)
     model.load_state_dict(pretrained.weights)
     return model
+
+
+def _tokenizer(pretrained: Pretrained, source: str | Path) -> Tokenizer:
+    if pretrained.tokenizer is None:
+        raise CheckpointError(f"{str(source)!r} has no tokenizer, so it can't read or write text")
+    return pretrained.tokenizer

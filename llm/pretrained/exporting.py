@@ -129,7 +129,10 @@ def _write_safetensors(pretrained: Pretrained, file: Path) -> list[str]:
 
 
 def _save(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
+    file.touch()
+    mode = file.stat().st_mode
     save_file(tensors, file, {"format": "pt", **metadata})
+    file.chmod(mode)  # safetensors makes files that only their owner can read
     with file.open("rb") as written:
         os.fsync(written.fileno())
 

@@ -48,6 +48,7 @@ class BytePairTokenizer(BPETokenizer):
     @classmethod
     def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
         """Not possible: such a vocabulary comes with its weights."""
+        del texts, config
         raise TokenizerError("byte_pairs is the tokenizer of weights that were imported; it can't be built from a text")
 
     @property
