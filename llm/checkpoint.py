@@ -76,9 +76,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     shown = repr(str(path))
     if "://" in str(path):
         raise CheckpointError(f"{shown} is a URL: download the file yourself, and only from where you trust")
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{shown} is no checkpoint, or was cut short: it is not in torch's file format")
     try:
-        if not zipfile.is_zipfile(path) and Path(path).stat() and not Path(path).is_dir():
-            raise CheckpointError(f"{shown} is no checkpoint, or was cut short: it is not in torch's file format")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {shown}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.tensorboard.summary import hparams
+from tqdm import tqdm
 
 from llm.checkpoint import ENTRY, config_of, read_checkpoint
 from llm.config import GPTConfig
@@ -31,6 +34,7 @@ from llm.training import (
     LanguageModel,
     PredictionWriter,
     RunProgress,
+    StartingPoint,
     StopSafely,
     TextSamples,
     Throughput,
@@ -81,6 +85,8 @@ class GPTCLI(LightningCLI):
         given = _given(args)
         if subcommand != "fit" and not _is_given("trainer.logger", given):
             config.trainer.logger = False
+        if subcommand != "fit" or config.trainer.logger is False:
+            self.save_config_callback = None  # there is no folder of this run
         if config.ckpt_path in ("last", "best"):
             config.ckpt_path = str(newest_checkpoint(_runs_folder(config), config.ckpt_path))
         if config.ckpt_path is not None:
@@ -109,13 +115,16 @@ class GPTCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        always: list[L.Callback] = [Throughput(), StopSafely()]
+        always: list[L.Callback] = [StartingPoint(), Throughput(), StopSafely()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
         return super()._instantiate_trainer(config, [*callbacks, *always])
 
     def before_fit(self) -> None:
-        """Say where the run is."""
+        """Find out what is wrong with the data before there is a run folder, then say where that is."""
+        if self.trainer.local_rank == 0:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
         if self.trainer.log_dir is not None and self.trainer.is_global_zero:
             log.info("run folder: %s", self.trainer.log_dir)
 
@@ -140,15 +149,15 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write to TensorBoard what went into `config.yaml`."""
-        del pl_module
-        if stage != "fit":
-            return
+        del pl_module, stage
         text = self.parser.dump(self.config, skip_none=False)
         settings = _flatten({key: value for key, value in yaml.safe_load(text).items() if key in ("model", "data")})
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)
-                logger.log_hyperparams(settings, {"validation/loss": float("nan")})
+                # Lightning's own way would log a first value of the metric, before there is one.
+                for summary in hparams(settings, {"validation/loss": 0.0}):
+                    logger.experiment.file_writer.add_summary(summary)
 
 
 def main(args: Sequence[str] | None = None, default_config: Path | None = None) -> int:
@@ -206,18 +215,19 @@ def _fail(message: str, status: int) -> int:
 
 def _suggest(message: str, parsers: Sequence[LightningArgumentParser]) -> str:
     """The message of a parser, with the option or key that was probably meant."""
-    for word in message.replace("'", " ").replace('"', " ").replace("=", " ").split():
-        name = word.lstrip("-").rstrip(":,.")
-        known = {action.dest for parser in parsers for action in parser._actions}
-        if name in known or not (word.startswith("--") or "." in name):
-            continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or difflib.get_close_matches(
-            name.split(".")[-1], {key.split(".")[-1] for key in known}, n=1
-        )
-        if near:
-            full = near[0] if near[0] in known else next(key for key in sorted(known) if key.endswith(f".{near[0]}"))
-            return f"{message}; did you mean --{full}?"
-    return message
+    for source, target in LINKS.items():
+        if f'Linked "{target}"' in message:
+            advice = "leave it out" if source == "data.vocab_size" else f"set --{source} instead"
+            return f"{target} follows from {source}: {advice}"
+    wrong = re.search(r"unrecognized arguments: --([\w.]+)|option '([\w.]+)'", message)
+    if wrong is None:
+        return message
+    name = wrong[1] or wrong[2]
+    known = {action.dest for parser in parsers for action in parser._actions}
+    endings = {key.rpartition(".")[2]: key for key in sorted(known)}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    near = near or [endings[end] for end in difflib.get_close_matches(name.rpartition(".")[2], endings, n=1)]
+    return f"{message}; did you mean --{near[0]}?" if near else f"{message}; see --help"
 
 
 def _refuse_link_targets(words: Sequence[str]) -> None:
@@ -323,15 +333,23 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+class _AboveTheBar(logging.Handler):
+    """Writes messages to standard error without tearing the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(f"{prefix}{record.getMessage()}", file=sys.stderr)
+
+
 def _be_quiet() -> None:
     """Leave out what a user can do nothing about."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
+        log.addHandler(_AboveTheBar())
         log.setLevel(logging.INFO)
+        log.propagate = False
     for message in (
         ".*does not have many workers.*",
         ".*isinstance.treespec, LeafSpec.*",

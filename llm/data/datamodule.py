@@ -183,12 +183,21 @@ class TextDataModule(L.LightningDataModule):
         """
         del stage
         names = self._stores_of_this_run()
+        found: dict[str, int] = {}
         if "corpus_store" in names:
-            self._check_length("train", self.train_tokens, self.corpus)
-        if "validation_store" in names and len(self.validation_tokens) > 0:
-            self._check_length("validation", self.validation_tokens, self.validation_corpus or self.corpus)
+            found["train"] = len(self.train_tokens)
+        if "validation_store" in names and (self.validation_corpus is not None or self.validation_share > 0):
+            found["validation"] = len(self.validation_tokens)
         if "test_store" in names:
-            self._check_length("test", self.test_tokens, self.test_corpus or self.validation_corpus or self.corpus)
+            found["test"] = len(self.test_tokens)
+        needed = self.context_length + 1
+        if any(n_tokens < needed for n_tokens in found.values()):
+            counts = ", ".join(f"{split} has {n_tokens:,}" for split, n_tokens in found.items())
+            raise DataError(
+                f"the text is too short: one window of context_length {self.context_length} needs {needed:,} tokens, "
+                f"{counts} (validation_share is {self.validation_share}); use a longer text, a shorter context_length, "
+                "or another share"
+            )
 
     def _stores_of_this_run(self) -> list[str]:
         running = self.trainer.state.fn if self.trainer is not None else "fit"
@@ -197,15 +206,6 @@ class TextDataModule(L.LightningDataModule):
             "validate": ["validation_store"],
             "test": ["test_store"],
         }.get(str(getattr(running, "value", running)), [])
-
-    def _check_length(self, split: str, tokens: TokenArray, corpus: str | list[str]) -> None:
-        needed = self.context_length + 1
-        if len(tokens) < needed:
-            share = f" (validation_share is {self.validation_share})" if self.validation_corpus is None else ""
-            raise DataError(
-                f"the text is too short for {split}: one window of context_length {self.context_length} needs {needed} "
-                f"tokens, {split} has {len(tokens)} of {corpus!r}{share}; use a longer text or a shorter context_length"
-            )
 
     def train_dataloader(self) -> WindowLoader:
         """Shuffled windows, from the position that the run has reached.

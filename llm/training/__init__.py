@@ -3,7 +3,7 @@
 from llm.training.checkpointing import AtomicCheckpointIO, BestAndLast, Interrupted, StopSafely, newest_checkpoint
 from llm.training.module import LanguageModel
 from llm.training.predictions import PredictionWriter
-from llm.training.progress import RunProgress, Throughput
+from llm.training.progress import RunProgress, StartingPoint, Throughput
 from llm.training.samples import TextSamples
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LanguageModel",
     "PredictionWriter",
     "RunProgress",
+    "StartingPoint",
     "StopSafely",
     "TextSamples",
     "Throughput",

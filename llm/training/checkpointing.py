@@ -57,11 +57,20 @@ class BestAndLast(Checkpoint):
         self.best_model_path = ""
         self.last_model_path = ""
         self._saved_step = -1
+        self._step_before = -1
+        self._amid_step = False
+        self._due = False
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Remember which step this batch belongs to."""
+        del pl_module
+        self._step_before = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Write `last.ckpt`, when it is time to."""
         del pl_module
-        if self.every and trainer.global_step % self.every == 0:
+        self._amid_step = trainer.global_step == self._step_before
+        if not self._amid_step and (self._due or (self.every and trainer.global_step % self.every == 0)):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,7 +83,10 @@ class BestAndLast(Checkpoint):
             self.best_loss = loss
             path = self._save(trainer, "best.ckpt")
             self.best_model_path = "" if path is None else str(path)
-        self.save_last(trainer)
+        if self._amid_step:  # gradients are being accumulated, and a checkpoint does not hold them: wait for the step
+            self._due = True
+        else:
+            self.save_last(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the trained model as `last.ckpt`."""
@@ -85,7 +97,7 @@ class BestAndLast(Checkpoint):
         """Write `last.ckpt`, if it is not that of this step already; gives its path, or None where nothing is kept."""
         if trainer.global_step != self._saved_step:
             path = self._save(trainer, "last.ckpt")
-            self._saved_step = trainer.global_step
+            self._saved_step, self._due = trainer.global_step, False
             self.last_model_path = "" if path is None else str(path)
         return Path(self.last_model_path) if self.last_model_path else None
 
@@ -122,6 +134,7 @@ class StopSafely(L.Callback):
 
     def __init__(self) -> None:
         self._received: int | None = None
+        self._step_before = -1
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -131,14 +144,19 @@ class StopSafely(L.Callback):
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._handle)
 
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Remember which step this batch belongs to."""
+        del pl_module
+        self._step_before = trainer.global_step
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """End the run between two steps.
+        """End the run between two optimizer steps.
 
         Raises:
             Interrupted: a signal came.
         """
         del pl_module
-        if self._received is None:
+        if self._received is None or trainer.global_step == self._step_before:
             return
         name = signal.Signals(self._received).name
         checkpoint = trainer.checkpoint_callback

@@ -162,6 +162,14 @@ class LanguageModel(L.LightningModule):
 
     # Evaluation
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the validation before."""
+        self._reset_metrics("validation")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the test before."""
+        self._reset_metrics("test")
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the validation metrics."""
         del batch_idx
@@ -199,8 +207,11 @@ class LanguageModel(L.LightningModule):
         if datamodule is not None and hasattr(datamodule, "bytes_per_token"):
             values["bits_per_byte"] = loss / math.log(2) / datamodule.bytes_per_token(split)
         self.log_dict({f"{split}/{name}": value for name, value in values.items()})
-        for metric in metrics.values():
-            metric.reset()
+
+    def _reset_metrics(self, split: str) -> None:
+        with torch.inference_mode(False):  # else a module that was evaluated could not be trained afterwards
+            for metric in self._metrics(split).values():
+                metric.reset()
 
     def _metrics(self, split: str) -> dict[str, Metric]:
         return dict(self.evaluation[split].items())  # type: ignore[operator]

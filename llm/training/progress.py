@@ -18,6 +18,19 @@ from llm.training.module import LanguageModel
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+class StartingPoint(L.Callback):
+    """Logs the validation before the first step, which Lightning makes but does not log, so that curves begin at 0."""
+
+    def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log it as step 0."""
+        del pl_module
+        found = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("validation")
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=0)
+
+
 class Throughput(L.Callback):
     """Logs `train/tokens_per_second` over the steps since it was last logged.
 

@@ -55,6 +55,7 @@ def mix(weights, rows):
 def test_one_query_by_loops(figures):
     golden = figures["simple_attention"]
     inputs = golden["inputs"]
+    assert golden["words"] == ["Your", "journey", "starts", "with", "one", "step"]
     query = inputs[golden["words"].index("journey")]
     close = {"abs": FOUR_DECIMALS["atol"], "rel": 0}
 

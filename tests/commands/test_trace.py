@@ -1,0 +1,49 @@
+import re
+
+import pytest
+
+from llm.__main__ import main
+
+
+def test_a_text_is_walked_through_every_stage(capsys):
+    assert main(["trace"]) == 0
+    output = capsys.readouterr().out
+    assert "Your | journey | starts | with | one | step" in output
+    assert "0, 1, 3, 5, 2, 4" in output  # the sorted vocabulary: Your journey one starts step with
+    assert "[0, 1, 3, 5] -> [1, 3, 5, 2]" in output
+    for stage in ("token embeddings", "positional embeddings", "input embeddings", "scores", "weights", "context"):
+        assert stage in output, stage
+    rows = re.search(r"weights: rows sum.*\n.*\n((?: +\w+(?: +[\d.]+){6}\n){6})", output)
+    assert rows, "the matrix of weights"
+    for number, row in enumerate(rows[1].splitlines()):
+        values = [float(value) for value in row.split()[1:]]
+        assert sum(values) == pytest.approx(1, abs=1e-3)
+        assert values[number + 1 :] == [0.0] * (5 - number), "causal: what comes later is not seen"
+
+
+@pytest.mark.parametrize("attention", ["dot", "self", "causal", "multi_head"])
+def test_every_attention_and_any_text(attention, capsys):
+    assert main(["trace", "--attention", attention, "--text", "猫が 座った 😀 $x$"]) == 0
+    assert f"Attention ({attention})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--text", "  "], "the text is empty"),
+        (["--layer", "3"], "there is no layer 3: this model has 1"),
+        (["--head", "1"], "there is no head 1"),
+        (["--attention", "none"], "attention must be one of"),
+        (["--ckpt", "missing.ckpt"], "there is no checkpoint"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, capsys):
+    assert main(["trace", *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_one_token_is_a_text(capsys):
+    assert main(["trace", "--text", "Hello"]) == 0
+    assert "loss" not in capsys.readouterr().out

@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+import llm
+from llm.checkpoint import describe, read_checkpoint
+from llm.errors import CheckpointError
+from llm.model import GPT
+from llm.tokenizers import CharTokenizer
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    """A checkpoint's path, and the model and tokenizer in it."""
+    model = GPT(tiny)
+    tokenizer = CharTokenizer("abcdefghijklmnop", ["<|endoftext|>"])
+    path = tmp_path / "x.ckpt"
+    weights = {f"gpt.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": weights, "llm": describe(tiny, tokenizer)}, path)
+    return path, model.eval(), tokenizer
+
+
+def test_one_line_gives_model_and_tokenizer(saved):
+    path, model, tokenizer = saved
+    loaded, its_tokenizer = llm.load(path)
+    assert its_tokenizer == tokenizer
+    assert not loaded.training
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded(ids), model(ids))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("llm"), "no entry 'llm'"),
+        (lambda c: c["llm"].update(version=99), "has version 99"),
+        (lambda c: c["llm"]["gpt"].update(n_head=3), "can't be built"),
+        (lambda c: c["llm"]["gpt"].update(unheard_of=1), "can't be built"),
+        (lambda c: c["llm"].update(tokenizer=None), "without a tokenizer"),
+        (lambda c: c["llm"]["tokenizer"].update(kind="?"), "tokenizer of .* can't be built"),
+        (lambda c: c["state_dict"].popitem(), "is damaged"),
+    ],
+)
+def test_what_does_not_fit_is_refused(saved, change, message):
+    path, _, _ = saved
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message):
+        llm.load(path)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path, saved):
+    text, cut = tmp_path / "text.ckpt", tmp_path / "cut.ckpt"
+    text.write_text("hello")
+    cut.write_bytes(saved[0].read_bytes()[:500])
+    for path, message in (
+        (text, "is no checkpoint"),
+        (cut, "cut short"),
+        (tmp_path / "missing.ckpt", "there is no checkpoint"),
+        (tmp_path, "is a folder"),
+        ("https://example.org/x.ckpt", "is a URL"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            read_checkpoint(path)

@@ -1,0 +1,184 @@
+"""`train.py` as a user meets it: configurations, overrides, errors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import llm
+from llm.cli import main
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+TINY = ["--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8", "--data.context_length=16"]
+QUICK = [*TINY, "--data.batch_size=2", "--trainer.max_steps=3", "--trainer.limit_val_batches=2"]
+CHAR = ["--data.tokenizer.kind=char"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def run(*words: str) -> int:
+    return main(list(words), default_config=REPOSITORY / "configs" / "default.yaml")
+
+
+def error(capsys, *words: str) -> str:
+    """The one line that a failing command prints last."""
+    capsys.readouterr()
+    assert run(*words) != 0
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
+@pytest.fixture
+def trained():
+    assert run("fit", *QUICK, *CHAR) == 0
+    return next(Path("runs").rglob("last.ckpt"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
+def test_every_configuration_runs(config):
+    overrides = ["--trainer.precision=32-true", "--trainer.accumulate_grad_batches=1", "--trainer.accelerator=cpu"]
+    assert run("fit", "--config", str(config), *QUICK, *overrides) == 0
+    assert next(Path("runs").rglob("last.ckpt")).is_file()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_no_configuration_sets_what_follows_from_the_data(config):
+    gpt = yaml.safe_load(config.read_text()).get("model", {}).get("gpt", {})
+    assert not {"vocab_size", "context_length"} & set(gpt)
+
+
+def test_the_quick_start_leaves_what_it_promises(capsys):
+    assert run("fit", *QUICK, "--trainer.log_every_n_steps=1") == 0
+    output = capsys.readouterr().err
+    folder = next(Path("runs").rglob("config.yaml")).parent
+    checkpoint, look, generate = output.strip().splitlines()[-3:]
+    assert Path(checkpoint.split()[-1]).is_file()
+    assert f"tensorboard --logdir {folder}" in look
+    assert "python -m llm generate --ckpt" in generate
+    assert re.search(r"token embeddings +\(B, T, C\) +2x16x8", output)
+    assert "block 0 / weights" in (folder / "shapes.md").read_text()
+
+    events = EventAccumulator(str(folder), {"images": 0, "tensors": 0, "scalars": 0}).Reload()
+    scalars = set(events.Tags()["scalars"])
+    for split in ("train", "validation"):
+        assert {f"{split}/loss", f"{split}/perplexity", f"{split}/token_accuracy"} <= scalars
+    assert "validation/bits_per_byte" in scalars
+    assert {"train/learning_rate", "train/gradient_norm"} <= scalars
+    first = events.Scalars("validation/loss")[0]
+    assert first.step == 0
+    assert 10 < first.value < 11.5  # about ln 50257: nothing is known yet
+    assert any(tag.startswith("attention/") for tag in events.Tags()["images"])
+    texts = {tag.removesuffix("/text_summary") for tag in events.Tags()["tensors"]}
+    assert {"config", "shapes", "samples"} <= texts
+
+
+def test_overrides_beat_the_file_and_land_in_the_run():
+    config = REPOSITORY / "configs" / "notes" / "causal.yaml"
+    assert run("fit", "--config", str(config), *QUICK, "--data.stride=7", "--model.optim.learning_rate=0.01") == 0
+    saved = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
+    assert saved["data"]["stride"] == 7
+    assert saved["model"]["optim"]["learning_rate"] == 0.01
+    assert saved["model"]["gpt"]["attention"] == "causal"
+    assert saved["trainer"]["max_steps"] == 3
+
+
+def test_printed_configuration_runs(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        run("fit", *QUICK, *CHAR, "--print_config")
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert run("fit", "--config", str(printed)) == 0
+
+
+def test_help_documents_every_option(capsys):
+    with pytest.raises(SystemExit) as status:
+        run("fit", "--help")
+    assert status.value.code == 0
+    output = capsys.readouterr().out
+    for option in ("--model.gpt.n_layer", "--model.optim.learning_rate", "--data.corpus", "--inspect.every"):
+        entry = re.search(rf"^  {option} .+\s+\S.{{20,}}", output, re.MULTILINE)
+        assert entry, option
+
+
+def test_a_run_that_sees_the_future_says_so(capsys):
+    config = REPOSITORY / "configs" / "notes" / "self.yaml"
+    assert run("fit", "--config", str(config), *QUICK) == 0
+    assert "not causal" in capsys.readouterr().err
+    events = EventAccumulator(str(next(Path("runs").rglob("config.yaml")).parent)).Reload()
+    assert "warning/text_summary" in events.Tags()["tensors"]
+
+
+def test_a_checkpoint_brings_architecture_and_tokenizer(trained, capsys):
+    capsys.readouterr()
+    assert run("validate", "--ckpt_path", str(trained)) == 0
+    assert "validation/loss" in capsys.readouterr().out
+    assert run("test", "--ckpt_path", "last") == 0
+    assert len(list(Path("runs").rglob("config.yaml"))) == 1, "evaluating is no run of its own"
+
+
+def test_resuming_goes_on_where_it_stopped(trained):
+    assert run("fit", *QUICK, "--ckpt_path", str(trained), "--trainer.max_steps=5") == 0
+    steps = [llm.checkpoint.read_checkpoint(path)["global_step"] for path in Path("runs").rglob("last.ckpt")]
+    assert sorted(steps) == [3, 5]
+
+
+def test_predict_continues_every_prompt(trained, capsys, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Wenna\n\nthe Bishop\n")
+    words = ["--data.prompts", str(prompts), "--model.sampling.max_new_tokens=5"]
+    assert run("predict", "--ckpt_path", str(trained), *words, "--predictions.output", "out.jsonl") == 0
+    lines = [yaml.safe_load(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [(line["line"], line["prompt"]) for line in lines] == [(1, "Wenna"), (3, "the Bishop")]
+    assert all(line["continuation"] for line in lines)
+
+
+def test_bad_input_is_one_line(capsys, tmp_path):
+    short, latin, empty = (tmp_path / name for name in ("short.txt", "latin.txt", "empty.txt"))
+    short.write_text("too short")
+    latin.write_bytes(b"caf\xe9 noir")
+    empty.write_text("")
+    for words, expected in (
+        (["--model.gpt.n_layr=3"], "did you mean --model.gpt.n_layer?"),
+        (["--n_layer=3"], "did you mean --model.gpt.n_layer?"),
+        (["--model.gpt.n_head=3"], "128 / 3 leaves 2"),
+        (["--model.gpt.vocab_size=3"], "follows from data.vocab_size"),
+        (["--data.stride=0"], "stride must be at least 1, got 0"),
+        (["--data.context_length=0"], "context_length must be at least 1, got 0"),
+        (["--data.corpus=nowhere.txt"], "no corpus 'nowhere.txt'"),
+        ([f"--data.corpus={short}"], "needs 65 tokens, train has"),
+        ([f"--data.corpus={latin}"], "byte 0xe9 at offset 3"),
+        ([f"--data.corpus={empty}"], "is empty"),
+        (["--data.tokenizer.kind=nonsense"], "unknown tokenizer 'nonsense'"),
+        (["--ckpt_path=nowhere.ckpt"], "there is no checkpoint 'nowhere.ckpt'"),
+        (["--ckpt_path=last"], "no readable last.ckpt"),
+        ([f"--ckpt_path={short}"], "is no checkpoint"),
+    ):
+        assert expected in error(capsys, "fit", *words), words
+    assert "ckpt_path" in error(capsys, "validate")
+    assert not Path("runs").exists(), "a command that fails leaves no run behind"
+
+
+def test_bad_configuration_files_are_one_line(capsys, tmp_path):
+    for content, expected in (
+        ("model: {gpt: {n_layr: 3}}", "did you mean --model.gpt.n_layer?"),
+        ("model: {gpt: {context_length: 3}}", "set data.context_length instead"),
+        ("model: [", "is not valid YAML"),
+    ):
+        path = tmp_path / "bad.yaml"
+        path.write_text(content)
+        assert expected in error(capsys, "fit", "--config", str(path))
+
+
+def test_another_architecture_than_the_checkpoint_is_refused(trained, capsys):
+    message = error(capsys, "fit", *CHAR, "--ckpt_path", str(trained), "--model.gpt.n_layer=2")
+    assert "n_layer (1 in the checkpoint, 2 now)" in message
