@@ -95,7 +95,7 @@ def _read_torch(path: Path) -> Any:
             "values, which could run code. Save the state dict alone, or use safetensors"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if isinstance(error, OSError | RuntimeError) else type(error).__name__
         raise CheckpointError(f"{str(path)!r} is damaged, or holds no weights: {reason}") from error
 
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from llm.checkpoint import ENTRY, WEIGHTS_PREFIX, config_of, read_checkpoint
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
@@ -77,12 +79,16 @@ def _read_file(path: Path, told: Told) -> Pretrained:
         return add_tokenizer(book.read(tensors, told), None)
     if "tok_emb.weight" in tensors and "pos_emb" in tensors:
         return add_tokenizer(nanogpt.read_old_mingpt(tensors, told), None)
-    if "wte.weight" in tensors and (qkv := tensors.get("h.0.attn.c_attn.weight")) is not None:
+    if "wte.weight" in tensors and (qkv := _first(tensors, ".attn.c_attn.weight")) is not None:
         if qkv.ndim == 2 and qkv.shape[0] > qkv.shape[1]:  # (3 C, C): nn.Linear
             return add_tokenizer(nanogpt.read_mingpt(tensors, path.parent, told), None)
         return add_tokenizer(huggingface.read(tensors, path.parent, told), path.parent)
     some = ", ".join(sorted(tensors)[:5])
     raise CheckpointError(f"the format is not known; its tensors begin with {some}. What can be read: {READABLE}")
+
+
+def _first(tensors: Tensors, ending: str) -> Tensor | None:
+    return next((tensor for name, tensor in tensors.items() if name.endswith(ending)), None)
 
 
 def _state_dict(content: Any) -> Tensors:

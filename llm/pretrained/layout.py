@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llm.config import GPT2_SIZES, GPTConfig
-from llm.errors import CheckpointError
+from llm.errors import CheckpointError, ConfigError
 from llm.model import GPT
 
 Tensors = dict[str, Tensor]
@@ -120,29 +120,27 @@ class Layout:
                 it is that of GPT-2's published size, if the tensors are of one.
 
         Raises:
-            CheckpointError: the tensors show no architecture, or `n_head` is needed.
+            CheckpointError: the tensors show no architecture, or `n_head` is needed or does not fit.
         """
 
-        def shape_of(ours: str) -> tuple[int, ...]:
-            name = self.names(ours)[0]
-            if name not in tensors:
-                raise CheckpointError(f"there is no tensor {name!r}, so these are no weights of a GPT known here")
-            shape = tuple(tensors[name].shape)
-            if len(shape) != 2:
-                raise CheckpointError(f"the tensor {name!r} should have two dimensions; its shape is {shape}")
-            return shape[::-1] if self.is_transposed(ours) else shape
+        def shape_of(ours: str, otherwise: tuple[int, int]) -> tuple[int, int]:
+            tensor = tensors.get(self.names(ours)[0])
+            if tensor is None or tensor.ndim != 2:
+                return otherwise  # `to_ours` will list it
+            rows, columns = tensor.shape
+            return (columns, rows) if self.is_transposed(ours) else (rows, columns)
 
         def is_there(ours: str) -> bool:
             return self.names(ours)[0] in tensors
 
-        vocab_size, n_embd = shape_of(TOKEN)
-        n_layer = 0
-        while is_there(f"blocks.{n_layer}.attention.qkv.weight"):
-            n_layer += 1
-        hidden = shape_of("blocks.0.mlp.expand.weight")[0]
+        vocab_size, n_embd = shape_of(TOKEN, (0, 0))
+        n_layer = max(self._block_numbers(tensors), default=-1) + 1
+        if min(vocab_size, n_embd, n_layer) == 0:
+            raise CheckpointError("there is no token embedding, or no block, so these are no weights of a GPT")
+        hidden, _ = shape_of("blocks.0.mlp.expand.weight", (4 * n_embd, n_embd))
         shown = {
             "vocab_size": vocab_size,
-            "context_length": shape_of("embeddings.position.weight")[0],
+            "context_length": shape_of("embeddings.position.weight", (1024, n_embd))[0],
             "n_layer": n_layer,
             "n_embd": n_embd,
             "mlp_hidden": None if hidden == 4 * n_embd else hidden,
@@ -152,7 +150,16 @@ class Layout:
         }
         if known.get("n_head") is None:
             known["n_head"] = _published_heads(n_layer, n_embd)
-        return GPTConfig(**(shown | known))
+        try:
+            return GPTConfig(**(shown | known))
+        except ConfigError as error:
+            raise CheckpointError(f"the weights are of no model that can be built: {error}") from error
+
+    def _block_numbers(self, tensors: Tensors) -> Iterator[int]:
+        before, after = re.escape(self.names("blocks.7.attention.qkv.weight")[0]).split("7")
+        for name in tensors:
+            if match := re.fullmatch(rf"{before}(\d+){after}", name):
+                yield int(match[1])
 
 
 def clean_names(tensors: Tensors) -> Tensors:
