@@ -31,7 +31,7 @@ def hugging_face(tmp_path):
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def gpt2_tokenizer():
     """Hugging Face's tokenizer from GPT-2's files."""
     from llm.tokenizers import gpt2_files

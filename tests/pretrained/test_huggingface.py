@@ -184,7 +184,7 @@ def test_an_index_names_files_beside_it(hugging_face, name):
     _, folder = hugging_face()
     shutil.copy(folder / "model.safetensors", folder.parent / "secret.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": name}}))
-    with pytest.raises(CheckpointError, match="not beside it|missing"):
+    with pytest.raises(CheckpointError, match=r"not beside it|missing"):
         read_pretrained(folder)
 
 
@@ -206,7 +206,7 @@ def test_half_precision_stays_as_it_is(hugging_face, tmp_path):
 
 
 def test_a_file_without_its_config(hugging_face):
-    model, folder = hugging_face(n_head=2, n_layer=12, n_embd=768, n_positions=8, n_inner=4)
+    _, folder = hugging_face(n_head=2, n_layer=12, n_embd=768, n_positions=8, n_inner=4)
     expected = read_pretrained(folder).config
     (folder / "config.json").unlink()
     assert read_pretrained(folder / "model.safetensors").config.n_head == 12  # GPT-2's published size
@@ -218,7 +218,7 @@ def test_a_file_without_its_config(hugging_face):
 def test_a_file_that_does_not_say_its_heads(hugging_face):
     _, folder = hugging_face()
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="how many heads.*--n_head"):
+    with pytest.raises(CheckpointError, match=r"how many heads.*--n_head"):
         read_pretrained(folder)
     assert read_pretrained(folder, {"n_head": 3}).config.n_head == 3
 

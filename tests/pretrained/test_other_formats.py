@@ -363,5 +363,5 @@ def test_openai_folders_say_how_to_convert(tmp_path):
     (tmp_path / "hparams.json").write_text(json.dumps(hparams))
     for name in ("checkpoint", "model.ckpt.index", "model.ckpt.data-00000-of-00001"):
         (tmp_path / name).write_bytes(b"\0")
-    with pytest.raises(CheckpointError, match="TensorFlow.*gpt2-medium.*convert_gpt2_original"):
+    with pytest.raises(CheckpointError, match=r"TensorFlow.*gpt2-medium.*convert_gpt2_original"):
         read_pretrained(tmp_path)
