@@ -11,6 +11,7 @@ from llm.errors import TokenizerError
 from llm.tokenizers import (
     END_OF_TEXT,
     BPETokenizer,
+    BytePairTokenizer,
     CharTokenizer,
     WordTokenizer,
     build_tokenizer,
@@ -18,6 +19,8 @@ from llm.tokenizers import (
 )
 
 TEXT = "The cat sat; the “naïve” dog ran: 猫が座った。 مرحبا 😀 -- it's <|endoftext|> done.\n"
+SIGNS = [*map(chr, range(33, 127)), *map(chr, range(161, 173)), *map(chr, range(174, 324))]
+"""GPT-2's printable signs of the 256 bytes."""
 TOKENIZERS = {
     "word": WordTokenizer.from_text(TEXT),
     "word with specials": WordTokenizer.from_text(
@@ -26,6 +29,9 @@ TOKENIZERS = {
     "char": CharTokenizer.from_text(TEXT),
     "char with specials": CharTokenizer.from_text(TEXT, (END_OF_TEXT, "[UNK]", "[PAD]")),
     "gpt2": BPETokenizer(),
+    "byte_pairs": BytePairTokenizer(
+        {sign: number for number, sign in enumerate([*SIGNS, "Ġs", "Ġsa", "Ġsat"])}, {END_OF_TEXT: len(SIGNS) + 3}
+    ),
 }
 
 
