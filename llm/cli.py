@@ -125,8 +125,8 @@ class GPTCLI(LightningCLI):
         if self.trainer.local_rank == 0:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
-        if self.trainer.log_dir is not None and self.trainer.is_global_zero:
-            log.info("run folder: %s", self.trainer.log_dir)
+        if self.trainer.loggers and self.trainer.is_global_zero:
+            log.info("run folder: %s", self.trainer.loggers[0].log_dir)
 
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
@@ -136,11 +136,11 @@ class GPTCLI(LightningCLI):
         path = checkpoint.best_model_path or checkpoint.last_model_path
         if path:
             log.info("checkpoint:  %s", path)
-            if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
-                log.info(
-                    "look inside: tensorboard --logdir %s --samples_per_plugin images=100,text=100",
-                    self.trainer.log_dir,
-                )
+            for logger in self.trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    log.info(
+                        "look inside: tensorboard --logdir %s --samples_per_plugin images=100,text=100", logger.log_dir
+                    )
             log.info('generate:    python -m llm generate --ckpt %s --prompt "Once"', path)
 
 

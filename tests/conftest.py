@@ -42,7 +42,7 @@ def opening():
 
 @pytest.fixture
 def corpus(tmp_path):
-    """A text file of 2,300 characters, among them some of two, three and four bytes."""
+    """A text file of 2,112 characters, among them some of two, three and four bytes."""
     path = tmp_path / "corpus.txt"
     path.write_text("The cat sat. Ça va; 猫が座った。 😀 yes\n" * 64, encoding="utf-8")
     return path

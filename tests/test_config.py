@@ -123,6 +123,7 @@ def test_gpt2_presets(size):
 
 
 def test_gpt2_preset_takes_overrides_and_names_the_sizes():
-    assert GPTConfig.gpt2("124m", context_length=64, dropout=0.0).context_length == 64
+    config = GPTConfig.gpt2("124m", context_length=64, n_layer=2)
+    assert (config.context_length, config.n_layer, config.n_embd) == (64, 2, 768)
     with pytest.raises(ConfigError, match=r"'7b'.*124m, 355m, 774m, 1558m"):
         GPTConfig.gpt2("7b")

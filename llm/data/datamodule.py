@@ -193,10 +193,11 @@ class TextDataModule(L.LightningDataModule):
         needed = self.context_length + 1
         if any(n_tokens < needed for n_tokens in found.values()):
             counts = ", ".join(f"{split} has {n_tokens:,}" for split, n_tokens in found.items())
+            shared = self.validation_corpus is None and "validation" in found
+            share = f" (validation_share is {self.validation_share})" if shared else ""
             raise DataError(
                 f"the text is too short: one window of context_length {self.context_length} needs {needed:,} tokens, "
-                f"{counts} (validation_share is {self.validation_share}); use a longer text, a shorter context_length, "
-                "or another share"
+                f"{counts}{share}; use a longer text or a shorter context_length"
             )
 
     def _stores_of_this_run(self) -> list[str]:

@@ -45,6 +45,7 @@ class Inspection(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the shape table, and say so if the loss won't mean what it seems to."""
         assert isinstance(pl_module, LanguageModel)
+        log_dir = trainer.log_dir  # all processes have to ask for it together
         if not trainer.is_global_zero:
             return
         config = pl_module.gpt.config
@@ -55,8 +56,8 @@ class Inspection(L.Callback):
         table = f"{letters}\n\n{markdown_table(rows)}\n"
         for experiment in _experiments(trainer):
             experiment.add_text("shapes", table, 0)
-        if trainer.log_dir is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder = Path(trainer.log_dir)
+        if log_dir is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            folder = Path(log_dir)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "shapes.md").write_text(table, encoding="utf-8")
         if not config.is_causal:

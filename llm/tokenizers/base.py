@@ -78,11 +78,7 @@ class Tokenizer(ABC):
     @classmethod
     @abstractmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
-        """The tokenizer that `to_dict` described.
-
-        Raises:
-            TokenizerError: the dict does not describe a tokenizer of this kind.
-        """
+        """The tokenizer that `to_dict` described; `tokenizer_from_dict` finds the kind, and says what is wrong."""
 
     @classmethod
     @abstractmethod

@@ -91,9 +91,10 @@ def test_a_slip_of_the_pen_gets_a_suggestion(tmp_path, typed, meant):
 
 
 def test_no_document_may_be_there_twice(tmp_path):
-    (path,) = write(tmp_path, "a.txt")
-    (tmp_path / "link.txt").symlink_to(path)
-    for corpus in ([str(path), f"{tmp_path}/*.txt"], [str(path)] * 2, str(tmp_path)):
+    (path,) = write(tmp_path, "b.txt")
+    link = tmp_path / "a.txt"
+    link.symlink_to(path)
+    for corpus in ([path, path], [path, link], [link, path], [path, f"{tmp_path}/*.txt"], str(tmp_path)):
         with pytest.raises(DataError, match=r"\.txt' is in the corpus twice"):
             resolve_corpus(corpus)
 
