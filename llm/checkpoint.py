@@ -46,13 +46,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
     """
     checkpoint = read_checkpoint(path)
     model = GPT(config_of(checkpoint, path))
-    weights = {
-        name.removeprefix(WEIGHTS_PREFIX): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(WEIGHTS_PREFIX)
-    }
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights_of(checkpoint))
     except RuntimeError as error:
         raise CheckpointError(f"{str(path)!r} is damaged: {' '.join(str(error).split())}") from error
     return Loaded(model.to(device).eval(), tokenizer_of(checkpoint, path))
@@ -137,6 +132,15 @@ def checkpoint_of(config: GPTConfig, weights: dict[str, Tensor], tokenizer: Toke
         "pytorch-lightning_version": version_of("lightning"),
         "state_dict": {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in weights.items()},
         ENTRY: describe(config, tokenizer),
+    }
+
+
+def weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the model in a checkpoint, by their names in the model."""
+    return {
+        name.removeprefix(WEIGHTS_PREFIX): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(WEIGHTS_PREFIX)
     }
 
 

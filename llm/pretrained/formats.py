@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llm.checkpoint import ENTRY, WEIGHTS_PREFIX, config_of, read_checkpoint
+from llm.checkpoint import ENTRY, config_of, read_checkpoint, weights_of
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
 from llm.pretrained import book, huggingface, nanogpt, openai
@@ -105,12 +105,7 @@ def _state_dict(content: Any) -> Tensors:
 def _read_own(path: Path) -> Pretrained:
     """A checkpoint of this package."""
     checkpoint = read_checkpoint(path)
-    weights = {
-        name.removeprefix(WEIGHTS_PREFIX): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(WEIGHTS_PREFIX)
-    }
-    return _own(config_of(checkpoint, path), weights, checkpoint[ENTRY].get("tokenizer"))
+    return _own(config_of(checkpoint, path), weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
 
 
 def _read_shared(tensors: Tensors, entry: str) -> Pretrained:

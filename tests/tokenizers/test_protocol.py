@@ -100,6 +100,7 @@ def test_which_special_tokens_there_are():
         "char": [],
         "char with specials": [END_OF_TEXT, "[UNK]", "[PAD]"],
         "gpt2": [END_OF_TEXT],
+        "byte_pairs": [END_OF_TEXT],
     }
 
 
