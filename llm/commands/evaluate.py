@@ -12,8 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data.corpus",
         dest="corpus",
+        nargs="+",
         required=True,
-        help="a text file, a folder, a pattern, or a known name such as story",
+        help="text files, folders, patterns, or known names such as story",
     )
     parser.add_argument(
         "--data.cache_dir", dest="cache_dir", default="data/cache", help="folder for token ids (%(default)s)"

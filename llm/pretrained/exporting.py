@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ from llm.pretrained.vocabulary import write_tokenizer
 
 FORMATS = ("hf", "safetensors")
 
+_OF_A_MODEL = re.compile(
+    r"config\.json|generation_config\.json|(model|pytorch_model).*\.(safetensors|bin|json)|"
+    r"vocab\.json|merges\.txt|tokenizer.*\.json|special_tokens_map\.json|added_tokens\.json"
+)
+"""The files of a model's folder, which an export replaces or removes."""
+
 
 def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrite: bool = False) -> list[str]:
     """Write weights in another format. The target is there whole, or as it was before.
@@ -30,7 +37,7 @@ def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrit
         out: a folder for `hf`, a file for `safetensors`.
         format: `hf`, a folder that `transformers` opens; or `safetensors`, one file with architecture and tokenizer
             in its metadata, which this package reads again.
-        overwrite: replace what is there.
+        overwrite: replace what is there. In a folder, files that are none of a model's stay.
 
     Returns:
         What a user should know, a sentence each.
@@ -66,8 +73,12 @@ def refuse_existing(target: Path, overwrite: bool, is_folder: bool = False) -> N
     if target.is_dir() != is_folder:
         kind, wanted = ("folder", "file") if target.is_dir() else ("file", "folder")
         raise CheckpointError(f"{str(target)!r} is a {kind}, and a {wanted} is to be written: choose another name")
-    if not overwrite and (not is_folder or any(target.iterdir())):
+    if is_folder and not any(target.iterdir()):
+        return
+    if not overwrite:
         raise CheckpointError(f"{str(target)!r} is there already: choose another name, or replace it with --overwrite")
+    if is_folder and not (target / "config.json").is_file():
+        raise CheckpointError(f"{str(target)!r} holds no model that could be replaced, but other files: choose another")
 
 
 @contextlib.contextmanager
@@ -79,17 +90,21 @@ def _in_one_move(target: Path) -> Iterator[Path]:
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     try:
         yield temporary
-        if target.is_dir():  # a folder that is not empty can't be replaced in one move
-            target.rename(old)
+        if not target.is_dir():
+            temporary.replace(target)
+            return
+        target.rename(old)  # a folder that is not empty can't be replaced in one move
         try:
             temporary.replace(target)
         except OSError:
-            if old.exists():
-                old.rename(target)
+            old.rename(target)
             raise
+        for file in old.iterdir():
+            if not _OF_A_MODEL.fullmatch(file.name):
+                file.rename(target / file.name)
+        shutil.rmtree(old)
     finally:
-        for left in (temporary, old):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
 def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:

@@ -23,7 +23,7 @@ def refuse(folder: Path) -> None:
     if sum((folder / name).is_file() for name in _MARKS) < 2:
         return
     hparams = read_json(folder / "hparams.json") if (folder / "hparams.json").is_file() else {}
-    name = _NAMES.get(int(hparams.get("n_layer", 12)), "gpt2")
+    name = _NAMES.get(hparams.get("n_layer", 12), "gpt2")
     raise CheckpointError(
         f"{str(folder)!r} is OpenAI's TensorFlow checkpoint, which only TensorFlow reads. The same weights are "
         f"published as safetensors: use {name} in place of the folder. To convert your own: in another environment, "

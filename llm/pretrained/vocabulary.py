@@ -49,7 +49,7 @@ def add_tokenizer(found: Pretrained, folder: Path | None) -> Pretrained:
             notes.append("there are no tokenizer files: imported without a tokenizer")
         if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
             raise TokenizerError(f"it has {tokenizer.vocab_size} tokens, the model {config.vocab_size}")
-    except (TokenizerError, CheckpointError) as error:
+    except (CheckpointError, ValueError, KeyError, TypeError, AttributeError) as error:  # also what is no such file
         tokenizer = None
         notes.append(f"the tokenizer in {str(folder)!r} can't be used ({error}): imported without one")
     if tokenizer is not None and tokenizer.vocab_size < config.vocab_size:

@@ -75,7 +75,8 @@ def test_what_is_there_stays_unless_it_may_be_replaced(tmp_path, format):
     target = tmp_path / "target"
     if format == "hf":
         target.mkdir()
-        kept = target / "mine.txt"
+        (target / "tokenizer.json").write_text("stale")
+        kept = target / "config.json"
     else:
         kept = target
     kept.write_text("mine")
@@ -84,8 +85,25 @@ def test_what_is_there_stays_unless_it_may_be_replaced(tmp_path, format):
     assert kept.read_text() == "mine"
     export(pretrained(), target, format, overwrite=True)
     assert read_pretrained(target).config == replace(CONFIG, dropout=CONFIG.dropout)
-    assert not (target / "mine.txt").exists()
+    assert not (target / "tokenizer.json").exists()
     assert [file.name for file in tmp_path.iterdir()] == ["target"]
+
+
+def test_files_that_are_none_of_a_models_stay(tmp_path):
+    export(pretrained(n_layer=1), tmp_path / "out")
+    (tmp_path / "out" / "README.md").write_text("mine")
+    (tmp_path / "out" / "pictures").mkdir()
+    export(pretrained(), tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
+    assert (tmp_path / "out" / "pictures").is_dir()
+    assert read_pretrained(tmp_path / "out").config.n_layer == 2
+
+
+def test_a_folder_of_other_things_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(CheckpointError, match="holds no model"):
+        export(pretrained(), tmp_path, overwrite=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):

@@ -130,6 +130,8 @@ def test_rows_without_a_token_are_padding(hugging_face):
         ({"vocab.json": {"a": 0}, "merges.txt": ""}, "no token for the byte 0x00"),
         ({"tokenizer.json": {"model": {"type": "Unigram"}}}, "of type 'Unigram', not BPE"),
         ({"vocab.json": ["a"], "merges.txt": ""}, "should hold a JSON object"),
+        ({"vocab.json": {"a": "b"}, "merges.txt": ""}, "can't be used"),
+        ({"tokenizer.json": {"model": {"type": "BPE", "vocab": {}}, "added_tokens": ["a"]}}, "can't be used"),
     ],
 )
 def test_a_tokenizer_that_can_not_be_read_is_said_and_left_out(hugging_face, files, message):
