@@ -94,7 +94,8 @@ class GPTCLI(LightningCLI):
             checkpoint = read_checkpoint(config.ckpt_path)
             _adopt(config, given, config_of(checkpoint, config.ckpt_path), checkpoint[ENTRY]["tokenizer"])
         elif config.model.pretrained is not None:
-            found = read_pretrained(config.model.pretrained, _told(config, given))
+            told = {"n_head": config.model.gpt.n_head} if _is_given("model.gpt.n_head", given) else {}
+            found = read_pretrained(config.model.pretrained, told)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
             _adopt(config, given, found.config, None if found.tokenizer is None else found.tokenizer.to_dict())
@@ -271,11 +272,6 @@ def _given_in_files(words: Sequence[str]) -> dict[str, set[str]]:
             raise ConfigError(f"{path!r} is not valid YAML: {error}") from error
         found[path] = set(_flatten(content)) if isinstance(content, dict) else set()
     return found
-
-
-def _told(config: Any, given: set[str]) -> dict[str, Any]:
-    """What the user states of an architecture; used where the weights' format does not state it."""
-    return {name: config.model.gpt[name] for name in ("n_head", "mlp") if _is_given(f"model.gpt.{name}", given)}
 
 
 def _adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[str, Any] | None) -> None:

@@ -82,9 +82,9 @@ class Window(NamedTuple):
 def sliding_windows(n_tokens: int, context_length: int, stride: int) -> Iterator[Window]:
     """Windows that move by `stride`, each judged by the tokens that no window before it had.
 
-    As in Hugging Face's guide (https://huggingface.co/docs/transformers/perplexity). A small stride gives every token
-    a long context and costs time; with a stride of a whole window, the first token of each window is judged by
-    none.
+    The windows of Hugging Face's guide (https://huggingface.co/docs/transformers/perplexity), which averages over
+    windows; here the losses of the tokens are summed, so that each counts alike. A small stride gives every token a
+    long context and costs time; with a stride of a whole window, the first token of each window is judged by none.
     """
     seen = 0
     for begin in range(0, n_tokens, stride):

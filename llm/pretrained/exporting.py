@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from llm.checkpoint import ENTRY, describe
@@ -57,8 +58,9 @@ def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrit
     try:
         with _in_one_move(target) as temporary:
             return write(pretrained, temporary)
-    except OSError as error:
-        raise CheckpointError(f"can't write {str(target)!r}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"can't write {str(target)!r}: {reason}") from error
 
 
 def refuse_existing(target: Path, overwrite: bool, is_folder: bool = False) -> None:

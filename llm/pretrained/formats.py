@@ -73,7 +73,7 @@ def _read_file(path: Path, told: Told) -> Pretrained:
     if isinstance(content, dict) and ENTRY in content:
         return _read_own(path)
     if isinstance(content, dict) and "model_args" in content and is_tensors(content.get("model")):
-        return add_tokenizer(nanogpt.read_nanogpt(content), None)
+        return add_tokenizer(nanogpt.read_nanogpt(content, told), None)
     tensors = clean_names(_state_dict(content))
     if "tok_emb.weight" in tensors and any(name.startswith("trf_blocks.") for name in tensors):
         return add_tokenizer(book.read(tensors, told), None)

@@ -36,8 +36,10 @@ _MINGPT_HEADS = {"openai-gpt": 12, "gopher-44m": 16, "gpt-mini": 6, "gpt-micro":
 """Heads of the sizes that minGPT has names for, besides GPT-2's."""
 
 
-def read_nanogpt(checkpoint: dict[str, Any]) -> Pretrained:
+def read_nanogpt(checkpoint: dict[str, Any], told: Told) -> Pretrained:
     """The model of a nanoGPT checkpoint: `model` is its state dict, `model_args` its architecture.
+
+    Its GELU is exact since 2023; before, it was in the tanh form, which can be told with `mlp`.
 
     Raises:
         CheckpointError: one of them is not what nanoGPT writes.
@@ -50,7 +52,7 @@ def read_nanogpt(checkpoint: dict[str, Any]) -> Pretrained:
             n_layer=args["n_layer"],
             n_head=args["n_head"],
             n_embd=args["n_embd"],
-            mlp="gelu_exact",  # its nn.GELU()
+            mlp=told.get("mlp", "gelu_exact"),
             dropout=args.get("dropout", 0.0),
             bias=args.get("bias", True),
             qkv_bias=args.get("bias", True),

@@ -59,7 +59,7 @@ class LanguageModel(L.LightningModule):
         super().__init__()
         self.gpt = GPT(gpt)
         if pretrained is not None:
-            found = read_pretrained(pretrained, {"n_head": gpt.n_head, "mlp": gpt.mlp})
+            found = read_pretrained(pretrained, {"n_head": gpt.n_head})
             self.gpt.load_state_dict(adapt(found, gpt).weights)
         self.optim = optim
         self.sampling = sampling

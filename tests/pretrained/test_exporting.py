@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, ConfigError
@@ -121,13 +121,14 @@ def test_a_file_is_no_folder(tmp_path, format, message):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_nothing_is_left_half_written(tmp_path, monkeypatch, there):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_nothing_is_left_half_written(tmp_path, monkeypatch, there, error):
     target = tmp_path / "out"
     if there:
         export(pretrained(n_layer=1), target)
 
     def fail(*_):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(exporting, "save_file", fail)
     with pytest.raises(CheckpointError, match="No space left on device"):

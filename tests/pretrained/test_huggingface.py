@@ -77,7 +77,8 @@ def test_import_and_export_keep_every_bit(hugging_face, tmp_path, shape):
 def test_transformers_opens_what_was_exported(hugging_face, tmp_path):
     theirs, folder = hugging_face()
     export(read_pretrained(folder), tmp_path / "out")
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    again, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"] | info["unexpected_keys"] | info["mismatched_keys"]
     ids = torch.randint(61, (2, 16))
     torch.testing.assert_close(logits(again, ids), logits(theirs, ids))
     assert again.generation_config.eos_token_id is None

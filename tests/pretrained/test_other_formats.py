@@ -154,6 +154,16 @@ def test_nanogpt_arguments_that_do_not_fit(tmp_path, args, message):
         read_pretrained(tmp_path)
 
 
+def test_an_older_nanogpt_had_another_gelu(tmp_path):
+    torch.manual_seed(0)
+    state = nanogpt_state()
+    torch.save(nanogpt_checkpoint(state), tmp_path / "ckpt.pt")
+    ids = torch.randint(V, (3, T))
+    with torch.no_grad():
+        logits = build(read_pretrained(tmp_path, {"mlp": "gelu"})).eval()(ids)
+    torch.testing.assert_close(logits, nanogpt_forward(state, ids, new_gelu), atol=1e-5, rtol=1e-4)
+
+
 def test_mingpt(tmp_path):
     torch.manual_seed(0)
     state = nanogpt_state(mask=True)
