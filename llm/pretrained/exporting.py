@@ -126,7 +126,7 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
     _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
     # Their own names have the prefix, except for the head's.
     names = {name: name if name.startswith("lm_head.") else f"transformer.{name}" for name in tensors}
-    _save({names[name]: tensor for name, tensor in tensors.items()}, folder / "model.safetensors", {})
+    _save({names[name]: tensor for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     if tokenizer is None:
         notes.append("there is no tokenizer, so no tokenizer files were written")
         return notes
@@ -146,9 +146,10 @@ def _write_safetensors(pretrained: Pretrained, file: Path) -> list[str]:
 
 
 def _save(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
+    """Write a file; with one entry of metadata, since several would be in another order each time."""
     file.touch()
     mode = file.stat().st_mode
-    save_file(tensors, file, {"format": "pt", **metadata})
+    save_file(tensors, file, metadata)
     file.chmod(mode)  # safetensors makes files that only their owner can read
     with file.open("rb") as written:
         os.fsync(written.fileno())
