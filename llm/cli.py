@@ -6,6 +6,7 @@ import argparse
 import difflib
 import logging
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -142,7 +143,9 @@ class GPTCLI(LightningCLI):
                     log.info(
                         "look inside: tensorboard --logdir %s --samples_per_plugin images=100,text=100", logger.log_dir
                     )
-            log.info('generate:    python -m llm generate --ckpt %s --prompt "Once"', path)
+            opening = self.datamodule.tokenizer.decode(self.datamodule.train_tokens[:4].tolist())
+            prompt = shlex.quote(" ".join(opening.split()) or "Once")
+            log.info("generate:    python -m llm generate --ckpt %s --prompt %s", path, prompt)
 
 
 class SaveConfig(SaveConfigCallback):
