@@ -42,9 +42,9 @@ class Head(nn.Linear):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config.n_embd, config.padded_vocab_size, bias=False)
-        self.vocab_size = config.vocab_size
+        self.out_features = config.vocab_size  # what comes out, which may be less than there are rows
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` -> logits `(B, T, V)`."""
         logits = F.linear(x, self.weight)  # (B, T, C) -> (B, T, padded V)
-        return logits[..., : self.vocab_size]  # (B, T, padded V) -> (B, T, V)
+        return logits[..., : self.out_features]  # (B, T, padded V) -> (B, T, V)
