@@ -9,6 +9,7 @@ from llm.model.attention import (
     causal_mask,
 )
 from llm.model.block import MLP, Block
+from llm.model.cache import KeyValueCache, decode, prefill
 from llm.model.embeddings import Embeddings
 from llm.model.gpt import GPT
 
@@ -20,7 +21,10 @@ __all__ = [
     "CausalAttention",
     "DotAttention",
     "Embeddings",
+    "KeyValueCache",
     "MultiHeadAttention",
     "SelfAttention",
     "causal_mask",
+    "decode",
+    "prefill",
 ]

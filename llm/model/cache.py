@@ -10,6 +10,8 @@ sees the padding, each row counts its positions from 0 as it would alone, and it
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,12 @@ class KeyValueCache:
         self.keys = [weight.new_zeros(shape) for _ in range(config.n_layer)]
         self.values = [weight.new_zeros(shape) for _ in range(config.n_layer)]
 
+    def layers(self, model: GPT) -> Iterator[tuple[Block, Tensor, Tensor]]:
+        """Each block of the model with its keys and values."""
+        for block, keys, values in zip(model.blocks, self.keys, self.values, strict=True):
+            assert isinstance(block, Block)
+            yield block, keys, values
+
 
 def prefill(model: GPT, cache: KeyValueCache, ids: Tensor, lengths: Tensor) -> Tensor:
     """Read the prompts.
@@ -59,31 +67,12 @@ def prefill(model: GPT, cache: KeyValueCache, ids: Tensor, lengths: Tensor) -> T
     """
     B, T = ids.shape
     x = model.embeddings(ids)  # (B, T) -> (B, T, C)
-    for block, keys, values in zip(model.blocks, cache.keys, cache.values, strict=True):
+    for block, keys, values in cache.layers(model):
         query, key, value = block.attention.project(block.attention_norm(x))
         keys[:, :, :T], values[:, :, :T] = key, value
         x = block.after_attention(x, block.attention.output(block.attention.context(query, key, value)))
     last = x[torch.arange(B, device=x.device), lengths - 1]  # (B, T, C) -> (B, C)
     return model.head(model.final_norm(last))  # (B, C) -> (B, V)
-
-
-def decode(model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
-    """Read one more token in each row.
-
-    Args:
-        model: the model that the cache was made for, in eval mode.
-        cache: holds each row's tokens before its position; what is read is added.
-        ids: (B) the tokens.
-        positions: (B) where each stands in its row, counted from 0.
-
-    Returns:
-        (B, V) the logits after them.
-    """
-    x = model.embeddings(ids[:, None], positions[:, None])  # (B) -> (B, 1, C)
-    mask = torch.arange(cache.n_slots, device=ids.device) <= positions[:, None]  # (S) <= (B, 1) -> (B, S)
-    for block, keys, values in zip(model.blocks, cache.keys, cache.values, strict=True):
-        x = decode_block(block, x, keys, values, positions, mask)
-    return model.head(model.final_norm(x[:, 0]))  # (B, 1, C) -> (B, V)
 
 
 def decode_block(block: Block, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
@@ -93,3 +82,28 @@ def decode_block(block: Block, x: Tensor, keys: Tensor, values: Tensor, position
     keys[rows, :, positions], values[rows, :, positions] = key[:, :, 0], value[:, :, 0]
     context = block.attention.context(query, keys, values, mask[:, None, None])  # (B, S) -> (B, 1, 1, S)
     return block.after_attention(x, block.attention.output(context))
+
+
+BlockStep = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def decode(
+    model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor, block_step: BlockStep = decode_block
+) -> Tensor:
+    """Read one more token in each row.
+
+    Args:
+        model: the model that the cache was made for, in eval mode.
+        cache: holds each row's tokens before its position; what is read is added.
+        ids: (B) the tokens.
+        positions: (B) where each stands in its row, counted from 0.
+        block_step: another form of `decode_block`, such as a compiled one.
+
+    Returns:
+        (B, V) the logits after them.
+    """
+    x = model.embeddings(ids[:, None], positions[:, None])  # (B) -> (B, 1, C)
+    mask = torch.arange(cache.n_slots, device=ids.device) <= positions[:, None]  # (S) <= (B, 1) -> (B, S)
+    for block, keys, values in cache.layers(model):
+        x = block_step(block, x, keys, values, positions, mask)  # (B, 1, C) -> (B, 1, C)
+    return model.head(model.final_norm(x[:, 0]))  # (B, 1, C) -> (B, V)
