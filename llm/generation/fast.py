@@ -110,8 +110,8 @@ def _most_rows(model: GPT) -> int:
 
 
 def _sharing_copy(model: GPT) -> GPT:
-    """The same modules anew, with the very same parameters."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    """The same modules anew, in eval mode, with the very same parameters."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()}).eval()
 
 
 def _with_row_linears(model: GPT) -> GPT:
