@@ -127,6 +127,38 @@ def generate_rows(
             return
 
 
+@torch.no_grad()
+def log_probabilities(model: GPT, ids: Tensor) -> Tensor:
+    """How likely the model finds each token of a text after those before it.
+
+    A text longer than the context is read in windows that overlap by half, so that no token beyond the first window
+    is judged after fewer than half a context of others.
+
+    Args:
+        model: any GPT.
+        ids: (T,) token ids, at least one.
+
+    Returns:
+        (T - 1) log-probabilities in nats, of all tokens but the first, on the CPU.
+
+    Raises:
+        ConfigError: the text is empty or holds ids outside the vocabulary.
+    """
+    _check_prompt(ids, model.config.vocab_size, "the text")
+    length, device = model.config.context_length, model.head.weight.device
+    found = torch.empty(len(ids) - 1)
+    known = 0
+    with _inference(model):
+        while known < len(found):
+            start = max(0, known - length // 2)
+            window = ids[start : start + length + 1].to(device)  # its last token is only judged, not read
+            logits = model.forward(window[None, :-1])[0].float()  # (T) -> (1, T, V) -> (T, V)
+            judged = torch.log_softmax(logits, dim=-1).gather(1, window[1:, None])[:, 0]  # (T, V) -> (T)
+            found[known : start + len(judged)] = judged[known - start :].cpu()
+            known = start + len(judged)
+    return found
+
+
 class Reader:
     """Gives the scores of the next token of each text, as long as texts only grow at their ends.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -32,6 +32,10 @@ class Continuation:
     text: str
     ids: list[int]
     end: Literal["length", "stop"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is written of it as JSON, beside the prompt."""
+        return {"sample": self.sample, "continuation": self.text, "tokens": len(self.ids), "end": self.end}
 
 
 def continue_texts(
