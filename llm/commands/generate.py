@@ -99,7 +99,8 @@ def _read_prompts(arguments: argparse.Namespace, tokenizer: Tokenizer) -> list[P
     if arguments.prompt_file is not None:
         return read_prompts(arguments.prompt_file, tokenizer).prompts
     if arguments.prompt is None:
-        prompts = encode_prompts(_standard_input().splitlines(), tokenizer, "standard input")
+        lines = _standard_input().replace("\r\n", "\n").split("\n")
+        prompts = encode_prompts(lines, tokenizer, "standard input")
         if not prompts:
             raise TokenizerError("standard input is empty; give prompts, one a line")
         return prompts

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llm.config import SamplingConfig
 from llm.errors import ConfigError
-from llm.generation.fast import SLOTS, DecodeStep, fast_step, is_worth_it
+from llm.generation.fast import SLOTS, DecodeStep, FastStep, is_worth_it
 from llm.generation.sampling import choose
 from llm.model import GPT, KeyValueCache, decode, prefill
 
@@ -184,7 +184,7 @@ class Reader:
         if model.config.is_causal:
             n_slots = max(map(len, texts)) + sampling.max_new_tokens
             if is_worth_it(model, sampling):
-                self._decode = fast_step(model, len(texts))
+                self._decode = FastStep(model, len(texts))
                 n_slots = -(-n_slots // SLOTS) * SLOTS
             self._cache = KeyValueCache(model, len(texts), min(n_slots, self._context_length))
 

@@ -39,31 +39,31 @@ def is_worth_it(model: GPT, sampling: SamplingConfig) -> bool:
     return sampling.fast == "always"
 
 
-def fast_step(model: GPT, n_rows: int) -> DecodeStep:
-    """A form of `decode` that is compiled at its first call; if that fails, a log line says why and it is plain.
+class FastStep:
+    """`decode`, compiled at its first call; where that fails, a log line says why, and it is `decode` as it is.
 
     Args:
-        model: whose weights are used, as they are then.
+        model: whose weights are used, as they are at each call.
         n_rows: B, texts side by side.
     """
-    plain: DecodeStep = decode
-    compiled = _graph_step() if model.head.weight.is_cuda else _row_step(model, n_rows)
-    chosen: list[DecodeStep] = []
 
-    def step(model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
-        if chosen:
-            return chosen[0](model, cache, ids, positions)
+    def __init__(self, model: GPT, n_rows: int) -> None:
+        self.is_compiled = False
+        self._step: DecodeStep = _graph_step() if model.head.weight.is_cuda else _row_step(model, n_rows)
+
+    def __call__(self, model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
+        """As `decode`."""
+        if self.is_compiled or self._step is decode:
+            return self._step(model, cache, ids, positions)
         try:
-            logits = compiled(model, cache, ids, positions)
-            chosen.append(compiled)
+            logits = self._step(model, cache, ids, positions)
+            self.is_compiled = True
         except Exception as error:  # whatever hinders a compiler, the text can be had without it
-            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-            log.warning("decoding is not compiled, and slower: %s", reason.strip())
-            chosen.append(plain)
-            logits = plain(model, cache, ids, positions)  # writes the same slots again
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            log.warning("decoding is not compiled, and slower: %s", lines[0] if lines else type(error).__name__)
+            self._step = decode
+            logits = decode(model, cache, ids, positions)  # writes the same slots again
         return logits
-
-    return step
 
 
 def _row_step(model: GPT, n_rows: int) -> DecodeStep:
@@ -79,7 +79,14 @@ def _row_step(model: GPT, n_rows: int) -> DecodeStep:
 
 
 def _graph_step() -> DecodeStep:
-    return torch.compile(decode, fullgraph=True, dynamic=False, mode="reduce-overhead")
+    compiled = torch.compile(decode, fullgraph=True, dynamic=False, mode="reduce-overhead")
+
+    def step(model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
+        for tensor in (*cache.keys, *cache.values):  # a graph may write to what stays where it is
+            torch._dynamo.mark_static_address(tensor)
+        return compiled(model, cache, ids, positions)
+
+    return step
 
 
 class RowLinear(nn.Module):
