@@ -246,7 +246,7 @@ class TextDataModule(L.LightningDataModule):
         if self.prompts is None:
             raise ConfigError("predict continues prompts: give a file with one a line, --data.prompts FILE")
         prompts = read_prompts(self.prompts, self.tokenizer)
-        return DataLoader(prompts, self.batch_size, collate_fn=list)
+        return DataLoader(prompts, batch_size=self.batch_size, collate_fn=list)
 
     def _evaluation_loader(self, tokens: TokenArray) -> WindowLoader:
         windows = SlidingWindows(tokens, self.context_length, self.context_length)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -15,23 +15,19 @@ from llm.model import GPT
 from llm.tokenizers import Tokenizer
 
 
-@dataclass(frozen=True)
-class Continuation:
-    """How one prompt goes on.
-
-    Args:
-        prompt: which prompt it continues, from 0.
-        sample: which of its samples this is, from 0.
-        text: what follows the prompt, up to a stop text.
-        ids: the token ids that were generated; with a stop text, up to the one that completed it.
-        end: why it ends there: its `length` was reached, or it came to a `stop`.
-    """
+class Continuation(NamedTuple):
+    """How one prompt goes on."""
 
     prompt: int
+    """Which prompt it continues, from 0."""
     sample: int
+    """Which of its samples this is, from 0."""
     text: str
+    """What follows the prompt, up to a stop text."""
     ids: list[int]
+    """The token ids that were generated; with a stop text, up to the one that completed it."""
     end: Literal["length", "stop"]
+    """Why it ends there: it is as long as it may be, or it came to a stop."""
 
     def to_dict(self) -> dict[str, Any]:
         """What is written of it as JSON, beside the prompt."""
