@@ -15,7 +15,6 @@ from torch import Tensor
 from llm.data.prompts import Prompt
 from llm.errors import ConfigError
 from llm.generation import Continuation
-from llm.inspection import tick_labels
 from llm.training.module import LanguageModel
 
 
@@ -52,6 +51,8 @@ class PredictionWriter(BasePredictionWriter):
         assert isinstance(pl_module, LanguageModel)
         pl_module.prediction = self.kind
         if self.output is not None and trainer.is_global_zero:
+            if Path(self.output).is_dir():
+                raise ConfigError(f"can't write predictions to {self.output!r}: it is a folder")
             try:
                 Path(self.output).parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._temporary.open("w", encoding="utf-8")
@@ -113,7 +114,7 @@ def _records(
             yield {
                 "line": prompt.line,
                 "prompt": prompt.text,
-                "tokens": tick_labels(module.tokenizer, prompt.ids.tolist()),
+                "tokens": [module.tokenizer.decode([token_id]) for token_id in prompt.ids.tolist()],
                 "ids": prompt.ids.tolist(),
                 "log_probabilities": [None, *item.tolist()],  # nothing stands before the first
             }
