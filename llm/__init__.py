@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
     from llm.data import TextDataModule
     from llm.errors import LLMError
-    from llm.generation import generate
+    from llm.generation import continue_texts, generate, generate_batch, stream_text
     from llm.model import GPT
     from llm.pretrained import load
     from llm.tokenizers import build_tokenizer
@@ -28,8 +28,11 @@ __all__ = [
     "TextDataModule",
     "TokenizerConfig",
     "build_tokenizer",
+    "continue_texts",
     "generate",
+    "generate_batch",
     "load",
+    "stream_text",
 ]
 
 _MODULES = {
@@ -42,8 +45,11 @@ _MODULES = {
     "TextDataModule": "llm.data",
     "TokenizerConfig": "llm.config",
     "build_tokenizer": "llm.tokenizers",
+    "continue_texts": "llm.generation",
     "generate": "llm.generation",
+    "generate_batch": "llm.generation",
     "load": "llm.pretrained",
+    "stream_text": "llm.generation",
 }
 
 

@@ -151,6 +151,11 @@ class GPTCLI(LightningCLI):
 class SaveConfig(SaveConfigCallback):
     """Writes the run's configuration to its folder, and to TensorBoard as text and as hyper-parameters."""
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write `config.yaml` where a run has a folder: the others would leave it in the working directory."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write to TensorBoard what went into `config.yaml`."""
         del pl_module, stage

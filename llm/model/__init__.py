@@ -9,6 +9,7 @@ from llm.model.attention import (
     causal_mask,
 )
 from llm.model.block import MLP, Block
+from llm.model.cache import KeyValueCache, decode, prefill
 from llm.model.embeddings import Embeddings, Head
 from llm.model.gpt import GPT
 
@@ -21,7 +22,10 @@ __all__ = [
     "DotAttention",
     "Embeddings",
     "Head",
+    "KeyValueCache",
     "MultiHeadAttention",
     "SelfAttention",
     "causal_mask",
+    "decode",
+    "prefill",
 ]

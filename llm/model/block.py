@@ -59,7 +59,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` -> `(B, T, C)`."""
-        x = self._join(x, self.attention_dropout(self.attention(self.attention_norm(x))))
+        return self.after_attention(x, self.attention(self.attention_norm(x)))
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What follows once the input and its attention are there: twice `(B, T, C)` -> `(B, T, C)`."""
+        x = self._join(x, self.attention_dropout(attended))
         if self.mlp is not None:
             x = self._join(x, self.mlp_dropout(self.mlp(self.mlp_norm(x))))
         return x

@@ -23,11 +23,12 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.context_length, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Look up token ids `(B, T)` and give vectors `(B, T, C)`."""
+    def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Look up token ids `(B, T)` at positions `(T)` or `(B, T)`, by default 0 to T - 1: vectors `(B, T, C)`."""
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
         tokens = self.token(ids)  # (B, T) -> (B, T, C)
-        positions = self.position(torch.arange(ids.shape[1], device=ids.device))  # (T) -> (T, C)
-        return self.dropout(tokens + positions)  # (B, T, C) + (T, C) -> (B, T, C)
+        return self.dropout(tokens + self.position(positions))  # (B, T, C) + (T, C) -> (B, T, C)
 
 
 class Head(nn.Linear):

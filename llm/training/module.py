@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -21,7 +21,7 @@ from llm.config import GPTConfig, OptimConfig, SamplingConfig
 from llm.data.prompts import Prompt
 from llm.data.windows import Batch
 from llm.errors import CheckpointError, TrainingError
-from llm.generation import generate
+from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
 from llm.training.optimizer import build_optimizer, build_schedule
@@ -64,6 +64,7 @@ class LanguageModel(L.LightningModule):
         self.optim = optim
         self.sampling = sampling
         self.compile_model = compile
+        self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
         self.evaluation = nn.ModuleDict(
             {split: nn.ModuleDict({"loss": MeanMetric(), "accuracy": MeanMetric()}) for split in ("validation", "test")}
         )
@@ -216,12 +217,18 @@ class LanguageModel(L.LightningModule):
     def _metrics(self, split: str) -> dict[str, Metric]:
         return dict(self.evaluation[split].items())  # type: ignore[operator]
 
-    def predict_step(self, batch: Prompt, batch_idx: int) -> list[int]:
-        """The token ids with which the model continues a prompt."""
+    def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[Continuation] | list[Tensor]:
+        """What `prediction` says, for a batch of prompts.
+
+        Returns:
+            The continuations of all prompts, in order; or for each prompt of T tokens the log-probabilities (T - 1)
+            of all but the first, in nats.
+        """
         del batch_idx
-        tokenizer = self.tokenizer
-        stop_id = None if tokenizer is None else tokenizer.end_of_text_id
-        return list(generate(self.gpt, batch.ids, self.sampling, stop_id))
+        if self.prediction == "log_probabilities":
+            return [log_probabilities(self.gpt, prompt.ids) for prompt in batch]
+        ids = [prompt.ids for prompt in batch]
+        return list(continue_texts(self.gpt, self.tokenizer, ids, self.sampling, batch_size=len(ids)))
 
     # Checkpoints
 

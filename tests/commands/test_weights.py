@@ -73,7 +73,7 @@ def last_checkpoint():
 def test_the_whole_tour(hugging_face, text, capsys):
     assert main(["import", "--from", "hf", "--out", "gpt2.ckpt"]) == 0
     assert "2 layers, 2 heads, C = 8" in capsys.readouterr().out
-    assert main(["generate", "--ckpt", "gpt2.ckpt", "--prompt", "It was", "--max_new_tokens", "5"]) == 0
+    assert main(["generate", "--ckpt", "hf", "--prompt", "It was", "--max_new_tokens", "5"]) == 0
     assert capsys.readouterr().out.startswith("It was")
 
     assert main(["evaluate", "--ckpt", "gpt2.ckpt", "--data.corpus", text, "--json"]) == 0
