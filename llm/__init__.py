@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llm.data import TextDataModule
     from llm.errors import LLMError
     from llm.generation import generate
+    from llm.inspection.report import inspect
     from llm.model import GPT
     from llm.tokenizers import build_tokenizer
     from llm.training import LanguageModel
@@ -29,6 +30,7 @@ __all__ = [
     "TokenizerConfig",
     "build_tokenizer",
     "generate",
+    "inspect",
     "load",
 ]
 
@@ -43,6 +45,7 @@ _MODULES = {
     "TokenizerConfig": "llm.config",
     "build_tokenizer": "llm.tokenizers",
     "generate": "llm.generation",
+    "inspect": "llm.inspection.report",
     "load": "llm.checkpoint",
 }
 

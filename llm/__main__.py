@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from llm.errors import LLMError
 
 COMMANDS = {
+    "attention": "write a page that shows where every head looks",
     "generate": "continue a prompt with a trained model",
     "trace": "walk one text through the whole pipeline, with shapes and numbers",
 }

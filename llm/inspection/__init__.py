@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llm.inspection.page import attention_page
     from llm.inspection.probe import Capture, Stage, attention_maps, capture
     from llm.inspection.report import Report, inspect
-    from llm.inspection.rollout import rollout
+    from llm.inspection.rollout import attention_rollout
     from llm.inspection.shapes import ShapeRow, markdown_table, shape_rows, text_table, trace_shapes
     from llm.inspection.ticks import tick_labels, visible
 
@@ -33,7 +33,7 @@ __all__ = [
     "inspect",
     "logit_lens",
     "markdown_table",
-    "rollout",
+    "attention_rollout",
     "shape_rows",
     "text_table",
     "tick_labels",
@@ -48,7 +48,7 @@ _NAMES = {
     "page": ("attention_page",),
     "probe": ("Capture", "Stage", "attention_maps", "capture"),
     "report": ("Report", "inspect"),
-    "rollout": ("rollout",),
+    "rollout": ("attention_rollout",),
     "shapes": ("ShapeRow", "markdown_table", "shape_rows", "text_table", "trace_shapes"),
     "ticks": ("tick_labels", "visible"),
 }
@@ -59,7 +59,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'llm.inspection' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"llm.inspection.{_MODULES[name]}"), name)
-    globals()[name] = value  # the function `rollout`, not the module of that name
+    globals()[name] = value
     return value
 
 

@@ -30,6 +30,7 @@ _MASKED, _INK, _PAPER = _SCALE + 45, _SCALE + 6, _SCALE + _GREYS - 1
 _TEXT, _TITLE = 12, 14
 _GAP, _LINE = 14, 18
 _MAP = 450
+_MOST_CELLS = 800_000  # a byte each at most, so that the file stays under 1 MB
 
 
 def head_grid(
@@ -55,6 +56,12 @@ def head_grid(
     Raises:
         ValueError: there are not as many labels as tokens.
     """
+    H, T, _ = weights.shape
+    if len(labels) != T:
+        raise ValueError(f"expected a label for each of {T} tokens, got {len(labels)}")
+    if (shown := math.isqrt(_MOST_CELLS // H)) < T:
+        weights, labels = weights[:, :shown, :shown], labels[:shown]
+        title += f"; the first {shown} of {T} tokens"
     values, legend = _scaled(weights, causal, log_scale)
     columns = list(labels)
     if hide_first and len(columns) > 1:

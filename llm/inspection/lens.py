@@ -26,6 +26,7 @@ class LensLayer:
         top_ids: (T, k) the likeliest next tokens, likeliest first.
         top_probabilities: (T, k) their probabilities.
         ranks: (T - 1,) the place of the token that really came next, at each position but the last; 1 is the first.
+            T is the number of positions that were asked for.
     """
 
     name: str
@@ -40,7 +41,7 @@ def lens_logits(model: GPT, hidden: Tensor) -> Tensor:
         return model.head(model.final_norm(hidden))  # (B, T, C) -> (B, T, V)
 
 
-def logit_lens(model: GPT, found: Capture, k: int = 3) -> list[LensLayer]:
+def logit_lens(model: GPT, found: Capture, k: int = 3, last: int = 0) -> list[LensLayer]:
     """The predictions after the embeddings and after each block, for the first text of a capture.
 
     One layer's logits are held at a time.
@@ -49,13 +50,14 @@ def logit_lens(model: GPT, found: Capture, k: int = 3) -> list[LensLayer]:
         model: the model that was captured.
         found: the capture.
         k: how many predictions to keep.
+        last: look at so many positions at the end of the text only; 0 for all.
     """
-    ids = found.tensor("token ids")[:1]
+    ids = found.tensor("token ids")[:1, -last:]
     stages = [("embeddings", found.tensor("input embeddings"))]
     stages += [(f"block {layer}", found.after_block(layer)) for layer in range(found.n_layer)]
     layers = []
     for name, hidden in stages:
-        logits = lens_logits(model, hidden[:1])[0].float()  # (1, T, C) -> (T, V)
+        logits = lens_logits(model, hidden[:1, -last:])[0].float()  # (1, T, C) -> (T, V)
         top = logits.topk(min(k, logits.shape[-1]))
         probabilities = (top.values - logits.logsumexp(-1, keepdim=True)).exp()
         true = logits[:-1].gather(-1, ids[0, 1:, None])  # (T - 1, V) -> (T - 1, 1)

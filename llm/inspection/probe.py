@@ -8,6 +8,7 @@ attention really received, through the attention's own code; then it removes its
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from llm.config import GPTConfig
 from llm.model import GPT, Attention
+
+_MOST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Stage:
     axes: str
     tensor: Tensor
     parameters: int = 0
+
+
+def longest_window(config: GPTConfig) -> int:
+    """The most tokens whose matrices a capture may hold: scores and weights of all heads in 256 MiB."""
+    return min(config.context_length, math.isqrt(_MOST_BYTES // (2 * 4 * config.n_layer * config.heads)))
 
 
 class Capture(dict[str, Stage]):

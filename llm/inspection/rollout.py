@@ -13,7 +13,7 @@ WHAT_IT_IS = (
 )
 
 
-def rollout(maps: Iterable[Tensor], residual: bool = True) -> Tensor:
+def attention_rollout(maps: Iterable[Tensor], residual: bool = True) -> Tensor:
     """The attention of all layers, one after the other: (T, T), rows sum to 1.
 
     Each layer is the mean of its heads, mixed half and half with the identity for the residual path, and the layers
