@@ -114,7 +114,8 @@ class TensorBoard:
         ids = projector_sample(report.model.config.vocab_size, frequent, most)
         table = report.model.embeddings.token.weight.detach().float().cpu()
         size = len(table)
-        tag = f"token embeddings, {'all' if len(ids) == size else f'{len(ids)} most frequent of'} {size}"
+        # it becomes the name of a folder
+        tag = f"token-embeddings-{'all' if len(ids) == size else f'{len(ids)}-most-frequent-of'}-{size}"
         for experiment in self.experiments:
             experiment.add_embedding(table[ids], report.names(ids.tolist()), tag=tag, global_step=self.step)
 
@@ -153,7 +154,7 @@ class RunFiles:
         """The heads of every layer, a PNG each."""
         for layer in range(report.model.config.n_layer):
             picture = to_png(report.figure(layer, log_scale, hide_first))
-            write_file(self.folder / "attention" / f"layer {layer}.png", picture)
+            write_file(self.folder / "attention" / f"layer-{layer}.png", picture)
 
     def page(self, report: Report) -> None:
         """The attention page."""

@@ -9,7 +9,7 @@
   };
   const T = data.tokens.length, L = data.layers, H = data.heads;
   const perMap = data.causal ? (T * (T + 1)) / 2 : T * T;
-  const state = { layer: L - 1, head: 0, token: T - 1, held: false };
+  const state = { layer: 0, head: 0, token: Math.floor((T - 1) * 0.6), held: false };
   const ROLLOUT = L; // one row below the last layer
 
   const decode = (text) => {
@@ -87,6 +87,8 @@
   function buildGrid() {
     const grid = $("grid");
     grid.style.gridTemplateColumns = `auto repeat(${H}, minmax(0, 1fr))`;
+    grid.append(make("span"));
+    for (let head = 0; head < H; head++) grid.append(make("span", { className: "number", textContent: head }));
     for (let layer = 0; layer < L; layer++) {
       grid.append(make("span", { className: "layer", textContent: layer }));
       for (let head = 0; head < H; head++) grid.append(thumb(layer, head, `layer ${layer}, head ${head}`));
@@ -129,8 +131,7 @@
   function list(element, entries) {
     const best = entries.filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, 8);
     element.replaceChildren(...best.map(([index, value]) => {
-      const name = fill(make("span", { dir: "auto" }), data.tokens[index]);
-      name.append(make("sub", { textContent: index }));
+      const name = make("span", {}, [fill(make("bdi"), data.tokens[index]), make("sub", { textContent: index })]);
       const item = make("li", {}, [name, make("b", { textContent: value.toFixed(4) })]);
       item.style.setProperty("--share", `${100 * value}%`);
       return item;
@@ -162,15 +163,15 @@
     const truth = token + 1 < T ? data.tokens[token + 1] : null;
     $("lens-title").textContent = `What each layer would say after ${quoted(token)}`
       + (truth === null ? "" : `; then came ${quoted(token + 1)}`);
-    const head = make("tr", {}, ["read after", "first guess", "second", "third", "rank of the true"].map((textContent) => make("th", { textContent })));
+    const head = make("tr", {}, ["read after", "rank of what came", "guesses", "", ""].map((textContent) => make("th", { textContent })));
     const rows = data.lens.map((layer) => {
       const cells = layer.guesses[token].map((label, i) => {
-        const name = fill(make("span", { className: label === truth ? "true" : "", dir: "auto" }), label);
+        const name = fill(make("bdi", { className: label === truth ? "true" : "" }), label);
         return make("td", {}, [name, make("small", { textContent: layer.chances[token][i].toFixed(2) })]);
       });
       while (cells.length < 3) cells.push(make("td"));
       const rank = token < layer.ranks.length ? layer.ranks[token].toLocaleString("en") : "";
-      return make("tr", {}, [make("td", { textContent: layer.name }), ...cells, make("td", { className: "rank", textContent: rank })]);
+      return make("tr", {}, [make("td", { textContent: layer.name }), make("td", { className: "rank", textContent: rank }), ...cells]);
     });
     $("lens").replaceChildren(head, ...rows);
   }
@@ -178,14 +179,18 @@
   function show() {
     const { layer, head, token } = state;
     for (const t of thumbs) t.button.setAttribute("aria-pressed", String(t.layer === layer && t.head === head));
-    const looks = [], seen = [];
+    const looks = data.tokens.map((_, index) => [index, visible(token, index) ? now(token, index) : 0]);
+    const seen = data.tokens.map((_, index) => [index, visible(index, token) ? now(index, token) : 0]);
+    // Shades in the text are relative to the strongest, or a long text would stay blank.
+    const shade = (entries, index) => {
+      const most = Math.max(1e-9, ...entries.filter(([i]) => !hidden(i)).map(([, value]) => value));
+      return hidden(index) ? 0 : entries[index][1] / most;
+    };
     tokens.forEach((button, index) => {
-      const out = visible(token, index) ? now(token, index) : 0, back = visible(index, token) ? now(index, token) : 0;
-      looks.push([index, out]);
-      seen.push([index, back]);
-      button.style.backgroundColor = out > 0 ? `rgba(var(--looks), ${(0.85 * Math.min(1, scaled(out))).toFixed(3)})` : "";
-      button.style.borderBottomColor = back > 0 ? `rgba(var(--seen), ${Math.min(1, scaled(back)).toFixed(3)})` : "";
-      button.style.color = scaled(out) > 0.55 ? "var(--card)" : "";
+      const out = shade(looks, index), back = shade(seen, index);
+      button.style.backgroundColor = out > 0.01 ? `rgba(var(--looks), ${(0.85 * out).toFixed(3)})` : "";
+      button.style.borderBottomColor = back > 0.01 ? `rgba(var(--seen), ${back.toFixed(3)})` : "";
+      button.style.color = out > 0.6 ? "var(--card)" : "";
       button.classList.toggle("now", index === token && !state.held);
       button.classList.toggle("held", index === token && state.held);
     });
@@ -202,20 +207,22 @@
   let frame = null;
   function drawMap(at) {
     const canvas = $("map"), width = canvas.clientWidth || 520, ratio = window.devicePixelRatio || 1;
-    const margin = Math.min(96, width * 0.2), cell = (width - margin) / T, size = cell * T;
+    const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
+    const family = style.getPropertyValue("--mono");
+    pen.font = `12px ${family}`;
+    const longest = Math.max(...data.tokens.map((label) => pen.measureText(label).width));
+    const margin = Math.ceil(Math.min(longest + 10, 110, width * 0.25)), cell = (width - margin) / T, size = cell * T;
     canvas.style.height = `${margin + size}px`;
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round((margin + size) * ratio);
-    const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);
     const small = make("canvas", { width: T, height: T });
     small.getContext("2d").putImageData(picture(state.layer, state.head), 0, 0);
     pen.imageSmoothingEnabled = false;
     pen.drawImage(small, margin, margin, size, size);
-    const style = getComputedStyle(document.documentElement);
     const ink = style.getPropertyValue("--ink"), quiet = style.getPropertyValue("--quiet");
     const letters = Math.max(8, Math.min(12, cell)), step = Math.ceil(letters / cell);
-    pen.font = `${letters}px ${style.getPropertyValue("--mono")}`;
+    pen.font = `${letters}px ${family}`;
     pen.textBaseline = "middle";
     const fit = (label) => {
       let text = label;
@@ -294,6 +301,11 @@
     }
     event.preventDefault();
   }
+
+  // Begin with the head that has made up its mind most.
+  const entropies = data.scores.map((row) => row[data.scoreNames.indexOf("entropy")] ?? 1);
+  const sharpest = entropies.indexOf(Math.min(...entropies));
+  Object.assign(state, { layer: Math.floor(sharpest / H), head: sharpest % H });
 
   $("title").textContent = data.title;
   $("model").textContent = `${data.model}, ${T} tokens`;
