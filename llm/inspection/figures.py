@@ -25,12 +25,14 @@ Pixels = npt.NDArray[np.uint8]
 SMALLEST_WEIGHT = 1e-4
 """Where a logarithmic scale begins; smaller weights look like this one."""
 
-_SCALE, _GREYS = 200, 56
-_MASKED, _INK, _PAPER = _SCALE + 45, _SCALE + 6, _SCALE + _GREYS - 1
+_SCALE, _GREYS = 200, 55
+_INK, _PAPER = _SCALE + 6, _SCALE + _GREYS - 1
+MASKED = 255
+"""The colour of what may not be seen; nothing else has it."""
 _TEXT, _TITLE = 12, 14
 _GAP, _LINE = 14, 18
-_MAP = 450
-_MOST_CELLS = 800_000  # a byte each at most, so that the file stays under 1 MB
+_MAP, _MANY = 450, 16
+_MOST_CELLS = 500_000  # a byte each at most, so that the file stays under 1 MB
 
 
 def head_grid(
@@ -99,7 +101,8 @@ def map_grid(
     N, R, K = values.shape
     if len(rows) != R or len(columns) != K:
         raise ValueError(f"expected {R} row and {K} column labels, got {len(rows)} and {len(columns)}")
-    cell = max(1, min(18, _MAP // max(R, K)))
+    room = _MAP if N <= _MANY else _MAP * 2 // 3
+    cell = max(1, min(18, room // max(R, K)))
     across = math.ceil(math.sqrt(N))
     down = math.ceil(N / across)
     left, above = _label_strip(tuple(rows), cell), _label_strip(tuple(columns), cell).T[::-1]
@@ -154,7 +157,7 @@ def montage(maps: Sequence[Tensor], causal: bool, title: str, log_scale: bool = 
 
 def similarity_map(similarity: Tensor, positions: Sequence[int], title: str) -> Image.Image:
     """The cosines (N, N) between the vectors of N positions, from -1 to 1."""
-    values = (similarity.float().cpu().numpy() + 1) / 2
+    values = ((similarity.float() + 1) / 2).cpu().numpy()
     labels = list(map(str, positions))
     axes = ("position", "position")
     return map_grid(values[None], ["cosine similarity"], title, labels, labels, ("-1", "1"), axes, masked=False)
@@ -188,7 +191,7 @@ def _scaled(weights: Tensor, causal: bool, log_scale: bool) -> tuple[npt.NDArray
 def _colour_indices(values: npt.NDArray[np.float32]) -> Pixels:
     masked = np.isnan(values)
     places = np.where(masked, 0, values).clip(0, 1)
-    return np.where(masked, _MASKED, np.rint(places * (_SCALE - 1))).astype(np.uint8)
+    return np.where(masked, MASKED, np.rint(places * (_SCALE - 1))).astype(np.uint8)
 
 
 @functools.cache
@@ -196,7 +199,7 @@ def _palette() -> bytes:
     """256 colours: viridis, which reads well for the colour-blind and in print, then greys from black to white."""
     scale = matplotlib.colormaps["viridis"](np.linspace(0, 1, _SCALE), bytes=True)[:, :3]
     greys = np.rint(np.linspace(0, 255, _GREYS)).astype(np.uint8)[:, None].repeat(3, 1)
-    return np.concatenate([scale, greys]).tobytes()
+    return np.concatenate([scale, greys, [[209] * 3]]).astype(np.uint8).tobytes()
 
 
 def _draw_legend(canvas: Pixels, legend: tuple[str, str], masked: bool) -> None:
@@ -210,7 +213,7 @@ def _draw_legend(canvas: Pixels, legend: tuple[str, str], masked: bool) -> None:
             x += bar + 10
         elif bar:
             x += 14
-            canvas[y + 2 : y + 14, x : x + 12] = _MASKED
+            canvas[y + 2 : y + 14, x : x + 12] = MASKED
             x += 18
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llm.inspection.probe import attention_maps
-from llm.model import GPT, causal_mask
+from llm.model import GPT
 
 _REPEATED_TOKENS = 25
 _ROWS = 2

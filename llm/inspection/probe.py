@@ -151,7 +151,7 @@ def _hooks(model: GPT, found: Capture) -> Iterator[None]:
             record_output(block.attention_norm, f"{name} / attention norm")  # type: ignore[arg-type]
             handles.append(block.attention.register_forward_hook(_attention_hook(found, name)))  # type: ignore[union-attr]
             if block.mlp is not None:
-                handles.append(block.mlp_norm.register_forward_pre_hook(_input_hook(found, name)))  # type: ignore[union-attr, operator]
+                handles.append(block.mlp_norm.register_forward_pre_hook(_input_hook(found, name)))  # type: ignore[union-attr]
                 record_output(block.mlp_norm, f"{name} / MLP norm")  # type: ignore[arg-type]
                 record_output(block.mlp, f"{name} / MLP")  # type: ignore[arg-type]
             record_output(block, f"{name} / residual", counted=nothing)

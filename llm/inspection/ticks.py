@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from llm.errors import TokenizerError
 from llm.tokenizers import Tokenizer
 
-SPACE, NEWLINE, TAB, RETURN, NOTHING = "·", "↵", "⇥", "␍", "∅"
+SPACE, NEWLINE, TAB, RETURN, NOTHING = "·", "↵", "⇥", "⏎", "∅"
 _VISIBLE = str.maketrans({" ": SPACE, "\n": NEWLINE, "\t": TAB, "\r": RETURN})
 _LONGEST = 14
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~>-])")
@@ -33,8 +34,15 @@ def code_point(character: str) -> str:
 
 
 def tick_labels(tokenizer: Tokenizer, ids: Iterable[int], longest: int = _LONGEST) -> list[str]:
-    """A label for each token id."""
-    return [visible(tokenizer.token_bytes(token_id), longest) for token_id in ids]
+    """A label for each token id; one that stands for nothing is shown by its number, such as `#50300`."""
+
+    def label(token_id: int) -> str:
+        try:
+            return visible(tokenizer.token_bytes(token_id), longest)
+        except TokenizerError:
+            return f"#{token_id}"
+
+    return [label(token_id) for token_id in ids]
 
 
 def markdown(label: str) -> str:

@@ -53,8 +53,8 @@
 
   // Tokens: always text, never markup.
   function fill(element, label) {
-    element.replaceChildren(...label.split(/([·↵⇥␍]+)/u).filter(Boolean).map((part) =>
-      /^[·↵⇥␍]/u.test(part) ? make("span", { className: "space", textContent: part }) : part));
+    element.replaceChildren(...label.split(/([·↵⇥⏎]+)/u).filter(Boolean).map((part) =>
+      /^[·↵⇥⏎]/u.test(part) ? make("span", { className: "space", textContent: part }) : part));
     return element;
   }
   const quoted = (index) => `“${data.tokens[index]}”`;
