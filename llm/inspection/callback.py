@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from llm.errors import ConfigError, TrainingError
 from llm.inspection.film import Film, write_file
 from llm.inspection.gradients import GradientFlow, flow_table
-from llm.inspection.probe import capture
+from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
 from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
 from llm.inspection.writers import RunFiles, TensorBoard
@@ -234,7 +234,8 @@ class Inspection(L.Callback):
         ids: Sequence[int]
         if self.text is None and datamodule is not None:
             tokens = datamodule.validation_tokens
-            ids = (tokens if len(tokens) else datamodule.train_tokens)[: self.tokens].tolist()
+            longest = min(self.tokens, longest_window(module.gpt.config))
+            ids = (tokens if len(tokens) else datamodule.train_tokens)[:longest].tolist()
         elif module.tokenizer is None:
             raise ConfigError("this run has no tokenizer to read the text with")
         else:
