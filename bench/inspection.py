@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from llm import GPTConfig, LanguageModel, OptimConfig, TextDataModule
 from llm.inspection import Inspection
 
-RUNS: dict[str, tuple[dict[str, int], dict[str, int], int]] = {
+RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     # model, data, steps: configs/default.yaml
     "quick_start": (
         {"n_layer": 4, "n_head": 4, "n_embd": 128},
@@ -109,8 +109,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         on, off = (train(arguments.run, steps, inspect, Path(folder)) for inspect in (True, False))
     training = on.seconds - on.inspection_seconds
-    print(f"{arguments.run}: {on.n_parameters / 1e6:.1f} million parameters, {steps} steps, {torch.get_num_threads()} threads")
-    print(f"inspection       {on.inspection_seconds:8.2f} s in {training:.1f} s of training: {on.inspection_seconds / training:.2%}")
+    share, size = on.inspection_seconds / training, on.n_parameters / 1e6
+    print(f"{arguments.run}: {size:.1f} million parameters, {steps} steps, {torch.get_num_threads()} threads")
+    print(f"inspection       {on.inspection_seconds:8.2f} s in {training:.1f} s of training: {share:.2%}")
     print(f"a step, with     {on.step_seconds * 1e3:8.1f} ms (median; a look apart)")
     print(f"a step, without  {off.step_seconds * 1e3:8.1f} ms")
     print(f"the whole run    {on.seconds:8.1f} s with, {off.seconds:.1f} s without")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,9 +12,10 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from llm.errors import ConfigError, TrainingError
+from llm.errors import ConfigError, LLMError, TrainingError
 from llm.inspection.film import Film, write_file
 from llm.inspection.gradients import GradientFlow, flow_table
+from llm.inspection.guard import same_randomness
 from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
 from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
@@ -163,17 +162,20 @@ class Inspection(L.Callback):
             self._look(trainer, module, last=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Gradients that are no numbers ended the run: say in which layers they are."""
-        if isinstance(exception, TrainingError) and trainer.is_global_zero and "gradients" in self.features:
-            module = _ours(pl_module)
+        """Write what an interrupted run leaves; where gradients are no numbers, say in which layers."""
+        if not trainer.is_global_zero or not isinstance(exception, LLMError | KeyboardInterrupt):
+            return
+        module = _ours(pl_module)
 
-            def say() -> None:
-                flows = GradientFlow(module.gpt, keep_weights=False).before
-                if any(flow.non_finite for flow in flows):
-                    log.warning(f"gradients of step {trainer.global_step}:\n{flow_table(flows)}")
-                    TensorBoard(_experiments(trainer), trainer.global_step + 1).gradients(flows)
+        def say() -> None:
+            flows = GradientFlow(module.gpt, keep_weights=False).before
+            if any(flow.non_finite for flow in flows):
+                log.warning(f"gradients of step {trainer.global_step}:\n{flow_table(flows)}")
+                TensorBoard(_experiments(trainer), trainer.global_step + 1).gradients(flows)
 
+        if isinstance(exception, TrainingError):
             self._try("gradients", module, say)
+        self._look(trainer, module, last=True)
 
     # What it looks at
 
@@ -271,18 +273,6 @@ class Inspection(L.Callback):
                     self._ids = []
 
 
-@contextlib.contextmanager
-def same_randomness(device: torch.device) -> Iterator[None]:
-    """Leave every random state as it was."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-
-
 def _ours(module: L.LightningModule) -> LanguageModel:
     assert isinstance(module, LanguageModel)
     return module
@@ -294,5 +284,5 @@ def _experiments(trainer: L.Trainer) -> list[Any]:
 
 def _folder(trainer: L.Trainer) -> Path | None:
     """Where files go; None if this run is to leave none."""
-    log_dir: str | None = trainer.log_dir  # type: ignore[attr-defined]
-    return None if log_dir is None or trainer.fast_dev_run or not trainer.loggers else Path(log_dir)  # type: ignore[attr-defined]
+    log_dir, trial = trainer.log_dir, trainer.fast_dev_run  # type: ignore[attr-defined]
+    return None if log_dir is None or trial or not trainer.loggers else Path(log_dir)

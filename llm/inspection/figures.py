@@ -30,7 +30,7 @@ _INK, _PAPER = _SCALE + 6, _SCALE + _GREYS - 1
 MASKED = 255
 """The colour of what may not be seen; nothing else has it."""
 _TEXT, _TITLE = 12, 14
-_GAP, _LINE = 14, 18
+_GAP, _LINE, _LEGEND = 14, 18, 440
 _MAP, _MANY = 450, 16
 _MOST_CELLS = 500_000  # a byte each at most, so that the file stays under 1 MB
 
@@ -101,14 +101,14 @@ def map_grid(
     N, R, K = values.shape
     if len(rows) != R or len(columns) != K:
         raise ValueError(f"expected {R} row and {K} column labels, got {len(rows)} and {len(columns)}")
-    room = _MAP if N <= _MANY else _MAP * 2 // 3
-    cell = max(1, min(18, room // max(R, K)))
+    cell = max(1, min(18, (_MAP if N <= _MANY else _MAP * 2 // 3) // max(R, K)))
     across = math.ceil(math.sqrt(N))
     down = math.ceil(N / across)
     left, above = _label_strip(tuple(rows), cell), _label_strip(tuple(columns), cell).T[::-1]
     top, side = 3 * _LINE, _LINE + left.shape[1] + 4
     width, height = K * cell + _GAP, R * cell + _LINE + _GAP
-    total = (top + down * height + above.shape[0] + _LINE, max(side + across * width, 560))
+    room = math.ceil(font_for(title, _TITLE)[1].getlength(title)) + 16
+    total = (top + down * height + above.shape[0] + _LINE, max(side + across * width, room, _LEGEND))
     canvas = np.full(total, _PAPER, np.uint8)
     indices = _colour_indices(values)
     for index in range(N):

@@ -86,11 +86,12 @@ def attention_page(report: Report) -> Page:
     }
     files = resources.files("llm.inspection") / "page_files"
     page = (files / "page.html").read_text(encoding="utf-8")
+    script = "\n".join((files / name).read_text(encoding="utf-8") for name in ("weights.js", "map.js", "page.js"))
     # the data last, so that nothing in it is taken for a place to fill
     for place, content in (
         ("{{title}}", html.escape(report.title)),
         ("{{style}}", (files / "page.css").read_text(encoding="utf-8")),
-        ("{{script}}", (files / "page.js").read_text(encoding="utf-8")),
+        ("{{script}}", script),
         ("{{data}}", _json(data)),
     ):
         page = page.replace(place, content, 1)

@@ -72,13 +72,16 @@ class Opened:
         return next(i for i, e in enumerate(self.all(".thumb")) if e.get_attribute("aria-pressed") == "true")
 
     def token(self):
-        return next(i for i, e in enumerate(self.all(".token")) if {"now", "held"} & set(e.get_attribute("class").split()))
+        return next(
+            i for i, e in enumerate(self.all(".token")) if {"now", "held"} & set(e.get_attribute("class").split())
+        )
 
     def listed(self, name):
         """(token index, weight) of a list."""
         rows = self.all(f"#{name} li")
         return [
-            (int(row.find_element("tag name", "sub").text), float(row.find_element("tag name", "b").text)) for row in rows
+            (int(row.find_element("tag name", "sub").text), float(row.find_element("tag name", "b").text))
+            for row in rows
         ]
 
     def errors(self):

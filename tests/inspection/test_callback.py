@@ -52,9 +52,7 @@ def run(tmp_path, corpus):
             batch_size=2,
             cache_dir=str(tmp_path / "cache"),
         )
-        gpt = GPTConfig(
-            vocab_size=data.vocab_size, context_length=16, n_layer=2, n_head=2, n_embd=8, dropout=0.2
-        )
+        gpt = GPTConfig(vocab_size=data.vocab_size, context_length=16, n_layer=2, n_head=2, n_embd=8, dropout=0.2)
         module, record = LanguageModel(gpt, OptimConfig(warmup_steps=2)), Record()
         if poison is not None:
             poison(module)
@@ -114,7 +112,9 @@ def test_everything_that_a_run_leaves(run):
     vocab_size = module.gpt.config.vocab_size
     labels = [*folder.glob("00006/*/metadata.tsv")]
     assert [path.parent.name for path in labels] == [f"token-embeddings-all-{vocab_size}"]
-    assert len(labels[0].read_text(encoding="utf-8").removesuffix("\n").split("\n")) == vocab_size  # "\n" itself is in the vocabulary
+    assert (
+        len(labels[0].read_text(encoding="utf-8").removesuffix("\n").split("\n")) == vocab_size
+    )  # "\n" itself is in the vocabulary
     vectors = (labels[0].parent / "tensors.tsv").read_text().splitlines()
     assert len(vectors) == vocab_size
 
@@ -290,6 +290,7 @@ def test_gradients_that_are_no_numbers_are_named_by_layer(run, caplog, tmp_path)
     found = events(tmp_path / "run" / "version_0")
     counts = {name: found.Scalars(f"gradients/non-finite values/{name}")[0].value for name in ("block 0", "block 1")}
     assert counts == {"block 0": 0, "block 1": 2}
+    assert (tmp_path / "run" / "version_0" / "attention.html").is_file()  # the weights are still those of step 2
 
 
 def test_numbers_that_are_none_never_break_a_histogram(tiny, tmp_path):

@@ -136,6 +136,8 @@ def test_an_untrained_model_looks_around_evenly(tiny):
 
 
 def test_a_context_too_short_scores_none():
-    scores = head_scores(GPT(GPTConfig(vocab_size=5, context_length=1, n_layer=1, n_head=1, n_embd=2)), [uniform(1)[None]])
+    scores = head_scores(
+        GPT(GPTConfig(vocab_size=5, context_length=1, n_layer=1, n_head=1, n_embd=2)), [uniform(1)[None]]
+    )
     assert [getattr(scores[0], name) for name in SCORES] == [None] * 5
     assert "-" in heads_table(scores)

@@ -20,7 +20,9 @@ def test_rows_sum_to_one_and_the_future_stays_out(L, H, T, residual, seed):
 
 def test_one_layer_is_half_itself_and_half_the_mean_of_its_heads():
     heads = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
-    torch.testing.assert_close(attention_rollout([heads]), torch.tensor([[1.0, 0.0], [0.25, 0.75]], dtype=torch.float64))
+    torch.testing.assert_close(
+        attention_rollout([heads]), torch.tensor([[1.0, 0.0], [0.25, 0.75]], dtype=torch.float64)
+    )
 
 
 def test_later_layers_stand_on_the_left():

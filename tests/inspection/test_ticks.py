@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm.config import TokenizerConfig
 from llm.inspection import tick_labels, visible
 from llm.inspection.fonts import default_font, font_for
 from llm.inspection.ticks import markdown
 from llm.tokenizers import build_tokenizer
-from llm.config import TokenizerConfig
 
 
 @pytest.mark.parametrize(
