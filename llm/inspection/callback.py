@@ -19,7 +19,7 @@ from llm.inspection.guard import same_randomness
 from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
 from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
-from llm.inspection.writers import RunFiles, TensorBoard
+from llm.inspection.writers import TensorBoard, write_maps
 from llm.training.module import LanguageModel
 from llm.training.schedule import Every
 
@@ -211,11 +211,10 @@ class Inspection(L.Callback):
             frequent = self._training_tokens(trainer)
             works.append(("projector", lambda: writer.projector(report, frequent, self.projector_tokens)))
             if (folder := _folder(trainer)) is not None:
-                files = RunFiles(folder)
                 works += [
-                    ("maps", lambda: files.maps(report, self.log_scale, self.hide_first)),
+                    ("maps", lambda: write_maps(report, folder, self.log_scale, self.hide_first)),
                     ("film", lambda: write_file(folder / "attention.gif", self._film.to_gif())),
-                    ("page", lambda: files.page(report)),
+                    ("page", lambda: self._write_page(report, folder)),
                 ]
         for feature, work in works:
             self._try(feature, module, work)
@@ -230,6 +229,10 @@ class Inspection(L.Callback):
         TensorBoard(_experiments(trainer), 0).text("shapes", table)
         if (folder := _folder(trainer)) is not None:
             write_file(folder / "shapes.md", table.encode())
+
+    def _write_page(self, report: Report, folder: Path) -> None:
+        report.page(folder / "attention.html")
+        log.info("attention:   %s", folder / "attention.html")
 
     def _choose_ids(self, trainer: L.Trainer, module: LanguageModel) -> None:
         datamodule: Any = getattr(trainer, "datamodule", None)

@@ -17,7 +17,7 @@ from llm.tokenizers import Tokenizer
 
 def cosine_similarity(vectors: Tensor) -> Tensor:
     """The cosine of the angle between every two vectors: (N, C) -> (N, N), the diagonal 1."""
-    unit = F.normalize(vectors.detach().double(), dim=-1)
+    unit = F.normalize(vectors.detach().cpu().double(), dim=-1)
     return (unit @ unit.mT).clamp(-1, 1).fill_diagonal_(1.0)
 
 

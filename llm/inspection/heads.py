@@ -51,30 +51,30 @@ def entropy(weights: Tensor, causal: bool) -> Tensor:
     Uniform weights give 1, a one-hot row 0. A query that sees one key only has nothing to choose and is left out.
     """
     T = weights.shape[-1]
-    visible = torch.arange(1, T + 1, device=weights.device) if causal else torch.full((T,), T, device=weights.device)
-    rows = torch.special.entr(weights.double()).sum(-1)[..., visible > 1]  # (..., T, T) -> (..., T or T - 1)
+    visible = torch.arange(1, T + 1) if causal else torch.full((T,), T)
+    rows = torch.special.entr(_double(weights)).sum(-1)[..., visible > 1]  # (..., T, T) -> (..., T or T - 1)
     return (rows / visible[visible > 1].double().log()).mean(-1)
 
 
 def sink(weights: Tensor) -> Tensor:
     """Weight on the first token, mean over all later queries: (..., T, T) -> (...)."""
-    return weights[..., 1:, 0].double().mean(-1)
+    return _double(weights)[..., 1:, 0].mean(-1)
 
 
 def previous_token(weights: Tensor) -> Tensor:
     """Weight on the token before, mean over all queries that have one: (..., T, T) -> (...)."""
-    return weights.diagonal(-1, -2, -1).double().mean(-1)
+    return _double(weights).diagonal(-1, -2, -1).mean(-1)
 
 
 def duplicate_token(weights: Tensor) -> Tensor:
     """Weight on the same token in the first half, on a text repeated once: (..., 2 n, 2 n) -> (...)."""
-    return weights.diagonal(-(weights.shape[-1] // 2), -2, -1).double().mean(-1)
+    return _double(weights).diagonal(-(weights.shape[-1] // 2), -2, -1).mean(-1)
 
 
 def induction(weights: Tensor) -> Tensor:
     """Weight on the token after the same token in the first half, on a text repeated once: (..., 2 n, 2 n) -> (...)."""
     n = weights.shape[-1] // 2
-    return weights.diagonal(1 - n, -2, -1)[..., 1:].double().mean(-1)  # the first is query n - 1, before the repeat
+    return _double(weights).diagonal(1 - n, -2, -1)[..., 1:].mean(-1)  # the first is query n - 1, before the repeat
 
 
 def repeated_tokens(vocab_size: int, context_length: int, seed: int = 0) -> Tensor | None:
@@ -111,6 +111,11 @@ def head_scores(model: GPT, maps: Sequence[Tensor]) -> list[HeadScores]:
             columns.append([None] * H if repeated is None else score(repeated[layer]).mean(0).tolist())
         found += [HeadScores(layer, head, *(column[head] for column in columns)) for head in range(H)]
     return found
+
+
+def _double(weights: Tensor) -> Tensor:
+    """On the CPU, since not every device has float64."""
+    return weights.cpu().double()
 
 
 def heads_table(scores: Sequence[HeadScores]) -> str:

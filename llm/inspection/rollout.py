@@ -25,9 +25,9 @@ def attention_rollout(maps: Iterable[Tensor], residual: bool = True) -> Tensor:
     """
     product: Tensor | None = None
     for weights in maps:
-        layer = weights.double().mean(0)  # (H, T, T) -> (T, T)
+        layer = weights.cpu().double().mean(0)  # (H, T, T) -> (T, T)
         if residual:
-            layer = (layer + torch.eye(len(layer), dtype=layer.dtype, device=layer.device)) / 2
+            layer = (layer + torch.eye(len(layer), dtype=layer.dtype)) / 2
         product = layer if product is None else layer @ product
     if product is None:
         raise ValueError("there is no layer to roll out")

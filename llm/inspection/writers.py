@@ -140,25 +140,11 @@ class TensorBoard:
                         experiment.add_histogram(f"{kind}/{name}", values, self.step, bins="auto")
 
 
-class RunFiles:
-    """Writes what is there once to the run folder.
-
-    Args:
-        folder: the run folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def maps(self, report: Report, log_scale: bool, hide_first: bool) -> None:
-        """The heads of every layer, a PNG each."""
-        for layer in range(report.model.config.n_layer):
-            picture = to_png(report.figure(layer, log_scale, hide_first))
-            write_file(self.folder / "attention" / f"layer-{layer}.png", picture)
-
-    def page(self, report: Report) -> None:
-        """The attention page."""
-        report.page(self.folder / "attention.html")
+def write_maps(report: Report, folder: Path, log_scale: bool, hide_first: bool) -> None:
+    """The heads of every layer, a PNG each, into a run folder."""
+    for layer in range(report.model.config.n_layer):
+        picture = to_png(report.figure(layer, log_scale, hide_first))
+        write_file(folder / "attention" / f"layer-{layer}.png", picture)
 
 
 def rollout_figure(report: Report) -> Image.Image:
