@@ -18,8 +18,7 @@ from llm.inspection.gradients import GradientFlow, flow_table
 from llm.inspection.guard import same_randomness
 from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
-from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
-from llm.inspection.writers import TensorBoard, write_maps
+from llm.inspection.writers import TensorBoard, write_maps, write_shapes
 from llm.training.module import LanguageModel
 from llm.training.schedule import Every
 
@@ -45,6 +44,9 @@ SEES_THE_FUTURE = (
     "this attention is not causal: every position sees the very token that it has to predict, so the loss is not "
     "comparable with that of a causal model"
 )
+_OF_A_STEP = {"shapes", "gradients", "histograms"}
+"""The features that need no capture."""
+
 _TIMES_IN_A_RUN = 5
 
 
@@ -106,26 +108,29 @@ class Inspection(L.Callback):
         self._notes: list[str] = []
         self._film = Film()
         self._flow: GradientFlow | None = None
+        self._failed: set[str] = set()
 
     # When it looks
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the shape table, and say so if the loss won't mean what it seems to."""
-        if trainer.is_global_zero:
-            module = _ours(pl_module)
-            self._try("shapes", module, lambda: self._write_shapes(trainer, module))
-            if not module.gpt.config.is_causal:
-                log.warning(SEES_THE_FUTURE)
-                TensorBoard(_experiments(trainer), 0).text("warning", SEES_THE_FUTURE)
+        if not trainer.is_global_zero:
+            return
+        self._failed = set()
+        module, writer = _ours(pl_module), TensorBoard(_experiments(trainer), 0)
+        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
+        self._try("shapes", module, lambda: write_shapes(module.gpt, batch_size, writer, _folder(trainer)))
+        if not module.gpt.config.is_causal:
+            log.warning(SEES_THE_FUTURE)
+            self._try("warning", module, lambda: writer.text("warning", SEES_THE_FUTURE))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the untrained model."""
         self._ids, self._notes, self._film, self._flow = [], [], Film(), None
-        if not trainer.is_global_zero or self.every.never or not (self.features - {"shapes"}):
+        nowhere = not _experiments(trainer) and _folder(trainer) is None
+        if not trainer.is_global_zero or self.every.never or nowhere or not self.features - _OF_A_STEP:
             return
         module = _ours(pl_module)
-        if not _experiments(trainer) and _folder(trainer) is None:
-            return
         self._try("attention maps", module, lambda: self._choose_ids(trainer, module))
         self._look(trainer, module)
 
@@ -134,16 +139,18 @@ class Inspection(L.Callback):
     ) -> None:
         """Measure the gradients of a step that will be looked at."""
         del optimizer
-        if self._wants_gradients and trainer.is_global_zero and self.every.is_next(trainer) and _experiments(trainer):
-            module = _ours(pl_module)
+        if not self.features & _OF_A_STEP or not trainer.is_global_zero or not self.every.is_next(trainer):
+            return
+        if not (experiments := _experiments(trainer)):
+            return
+        module = _ours(pl_module)
 
-            def measure() -> None:
-                self._flow = GradientFlow(module.gpt)
-                writer = TensorBoard(_experiments(trainer), trainer.global_step + 1)
-                if "histograms" in self.features:
-                    writer.histograms(module.gpt)
+        def measure() -> None:
+            self._flow = GradientFlow(module.gpt)
 
-            self._try("gradients", module, measure)
+        self._try("gradients", module, measure)
+        writer = TensorBoard(experiments, trainer.global_step + 1)
+        self._try("histograms", module, lambda: writer.histograms(module.gpt))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Look, when it is time to."""
@@ -208,8 +215,9 @@ class Inspection(L.Callback):
                 ("film", lambda: self._film.add(report.montage(f"step {step:,}", self.log_scale))),
             ]
         if last:
-            frequent = self._training_tokens(trainer)
-            works.append(("projector", lambda: writer.projector(report, frequent, self.projector_tokens)))
+            works.append(
+                ("projector", lambda: writer.projector(report, self._training_tokens(trainer), self.projector_tokens))
+            )
             if (folder := _folder(trainer)) is not None:
                 works += [
                     ("maps", lambda: write_maps(report, folder, self.log_scale, self.hide_first)),
@@ -218,17 +226,6 @@ class Inspection(L.Callback):
                 ]
         for feature, work in works:
             self._try(feature, module, work)
-
-    def _write_shapes(self, trainer: L.Trainer, module: LanguageModel) -> None:
-        config = module.gpt.config
-        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
-        rows = trace_shapes(config, batch_size)
-        letters = legend(config, batch_size)
-        log.info(f"\n{text_table(rows)}\n{letters}\n{module.gpt.n_parameters:,} trained parameters\n")
-        table = f"{letters}\n\n{markdown_table(rows)}\n"
-        TensorBoard(_experiments(trainer), 0).text("shapes", table)
-        if (folder := _folder(trainer)) is not None:
-            write_file(folder / "shapes.md", table.encode())
 
     def _write_page(self, report: Report, folder: Path) -> None:
         report.page(folder / "attention.html")
@@ -255,25 +252,21 @@ class Inspection(L.Callback):
             return torch.tensor(self._ids)
         return torch.from_numpy(np.asarray(tokens[:1_000_000]).astype(np.int64))
 
-    @property
-    def _wants_gradients(self) -> bool:
-        return bool(self.features & {"gradients", "histograms"})
-
     # How it stays out of the way
 
     def _try(self, what: str, module: LanguageModel, work: Callable[[], None]) -> None:
         """Do one thing if it is wanted; if it can't be done, say so in a line and don't try again in this run."""
-        if what in FEATURES and what not in self.features:
+        if what in self._failed or (what in FEATURES and what not in self.features):
             return
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)  # what training still does there is training time
         with module.side_work(), same_randomness(module.device):
             try:
                 work()
             except Exception as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 log.warning(f"no {what} in this run: {reason}")
-                self.features.discard(what)
-                if what not in FEATURES:
-                    self._ids = []
+                self._failed.add(what)
 
 
 def _ours(module: L.LightningModule) -> LanguageModel:

@@ -10,13 +10,15 @@ from PIL import Image
 
 _MILLISECONDS = 500
 _LAST = 2000
+_MOST_BYTES = 64 * 2**20
 
 
 class Film:
     """Frames that become an animated GIF.
 
     Args:
-        most: frames held at most; when there are more, every second one is dropped, but never the first or the last.
+        most: frames held at most, or fewer if they are large; when there are more, every second one is dropped, but
+            never the first or the last.
     """
 
     def __init__(self, most: int = 120) -> None:
@@ -29,7 +31,8 @@ class Film:
     def add(self, frame: Image.Image) -> None:
         """Add a frame, of the same size as the others and with the palette of the figures."""
         self._frames.append(frame)
-        if len(self._frames) > self.most:
+        n, (width, height) = len(self._frames), frame.size
+        if n > self.most or (n > 2 and n * width * height > _MOST_BYTES):
             self._frames = [*self._frames[:-1:2], self._frames[-1]]
 
     def to_gif(self) -> bytes:

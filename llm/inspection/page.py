@@ -62,7 +62,7 @@ def attention_page(report: Report) -> Page:
     maps = [weights[:, :shown, :shown] for weights in report.maps]
     data: dict[str, Any] = {
         "title": report.title,
-        "model": f"{config.attention} attention, {config.n_layer} layers, {config.heads} heads",
+        "model": f"{config.attention} attention, layers: {config.n_layer}, heads: {config.heads}",
         "layers": config.n_layer,
         "heads": config.heads,
         "causal": config.is_causal,

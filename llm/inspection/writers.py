@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,7 +28,10 @@ from llm.inspection.heads import SCORES
 from llm.inspection.lens import lens_table, logit_lens
 from llm.inspection.report import Report
 from llm.inspection.rollout import WHAT_IT_IS
+from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
 from llm.model import GPT
+
+log = logging.getLogger(__name__)
 
 _LENS_POSITIONS = 12
 _POSITIONS = 128
@@ -138,6 +142,17 @@ class TensorBoard:
                 if len(values):
                     for experiment in self.experiments:
                         experiment.add_histogram(f"{kind}/{name}", values, self.step, bins="auto")
+
+
+def write_shapes(model: GPT, batch_size: int, tensorboard: TensorBoard, folder: Path | None) -> None:
+    """The shape of every stage of a batch, in the log, in TensorBoard and in a run folder."""
+    rows = trace_shapes(model.config, batch_size)
+    letters = legend(model.config, batch_size)
+    log.info(f"\n{text_table(rows)}\n{letters}\n{model.n_parameters:,} trained parameters\n")
+    table = f"{letters}\n\n{markdown_table(rows)}\n"
+    tensorboard.text("shapes", table)
+    if folder is not None:
+        write_file(folder / "shapes.md", table.encode())
 
 
 def write_maps(report: Report, folder: Path, log_scale: bool, hide_first: bool) -> None:

@@ -319,3 +319,27 @@ def test_an_attention_that_sees_the_future_is_warned_of(tmp_path, corpus, caplog
     with caplog.at_level(logging.WARNING):
         trainer.fit(LanguageModel(gpt), data)
     assert "this attention is not causal" in caplog.text
+
+
+def test_gradients_and_histograms_switch_apart(run):
+    folder, _, _ = run(Inspection(features=["histograms"], every=2))
+    tags = events(folder).Tags()
+    assert tags["histograms"]
+    assert not [tag for tag in tags["scalars"] if tag.startswith("gradients/")]
+    folder, _, _ = run(Inspection(features=["gradients"], every=2), "gradients")
+    tags = events(folder).Tags()
+    assert not tags["histograms"]
+    assert [tag for tag in tags["scalars"] if tag.startswith("gradients/")]
+
+
+def test_no_text_is_run_where_no_feature_needs_it(run, monkeypatch):
+    monkeypatch.setattr(callback_module, "capture", lambda *_: pytest.fail("looked"))
+    run(Inspection(features=["gradients", "histograms", "shapes"], every=1))
+
+
+def test_data_that_can_not_be_read_at_the_end_is_a_line(run, monkeypatch, caplog):
+    monkeypatch.setattr(Inspection, "_training_tokens", lambda *_: 1 / 0)
+    with caplog.at_level(logging.WARNING):
+        _, record, _ = run(Inspection(every=3))
+    assert len(record.losses) == STEPS
+    assert [r.getMessage() for r in caplog.records] == ["no projector in this run: division by zero"]

@@ -62,3 +62,8 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
         write_file(path, b"two")
     assert path.read_bytes() == b"one"
     assert [other.name for other in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_large_frames_are_fewer(monkeypatch):
+    monkeypatch.setattr("llm.inspection.film._MOST_BYTES", 3 * frame(0).size[0] * frame(0).size[1])
+    assert len(film_of(range(9))) <= 3

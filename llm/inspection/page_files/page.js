@@ -105,6 +105,7 @@ function showScores() {
   }));
 }
 
+const share = (value) => (value < 0.005 ? "<0.01" : value.toFixed(2));
 function showLens() {
   const token = state.token;
   const truth = token + 1 < T ? data.tokens[token + 1] : null;
@@ -114,7 +115,7 @@ function showLens() {
   const rows = data.lens.map((layer) => {
     const cells = layer.guesses[token].map((label, i) => {
       const name = fill(make("bdi", { className: label === truth ? "true" : "" }), label);
-      return make("td", {}, [name, make("small", { textContent: layer.chances[token][i].toFixed(2) })]);
+      return make("td", {}, [name, make("small", { textContent: share(layer.chances[token][i]) })]);
     });
     while (cells.length < 3) cells.push(make("td"));
     const rank = token < layer.ranks.length ? layer.ranks[token].toLocaleString("en") : "";
@@ -128,9 +129,9 @@ function show() {
   for (const t of thumbs) t.button.setAttribute("aria-pressed", String(t.layer === layer && t.head === head));
   const looks = data.tokens.map((_, index) => [index, visible(token, index) ? now(token, index) : 0]);
   const seen = data.tokens.map((_, index) => [index, visible(index, token) ? now(index, token) : 0]);
-  // Shades in the text are relative to the strongest, or a long text would stay blank.
+  // Shades in the text are relative to the strongest, or a long text would stay blank; but even weights stay pale.
   const shade = (entries, index) => {
-    const most = Math.max(1e-9, ...entries.filter(([i]) => !hidden(i)).map(([, value]) => value));
+    const most = Math.max(0.15, ...entries.filter(([i]) => !hidden(i)).map(([, value]) => value));
     return hidden(index) ? 0 : entries[index][1] / most;
   };
   tokens.forEach((button, index) => {
@@ -190,7 +191,7 @@ const sharpest = entropies.indexOf(Math.min(...entropies));
 Object.assign(state, { layer: Math.floor(sharpest / H), head: sharpest % H });
 
 $("title").textContent = data.title;
-$("model").textContent = `${data.model}, ${T} tokens`;
+$("model").textContent = `${data.model}, tokens: ${T}`;
 const precision = `weights are shown to four places and held in 16 bits (to ${(0.5 / data.steps).toFixed(6)})`;
 $("notes").append(...[...data.notes, precision].map((textContent) => make("li", { textContent })));
 buildGrid();
