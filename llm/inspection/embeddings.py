@@ -83,7 +83,7 @@ def neighbours_table(model: GPT, tokenizer: Tokenizer, ids: Sequence[int]) -> st
 
 
 def projector_sample(vocab_size: int, tokens: Tensor, most: int) -> Tensor:
-    """Token ids for the projector, in ascending order: the whole vocabulary, or what `tokens` hold most often.
+    """Token ids for the projector, in ascending order: the whole vocabulary, or the most frequent of `tokens`.
 
     Args:
         vocab_size: V.
@@ -93,5 +93,6 @@ def projector_sample(vocab_size: int, tokens: Tensor, most: int) -> Tensor:
     if vocab_size <= most:
         return torch.arange(vocab_size)
     counts = torch.bincount(tokens.long(), minlength=vocab_size)
+    most = min(most, int(counts.count_nonzero()))
     # a stable sort, so that equally frequent tokens come in the order of their ids
     return counts.argsort(descending=True, stable=True)[:most].sort().values

@@ -29,10 +29,12 @@ from llm.inspection.lens import lens_table, logit_lens
 from llm.inspection.report import Report
 from llm.inspection.rollout import WHAT_IT_IS
 from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
+from llm.inspection.ticks import markdown
 from llm.model import GPT
 
 log = logging.getLogger(__name__)
 
+_NOT_HELD = "In float32; fused attention, which training runs on, never holds scores and weights."
 _LENS_POSITIONS = 12
 _POSITIONS = 128
 _HISTOGRAM_VALUES = 10_000
@@ -110,7 +112,7 @@ class TensorBoard:
         ids, others = word_ids(report.tokenizer, words) if words else (choose_words(report.tokenizer, report.ids), [])
         table = neighbours_table(report.model, report.tokenizer, ids) if ids else "no word of the text is one token"
         if others:
-            table += f"\n\nnot one token in this vocabulary: {', '.join(others)}"
+            table += f"\n\nnot one token in this vocabulary: {markdown(', '.join(others))}"
         self.text("nearest neighbours", table)
 
     def projector(self, report: Report, frequent: Tensor, most: int) -> None:
@@ -149,7 +151,7 @@ def write_shapes(model: GPT, batch_size: int, tensorboard: TensorBoard, folder: 
     rows = trace_shapes(model.config, batch_size)
     letters = legend(model.config, batch_size)
     log.info(f"\n{text_table(rows)}\n{letters}\n{model.n_parameters:,} trained parameters\n")
-    table = f"{letters}\n\n{markdown_table(rows)}\n"
+    table = f"{letters}\n\n{markdown_table(rows)}\n\n{_NOT_HELD}\n"
     tensorboard.text("shapes", table)
     if folder is not None:
         write_file(folder / "shapes.md", table.encode())

@@ -77,4 +77,5 @@ def test_the_projector_has_the_vocabulary_or_the_most_frequent_of_it():
     tokens = torch.tensor([7, 7, 7, 2, 2, 9])
     assert projector_sample(10, tokens, 10).tolist() == list(range(10))
     assert projector_sample(10, tokens, 3).tolist() == [2, 7, 9]
-    assert projector_sample(10, tokens, 4).tolist() == [0, 2, 7, 9]
+    assert projector_sample(10, tokens, 2).tolist() == [2, 7]
+    assert projector_sample(10, tokens, 9).tolist() == [2, 7, 9]  # no token that the text does not have

@@ -142,3 +142,17 @@ def test_a_window_never_holds_more_than_a_quarter_of_a_gibibyte(n_layer, n_head,
     assert 1 <= longest <= context
     assert 2 * 4 * n_layer * n_head * longest**2 <= 2**28
     assert longest == context or longest == math.isqrt(2**28 // (8 * n_layer * n_head))
+
+
+@pytest.mark.gpu
+def test_a_capture_on_a_gpu_is_that_of_the_cpu(tiny):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    model, ids = make(tiny), torch.arange(8)[None]
+    here = capture(model, ids, ids)
+    state = torch.cuda.get_rng_state()
+    there = capture(model.cuda(), ids.cuda(), ids.cuda())
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    for name in here:
+        assert there.tensor(name).is_cuda
+        torch.testing.assert_close(there.tensor(name).cpu(), here.tensor(name), atol=1e-3, rtol=1e-3)
