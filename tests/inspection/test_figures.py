@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llm.inspection.figures import MASKED, head_grid, map_grid, montage, similarity_map, to_png
+from llm.inspection.figures import MASKED, head_grid, map_grid, montage, similarity_map, to_image, to_png
 
 
 def causal_weights(H, T, seed=0):
@@ -78,11 +78,21 @@ def test_the_first_column_can_be_left_out():
 
 
 def test_both_axes_carry_the_labels():
-    plain = head_grid(torch.eye(3)[None], ["a", "b", "c"], "t", True)
-    row = map_grid(np.eye(3, dtype=np.float32)[None], ["head 0"], "t", ["a", "b", "W"], ["a", "b", "c"])
-    column = map_grid(np.eye(3, dtype=np.float32)[None], ["head 0"], "t", ["a", "b", "c"], ["a", "b", "W"])
-    assert plain.size[0] > 0
-    assert to_png(row) != to_png(column)
+    values = torch.eye(4).masked_fill(torch.ones(4, 4, dtype=torch.bool).triu(1), torch.nan)[None].numpy()
+
+    def picture(rows, columns):
+        return pixels(map_grid(values, ["head 0"], "t", rows, columns)).astype(int)
+
+    plain = picture("abcd", "abcd")
+    (top, left), cell = find_map(to_image(plain.astype(np.uint8)), 4)
+    y, x = np.nonzero(plain - picture("abcb", "abcd"))
+    assert (y >= top + 3 * cell).all()  # beside the last row
+    assert (y < top + 4 * cell).all()
+    assert (x < left).all()
+    y, x = np.nonzero(plain - picture("abcd", "abcb"))
+    assert (x >= left + 3 * cell).all()  # below the last column
+    assert (x < left + 4 * cell).all()
+    assert (y >= top + 4 * cell).all()
 
 
 @pytest.mark.parametrize(("H", "T"), [(1, 1), (1, 1024), (12, 300), (25, 256), (48, 128)])
