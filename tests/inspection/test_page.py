@@ -68,6 +68,17 @@ def test_a_nasty_text_is_text():
     assert report.page() == page
 
 
+def test_a_token_that_is_markup_is_text():
+    """GPT-2 cuts `</script>` in three; other vocabularies need not."""
+    specials = ("</script>", "<!--", "<script>", "&lt;")
+    tokenizer = build_tokenizer(TokenizerConfig(kind="char", specials=specials), ["ab"])
+    config = GPTConfig(vocab_size=tokenizer.vocab_size, context_length=8, n_layer=1, n_head=1, n_embd=4)
+    page = llm.inspect((make(config), tokenizer), "a</script><!--<script>&lt;b").page()
+    assert page.count("</script") == page.count("<script") == 2
+    assert page.count("<!--") == 0
+    assert data_of(page)["tokens"] == ["a", *specials, "b"]
+
+
 def test_it_names_no_address():
     page = llm.inspect((MODEL, GPT2), "the cat").page()
     assert "default-src 'none'" in page

@@ -26,9 +26,10 @@ def test_one_layer_is_half_itself_and_half_the_mean_of_its_heads():
 
 
 def test_later_layers_stand_on_the_left():
-    first, second = torch.tensor([[[1.0, 0], [1, 0]]]), torch.tensor([[[1.0, 0], [0, 1]]])
-    mixed = attention_rollout([first, second], residual=False)
-    assert mixed.tolist() == [[1.0, 0.0], [1.0, 0.0]]
+    first = torch.tensor([[[1.0, 0, 0], [1, 0, 0], [0, 0, 1]]])  # the second token looks at the first
+    second = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [0, 1, 0]]])  # then the third looks at the second
+    assert attention_rollout([first, second], residual=False)[2].tolist() == [1.0, 0.0, 0.0]
+    assert attention_rollout([second, first], residual=False)[2].tolist() == [0.0, 1.0, 0.0]
     back = torch.tensor([[[1.0, 0, 0], [1, 0, 0], [0, 1, 0]]])  # each looks at the one before
     assert attention_rollout([back, back], residual=False)[2].tolist() == [1.0, 0.0, 0.0]  # two steps back
 
