@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llm.data import TextDataModule
     from llm.errors import LLMError
     from llm.generation import continue_texts, generate, generate_batch, stream_text
+    from llm.inspection.report import inspect
     from llm.model import GPT
     from llm.pretrained import load
     from llm.tokenizers import build_tokenizer
@@ -31,6 +32,7 @@ __all__ = [
     "continue_texts",
     "generate",
     "generate_batch",
+    "inspect",
     "load",
     "stream_text",
 ]
@@ -48,6 +50,7 @@ _MODULES = {
     "continue_texts": "llm.generation",
     "generate": "llm.generation",
     "generate_batch": "llm.generation",
+    "inspect": "llm.inspection.report",
     "load": "llm.pretrained",
     "stream_text": "llm.generation",
 }

@@ -12,6 +12,7 @@ from types import ModuleType
 from llm.errors import LLMError
 
 COMMANDS = {
+    "attention": "write a page that shows where every head looks",
     "import": "make a checkpoint of other people's weights",
     "export": "write a checkpoint for other programs",
     "evaluate": "measure how well a model predicts a text",

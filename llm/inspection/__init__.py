@@ -1,16 +1,38 @@
-"""See inside: the stages of a forward pass, their shapes, the attention maps."""
+"""See inside: the stages of a forward pass, their shapes, the attention maps, and how they come to be.
 
-from llm.inspection.callback import Inspection
-from llm.inspection.probe import Capture, Stage, capture
-from llm.inspection.shapes import ShapeRow, markdown_table, shape_rows, text_table, trace_shapes
-from llm.inspection.ticks import tick_labels, visible
+The public names are imported when they are first used: looking at a model needs no trainer.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm.inspection.callback import Inspection
+    from llm.inspection.heads import HeadScores, head_scores
+    from llm.inspection.lens import logit_lens
+    from llm.inspection.page import attention_page
+    from llm.inspection.probe import Capture, Stage, attention_maps, capture
+    from llm.inspection.report import Report, inspect
+    from llm.inspection.rollout import attention_rollout
+    from llm.inspection.shapes import ShapeRow, markdown_table, shape_rows, text_table, trace_shapes
+    from llm.inspection.ticks import tick_labels, visible
 
 __all__ = [
     "Capture",
+    "HeadScores",
     "Inspection",
+    "Report",
     "ShapeRow",
     "Stage",
+    "attention_maps",
+    "attention_page",
+    "attention_rollout",
     "capture",
+    "head_scores",
+    "inspect",
+    "logit_lens",
     "markdown_table",
     "shape_rows",
     "text_table",
@@ -18,3 +40,28 @@ __all__ = [
     "trace_shapes",
     "visible",
 ]
+
+_NAMES = {
+    "callback": ("Inspection",),
+    "heads": ("HeadScores", "head_scores"),
+    "lens": ("logit_lens",),
+    "page": ("attention_page",),
+    "probe": ("Capture", "Stage", "attention_maps", "capture"),
+    "report": ("Report", "inspect"),
+    "rollout": ("attention_rollout",),
+    "shapes": ("ShapeRow", "markdown_table", "shape_rows", "text_table", "trace_shapes"),
+    "ticks": ("tick_labels", "visible"),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'llm.inspection' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"llm.inspection.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

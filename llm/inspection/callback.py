@@ -1,125 +1,287 @@
-"""Writes what the probe sees to TensorBoard while a model trains."""
+"""Writes what the probe sees to TensorBoard and to the run folder while a model trains."""
 
 from __future__ import annotations
 
 import logging
-import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from llm.errors import LLMError
-from llm.inspection.figures import attention_figure, to_array
-from llm.inspection.probe import capture
-from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
-from llm.inspection.ticks import tick_labels
+from llm.errors import ConfigError, LLMError, TrainingError
+from llm.inspection.film import Film, write_file
+from llm.inspection.gradients import GradientFlow, flow_table
+from llm.inspection.guard import same_randomness
+from llm.inspection.probe import capture, longest_window
+from llm.inspection.report import Report, choose_window
+from llm.inspection.writers import TensorBoard, write_maps, write_shapes
 from llm.training.module import LanguageModel
 from llm.training.schedule import Every
 
 log = logging.getLogger(__name__)
 
+Feature = Literal[
+    "shapes",
+    "maps",
+    "scores",
+    "rollout",
+    "lens",
+    "positions",
+    "neighbours",
+    "projector",
+    "gradients",
+    "histograms",
+    "film",
+    "page",
+]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+
 SEES_THE_FUTURE = (
     "this attention is not causal: every position sees the very token that it has to predict, so the loss is not "
     "comparable with that of a causal model"
 )
+_OF_A_STEP = {"shapes", "gradients", "histograms"}
+"""The features that need no capture."""
+
+_TIMES_IN_A_RUN = 5
 
 
 class Inspection(L.Callback):
-    """The shape of every stage once, and the attention maps of a fixed text at the start, while training, at the end.
+    """Shows what happens inside, of a fixed text, at the start, while training and at the end.
+
+    It looks at one small batch in eval mode, apart from training: the run is bit for bit the same with it or without
+    it. What goes wrong in it is a warning, never the end of a run.
 
     Args:
-        text: what the maps are drawn of. Default: the beginning of the validation text.
+        text: what to look at. Default: the beginning of the validation text.
         tokens: how many tokens of it at most.
-        every: optimizer steps between maps; 0 for none at all. Default: about ten times in a run.
+        every: optimizer steps between looks; 0 for none at all. Default: about five times in a run.
+        features: what to look at. `shapes`: the shape of every stage; `maps`: attention weights as pictures; `scores`:
+            entropy, sink, previous-token, duplicate-token and induction score of every head; `rollout`: attention
+            through all layers; `lens`: what each layer would predict; `positions`: how alike the positional
+            embeddings are; `neighbours`: nearest token embeddings; `projector`: token embeddings in TensorBoard's
+            projector; `gradients`: their norms, the size of steps, values that are no numbers; `histograms` of
+            weights and gradients; `film`: the maps over training as a GIF; `page`: attention to explore, as an HTML
+            file. Default: all.
+        log_scale: colour attention maps by the logarithm of the weights, to see small ones.
+        hide_first: leave the column of the first token out of attention maps.
+        words: whose neighbours to look for. Default: the longest words of the text.
+        projector_tokens: how many tokens the projector shows: the most frequent ones of the training text.
+
+    Raises:
+        ConfigError: a setting that can't be.
     """
 
-    def __init__(self, text: str | None = None, tokens: int = 32, every: int | None = None) -> None:
+    def __init__(
+        self,
+        text: str | None = None,
+        tokens: int = 32,
+        every: int | None = None,
+        features: list[Feature] | None = None,
+        log_scale: bool = False,
+        hide_first: bool = False,
+        words: list[str] | None = None,
+        projector_tokens: int = 500,
+    ) -> None:
+        for name, value, least in (
+            ("tokens", tokens, 1),
+            ("every", every or 0, 0),
+            ("projector_tokens", projector_tokens, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"inspect.{name} must be at least {least}, got {value}")
+        if unknown := set(features or ()) - set(FEATURES):
+            raise ConfigError(f"inspect.features has no {', '.join(sorted(unknown))}; there are {', '.join(FEATURES)}")
         self.text = text
         self.tokens = tokens
-        self.every = Every(every)
-        self._ids: torch.Tensor | None = None
+        self.every = Every(every, times=_TIMES_IN_A_RUN)
+        self.features: set[str] = set(FEATURES if features is None else features)
+        self.log_scale = log_scale
+        self.hide_first = hide_first
+        self.words = words
+        self.projector_tokens = projector_tokens
+        self._ids: list[int] = []
+        self._notes: list[str] = []
+        self._film = Film()
+        self._flow: GradientFlow | None = None
+        self._failed: set[str] = set()
+
+    # When it looks
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the shape table, and say so if the loss won't mean what it seems to."""
-        assert isinstance(pl_module, LanguageModel)
-        log_dir = trainer.log_dir  # all processes have to ask for it together
         if not trainer.is_global_zero:
             return
-        config = pl_module.gpt.config
+        self._failed = set()
+        module, writer = _ours(pl_module), TensorBoard(_experiments(trainer), 0)
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
-        rows = trace_shapes(config, batch_size)
-        letters = legend(config, batch_size)
-        log.info(f"\n{text_table(rows)}\n{letters}\n{pl_module.gpt.n_parameters:,} trained parameters\n")
-        table = f"{letters}\n\n{markdown_table(rows)}\n"
-        for experiment in _experiments(trainer):
-            experiment.add_text("shapes", table, 0)
-        if log_dir is not None and trainer.loggers and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder = Path(log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "shapes.md").write_text(table, encoding="utf-8")
-        if not config.is_causal:
+        self._try("shapes", module, lambda: write_shapes(module.gpt, batch_size, writer, _folder(trainer)))
+        if not module.gpt.config.is_causal:
             log.warning(SEES_THE_FUTURE)
-            for experiment in _experiments(trainer):
-                experiment.add_text("warning", SEES_THE_FUTURE, 0)
+            self._try("warning", module, lambda: writer.text("warning", SEES_THE_FUTURE))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the untrained model."""
-        assert isinstance(pl_module, LanguageModel)
-        self._ids = self._choose_ids(trainer, pl_module)
-        self._draw(trainer, pl_module)
+        """Look at the untrained model."""
+        self._ids, self._notes, self._film, self._flow = [], [], Film(), None
+        nowhere = not _experiments(trainer) and _folder(trainer) is None
+        if not trainer.is_global_zero or self.every.never or nowhere or not self.features - _OF_A_STEP:
+            return
+        module = _ours(pl_module)
+        self._try("attention maps", module, lambda: self._choose_ids(trainer, module))
+        self._look(trainer, module)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Measure the gradients of a step that will be looked at."""
+        del optimizer
+        if not self.features & _OF_A_STEP or not trainer.is_global_zero or not self.every.is_next(trainer):
+            return
+        if not (experiments := _experiments(trainer)):
+            return
+        module = _ours(pl_module)
+
+        def measure() -> None:
+            self._flow = GradientFlow(module.gpt)
+
+        self._try("gradients", module, measure)
+        writer = TensorBoard(experiments, trainer.global_step + 1)
+        self._try("histograms", module, lambda: writer.histograms(module.gpt))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Draw, when it is time to."""
+        """Look, when it is time to."""
+        module = _ours(pl_module)
+        if (flow := self._flow) is not None:
+            self._flow = None
+            writer = TensorBoard(_experiments(trainer), trainer.global_step)
+            self._try("gradients", module, lambda: writer.gradients(flow.after_step()))
         if self.every.is_due(trainer):
-            self._draw(trainer, pl_module)
+            self._look(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the trained model."""
-        if self.every.is_due_at_end(trainer):
-            self._draw(trainer, pl_module)
+        """Look at the trained model, and write what is there once: page, film, pictures, projector."""
+        module = _ours(pl_module)
+        if self._ids and trainer.is_global_zero:
+            self._look(trainer, module, last=True)
 
-    def _choose_ids(self, trainer: L.Trainer, module: LanguageModel) -> torch.Tensor | None:
-        """(T,) token ids of the text to draw, or None if there is none that can be."""
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        tokenizer = module.tokenizer
-        if tokenizer is None or self.every.never:
-            return None
-        longest = min(self.tokens, module.gpt.config.context_length)
-        try:
-            if self.text is not None:
-                ids = tokenizer.encode(self.text)
-            else:
-                tokens = datamodule.validation_tokens
-                ids = (tokens if len(tokens) else datamodule.train_tokens)[:longest].tolist()
-        except LLMError as error:
-            log.warning(f"no attention maps: {error}")
-            return None
-        if not ids:
-            log.warning("no attention maps: the text to inspect is empty")
-            return None
-        if len(ids) > longest:
-            log.warning(f"attention maps show the first {longest} of {len(ids)} tokens")
-        return torch.tensor(ids[:longest])
-
-    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._ids is None or not trainer.is_global_zero or not (experiments := _experiments(trainer)):
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Write what an interrupted run leaves; where gradients are no numbers, say in which layers."""
+        if not trainer.is_global_zero or not isinstance(exception, LLMError | KeyboardInterrupt):
             return
-        assert isinstance(pl_module, LanguageModel)
-        with pl_module.side_work(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            found = capture(pl_module.gpt, self._ids.to(pl_module.device).unsqueeze(0))  # (T) -> (1, T)
-            labels = tick_labels(pl_module.tokenizer, self._ids.tolist())
-            config = pl_module.gpt.config
-            for layer in range(config.n_layer):
-                title = f"{config.attention} attention, layer {layer}, step {trainer.global_step}"
-                figure = attention_figure(found.attention(layer)[0], labels, title, config.is_causal)
-                pixels = to_array(figure)
-                for experiment in experiments:
-                    experiment.add_image(f"attention/layer {layer}", pixels, trainer.global_step, dataformats="HWC")
+        module = _ours(pl_module)
+
+        def say() -> None:
+            flows = GradientFlow(module.gpt, keep_weights=False).before
+            if any(flow.non_finite for flow in flows):
+                log.warning(f"gradients of step {trainer.global_step}:\n{flow_table(flows)}")
+                TensorBoard(_experiments(trainer), trainer.global_step + 1).gradients(flows)
+
+        if isinstance(exception, TrainingError):
+            self._try("gradients", module, say)
+        self._look(trainer, module, last=True)
+
+    # What it looks at
+
+    def _look(self, trainer: L.Trainer, module: LanguageModel, last: bool = False) -> None:
+        """Capture once, and give the capture to every feature."""
+        due = self.every.is_due_at_end(trainer) if last else True
+        if not self._ids or not trainer.is_global_zero or not (due or last):
+            return
+        reports: list[Report] = []
+
+        def take() -> None:
+            ids = torch.tensor([self._ids], device=module.device)
+            title = f"Attention after {trainer.global_step:,} steps"
+            reports.append(Report(module.gpt, capture(module.gpt, ids), module.tokenizer, title, self._notes))
+
+        self._try("attention maps", module, take)
+        if not reports:
+            return
+        report, step = reports[0], trainer.global_step
+        writer = TensorBoard(_experiments(trainer), step)
+        works: list[tuple[Feature, Callable[[], None]]] = []
+        if due:
+            works += [
+                ("maps", lambda: writer.maps(report, self.log_scale, self.hide_first)),
+                ("scores", lambda: writer.scores(report)),
+                ("rollout", lambda: writer.rollout(report)),
+                ("lens", lambda: writer.lens(report)),
+                ("positions", lambda: writer.positions(report)),
+                ("neighbours", lambda: writer.neighbours(report, self.words)),
+                ("film", lambda: self._film.add(report.montage(f"step {step:,}", self.log_scale))),
+            ]
+        if last:
+            works.append(
+                ("projector", lambda: writer.projector(report, self._training_tokens(trainer), self.projector_tokens))
+            )
+            if (folder := _folder(trainer)) is not None:
+                works += [
+                    ("maps", lambda: write_maps(report, folder, self.log_scale, self.hide_first)),
+                    ("film", lambda: write_file(folder / "attention.gif", self._film.to_gif())),
+                    ("page", lambda: self._write_page(report, folder)),
+                ]
+        for feature, work in works:
+            self._try(feature, module, work)
+
+    def _write_page(self, report: Report, folder: Path) -> None:
+        report.page(folder / "attention.html")
+        log.info("attention:   %s", folder / "attention.html")
+
+    def _choose_ids(self, trainer: L.Trainer, module: LanguageModel) -> None:
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        ids: Sequence[int]
+        if self.text is None and datamodule is not None:
+            tokens = datamodule.validation_tokens
+            longest = min(self.tokens, longest_window(module.gpt.config))
+            ids = (tokens if len(tokens) else datamodule.train_tokens)[:longest].tolist()
+        elif module.tokenizer is None:
+            raise ConfigError("this run has no tokenizer to read the text with")
+        else:
+            ids = module.tokenizer.encode(self.text or "")
+        self._ids, self._notes = choose_window(ids, module.gpt, self.tokens)
+        for note in self._notes:
+            log.warning(f"inspection: {note}")
+
+    def _training_tokens(self, trainer: L.Trainer) -> torch.Tensor:
+        tokens = getattr(getattr(trainer, "datamodule", None), "train_tokens", None)
+        if tokens is None:
+            return torch.tensor(self._ids)
+        return torch.from_numpy(np.asarray(tokens[:1_000_000]).astype(np.int64))
+
+    # How it stays out of the way
+
+    def _try(self, what: str, module: LanguageModel, work: Callable[[], None]) -> None:
+        """Do one thing if it is wanted; if it can't be done, say so in a line and don't try again in this run."""
+        if what in self._failed or (what in FEATURES and what not in self.features):
+            return
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)  # what training still does there is training time
+        with module.side_work(), same_randomness(module.device):
+            try:
+                work()
+            except Exception as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                log.warning(f"no {what} in this run: {reason}")
+                self._failed.add(what)
+
+
+def _ours(module: L.LightningModule) -> LanguageModel:
+    assert isinstance(module, LanguageModel)
+    return module
 
 
 def _experiments(trainer: L.Trainer) -> list[Any]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _folder(trainer: L.Trainer) -> Path | None:
+    """Where files go; None if this run is to leave none.
+
+    Not `trainer.log_dir`: that waits for all processes, and only the first one writes.
+    """
+    log_dir = getattr(trainer.loggers[0], "log_dir", None) if trainer.loggers else None
+    return None if log_dir is None or trainer.fast_dev_run else Path(log_dir)  # type: ignore[attr-defined]

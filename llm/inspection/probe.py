@@ -8,6 +8,7 @@ attention really received, through the attention's own code; then it removes its
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from llm.config import GPTConfig
 from llm.model import GPT, Attention
+
+_MOST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Stage:
     parameters: int = 0
 
 
+def longest_window(config: GPTConfig) -> int:
+    """The most tokens whose matrices a capture may hold: scores and weights of all heads in 256 MiB."""
+    return min(config.context_length, math.isqrt(_MOST_BYTES // (2 * 4 * config.n_layer * config.heads)))
+
+
 class Capture(dict[str, Stage]):
     """The stages of one forward pass, by name, in the order in which they happened."""
 
@@ -51,6 +60,10 @@ class Capture(dict[str, Stage]):
     def attention(self, layer: int) -> Tensor:
         """The attention weights of a layer, (B, H, T, T): rows are queries, columns keys, and rows sum to 1."""
         return self.tensor(f"block {layer} / weights")
+
+    def after_block(self, layer: int) -> Tensor:
+        """The residual stream as a block leaves it, (B, T, C)."""
+        return self.tensor(f"block {layer} / residual")
 
     def record(self, name: str, axes: str, tensor: Tensor, parameters: int = 0) -> None:
         """Keep a stage."""
@@ -69,8 +82,8 @@ def capture(model: GPT, ids: Tensor, targets: Tensor | None = None) -> Capture:
     """
     found = Capture(model.config.n_layer)
     found.record("token ids", "(B, T)", ids)
-    with _eager(model, ids), torch.no_grad(), _hooks(model, found):
-        logits = model(ids)
+    with eager(model, ids), torch.no_grad(), _hooks(model, found):
+        logits = model.forward(ids)  # not `model(ids)`, which might be compiled
         found.record("logits", "(B, T, V)", logits, _head_parameters(model))
         if targets is not None:
             loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())  # (B, T, V) -> (B T, V)
@@ -78,8 +91,32 @@ def capture(model: GPT, ids: Tensor, targets: Tensor | None = None) -> Capture:
     return found
 
 
+def attention_maps(model: GPT, ids: Tensor) -> list[Tensor]:
+    """The attention weights of each layer, (B, H, T, T), and nothing else: cheaper than a whole capture.
+
+    Args:
+        model: any GPT; it is left as it was.
+        ids: (B, T) token ids.
+    """
+    maps: list[Tensor] = []
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> None:
+        assert isinstance(module, Attention)
+        query, key, _ = module.project(args[0])
+        maps.append(module.weights(module.scores(query.float(), key.float())).detach())
+
+    handles = [block.attention.register_forward_hook(hook) for block in model.blocks]  # type: ignore[union-attr]
+    try:
+        with eager(model, ids), torch.no_grad():
+            model.features(ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return maps
+
+
 @contextlib.contextmanager
-def _eager(model: nn.Module, ids: Tensor) -> Iterator[None]:
+def eager(model: nn.Module, ids: Tensor) -> Iterator[None]:
     """Eval mode, no autocast, and no compiled graph entered or made."""
     was_training = model.training
     model.eval()
@@ -114,14 +151,22 @@ def _hooks(model: GPT, found: Capture) -> Iterator[None]:
             record_output(block.attention_norm, f"{name} / attention norm")  # type: ignore[arg-type]
             handles.append(block.attention.register_forward_hook(_attention_hook(found, name)))  # type: ignore[union-attr]
             if block.mlp is not None:
+                handles.append(block.mlp_norm.register_forward_pre_hook(_input_hook(found, name)))  # type: ignore[union-attr]
                 record_output(block.mlp_norm, f"{name} / MLP norm")  # type: ignore[arg-type]
                 record_output(block.mlp, f"{name} / MLP")  # type: ignore[arg-type]
-            record_output(block, f"{name} / out", counted=nothing)
+            record_output(block, f"{name} / residual", counted=nothing)
         record_output(model.final_norm, "final norm")
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _input_hook(found: Capture, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found.record(f"{name} / residual after attention", "(B, T, C)", args[0])
+
+    return hook
 
 
 def _attention_hook(found: Capture, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import lightning as L
 
-_TIMES_IN_A_RUN = 10
-
 
 class Every:
     """Every so many optimizer steps, and at the end.
 
     Args:
-        steps: how many; 0 for never. None for about ten times in a run whose length is known, else every 1,000.
+        steps: how many; 0 for never. None for about `times` times in a run whose length is known, else every 1,000.
+        times: see `steps`.
     """
 
-    def __init__(self, steps: int | None) -> None:
+    def __init__(self, steps: int | None, times: int = 10) -> None:
         self.steps = steps
+        self.times = times
         self._last = 0
 
     @property
     def never(self) -> bool:
         """Whether the turn never comes."""
         return self.steps == 0
+
+    def is_next(self, trainer: L.Trainer) -> bool:
+        """Whether the optimizer step that is about to be made is one whose turn it is."""
+        return not self.never and (trainer.global_step + 1) % self._period(trainer) == 0
 
     def is_due(self, trainer: L.Trainer) -> bool:
         """Whether this batch ended an optimizer step whose turn it is."""
@@ -38,4 +42,4 @@ class Every:
     def _period(self, trainer: L.Trainer) -> int:
         if self.steps is not None:
             return self.steps
-        return max(1, trainer.max_steps // _TIMES_IN_A_RUN) if trainer.max_steps > 0 else 1000
+        return max(1, trainer.max_steps // self.times) if trainer.max_steps > 0 else 1000

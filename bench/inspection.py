@@ -1,0 +1,122 @@
+"""What inspection costs: `python -m bench.inspection quick_start` or `... 30m`.
+
+Trains twice on the sample story, with inspection at its default frequency and without it, and prints the share of the
+time that went into inspection, the time of a step with and without, and whether the losses are the same to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from llm import GPTConfig, LanguageModel, OptimConfig, TextDataModule
+from llm.inspection import Inspection
+
+RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    # model, data, steps: configs/default.yaml
+    "quick_start": (
+        {"n_layer": 4, "n_head": 4, "n_embd": 128},
+        {"context_length": 64, "stride": 16, "batch_size": 8},
+        300,
+    ),
+    "30m": ({"n_layer": 6, "n_head": 6, "n_embd": 384}, {"context_length": 256, "stride": 64, "batch_size": 4}, 300),
+}
+
+
+class Clock(L.Callback):
+    """The time and the loss of every step; side work is told apart by the module's own count."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        self._before = (0.0, 0.0)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Start."""
+        del trainer
+        assert isinstance(pl_module, LanguageModel)
+        self._before = (time.perf_counter(), pl_module.side_work_seconds)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        """Stop."""
+        del trainer
+        assert isinstance(pl_module, LanguageModel)
+        start, side_work = self._before
+        self.losses.append(outputs["loss"].item())
+        self.seconds.append(time.perf_counter() - start - (pl_module.side_work_seconds - side_work))
+
+
+class Result(NamedTuple):
+    """One run."""
+
+    seconds: float
+    inspection_seconds: float
+    step_seconds: float
+    losses: list[float]
+    n_parameters: int
+
+
+def train(name: str, steps: int, inspect: bool, folder: Path) -> Result:
+    """Train one model and time it."""
+    model, data, _ = RUNS[name]
+    L.seed_everything(123, verbose=False)
+    datamodule = TextDataModule("story", **data, cache_dir=str(folder / "cache"))
+    config = GPTConfig(vocab_size=datamodule.vocab_size, context_length=data["context_length"], dropout=0.1, **model)
+    module, clock = LanguageModel(config, OptimConfig()), Clock()
+    trainer = L.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        logger=TensorBoardLogger(str(folder), name="on" if inspect else "off"),
+        # the clock last, so that it does not see what others do before the step
+        callbacks=[*([Inspection()] if inspect else []), clock],
+        gradient_clip_val=1.0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    start = time.perf_counter()
+    trainer.fit(module, datamodule)
+    if module.device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    return Result(
+        seconds, module.side_work_seconds, statistics.median(clock.seconds), clock.losses, module.gpt.n_parameters
+    )
+
+
+def main() -> None:
+    """Measure one kind of run."""
+    parser = argparse.ArgumentParser("python -m bench.inspection", description=__doc__)
+    parser.add_argument("run", choices=RUNS, nargs="?", default="quick_start")
+    parser.add_argument("--steps", type=int, help="optimizer steps (as many as that run has)")
+    arguments = parser.parse_args()
+    steps = arguments.steps or RUNS[arguments.run][2]
+    for name in ("lightning.pytorch", "llm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        on, off = (train(arguments.run, steps, inspect, Path(folder)) for inspect in (True, False))
+    training = on.seconds - on.inspection_seconds
+    share, size = on.inspection_seconds / training, on.n_parameters / 1e6
+    print(f"{arguments.run}: {size:.1f} million parameters, {steps} steps, {torch.get_num_threads()} threads")
+    print(f"inspection       {on.inspection_seconds:8.2f} s in {training:.1f} s of training: {share:.2%}")
+    print(f"a step, with     {on.step_seconds * 1e3:8.1f} ms (median; a look apart)")
+    print(f"a step, without  {off.step_seconds * 1e3:8.1f} ms")
+    print(f"the whole run    {on.seconds:8.1f} s with, {off.seconds:.1f} s without")
+    print(f"losses           {'the same to the bit' if on.losses == off.losses else 'DIFFERENT'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Makes the pictures in docs/pictures: `python -m bench.pictures`.
+
+Trains the character model of configs/char.yaml on the sample story, or takes a checkpoint, and looks at one sentence.
+The page is photographed in a headless Chromium, if there is one with its chromedriver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+import llm
+from llm.cli import main as train
+from llm.inspection import Report
+from llm.inspection.figures import to_png
+
+ROOT = Path(__file__).parent.parent
+TEXT = "The old man took the boat out in the morning, and the old man "
+STEPS = 1500
+
+
+def main() -> None:
+    """Train if need be, and write every picture."""
+    parser = argparse.ArgumentParser("python -m bench.pictures", description=__doc__)
+    parser.add_argument("--ckpt", help="a checkpoint; default: train one")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", help="folder (%(default)s)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = arguments.ckpt or train_one(Path(folder))
+        report = llm.inspect(checkpoint, TEXT, tokens=32)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "heads.png").write_bytes(to_png(report.figure(0)))
+        photograph(llm.inspect(checkpoint, TEXT), arguments.out, Path(folder))
+    for path in sorted(arguments.out.iterdir()):
+        print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def train_one(folder: Path) -> str:
+    """The path of a checkpoint of the character model."""
+    settings = ["--trainer.max_steps", str(STEPS), "--trainer.logger.init_args.save_dir", str(folder)]
+    status = train(["fit", "--config", str(ROOT / "configs" / "char.yaml"), *settings])
+    if status:
+        raise SystemExit(status)
+    return str(next(folder.rglob("last.ckpt")))
+
+
+def photograph(report: Report, out: Path, folder: Path) -> None:
+    """Two pictures of the page, light and dark, a token held in each."""
+    chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver_path is None:
+        print("no chromium with chromedriver: the page is not photographed")
+        return
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", "no-first-run", "disable-sync"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={folder / 'profile'}")
+    page = folder / "page.html"
+    report.page(page)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
+    try:
+        size = {"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        for scheme in ("light", "dark"):
+            features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+            driver.get(page.as_uri())
+            driver.find_elements("css selector", ".token")[TEXT.index("morning") + 1].click()
+            picture = folder / "picture.png"
+            driver.save_screenshot(str(picture))
+            Image.open(picture).convert("RGB").save(out / f"page-{scheme}.png", optimize=True)
+    finally:
+        driver.quit()
+
+
+if __name__ == "__main__":
+    main()

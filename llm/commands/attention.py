@@ -1,0 +1,40 @@
+"""`python -m llm attention`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--ckpt", required=True, help="the checkpoint; nothing else is needed")
+    parser.add_argument("--text", required=True, help="the text to look at")
+    parser.add_argument("--out", default="attention.html", help="the page, one HTML file (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=64, help="how many tokens at most (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the page of one text.
+
+    Raises:
+        LLMError: the checkpoint or the text can't be used.
+    """
+    from pathlib import Path
+
+    from llm.checkpoint import load
+    from llm.commands.devices import find_device
+    from llm.errors import ConfigError
+    from llm.inspection import inspect
+
+    out = Path(arguments.out)
+    if out.is_dir():
+        raise ConfigError(f"{arguments.out!r} is a folder; give --out the name of a file, such as attention.html")
+    loaded = load(arguments.ckpt, find_device(arguments.device))
+    report = inspect(loaded, arguments.text, tokens=arguments.tokens)
+    report.title = f"Attention of {Path(arguments.ckpt).name}"
+    for note in report.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    report.page(out)
+    print(f"open {out} in a browser ({out.stat().st_size / 1e6:.1f} MB; it needs no network)")

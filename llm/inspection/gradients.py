@@ -1,0 +1,90 @@
+"""How gradients flow through the layers in one optimizer step, and how far the weights move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from llm.model import GPT
+
+
+@dataclass(frozen=True)
+class LayerFlow:
+    """One layer in one step.
+
+    Args:
+        name: `token embeddings`, `positional embeddings`, `block 0` and so on, `final norm`, `head`.
+        norm: length of the gradient, before clipping.
+        non_finite: gradient values that are infinite or not a number.
+        update_ratio: length of the step over the length of the weights; around 0.001 is healthy. None before the step.
+    """
+
+    name: str
+    norm: float
+    non_finite: int
+    update_ratio: float | None = None
+
+
+class GradientFlow:
+    """Measures one optimizer step: made when the gradients are there, asked again when the step is done.
+
+    It holds a copy of the weights in between, at a time when a training step holds no activations.
+
+    Args:
+        model: with gradients.
+        keep_weights: whether the step will be measured too.
+    """
+
+    def __init__(self, model: GPT, keep_weights: bool = True) -> None:
+        self._layers = layer_parameters(model)
+        self.before: list[LayerFlow] = []
+        self._weights: list[list[Tensor]] = []
+        for name, parameters in self._layers.items():
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            norm = _norm(gradients)
+            # A finite norm has no value in it that is not; looking at each costs as much again.
+            odd = 0 if norm < float("inf") else sum(int((~gradient.isfinite()).sum()) for gradient in gradients)
+            self.before.append(LayerFlow(name, norm, odd))
+            if keep_weights:
+                self._weights.append([parameter.detach().clone() for parameter in parameters])
+
+    @torch.no_grad()
+    def after_step(self) -> list[LayerFlow]:
+        """The same layers, now with how far they moved."""
+        flows = []
+        for flow, parameters, old in zip(self.before, self._layers.values(), self._weights, strict=True):
+            length = _norm(old)
+            torch._foreach_sub_(old, [parameter.detach() for parameter in parameters])
+            ratio = _norm(old) / length if length > 0 else float("nan")
+            flows.append(LayerFlow(flow.name, flow.norm, flow.non_finite, ratio))
+        return flows
+
+
+def layer_parameters(model: GPT) -> dict[str, list[nn.Parameter]]:
+    """The trained parameters by layer, each in one layer only; layers that have none are left out."""
+    parts: dict[str, nn.Module] = {
+        "token embeddings": model.embeddings.token,
+        "positional embeddings": model.embeddings.position,
+        **{f"block {index}": block for index, block in enumerate(model.blocks)},
+        "final norm": model.final_norm,
+        "head": model.head,
+    }
+    seen: set[int] = set()
+    layers = {}
+    for name, part in parts.items():
+        own = [p for p in part.parameters() if p.requires_grad and id(p) not in seen]
+        seen.update(map(id, own))
+        if own:
+            layers[name] = own
+    return layers
+
+
+def flow_table(flows: list[LayerFlow]) -> str:
+    """A table for the log."""
+    return "\n".join(f"  {flow.name:<24} norm {flow.norm:<12.4g} {flow.non_finite:,} non-finite" for flow in flows)
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(torch.nn.utils.get_total_norm(tensors)) if tensors else 0.0

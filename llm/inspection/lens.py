@@ -1,0 +1,82 @@
+"""The logit lens: what a model would say if it had to speak after each block.
+
+nostalgebraist 2020, "interpreting GPT: the logit lens".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llm.inspection.probe import Capture, eager
+from llm.inspection.ticks import markdown, tick_labels
+from llm.model import GPT
+from llm.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class LensLayer:
+    """What one layer would predict at each position.
+
+    Args:
+        name: `embeddings`, or `block 0` and so on.
+        top_ids: (T, k) the likeliest next tokens, likeliest first.
+        top_probabilities: (T, k) their probabilities.
+        ranks: (T - 1,) the place of the token that really came next, at each position but the last; 1 is the first.
+            T is the number of positions that were asked for.
+    """
+
+    name: str
+    top_ids: Tensor
+    top_probabilities: Tensor
+    ranks: Tensor
+
+
+def lens_logits(model: GPT, hidden: Tensor) -> Tensor:
+    """The residual stream (B, T, C), read by the final norm and the head as if it were the last: (B, T, V)."""
+    with eager(model, hidden), torch.no_grad():
+        return model.head(model.final_norm(hidden))  # (B, T, C) -> (B, T, V)
+
+
+def logit_lens(model: GPT, found: Capture, k: int = 3, last: int = 0) -> list[LensLayer]:
+    """The predictions after the embeddings and after each block, for the first text of a capture.
+
+    One layer's logits are held at a time.
+
+    Args:
+        model: the model that was captured.
+        found: the capture.
+        k: how many predictions to keep.
+        last: look at so many positions at the end of the text only; 0 for all.
+    """
+    ids = found.tensor("token ids")[:1, -last:]
+    stages = [("embeddings", found.tensor("input embeddings"))]
+    stages += [(f"block {layer}", found.after_block(layer)) for layer in range(found.n_layer)]
+    layers = []
+    for name, hidden in stages:
+        logits = lens_logits(model, hidden[:1, -last:])[0].float()  # (1, T, C) -> (T, V)
+        top = logits.topk(min(k, logits.shape[-1]))
+        probabilities = (top.values - logits.logsumexp(-1, keepdim=True)).exp()
+        true = logits[:-1].gather(-1, ids[0, 1:, None])  # (T - 1, V) -> (T - 1, 1)
+        ranks = 1 + (logits[:-1] > true).sum(-1)  # (T - 1, V) -> (T - 1)
+        layers.append(LensLayer(name, top.indices.cpu(), probabilities.cpu(), ranks.cpu()))
+    return layers
+
+
+def lens_table(layers: Sequence[LensLayer], ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    """A Markdown table: a row for each position, a column for each layer with its guess and the true token's rank."""
+    labels = [markdown(label) for label in tick_labels(tokenizer, ids)]
+    head = ["token", "next", *(layer.name for layer in layers)]
+    lines = [head, ["---"] * len(head)]
+    guesses = [tick_labels(tokenizer, layer.top_ids[:, 0].tolist()) for layer in layers]
+    for position, (label, following) in enumerate(zip(labels, [*labels[1:], "?"], strict=True)):
+        cells = []
+        for layer, guess in zip(layers, guesses, strict=True):
+            rank = f", rank {int(layer.ranks[position])}" if position < len(layer.ranks) else ""
+            probability = float(layer.top_probabilities[position, 0])
+            cells.append(f"{markdown(guess[position])} ({probability:.0%}{rank})")
+        lines.append([label, following, *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

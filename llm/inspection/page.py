@@ -1,0 +1,124 @@
+"""The attention page: one HTML file to explore what every head looks at.
+
+It holds its data, style and script itself, asks the network for nothing (its content security policy forbids it), and
+treats every token as text, never as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm.inspection.film import write_file
+from llm.inspection.heads import SCORES
+from llm.inspection.rollout import WHAT_IT_IS
+
+if TYPE_CHECKING:
+    from llm.inspection.report import Report
+
+_STEPS = 65535
+"""Weights are held in 16 bits: to 0.000008."""
+
+_MOST_VALUES = 1_400_000
+"""Weights in a page: 2.8 MB, 3.7 MB as text."""
+
+_LONGEST_LABEL = 32
+_GUESSES = 3
+
+
+class Page(str):
+    """An HTML page; in a notebook it shows itself."""
+
+    __slots__ = ()
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file, as a whole or not at all."""
+        write_file(Path(path), self.encode())
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{html.escape(self)}" style="width: 100%; height: 860px; border: 0"></iframe>'
+
+
+def attention_page(report: Report) -> Page:
+    """The page of a report.
+
+    The weights are held in 16 bits each; a long text is cropped so that the page stays under 5 MB, and both are said
+    on it.
+    """
+    config = report.model.config
+    shown = min(len(report.ids), most_tokens(config.n_layer, config.heads, config.is_causal))
+    notes = list(report.notes)
+    if shown < len(report.ids):
+        notes.append(f"the first {shown} of {len(report.ids)} tokens are shown, so that the page stays small")
+    maps = [weights[:, :shown, :shown] for weights in report.maps]
+    data: dict[str, Any] = {
+        "title": report.title,
+        "model": f"{config.attention} attention, layers: {config.n_layer}, heads: {config.heads}",
+        "layers": config.n_layer,
+        "heads": config.heads,
+        "causal": config.is_causal,
+        "steps": _STEPS,
+        "tokens": report.names(report.ids[:shown], _LONGEST_LABEL),
+        "weights": _encode(torch.cat(maps), config.is_causal),
+        "rollout": _encode(report.rollout()[None, :shown, :shown], config.is_causal),
+        "rolloutNote": WHAT_IT_IS,
+        "scoreNames": list(SCORES),
+        "scores": [[_number(getattr(row, name)) for name in SCORES] for row in report.heads()],
+        "lens": [
+            {
+                "name": layer.name,
+                "guesses": [report.names(row, _LONGEST_LABEL) for row in layer.top_ids[:shown].tolist()],
+                "chances": [[round(chance, 4) for chance in row] for row in layer.top_probabilities[:shown].tolist()],
+                "ranks": layer.ranks[:shown].tolist(),
+            }
+            for layer in report.lens(_GUESSES)
+        ],
+        "notes": notes,
+    }
+    files = resources.files("llm.inspection") / "page_files"
+    page = (files / "page.html").read_text(encoding="utf-8")
+    script = "\n".join((files / name).read_text(encoding="utf-8") for name in ("weights.js", "map.js", "page.js"))
+    # the data last, so that nothing in it is taken for a place to fill
+    for place, content in (
+        ("{{title}}", html.escape(report.title)),
+        ("{{style}}", (files / "page.css").read_text(encoding="utf-8")),
+        ("{{script}}", script),
+        ("{{data}}", _json(data)),
+    ):
+        page = page.replace(place, content, 1)
+    return Page(page)
+
+
+def most_tokens(n_layer: int, heads: int, causal: bool) -> int:
+    """The longest text whose page stays under 5 MB."""
+    values = _MOST_VALUES / (n_layer * heads)
+    return max(1, math.isqrt(int(2 * values if causal else values)) - 1)
+
+
+def _encode(maps: Tensor, causal: bool) -> str:
+    """Weights (N, T, T) as base64 of little-endian 16-bit numbers, row by row; of causal ones the visible part."""
+    T = maps.shape[-1]
+    values = torch.nan_to_num(maps.detach().float().cpu(), 0.0).clamp(0, 1).mul(_STEPS).round().numpy()
+    if causal:
+        rows, columns = np.tril_indices(T)
+        values = values[:, rows, columns]  # (N, T, T) -> (N, T (T + 1) / 2)
+    return base64.b64encode(values.astype("<u2").tobytes()).decode("ascii")
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 4)
+
+
+def _json(data: dict[str, Any]) -> str:
+    """JSON in ASCII that can't end the script element it stands in, nor begin a comment there."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,192 @@
+"""`llm.inspect(model, text)`: everything that happened to one text, for a notebook or a script."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from llm.errors import ConfigError
+from llm.inspection.figures import head_grid, montage
+from llm.inspection.heads import HeadScores, head_scores, heads_table
+from llm.inspection.lens import LensLayer, logit_lens
+from llm.inspection.page import Page, attention_page
+from llm.inspection.probe import Capture, capture, longest_window
+from llm.inspection.rollout import attention_rollout
+from llm.inspection.shapes import shape_rows, text_table
+from llm.inspection.ticks import tick_labels
+from llm.model import GPT
+from llm.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from llm.checkpoint import Loaded
+    from llm.training import LanguageModel
+
+
+class HeadTable(list[HeadScores]):
+    """The scores of all heads; printed, a table."""
+
+    def __repr__(self) -> str:
+        return heads_table(self)
+
+
+class Report(Mapping[str, Tensor]):
+    """What a capture found: the tensors by the names of their stages, and what can be made of them.
+
+    Args:
+        model: the model that was captured.
+        found: the capture, of one text.
+        tokenizer: names the tokens; without one they are numbers.
+        title: what the page is headed by.
+        notes: what a reader should know, such as that the text was cropped.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        found: Capture,
+        tokenizer: Tokenizer | None = None,
+        title: str = "Attention",
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.model = model
+        self.capture = found
+        self.tokenizer = tokenizer
+        self.title = title
+        self.notes = list(notes)
+        self.ids: list[int] = found.tensor("token ids")[0].tolist()
+        self.labels = self.names(self.ids)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.capture[name].tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.capture)
+
+    def __len__(self) -> int:
+        return len(self.capture)
+
+    def __repr__(self) -> str:
+        return f"Report of {len(self.ids)} tokens: {len(self)} tensors, heads(), lens(), table(), figure(), page()"
+
+    def names(self, ids: Sequence[int], longest: int = 14) -> list[str]:
+        """A label for each token id."""
+        return list(map(str, ids)) if self.tokenizer is None else tick_labels(self.tokenizer, ids, longest)
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """The attention weights of each layer, (H, T, T)."""
+        return [self.capture.attention(layer)[0] for layer in range(self.capture.n_layer)]
+
+    def heads(self) -> HeadTable:
+        """Entropy, sink, previous-token, duplicate-token and induction score of every head."""
+        return self._heads
+
+    @functools.cached_property
+    def _heads(self) -> HeadTable:
+        return HeadTable(head_scores(self.model, self.maps))
+
+    def lens(self, k: int = 3) -> list[LensLayer]:
+        """What each layer would predict."""
+        return logit_lens(self.model, self.capture, k)
+
+    def rollout(self) -> Tensor:
+        """Attention rollout, (T, T)."""
+        return attention_rollout(self.maps, self.model.config.residual)
+
+    def table(self) -> str:
+        """The shape of every stage."""
+        return text_table(shape_rows(self.capture))
+
+    def figure(self, layer: int = 0, log_scale: bool = False, hide_first: bool = False) -> Image.Image:
+        """The attention maps of one layer as a picture."""
+        config = self.model.config
+        title = f"{config.attention} attention, layer {layer}"
+        return head_grid(self.maps[layer], self.labels, title, config.is_causal, log_scale, hide_first)
+
+    def montage(self, title: str, log_scale: bool = False) -> Image.Image:
+        """Every head of every layer in one small picture."""
+        return montage(self.maps, self.model.config.is_causal, title, log_scale)
+
+    def page(self, path: str | Path | None = None) -> Page:
+        """The attention page, one HTML file; in a notebook it shows itself.
+
+        Args:
+            path: write it there, too.
+        """
+        page = attention_page(self)
+        if path is not None:
+            page.save(path)
+        return page
+
+
+def inspect(
+    model: GPT | Loaded | LanguageModel | str | Path,
+    text: str | Sequence[int] | Tensor,
+    tokenizer: Tokenizer | None = None,
+    tokens: int = 64,
+) -> Report:
+    """Run a model on one text and keep every stage.
+
+    Args:
+        model: a GPT, what `llm.load` gives, a LanguageModel with a trainer, or the path of a checkpoint.
+        text: the text; or (T,) token ids.
+        tokenizer: the model's, where the model does not bring it along.
+        tokens: look at so many at most; the rest is cropped, and `notes` says so.
+
+    Raises:
+        ConfigError: there is no tokenizer for a text, the text is empty, or holds ids outside the vocabulary.
+        LLMError: the checkpoint can't be read, or the text can't be encoded.
+    """
+    gpt, own = _parts(model)
+    tokenizer = tokenizer or own
+    if isinstance(text, str):
+        if tokenizer is None:
+            raise ConfigError(
+                "a GPT alone can't read text: give tokenizer=..., or token ids, or inspect what llm.load gives"
+            )
+        ids = tokenizer.encode(text)
+    else:
+        ids = [int(i) for i in text]
+    chosen, notes = choose_window(ids, gpt, tokens)
+    device = next(gpt.parameters()).device
+    row = torch.tensor([chosen], device=device)  # (T) -> (1, T)
+    return Report(gpt, capture(gpt, row), tokenizer, notes=notes)
+
+
+def choose_window(ids: Sequence[int], model: GPT, tokens: int) -> tuple[list[int], list[str]]:
+    """As much of a text as can be looked at, and what to say about the rest.
+
+    Raises:
+        ConfigError: there is nothing to look at, or an id is outside the vocabulary.
+    """
+    vocab_size = model.config.vocab_size
+    if not len(ids):
+        raise ConfigError("the text to inspect is empty; give at least one word")
+    if outside := [i for i in ids if not 0 <= i < vocab_size]:
+        raise ConfigError(
+            f"the text to inspect holds token id {outside[0]}, outside the model's vocabulary of {vocab_size}: "
+            "it was encoded with another tokenizer"
+        )
+    if tokens < 1:
+        raise ConfigError(f"tokens must be at least 1, got {tokens}")
+    shown = min(tokens, longest_window(model.config))
+    notes = [f"the first {shown} of {len(ids)} tokens are shown"] if shown < len(ids) else []
+    return list(ids[:shown]), notes
+
+
+def _parts(model: Any) -> tuple[GPT, Tokenizer | None]:
+    if isinstance(model, str | Path):
+        from llm.checkpoint import load
+
+        model = load(model)
+    if isinstance(model, GPT):
+        return model, None
+    if isinstance(model, tuple):  # Loaded
+        return model[0], model[1]
+    return model.gpt, model.tokenizer

@@ -1,0 +1,182 @@
+"""Where what was seen goes: TensorBoard, and files in the run folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+
+from llm.inspection.embeddings import (
+    choose_words,
+    neighbours_table,
+    positional_similarity,
+    projector_sample,
+    word_ids,
+)
+from llm.inspection.figures import map_grid, similarity_map, to_png
+from llm.inspection.film import write_file
+from llm.inspection.gradients import LayerFlow, layer_parameters
+from llm.inspection.heads import SCORES
+from llm.inspection.lens import lens_table, logit_lens
+from llm.inspection.report import Report
+from llm.inspection.rollout import WHAT_IT_IS
+from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
+from llm.inspection.ticks import markdown
+from llm.model import GPT
+
+log = logging.getLogger(__name__)
+
+_NOT_HELD = "In float32; fused attention, which training runs on, never holds scores and weights."
+_LENS_POSITIONS = 12
+_POSITIONS = 128
+_HISTOGRAM_VALUES = 10_000
+
+
+class TensorBoard:
+    """Writes one step to TensorBoard: few tags, so that its slider goes through the steps.
+
+    Args:
+        experiments: SummaryWriters.
+        step: the optimizer step.
+    """
+
+    def __init__(self, experiments: Iterable[Any], step: int) -> None:
+        self.experiments = list(experiments)
+        self.step = step
+
+    def text(self, tag: str, text: str) -> None:
+        """Markdown; TensorBoard strips HTML."""
+        for experiment in self.experiments:
+            experiment.add_text(tag, text, self.step)
+
+    def image(self, tag: str, image: Image.Image) -> None:
+        """A picture, with its own palette: `add_image` would make it three times as large, ten times as slowly."""
+        width, height = image.size
+        png = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=to_png(image))
+        summary = Summary(value=[Summary.Value(tag=tag, image=png)])
+        for experiment in self.experiments:
+            experiment._get_file_writer().add_summary(summary, self.step)
+
+    def scalars(self, values: dict[str, float]) -> None:
+        """Numbers by tag, all in one record."""
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        for experiment in self.experiments:
+            experiment._get_file_writer().add_summary(summary, self.step)
+
+    def maps(self, report: Report, log_scale: bool, hide_first: bool) -> None:
+        """The heads of every layer."""
+        for layer in range(report.model.config.n_layer):
+            self.image(f"attention/layer {layer}", report.figure(layer, log_scale, hide_first))
+
+    def scores(self, report: Report) -> None:
+        """Five numbers for every head."""
+        self.scalars(
+            {
+                f"heads/{name.replace('_', ' ')}/layer {row.layer} head {row.head}": value
+                for row in report.heads()
+                for name in SCORES
+                if (value := getattr(row, name)) is not None
+            }
+        )
+
+    def rollout(self, report: Report) -> None:
+        """Attention rollout."""
+        self.image("attention/rollout", rollout_figure(report))
+        if self.step == 0:
+            self.text("attention rollout", WHAT_IT_IS)
+
+    def lens(self, report: Report) -> None:
+        """The logit lens at the last positions of the text."""
+        if report.tokenizer is not None:
+            layers = logit_lens(report.model, report.capture, 1, _LENS_POSITIONS)
+            self.text("logit lens", lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer))
+
+    def positions(self, report: Report) -> None:
+        """How alike the positional embeddings are."""
+        similarity, positions = positional_similarity(report.model, _POSITIONS)
+        title = f"positional embeddings, {len(positions)} of {report.model.config.context_length} positions"
+        self.image("positional embeddings", similarity_map(similarity, positions, title))
+
+    def neighbours(self, report: Report, words: Sequence[str] | None) -> None:
+        """The nearest neighbours of some words."""
+        if report.tokenizer is None:
+            return
+        ids, others = word_ids(report.tokenizer, words) if words else (choose_words(report.tokenizer, report.ids), [])
+        table = neighbours_table(report.model, report.tokenizer, ids) if ids else "no word of the text is one token"
+        if others:
+            table += f"\n\nnot one token in this vocabulary: {markdown(', '.join(others))}"
+        self.text("nearest neighbours", table)
+
+    def projector(self, report: Report, frequent: Tensor, most: int) -> None:
+        """The token embeddings, or the most frequent of them, one label each."""
+        ids = projector_sample(report.model.config.vocab_size, frequent, most)
+        table = report.model.embeddings.token.weight.detach().float().cpu()
+        size = len(table)
+        # it becomes the name of a folder
+        tag = f"token-embeddings-{'all' if len(ids) == size else f'{len(ids)}-most-frequent-of'}-{size}"
+        for experiment in self.experiments:
+            experiment.add_embedding(table[ids], report.names(ids.tolist()), tag=tag, global_step=self.step)
+
+    def gradients(self, flows: Iterable[LayerFlow]) -> None:
+        """Norm, size of the step and values that are no numbers, for every layer."""
+        values: dict[str, float] = {}
+        for flow in flows:
+            values[f"gradients/norm/{flow.name}"] = flow.norm
+            values[f"gradients/non-finite values/{flow.name}"] = flow.non_finite
+            if flow.update_ratio is not None:
+                values[f"gradients/update to weight ratio/{flow.name}"] = flow.update_ratio
+        self.scalars(values)
+
+    def histograms(self, model: GPT) -> None:
+        """Weights and gradients of every layer: ten thousand evenly picked values, those that are numbers."""
+        for name, parameters in layer_parameters(model).items():
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            for kind, tensors in (("weights", parameters), ("gradients", gradients)):
+                values = _sample(tensors)
+                if len(values):
+                    for experiment in self.experiments:
+                        experiment.add_histogram(f"{kind}/{name}", values, self.step, bins="auto")
+
+
+def write_shapes(model: GPT, batch_size: int, tensorboard: TensorBoard, folder: Path | None) -> None:
+    """The shape of every stage of a batch, in the log, in TensorBoard and in a run folder."""
+    rows = trace_shapes(model.config, batch_size)
+    letters = legend(model.config, batch_size)
+    log.info(f"\n{text_table(rows)}\n{letters}\n{model.n_parameters:,} trained parameters\n")
+    table = f"{letters}\n\n{markdown_table(rows)}\n\n{_NOT_HELD}\n"
+    tensorboard.text("shapes", table)
+    if folder is not None:
+        write_file(folder / "shapes.md", table.encode())
+
+
+def write_maps(report: Report, folder: Path, log_scale: bool, hide_first: bool) -> None:
+    """The heads of every layer, a PNG each, into a run folder."""
+    for layer in range(report.model.config.n_layer):
+        picture = to_png(report.figure(layer, log_scale, hide_first))
+        write_file(folder / "attention" / f"layer-{layer}.png", picture)
+
+
+def rollout_figure(report: Report) -> Image.Image:
+    """Attention rollout as a picture."""
+    values = report.rollout().float().cpu().numpy()
+    if report.model.config.is_causal:
+        values[np.triu_indices(len(values), 1)] = math.nan
+    title = "attention rollout through all layers (heads averaged; values and MLPs ignored)"
+    axes = ("position", "input that could have reached it")
+    return map_grid(values[None], ["rollout"], title, report.labels, report.labels, axes=axes)
+
+
+def _sample(tensors: Sequence[Tensor]) -> Tensor:
+    total = sum(tensor.numel() for tensor in tensors)
+    step = max(1, total // _HISTOGRAM_VALUES)
+    picked = [tensor.detach().flatten()[::step].float() for tensor in tensors]
+    values = torch.cat(picked) if picked else torch.empty(0)
+    return values[values.isfinite()]

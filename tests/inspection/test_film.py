@@ -1,0 +1,69 @@
+"""A film has a frame for every look, in their order."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+from llm.inspection.figures import montage
+from llm.inspection.film import Film, write_file
+
+
+def frame(step):
+    weights = torch.full((2, 6, 6), 1 / 6) * (1 - step / 10) + torch.eye(6) * step / 10
+    return montage([weights], False, f"step {step}")
+
+
+def film_of(steps, most=120):
+    film = Film(most)
+    for step in steps:
+        film.add(frame(step))
+    return film
+
+
+def test_the_gif_holds_the_frames_as_they_were():
+    gif = Image.open(io.BytesIO(film_of(range(5)).to_gif()))
+    frames = [np.asarray(picture.convert("RGB")) for picture in ImageSequence.Iterator(gif)]
+    assert len(frames) == 5
+    for step, picture in enumerate(frames):
+        np.testing.assert_array_equal(picture, np.asarray(frame(step).convert("RGB")))
+
+
+def test_the_same_frames_are_the_same_bytes():
+    assert film_of(range(4)).to_gif() == film_of(range(4)).to_gif()
+
+
+def test_a_long_film_keeps_its_first_and_last_frame():
+    film = film_of(range(11), most=4)
+    assert 2 <= len(film) <= 4
+    gif = Image.open(io.BytesIO(film.to_gif()))
+    pictures = [np.asarray(picture.convert("RGB")) for picture in ImageSequence.Iterator(gif)]
+    np.testing.assert_array_equal(pictures[0], np.asarray(frame(0).convert("RGB")))
+    np.testing.assert_array_equal(pictures[-1], np.asarray(frame(10).convert("RGB")))
+
+
+def test_no_film_without_a_frame():
+    with pytest.raises(ValueError, match="needs a frame"):
+        Film().to_gif()
+
+
+def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "file.bin"
+    write_file(path, b"one")
+    assert path.read_bytes() == b"one"
+
+    def full(self, content):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_file(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert [other.name for other in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_large_frames_are_fewer(monkeypatch):
+    monkeypatch.setattr("llm.inspection.film._MOST_BYTES", 3 * frame(0).size[0] * frame(0).size[1])
+    assert len(film_of(range(9))) <= 3

@@ -1,0 +1,73 @@
+"""Anyone can read a tick."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.config import TokenizerConfig
+from llm.inspection import tick_labels, visible
+from llm.inspection.fonts import default_font, font_for
+from llm.inspection.ticks import markdown
+from llm.tokenizers import build_tokenizer
+
+
+@pytest.mark.parametrize(
+    ("token", "label"),
+    [
+        (b" the", "·the"),
+        (b"\n\n", "↵↵"),
+        (b"\t\r", "⇥⏎"),
+        (b"", "∅"),
+        (b"\xe4\xbd", r"\xe4\xbd"),
+        ("猫".encode(), "猫"),
+        ("مرحبا".encode(), "مرحبا"),
+        ("😀".encode(), "😀"),
+        (b"\x00", "U+0000"),
+        ("\u2028".encode(), "U+2028"),
+        (b"a" * 20, "a" * 13 + "…"),
+    ],
+)
+def test_a_token_as_a_label(token, label):
+    assert visible(token) == label
+
+
+@given(st.binary(max_size=20))
+def test_a_label_is_one_printable_line_and_never_empty(token):
+    label = visible(token)
+    assert 0 < len(label) <= 14
+    assert label.isprintable()
+    assert " " not in label
+
+
+def test_a_character_cut_in_two_shows_its_bytes():
+    tokenizer = build_tokenizer(TokenizerConfig(), [])
+    labels = tick_labels(tokenizer, tokenizer.encode("猫 cat"))
+    assert labels[-1] == "·cat"
+    assert "\\x" in "".join(labels[:-1])
+
+
+@pytest.mark.parametrize("label", ["·the", "↵", "⏎", "⇥", "∅", "مرحبا", "Привет", "שלום", "…"])
+def test_the_font_that_comes_along_has_these(label):
+    assert font_for(label, 12)[0] == label
+
+
+def test_an_id_that_stands_for_nothing_is_shown_by_its_number():
+    assert tick_labels(build_tokenizer(TokenizerConfig(), []), [50300]) == ["#50300"]
+
+
+def test_what_no_font_has_is_shown_by_number(monkeypatch):
+    monkeypatch.setattr("llm.inspection.fonts._other_fonts", lambda: ())
+    label, font = font_for("a猫", 12)
+    assert label == "aU+732B"
+    assert font.path == default_font()
+
+
+def test_a_font_of_this_machine_is_used_where_it_has_the_character(monkeypatch):
+    monkeypatch.setattr("llm.inspection.fonts._other_fonts", lambda: ("cats.ttf",))
+    monkeypatch.setattr("llm.inspection.fonts._letters", lambda path: {ord("猫")} if path == "cats.ttf" else set())
+    monkeypatch.setattr("llm.inspection.fonts._open", lambda path, size: (path, size))
+    assert font_for("猫", 12) == ("猫", ("cats.ttf", 12))
+
+
+def test_markdown_shows_a_label_as_it_is():
+    assert markdown("<b>|*_`#") == r"&lt;b\>│\*\_\`\#"
