@@ -11,6 +11,7 @@ from llm.errors import LLMError
 
 COMMANDS = {
     "generate": "continue a prompt with a trained model",
+    "tokenize": "turn text of any size into token ids to train on",
     "trace": "walk one text through the whole pipeline, with shapes and numbers",
 }
 """Each is a module in `llm.commands` with `add_arguments` and `run`, imported only when it is called."""

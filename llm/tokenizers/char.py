@@ -11,10 +11,10 @@ from llm.errors import TokenizerError
 from llm.tokenizers.base import (
     END_OF_TEXT,
     Tokenizer,
+    UnknownPieceError,
     build_vocabulary,
     check_specials,
     find_unknown_token,
-    locate,
 )
 
 
@@ -81,10 +81,10 @@ class CharTokenizer(Tokenizer):
         except KeyError as error:
             character = error.args[0]
             offset = next(match.start() for match in self._pieces.finditer(text) if match[0] == character)
-            raise TokenizerError(
-                f"unknown character {character!r} {locate(text, offset)}; this vocabulary has "
-                f"{self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
-            ) from None
+            advice = (
+                f"this vocabulary has {self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
+            )
+            raise UnknownPieceError.at(f"character {character!r}", text, offset, advice) from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """The characters, one after the other."""
