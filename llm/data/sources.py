@@ -235,11 +235,43 @@ def _decompressed(path: Path, raw: BinaryIO) -> Any:
         return gzip.GzipFile(fileobj=raw)
     if path.suffix == ".zst":
         try:
-            import zstandard
+            return io.BufferedReader(_ZstdFile(raw), BLOCK_BYTES)
         except ImportError as error:
             raise DataError(f"reading {str(path)!r} needs zstandard; install it: pip install zstandard") from error
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
     return contextlib.nullcontext(raw)
+
+
+class _ZstdFile(io.RawIOBase):
+    """The content of a Zstandard file. zstandard's own reader takes one that is cut short for whole."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        from zstandard import ZstdDecompressor
+
+        self._raw = raw
+        self._new_frame = ZstdDecompressor().decompressobj
+        self._frame: Any = None
+        self._compressed = self._content = b""
+
+    def readable(self) -> bool:
+        """It is there to be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what comes next."""
+        while not self._content:
+            self._compressed = self._compressed or self._raw.read(BLOCK_BYTES >> 3)
+            if not self._compressed:
+                if self._frame is not None:
+                    raise EOFError("it ends too early")
+                return 0
+            self._frame = self._frame or self._new_frame()
+            self._content = self._frame.decompress(self._compressed)
+            self._compressed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame = None
+        count = min(len(buffer), len(self._content))
+        buffer[:count], self._content = self._content[:count], self._content[count:]
+        return count
 
 
 def _field_of(path: Path, line: int, content: bytes, field: str) -> str:

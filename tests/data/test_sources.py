@@ -207,7 +207,13 @@ def test_bad_lines_are_named(tmp_path, content, message):
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
 def test_damaged_archives(tmp_path, name):
     content = compressed(name)
-    for bad in (content[:-9], b"not compressed", content[:20] + b"\xff" * 20 + content[40:]):
+    cut_at_a_line = gzip.compress(LINES[:50]) + gzip.compress(LINES[50:] + b"\n")[:-4]
+    if name.endswith(".zst"):
+        zstandard = pytest.importorskip("zstandard")
+        whole = zstandard.ZstdCompressor(write_checksum=True).compress(LINES)
+        cut_at_a_line = whole[:-4]
+        assert list(zstandard.ZstdDecompressor().stream_reader(whole[:-4]).read()) == list(LINES)
+    for bad in (content[:-9], cut_at_a_line, b"not compressed", content[:20] + b"\xff" * 20 + content[40:]):
         with pytest.raises(DataError, match=re.escape(name)):
             list(read_chunks([write(tmp_path, name, bad)]))
 
