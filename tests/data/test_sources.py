@@ -5,7 +5,7 @@ import re
 import pytest
 import regex
 import tiktoken_ext.openai_public
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import TokenizerConfig
@@ -16,7 +16,24 @@ from llm.tokenizers import END_OF_TEXT, BPETokenizer, build_tokenizer
 GPT2 = BPETokenizer()
 PIECES = [
     *("a", "Zed", "é", "ß", "猫", "ก", "\u0301", "ǅ", "1", "23", "½", "Ⅷ", "'s", "'RE", "'", ".", "--", "/", "_", "😀"),
-    *(" ", "  ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u2003", "\x1c", "。", "，", "、", END_OF_TEXT, "<|", "|>"),
+    *(
+        " ",
+        "  ",
+        "   ",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\t",
+        "\u00a0",
+        "\u2003",
+        "\x1c",
+        "。",
+        "，",
+        "、",
+        END_OF_TEXT,
+        "<|",
+        "|>",
+    ),
 ]
 TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.characters(codec="utf-8")), max_size=30).map("".join)
 
@@ -56,6 +73,7 @@ def test_chinese_is_cut_before_its_punctuation_too():
     assert GPT2.encode("猫が座った") + GPT2.encode("。猫") == GPT2.encode("猫が座った。猫")
 
 
+@settings(max_examples=200)
 @given(TEXT)
 def test_the_ids_of_the_parts_are_those_of_the_whole(text):
     for kind in ("gpt2", "word", "char"):
@@ -76,6 +94,7 @@ def patterns():
         return {regex.compile(make()["pat_str"]) for make in constructors.values()}
 
 
+@settings(max_examples=200)
 @given(TEXT)
 def test_every_pattern_of_tiktokens_splits_the_parts_like_the_whole(patterns, text):
     assert len(patterns) == 3
@@ -131,7 +150,13 @@ def test_a_text_without_a_place_to_cut_comes_whole(tmp_path):
 # Records
 
 
-RECORDS = [{"text": "one\r\ntwo", "n": 1}, {"text": " "}, {"text": "Ça\u2028va 猫"}, {"text": "x" * 100}, {"text": "end"}]
+RECORDS = [
+    {"text": "one\r\ntwo", "n": 1},
+    {"text": " "},
+    {"text": "Ça\u2028va 猫"},
+    {"text": "x" * 100},
+    {"text": "end"},
+]
 LINES = b"\n".join(json.dumps(record).encode() for record in RECORDS)
 TEXTS = ["one\r\ntwo", "Ça\u2028va 猫", "x" * 100, "end"]
 
