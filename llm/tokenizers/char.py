@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
@@ -16,6 +20,8 @@ from llm.tokenizers.base import (
     check_specials,
     find_unknown_token,
 )
+
+_UNKNOWN = 2**32 - 1
 
 
 class CharTokenizer(Tokenizer):
@@ -85,6 +91,31 @@ class CharTokenizer(Tokenizer):
                 f"this vocabulary has {self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
             )
             raise UnknownPieceError.at(f"character {character!r}", text, offset, advice) from None
+
+    def encode_array(self, text: str) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The ids of `text`, (N,): all characters looked up at once.
+
+        Raises:
+            TokenizerError: a character is not in the vocabulary.
+        """
+        if any(special in text for special in self.specials):
+            return super().encode_array(text)
+        table = self._table
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+        ids = table[np.minimum(codes, len(table) - 1)]
+        if (unknown := ids == _UNKNOWN).any():
+            if self._unknown_id is None:
+                return super().encode_array(text)  # which says what and where
+            ids[unknown] = self._unknown_id
+        return ids
+
+    @functools.cached_property
+    def _table(self) -> npt.NDArray[np.uint32]:
+        """The id of every code point up to the last in the vocabulary, and of one more."""
+        codes = [ord(character) for character in self.vocabulary]
+        table = np.full(max(codes, default=0) + 2, _UNKNOWN, np.uint32)
+        table[codes] = np.arange(len(codes))
+        return table
 
     def decode(self, ids: Iterable[int]) -> str:
         """The characters, one after the other."""

@@ -55,6 +55,20 @@ def test_its_dict_is_primitives_and_builds_it_again(tokenizer):
     assert again.encode(TEXT) == tokenizer.encode(TEXT)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(st.lists(st.one_of(st.sampled_from([*TEXT, END_OF_TEXT, "[PAD]"]), st.characters())).map("".join))
+def test_an_array_of_ids_is_the_ids_or_the_same_error(name, text):
+    tokenizer = TOKENIZERS[name]
+
+    def outcome(encode):
+        try:
+            return [int(token) for token in encode(text)]
+        except TokenizerError as error:
+            return str(error)
+
+    assert outcome(tokenizer.encode_array) == outcome(tokenizer.encode)
+
+
 def test_ids_are_ints_in_the_vocabulary(tokenizer):
     ids = tokenizer.encode(TEXT)
     assert len(ids) > 5
