@@ -23,6 +23,7 @@ from llm.data.sources import read_chunks
 from llm.data.store import DESCRIPTION, ShardHeader, TokenStore
 from llm.data.tokenize import Plan, tokenize
 from llm.tokenizers import BPETokenizer
+from llm.tokenizers.bpe import load_encoding
 
 STORY = Path(__file__).parents[1] / "data" / "story.txt"
 CONTEXT, BATCH = 256, 4
@@ -57,7 +58,7 @@ def bench_tokenize(text: Path, folder: Path, n_bytes: int, rounds: int) -> list[
     path = folder / "corpus.txt"
     path.write_bytes(content * (n_bytes // len(content) + 1))
     tokenizer = BPETokenizer()
-    encoding = tokenizer._encoding
+    encoding = load_encoding(tokenizer.encoding)
     pieces = [text for chunk in read_chunks([path], tokenizer.cuts) for text in chunk.texts]
     plan = Plan([path], tokenizer, threads=2)
 

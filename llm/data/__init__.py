@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llm.data.corpus import resolve_corpus
     from llm.data.datamodule import TextDataModule
+    from llm.data.opening import open_or_build
     from llm.data.store import TokenStore
-    from llm.data.tokenize import open_or_build
     from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder, window_starts
 
 __all__ = [
@@ -32,7 +32,7 @@ _MODULES = {
     "TokenStore": "store",
     "WindowLoader": "windows",
     "WindowOrder": "windows",
-    "open_or_build": "tokenize",
+    "open_or_build": "opening",
     "resolve_corpus": "corpus",
     "window_starts": "windows",
 }

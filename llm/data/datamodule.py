@@ -14,7 +14,8 @@ from llm.checkpoint import read_checkpoint, tokenizer_of
 from llm.config import TokenizerConfig
 from llm.data.opening import choose_tokenizer, open_corpus
 from llm.data.prompts import Prompt, read_prompts
-from llm.data.store import TokenArray, TokenStore
+from llm.data.sharded import TokenArray
+from llm.data.store import TokenStore
 from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
 from llm.errors import CheckpointError, ConfigError, DataError
 from llm.tokenizers import Tokenizer

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
+import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +16,16 @@ from llm.config import TokenizerConfig
 from llm.data.corpus import KNOWN_CORPORA, resolve_corpus
 from llm.data.hashing import corpus_hash
 from llm.data.sources import read_chunks
-from llm.data.store import DESCRIPTION, TokenStore, open_raw
-from llm.data.tokenize import cache_key, open_or_build, source_hash
-from llm.errors import ConfigError, DataError, TokenizerError
+from llm.data.store import DESCRIPTION, VERSION, TokenStore, open_raw
+from llm.data.tokenize import Plan, source_hash, tokenize
+from llm.errors import ConfigError, DataError, LLMError, TokenizerError
 from llm.files import write_whole
 from llm.tokenizers import Tokenizer, build_tokenizer, tokenizer_from_dict
 
+log = logging.getLogger(__name__)
+
 _LEARNED = ("word", "char")
-_REMEMBERED_FROM = 16 << 20
+REMEMBERED_FROM = 16 << 20
 """Bytes of text from which a learned vocabulary is kept in the cache."""
 
 
@@ -47,6 +53,44 @@ def open_corpus(corpus: str | Sequence[str], tokenizer: Tokenizer, cache_dir: st
             f"tokenizer of this run has {tokenizer.fingerprint}: use that one, or tokenize the text again"
         )
     return store
+
+
+def open_or_build(
+    paths: Sequence[Path], tokenizer: Tokenizer, cache_dir: str | Path, text_hash: str | None = None
+) -> TokenStore:
+    """The token store of some files, made now if the cache holds none for this text and this tokenizer.
+
+    Args:
+        paths: the files, in order.
+        tokenizer: what encodes them.
+        cache_dir: where stores are kept, each in a folder of its own.
+        text_hash: `source_hash(paths)`, if it is known already.
+
+    Raises:
+        DataError: a document can't be read, or the cache can't be written.
+        TokenizerError: a document can't be encoded; names the document.
+    """
+    plan = Plan(paths, tokenizer, source_hash=text_hash or "", cache_dir=cache_dir)
+    target = Path(cache_dir) / _cache_key(plan.source_hash, plan.fingerprint)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                store = TokenStore.open(target)
+                if (store.source_hash, store.fingerprint) == (plan.source_hash, plan.fingerprint):
+                    return store
+                log.warning("token cache %r is another text's or tokenizer's; building it again", str(target))
+            except DataError as error:
+                log.warning("%s; building it again", error)
+            shutil.rmtree(target)
+        try:
+            return tokenize(plan, target)
+        except LLMError:  # another text, which has another key, will come: nobody will go on with this
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise DataError(
+            f"can't use the token cache {str(target)!r}: {error.strerror}; choose another cache_dir"
+        ) from error
 
 
 def choose_tokenizer(corpus: str | Sequence[str], config: TokenizerConfig, cache_dir: str | Path) -> Tokenizer:
@@ -125,9 +169,9 @@ def learn_tokenizer(
     if config.kind not in _LEARNED:
         return build_tokenizer(config)
     kept = None
-    if cache_dir is not None and sum(path.stat().st_size for path in paths if path.is_file()) >= _REMEMBERED_FROM:
+    if cache_dir is not None and sum(path.stat().st_size for path in paths if path.is_file()) >= REMEMBERED_FROM:
         described = json.dumps(dataclasses.asdict(config))
-        kept = Path(cache_dir) / f"{cache_key(source_hash(paths, field, cache_dir), described)}.tokenizer.json"
+        kept = Path(cache_dir) / f"{_cache_key(source_hash(paths, field, cache_dir), described)}.tokenizer.json"
         try:
             return tokenizer_from_dict(json.loads(kept.read_text(encoding="utf-8")))
         except (OSError, ValueError, TokenizerError):
@@ -141,6 +185,11 @@ def learn_tokenizer(
         except OSError as error:
             raise DataError(f"can't write {str(kept)!r}: {error.strerror}; choose another cache_dir") from error
     return tokenizer
+
+
+def _cache_key(*parts: str) -> str:
+    """A file name for what depends on these."""
+    return hashlib.sha256(" ".join([*parts, str(VERSION)]).encode()).hexdigest()[:32]
 
 
 def _name(store: TokenStore) -> str:

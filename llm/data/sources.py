@@ -6,16 +6,12 @@ What a chunk holds depends on nothing but the files and where it begins, so that
 from __future__ import annotations
 
 import codecs
-import contextlib
-import gzip
-import io
-import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from llm.data.records import json_lines, parquet_rows
 from llm.errors import DataError, TokenizerError
 from llm.tokenizers.base import UnknownPieceError
 
@@ -191,7 +187,7 @@ def _lines_and_columns(path: Path, end: int) -> tuple[int, int]:
 
 
 def _read_records(path: Path, number: int, field: str, start: int, block_chars: int) -> Iterator[Chunk]:
-    records = _parquet_rows if path.suffix == ".parquet" else _json_lines
+    records = parquet_rows if path.suffix == ".parquet" else json_lines
     texts: list[str] = []
     places: list[int] = []
     found = start > 0
@@ -210,117 +206,3 @@ def _read_records(path: Path, number: int, field: str, start: int, block_chars: 
         raise DataError(f"{str(path)!r} is empty: no record has text in {field!r}; give a file with text in it")
     if texts:
         yield Chunk(path, texts, places, False, Position(number + 1), path.stat().st_size)
-
-
-def _json_lines(path: Path, field: str, start: int) -> Iterator[tuple[int, str, int]]:
-    """(line, text, bytes of the file read) of each record after line `start`."""
-    line = 0
-    with contextlib.ExitStack() as stack:
-        raw = stack.enter_context(path.open("rb"))
-        lines = stack.enter_context(_decompressed(path, raw))
-        try:
-            for line, content in enumerate(lines, start=1):
-                if line > start and content.strip():
-                    yield line, _field_of(path, line, content, field), raw.tell()
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{str(path)!r} is damaged after line {line}: {error}; fetch it again") from error
-        except Exception as error:
-            if type(error).__name__ != "ZstdError":
-                raise
-            raise DataError(f"{str(path)!r} is damaged after line {line}: {error}; fetch it again") from error
-
-
-def _decompressed(path: Path, raw: BinaryIO) -> Any:
-    if path.suffix == ".gz":
-        return gzip.GzipFile(fileobj=raw)
-    if path.suffix == ".zst":
-        try:
-            return io.BufferedReader(_ZstdFile(raw), BLOCK_BYTES)
-        except ImportError as error:
-            raise DataError(f"reading {str(path)!r} needs zstandard; install it: pip install zstandard") from error
-    return contextlib.nullcontext(raw)
-
-
-class _ZstdFile(io.RawIOBase):
-    """The content of a Zstandard file. zstandard's own reader takes one that is cut short for whole."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        from zstandard import ZstdDecompressor
-
-        self._raw = raw
-        self._new_frame = ZstdDecompressor().decompressobj
-        self._frame: Any = None
-        self._compressed = self._content = b""
-
-    def readable(self) -> bool:
-        """It is there to be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with what comes next."""
-        while not self._content:
-            self._compressed = self._compressed or self._raw.read(BLOCK_BYTES >> 3)
-            if not self._compressed:
-                if self._frame is not None:
-                    raise EOFError("it ends too early")
-                return 0
-            self._frame = self._frame or self._new_frame()
-            self._content = self._frame.decompress(self._compressed)
-            self._compressed = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame = None
-        count = min(len(buffer), len(self._content))
-        buffer[:count], self._content = self._content[:count], self._content[count:]
-        return count
-
-
-def _field_of(path: Path, line: int, content: bytes, field: str) -> str:
-    where = f"{str(path)!r}, line {line}"
-    try:
-        record = json.loads(content.decode("utf-8-sig" if line == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where}: byte 0x{content[error.start]:02x} at column {error.start + 1} is not UTF-8"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON: {error}; each line must hold one record") from error
-    except RecursionError as error:
-        raise DataError(f"{where}: the record is nested too deep") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: expected a record such as {{{field!r}: ...}}, got {str(record)[:40]!r}")
-    if field not in record:
-        raise DataError(f"{where}: no field {field!r}; the record has {', '.join(record)[:80] or 'none'} (--field)")
-    text = record[field]
-    if not isinstance(text, str):
-        raise DataError(f"{where}: field {field!r} must hold text, got {str(text)[:40]!r}")
-    return text
-
-
-def _parquet_rows(path: Path, field: str, start: int) -> Iterator[tuple[int, str, int]]:
-    """(row from 1, text, bytes of the file read) of each row after row `start`."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(f"reading {str(path)!r} needs pyarrow; install it: pip install pyarrow") from error
-    size = path.stat().st_size
-    try:
-        with parquet.ParquetFile(path) as file:
-            if field not in (columns := file.schema_arrow.names):
-                raise DataError(f"{str(path)!r}: no column {field!r}; it has {', '.join(columns)[:80]} (--field)")
-            row, groups = 0, 0
-            while groups < file.num_row_groups and row + file.metadata.row_group(groups).num_rows <= start:
-                row += file.metadata.row_group(groups).num_rows
-                groups += 1
-            for batch in file.iter_batches(1024, row_groups=range(groups, file.num_row_groups), columns=[field]):
-                for text in batch.column(0).to_pylist():
-                    row += 1
-                    if row <= start or text is None:
-                        continue
-                    if not isinstance(text, str):
-                        raise DataError(
-                            f"{str(path)!r}, row {row}: column {field!r} must hold text, got {str(text)[:40]!r}"
-                        )
-                    yield row, text, size * row // file.metadata.num_rows
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{str(path)!r} can't be read as Parquet: {error}") from error

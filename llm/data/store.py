@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from llm.data.sharded import ShardedTokens, TokenArray
 from llm.errors import DataError
 from llm.files import write_whole
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
@@ -30,74 +30,6 @@ _PREFIX = struct.Struct("<8sII")  # magic, version, length of the JSON
 _DTYPES = ("<u2", "<u4")
 _RAW_CHECKED = 64
 _RAW_BLOCK = 1 << 16
-
-
-class ShardedTokens:
-    """Token ids in several files that look like one array, each mapped when it is first read.
-
-    Args:
-        paths: the files.
-        lengths: number of ids in each.
-        dtype: of the ids.
-        offset: bytes before the ids in each file.
-        start: the first id that belongs to the array.
-        stop: the id after the last one.
-    """
-
-    def __init__(
-        self, paths: list[Path], lengths: list[int], dtype: np.dtype[Any], offset: int, start: int, stop: int
-    ) -> None:
-        self.paths, self.lengths, self.dtype, self.offset = paths, lengths, dtype, offset
-        self.start, self.stop = start, stop
-        self._ends = np.cumsum(lengths, dtype=np.int64)
-        self._maps: dict[int, npt.NDArray[Any]] = {}
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, index: Any) -> Any:
-        """A slice is an array of the same kind, over the same files; positions, of any shape, are gathered."""
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step != 1:
-                raise IndexError(f"token ids are sliced in steps of 1, not {step}")
-            stop = max(start, stop)
-            return ShardedTokens(
-                self.paths, self.lengths, self.dtype, self.offset, self.start + start, self.start + stop
-            )
-        positions = np.asarray(index, np.int64)
-        if positions.size and not (-len(self) <= positions.min() and positions.max() < len(self)):
-            raise IndexError(f"position outside the {len(self):,} token ids")
-        positions = np.where(positions < 0, positions + len(self), positions) + self.start
-        shards = np.searchsorted(self._ends, positions, side="right")
-        ids = np.empty(positions.shape, self.dtype)
-        for shard in np.unique(shards).tolist():
-            here = shards == shard
-            ids[here] = self._map(shard)[positions[here] - (self._ends[shard] - self.lengths[shard])]
-        return ids[()]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        del copy
-        return self[np.arange(len(self))].astype(dtype or self.dtype, copy=False)
-
-    def tolist(self) -> list[int]:
-        """All ids as integers."""
-        return np.asarray(self).tolist()
-
-    def _map(self, shard: int) -> npt.NDArray[Any]:
-        if shard not in self._maps:
-            self._maps[shard] = np.memmap(
-                self.paths[shard], self.dtype, mode="r", offset=self.offset, shape=(self.lengths[shard],)
-            )
-        return self._maps[shard]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Where the files are, not what is in them: what a worker process that is not forked receives."""
-        return {**self.__dict__, "_maps": {}}
-
-
-TokenArray = npt.NDArray[np.unsignedinteger[Any]] | ShardedTokens
-"""(N,) token ids: slices, and gathers at arrays of positions."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +84,9 @@ class ShardHeader:
             raise DataError(f"{str(path)!r} holds no token ids of version {VERSION}: {error}") from error
         expected, size = HEADER_SIZE + header.n_tokens * np.dtype(header.dtype).itemsize, path.stat().st_size
         if size != expected:
-            raise DataError(f"{str(path)!r} is damaged: expected {expected} bytes, found {size}")
+            raise DataError(
+                f"{str(path)!r} is damaged: expected {expected} bytes, found {size}; tokenize the text again"
+            )
         return header
 
 
@@ -209,14 +143,14 @@ class TokenStore:
             try:
                 header = ShardHeader.read(path / name)
             except FileNotFoundError as error:
-                raise DataError(f"{str(path)!r} is damaged: {name} is missing") from error
+                raise DataError(f"{str(path)!r} is damaged: {name} is missing; tokenize the text again") from error
             if (header.n_tokens, header.dtype, header.fingerprint, header.source_hash) != (
                 n_tokens,
                 store.dtype,
                 store.fingerprint,
                 store.source_hash,
             ):
-                raise DataError(f"{str(path)!r} is damaged: {name} is another store's")
+                raise DataError(f"{str(path)!r} is damaged: {name} is another store's; tokenize the text again")
         return store
 
     def write(self) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import logging
 import os
-import shutil
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -22,8 +20,8 @@ from tqdm import tqdm
 
 from llm.data.hashing import corpus_hash
 from llm.data.sources import BLOCK_BYTES, Chunk, Position, is_text_file, read_chunks
-from llm.data.store import HEADER_SIZE, VERSION, ShardHeader, TokenStore
-from llm.errors import DataError, LLMError, TokenizerError
+from llm.data.store import HEADER_SIZE, ShardHeader, TokenStore
+from llm.errors import DataError, TokenizerError
 from llm.files import remove_stale, whole_file
 from llm.tokenizers import Tokenizer
 
@@ -31,8 +29,6 @@ SHARD_TOKENS = 100_000_000
 """Ids in a shard: 200 MB, of which a killed process loses less than one."""
 
 _CHUNKS_AHEAD = 2
-
-log = logging.getLogger(__name__)
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -127,49 +123,6 @@ def tokenize(plan: Plan, target: Path) -> TokenStore:
     )
     store.write()
     return store
-
-
-def open_or_build(
-    paths: Sequence[Path], tokenizer: Tokenizer, cache_dir: str | Path, text_hash: str | None = None
-) -> TokenStore:
-    """The token store of some files, made now if the cache holds none for this text and this tokenizer.
-
-    Args:
-        paths: the files, in order.
-        tokenizer: what encodes them.
-        cache_dir: where stores are kept, each in a folder of its own.
-        text_hash: `source_hash(paths)`, if it is known already.
-
-    Raises:
-        DataError: a document can't be read, or the cache can't be written.
-        TokenizerError: a document can't be encoded; names the document.
-    """
-    plan = Plan(paths, tokenizer, source_hash=text_hash or "", cache_dir=cache_dir)
-    target = Path(cache_dir) / cache_key(plan.source_hash, plan.fingerprint)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                store = TokenStore.open(target)
-                if (store.source_hash, store.fingerprint) == (plan.source_hash, plan.fingerprint):
-                    return store
-                log.warning("token cache %r is another text's or tokenizer's; building it again", str(target))
-            except DataError as error:
-                log.warning("%s; building it again", error)
-            shutil.rmtree(target)
-        try:
-            return tokenize(plan, target)
-        except LLMError:  # another text, which has another key, will come: nobody will go on with this
-            shutil.rmtree(target, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise DataError(
-            f"can't use the token cache {str(target)!r}: {error.strerror}; choose another cache_dir"
-        ) from error
-
-
-def cache_key(*parts: str) -> str:
-    """A file name for what depends on these."""
-    return hashlib.sha256(" ".join([*parts, str(VERSION)]).encode()).hexdigest()[:32]
 
 
 def _complete_shards(plan: Plan, target: Path) -> list[ShardHeader]:

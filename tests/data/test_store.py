@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data import SlidingWindows, TokenStore, WindowLoader, WindowOrder
-from llm.data.store import HEADER_SIZE, ShardedTokens, ShardHeader, open_raw
+from llm.data.sharded import ShardedTokens
+from llm.data.store import HEADER_SIZE, ShardHeader, open_raw
 from llm.errors import DataError
 from llm.tokenizers import BPETokenizer, CharTokenizer
 
