@@ -27,7 +27,7 @@ _DOWNLOAD_SECONDS = 30
 
 
 def resolve_corpus(corpus: str | Sequence[str], data_dir: str | Path = "data") -> list[Path]:
-    """The files of a corpus, one document each, in their order.
+    """The files of a corpus, in their order.
 
     Args:
         corpus: a known name (`story`; `the-verdict`, which is downloaded when it is not there yet), a text file,

@@ -30,8 +30,9 @@ class TextDataModule(L.LightningDataModule):
 
     Args:
         corpus: what to train on: `story`, `the-verdict`, a text file, a folder (every *.txt in it and below), a
-            glob pattern, or a list of these, where each file is one document; or token ids: a folder that
-            `python -m llm tokenize` wrote, or nanoGPT's `.bin`.
+            glob pattern, or a list of these, where each file is one document, and in JSON lines (`.jsonl`) and
+            `.parquet` the `text` of each record; or token ids: a folder that `python -m llm tokenize` wrote, or
+            nanoGPT's `.bin`.
         tokenizer: which tokenizer, and its options; in Python also a ready one. A vocabulary that has to be
             learned is that of `corpus`. A folder of token ids has a tokenizer with it.
         context_length: T, tokens in a window: the most that the model sees at once.

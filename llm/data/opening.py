@@ -20,7 +20,7 @@ from llm.data.store import DESCRIPTION, VERSION, TokenStore, open_raw
 from llm.data.tokenize import Plan, source_hash, tokenize
 from llm.errors import ConfigError, DataError, LLMError, TokenizerError
 from llm.files import write_whole
-from llm.tokenizers import Tokenizer, build_tokenizer, tokenizer_from_dict
+from llm.tokenizers import CharTokenizer, Tokenizer, build_tokenizer, tokenizer_from_dict
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def open_or_build(
             shutil.rmtree(target)
         try:
             return tokenize(plan, target)
-        except LLMError:  # another text, which has another key, will come: nobody will go on with this
+        except LLMError:  # what is there is of no use: a text that is put right has another key
             shutil.rmtree(target, ignore_errors=True)
             raise
     except OSError as error:
@@ -176,7 +176,7 @@ def learn_tokenizer(
             return tokenizer_from_dict(json.loads(kept.read_text(encoding="utf-8")))
         except (OSError, ValueError, TokenizerError):
             pass  # not there, or damaged: learn it again
-    chunks = read_chunks(paths, Tokenizer.cuts, field)
+    chunks = read_chunks(paths, CharTokenizer.cuts, field)
     tokenizer = build_tokenizer(config, (text for chunk in chunks for text in chunk.texts))
     if kept is not None:
         try:

@@ -55,7 +55,17 @@ class ShardedTokens:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         del copy
-        return self[np.arange(len(self))].astype(dtype or self.dtype, copy=False)
+        parts = [np.empty(0, self.dtype)]
+        for shard, (end, length) in enumerate(zip(self._ends.tolist(), self.lengths, strict=True)):
+            start = max(self.start - (end - length), 0)
+            stop = min(self.stop - (end - length), length)
+            if start < stop:
+                parts.append(self._map(shard)[start:stop])
+        return np.concatenate(parts).astype(dtype or self.dtype, copy=False)
+
+    def astype(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """All ids in memory, as another type."""
+        return np.asarray(self).astype(dtype)
 
     def tolist(self) -> list[int]:
         """All ids as integers."""

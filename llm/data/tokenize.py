@@ -128,7 +128,7 @@ def tokenize(plan: Plan, target: Path) -> TokenStore:
 def _complete_shards(plan: Plan, target: Path) -> list[ShardHeader]:
     """The headers of the shards that are there, up to the first that is not."""
     shards = []
-    for number in range(10**5):
+    for number in itertools.count():
         try:
             header = ShardHeader.read(target / f"{number:05}.tokens")
         except FileNotFoundError:

@@ -61,9 +61,9 @@ class Tokenizer(ABC):
     lossless: ClassVar[bool] = True
     """Whether `decode(encode(text)) == text` for every text that can be encoded."""
 
-    cuts: str = " \n"
+    cuts: str = ""
     """A text may be cut before one of these characters, if a letter stands before it: the ids of the two parts are
-    then those of the whole. Empty: nowhere."""
+    then those of the whole. Empty: nowhere is it safe, and large files are encoded in one piece."""
 
     @property
     @abstractmethod

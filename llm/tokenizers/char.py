@@ -38,6 +38,7 @@ class CharTokenizer(Tokenizer):
     """
 
     kind: ClassVar[str] = "char"
+    cuts = " \n"
 
     def __init__(self, vocabulary: Sequence[str], specials: Sequence[str] = ()) -> None:
         self.vocabulary = "".join(vocabulary)

@@ -53,6 +53,7 @@ class WordTokenizer(Tokenizer):
 
     kind: ClassVar[str] = "word"
     lossless: ClassVar[bool] = False
+    cuts = " \n"
 
     def __init__(self, vocabulary: Sequence[str], pattern: str = "with_colon", specials: Sequence[str] = ()) -> None:
         if pattern not in PATTERNS:

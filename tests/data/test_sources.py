@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llm.config import TokenizerConfig
 from llm.data.sources import Position, last_cut, read_chunks
 from llm.errors import DataError
-from llm.tokenizers import END_OF_TEXT, BPETokenizer, build_tokenizer
+from llm.tokenizers import END_OF_TEXT, BPETokenizer, Tokenizer, build_tokenizer
 
 GPT2 = BPETokenizer()
 PIECES = [
@@ -82,6 +82,11 @@ def test_the_ids_of_the_parts_are_those_of_the_whole(text):
         assert "".join(cut) == text
         assert [token for part in cut for token in tokenizer.encode(part)] == tokenizer.encode(text), cut
         assert [token for part in cut for token in tokenizer.encode_array(part).tolist()] == tokenizer.encode(text)
+
+
+def test_a_tokenizer_that_promises_nothing_is_never_cut():
+    assert Tokenizer.cuts == ""
+    assert parts("one two three", Tokenizer.cuts) == ["one two three"]
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ def test_shards_look_like_one_array(tmp_path_factory, lengths, data):
     assert isinstance(tokens, ShardedTokens)
     part, expected = tokens[1:][: stop + 1], array[1:][: stop + 1]
     assert (part.tolist(), len(part), part.dtype) == (expected.tolist(), len(expected), np.uint16)
+    assert part.astype(np.int64).tolist() == expected.tolist()
     if len(part):
         positions = data.draw(
             st.lists(st.integers(-len(part), len(part) - 1), min_size=2, max_size=8).filter(lambda x: len(x) % 2 == 0)
