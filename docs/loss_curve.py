@@ -1,4 +1,4 @@
-"""Draw the loss curves of a run: `python docs/loss_curve.py runs/story/version_0 docs/pictures/loss.png`."""
+"""Draw the loss curves of a run: `python docs/loss_curve.py runs/gpt/version_0 docs/pictures/loss.png`."""
 
 import sys
 from pathlib import Path

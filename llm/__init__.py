@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm.checkpoint import load
     from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
     from llm.data import TextDataModule
     from llm.errors import LLMError
-    from llm.generation import generate
+    from llm.generation import continue_texts, generate, generate_batch, stream_text
     from llm.model import GPT
+    from llm.pretrained import load
     from llm.tokenizers import build_tokenizer
     from llm.training import LanguageModel
 
@@ -28,8 +28,11 @@ __all__ = [
     "TextDataModule",
     "TokenizerConfig",
     "build_tokenizer",
+    "continue_texts",
     "generate",
+    "generate_batch",
     "load",
+    "stream_text",
 ]
 
 _MODULES = {
@@ -42,8 +45,11 @@ _MODULES = {
     "TextDataModule": "llm.data",
     "TokenizerConfig": "llm.config",
     "build_tokenizer": "llm.tokenizers",
+    "continue_texts": "llm.generation",
     "generate": "llm.generation",
-    "load": "llm.checkpoint",
+    "generate_batch": "llm.generation",
+    "load": "llm.pretrained",
+    "stream_text": "llm.generation",
 }
 
 

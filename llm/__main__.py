@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from llm.errors import LLMError
 
 COMMANDS = {
+    "import": "make a checkpoint of other people's weights",
+    "export": "write a checkpoint for other programs",
+    "evaluate": "measure how well a model predicts a text",
     "generate": "continue a prompt with a trained model",
     "tokenize": "turn text of any size into token ids to train on",
     "trace": "walk one text through the whole pipeline, with shapes and numbers",
 }
 """Each is a module in `llm.commands` with `add_arguments` and `run`, imported only when it is called."""
+
+
+def _module_of(command: str) -> ModuleType:
+    """The module of a command; where its name is a word of Python's own, an underscore follows."""
+    return importlib.import_module(f"llm.commands.{command}{'_' * keyword.iskeyword(command)}")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -25,10 +35,10 @@ def main(words: Sequence[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
         if name in words[:1]:
-            importlib.import_module(f"llm.commands.{name}").add_arguments(subparser)
+            _module_of(name).add_arguments(subparser)
     arguments = parser.parse_args(words)
     try:
-        importlib.import_module(f"llm.commands.{arguments.command}").run(arguments)
+        _module_of(arguments.command).run(arguments)
     except LLMError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -6,12 +6,16 @@ architecture and the tokenizer as plain dicts: the file alone is enough to gener
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
 import zipfile
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
@@ -42,13 +46,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
     """
     checkpoint = read_checkpoint(path)
     model = GPT(config_of(checkpoint, path))
-    weights = {
-        name.removeprefix(WEIGHTS_PREFIX): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(WEIGHTS_PREFIX)
-    }
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights_of(checkpoint))
     except RuntimeError as error:
         raise CheckpointError(f"{str(path)!r} is damaged: {' '.join(str(error).split())}") from error
     return Loaded(model.to(device).eval(), tokenizer_of(checkpoint, path))
@@ -93,6 +92,56 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if (version := checkpoint[ENTRY].get("version")) != VERSION:
         raise CheckpointError(f"{shown} has version {version!r}, this package reads version {VERSION}")
     return checkpoint
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Write beside the target, bring it to the disk, and move it into place.
+
+    What was at `path` stays whole until the new file is.
+
+    Raises:
+        CheckpointError: it can't be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise CheckpointError(f"can't write the checkpoint {str(target)!r}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):  # nothing there to remove, nor a folder it could be in
+            temporary.unlink()
+
+
+def checkpoint_of(config: GPTConfig, weights: dict[str, Tensor], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """A checkpoint of weights alone, at step 0: enough to generate, to validate and to start a run from.
+
+    Args:
+        config: the architecture.
+        weights: every tensor of that GPT, by its name in the model.
+        tokenizer: or None, if it reads token ids.
+    """
+    return {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": version_of("lightning"),
+        "state_dict": {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in weights.items()},
+        ENTRY: describe(config, tokenizer),
+    }
+
+
+def weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the model in a checkpoint, by their names in the model."""
+    return {
+        name.removeprefix(WEIGHTS_PREFIX): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(WEIGHTS_PREFIX)
+    }
 
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:

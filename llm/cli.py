@@ -6,6 +6,7 @@ import argparse
 import difflib
 import logging
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,9 +23,11 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from llm.checkpoint import ENTRY, config_of, read_checkpoint
+from llm.config import GPTConfig
 from llm.data import TextDataModule
 from llm.errors import ConfigError, LLMError
 from llm.inspection import Inspection
+from llm.pretrained import read_pretrained
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
@@ -88,9 +91,20 @@ class GPTCLI(LightningCLI):
         if config.ckpt_path in ("last", "best"):
             config.ckpt_path = str(newest_checkpoint(_runs_folder(config), config.ckpt_path))
         if config.ckpt_path is not None:
-            _adopt(config, given)
+            config.model.pretrained = None  # the checkpoint's weights would replace them anyway
+            checkpoint = read_checkpoint(config.ckpt_path)
+            _adopt(config, given, config_of(checkpoint, config.ckpt_path), checkpoint[ENTRY]["tokenizer"])
+        elif config.model.pretrained is not None:
+            told = {"n_head": config.model.gpt.n_head} if _is_given("model.gpt.n_head", given) else {}
+            found = read_pretrained(config.model.pretrained, told)
+            for note in found.notes:
+                log.info("pretrained:  %s", note)
+            _adopt(config, given, found.config, None if found.tokenizer is None else found.tokenizer.to_dict())
         elif subcommand != "fit":
-            raise ConfigError(f"{subcommand} needs a trained model: give --ckpt_path FILE, or --ckpt_path last")
+            raise ConfigError(
+                f"{subcommand} needs a trained model: "
+                "give --ckpt_path FILE, --ckpt_path last, or --model.pretrained PATH"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what every run has: safe checkpoints, throughput, a progress bar, a safe stop."""
@@ -129,11 +143,18 @@ class GPTCLI(LightningCLI):
                     log.info(
                         "look inside: tensorboard --logdir %s --samples_per_plugin images=100,text=100", logger.log_dir
                     )
-            log.info('generate:    python -m llm generate --ckpt %s --prompt "Once"', path)
+            opening = self.datamodule.tokenizer.decode(self.datamodule.train_tokens[:4].tolist())
+            prompt = shlex.quote(" ".join(opening.split()) or "Once")
+            log.info("generate:    python -m llm generate --ckpt %s --prompt %s", path, prompt)
 
 
 class SaveConfig(SaveConfigCallback):
     """Writes the run's configuration to its folder, and to TensorBoard as text and as hyper-parameters."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write `config.yaml` where a run has a folder: the others would leave it in the working directory."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write to TensorBoard what went into `config.yaml`."""
@@ -261,28 +282,35 @@ def _given_in_files(words: Sequence[str]) -> dict[str, set[str]]:
     return found
 
 
-def _adopt(config: Any, given: set[str]) -> None:
-    """Take architecture and tokenizer from the checkpoint, except for what the user set.
+def _adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[str, Any] | None) -> None:
+    """Take architecture and tokenizer from trained weights, except for what the user set.
 
     If that does not fit, loading the weights will say what differs.
+
+    Args:
+        config: of the run; changed in place.
+        given: the names that the user set.
+        gpt: the weights' architecture.
+        tokenizer_state: their tokenizer as a dict, or None.
 
     Raises:
         ConfigError: the user set another tokenizer.
     """
-    path, checkpoint = config.ckpt_path, read_checkpoint(config.ckpt_path)
-    for name, value in config_of(checkpoint, path).to_dict().items():
+    for name, value in gpt.to_dict().items():
         if name == "context_length":
             if not _is_given("data.context_length", given):
                 config.data.context_length = config.model.gpt.context_length = value
         elif name != "vocab_size" and not _is_given(f"model.gpt.{name}", given):
             config.model.gpt[name] = value
-    state, tokenizer = checkpoint[ENTRY]["tokenizer"], config.data.tokenizer
-    if state is None:
+    if tokenizer_state is None:
         return
-    theirs = state.get("encoding", state["kind"])
+    tokenizer, theirs = config.data.tokenizer, tokenizer_state.get("encoding", tokenizer_state["kind"])
     if _is_given("data.tokenizer.kind", given) and tokenizer.kind != theirs:
         raise ConfigError(f"the checkpoint has the tokenizer {theirs!r}; leave data.tokenizer {tokenizer.kind!r} out")
-    tokenizer.checkpoint = path
+    if tokenizer_state["kind"] == "bpe":  # the name says it all
+        tokenizer.kind = theirs
+    else:
+        tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
 
 
 def _runs_folder(config: Any) -> str:

@@ -7,6 +7,7 @@ reads are the same thing.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
@@ -40,12 +41,17 @@ class GPTConfig:
         weights: `softmax` over the scores, or each score over their `sum` (a step on the notes' way; it can
             divide by zero, so train with softmax).
         norm: layer normalisation before each part of a block and before the head, or none.
-        mlp: a two-layer perceptron with GELU after each attention, or none.
+        norm_epsilon: added to the variance under the norm's square root.
+        mlp: a two-layer perceptron after each attention, named by its activation: `gelu` in GPT-2's tanh form,
+            `gelu_exact`, `relu` or `silu`; or none.
+        mlp_hidden: size of its hidden layer. Default: 4 C.
         residual: whether each part of a block adds to its input or replaces it.
         dropout: share of values dropped in training, from 0 up to but not including 1.
         bias: whether linear layers and norms have a bias.
         qkv_bias: whether the query, key and value projections have one.
         tie_head: whether the output head shares the token embedding's weights.
+        vocab_multiple: round the tables of embedding and head up to a multiple of this, such as 64 or 128, for
+            speed on a GPU. The rows beyond the vocabulary are never given out: there are always V logits.
     """
 
     vocab_size: int = 50257
@@ -57,17 +63,22 @@ class GPTConfig:
     scores: Literal["scaled", "raw"] = "scaled"
     weights: Literal["softmax", "sum"] = "softmax"
     norm: Literal["layer_norm", "none"] = "layer_norm"
-    mlp: Literal["gelu", "none"] = "gelu"
+    norm_epsilon: float = 1e-5
+    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "none"] = "gelu"
+    mlp_hidden: int | None = None
     residual: bool = True
     dropout: float = 0.1
     bias: bool = True
     qkv_bias: bool = True
     tie_head: bool = True
+    vocab_multiple: int = 1
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "vocab_multiple"):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _check(self.mlp_hidden is None or self.mlp_hidden >= 1, f"mlp_hidden must be at least 1, got {self.mlp_hidden}")
+        _check(self.norm_epsilon > 0, f"norm_epsilon must be above 0, got {self.norm_epsilon}")
         _check(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         _check(
             self.n_embd % self.heads == 0,
@@ -84,6 +95,16 @@ class GPTConfig:
     def head_size(self) -> int:
         """D, the size of one head's queries, keys and values."""
         return self.n_embd // self.heads
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the perceptron's hidden layer."""
+        return 4 * self.n_embd if self.mlp_hidden is None else self.mlp_hidden
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows in the tables of embedding and head: V, rounded up to `vocab_multiple`."""
+        return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
     @property
     def is_causal(self) -> bool:
@@ -138,23 +159,52 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the next token is chosen from its scores.
+    """How a text is continued: how each next token is chosen from its scores, and when to stop.
+
+    In this order: the repetition penalty, the temperature, then `top_k`, `top_p` and `min_p`, each on what the one
+    before it left.
 
     Args:
-        max_new_tokens: how many to generate.
+        max_new_tokens: how many to generate at most.
         temperature: divides the scores; below 1 sharper, above 1 flatter, 0 always takes the likeliest (greedy).
         top_k: choose among the k likeliest only.
         top_p: choose among the likeliest that together reach this probability (Holtzman et al. 2019).
-        seed: of the choices; the same seed gives the same text.
+        min_p: leave out tokens less likely than this share of the likeliest one's probability (Nguyen et al. 2024).
+        repetition_penalty: makes tokens that are already in the text less likely; 1 does nothing, 1.2 is usual
+            (CTRL: Keskar et al. 2019, section 4.1).
+        stop: texts at which to end, such as a line break; neither they nor what follows them is given.
+        stop_ids: tokens at which to end, besides the tokenizer's end of text; not given either.
+        n_samples: continuations of each prompt.
+        seed: of the choices: the same seed, model and prompt give the same text, whatever other prompts there are.
+        fast: `always` compiles the decoding of a token, which takes some seconds and then makes each token
+            cheaper; `never` does not; `auto` does where it pays off.
     """
 
     max_new_tokens: int = 60
     temperature: float = 0.8
     top_k: int | None = 50
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    n_samples: int = 1
     seed: int = 123
+    fast: Literal["auto", "always", "never"] = "auto"
 
     def __post_init__(self) -> None:
+        _check_choices(self)
+        _check(not isinstance(self.stop, str), f"stop must be a list of texts, got the text {self.stop!r}")
+        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
+        _check(all(self.stop), "stop holds an empty text, which is everywhere")
+        _check(all(token >= 0 for token in self.stop_ids), f"stop_ids must be at least 0, got {self.stop_ids}")
+        _check(self.n_samples >= 1, f"n_samples must be at least 1, got {self.n_samples}")
+        _check(self.min_p is None or 0 <= self.min_p <= 1, f"min_p must be from 0 to 1, got {self.min_p}")
+        _check(
+            0 < self.repetition_penalty < float("inf"),
+            f"repetition_penalty must be above 0, got {self.repetition_penalty}",
+        )
         _check(self.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         _check(0 <= self.temperature < float("inf"), f"temperature must be at least 0, got {self.temperature}")
         _check(self.top_k is None or self.top_k >= 1, f"top_k must be at least 1, got {self.top_k}")
@@ -177,7 +227,8 @@ class TokenizerConfig:
         specials: for `word` and `char`: special tokens to append to the vocabulary. With `<|unk|>` or `[UNK]`
             among them, unknown pieces become that token; without, they are an error (the strict tokenizer).
             Default: `<|endoftext|>` and `<|unk|>` for words, `<|endoftext|>` for characters.
-        checkpoint: take the tokenizer of this checkpoint; the options above are then not used.
+        checkpoint: take the tokenizer of this checkpoint, or of other weights that have one; the options above are
+            then not used.
     """
 
     kind: str | None = None

@@ -25,5 +25,9 @@ class CheckpointError(LLMError, RuntimeError):
     """A file that is no checkpoint of ours, is damaged, or does not fit this run."""
 
 
+class GenerationError(LLMError, RuntimeError):
+    """A text can't be continued: the model's scores are not numbers, for instance."""
+
+
 class TrainingError(LLMError, RuntimeError):
     """Training can't go on: the loss or a gradient is no longer a number, for instance."""

@@ -17,6 +17,14 @@ settings.register_profile("llm", deadline=None, max_examples=50)
 settings.load_profile("llm")
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` need a CUDA device."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def figures():
     """The golden figures of the notes."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import llm
-from llm.checkpoint import describe, read_checkpoint
+from llm.checkpoint import describe, load, read_checkpoint
 from llm.errors import CheckpointError
 from llm.model import GPT
 from llm.tokenizers import CharTokenizer
@@ -46,6 +46,8 @@ def test_what_does_not_fit_is_refused(saved, change, message):
     change(content)
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=message):
+        load(path)
+    with pytest.raises(CheckpointError):
         llm.load(path)
 
 

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import llm
 from llm.cli import main
+from llm.pretrained import Pretrained, export
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
@@ -47,6 +48,10 @@ def trained():
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
 def test_every_configuration_runs(config):
     overrides = ["--trainer.precision=32-true", "--trainer.accumulate_grad_batches=1", "--trainer.accelerator=cpu"]
+    if "pretrained" in yaml.safe_load(config.read_text()).get("model", {}):
+        gpt = llm.GPTConfig(vocab_size=50257, context_length=16, n_layer=1, n_head=2, n_embd=8)
+        export(Pretrained("llm", gpt, llm.GPT(gpt).state_dict()), "weights.safetensors", "safetensors")
+        overrides.append("--model.pretrained=weights.safetensors")
     assert run("fit", "--config", str(config), *QUICK, *overrides) == 0
     assert next(Path("runs").rglob("last.ckpt")).is_file()
 

@@ -3,57 +3,151 @@
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
 import sys
+from typing import TYPE_CHECKING
 
 from llm.config import SamplingConfig
+from llm.errors import ConfigError, TokenizerError
+
+if TYPE_CHECKING:
+    from llm.data.prompts import Prompt
+    from llm.model import GPT
+    from llm.tokenizers import Tokenizer
 
 _DEFAULT = SamplingConfig()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--ckpt", required=True, help="the checkpoint; nothing else is needed")
-    parser.add_argument("--prompt", required=True, help="the text to continue")
-    parser.add_argument("--max_new_tokens", type=int, default=200, help="how many tokens to add (%(default)s)")
-    parser.add_argument(
-        "--temperature", type=float, default=_DEFAULT.temperature, help="0 is greedy, 1 the model's own (%(default)s)"
+    add = parser.add_argument
+    add("--ckpt", required=True, help="the checkpoint; nothing else is needed")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--prompt", action="append", help="the text to continue; may be given several times")
+    source.add_argument("--prompt_file", metavar="FILE", help="texts to continue, one a line; default: standard input")
+    add("--max_new_tokens", type=int, default=200, help="how many tokens to add at most (%(default)s)")
+    add("--temperature", type=float, default=_DEFAULT.temperature, help="0: greedy, 1: the model's own (%(default)s)")
+    add("--top_k", type=int, default=_DEFAULT.top_k, help="the k likeliest only; 0: all (%(default)s)")
+    add("--top_p", type=float, help="the likeliest that reach this probability only (all)")
+    add("--min_p", type=float, help="only tokens at least this share as likely as the likeliest (all)")
+    add(
+        "--repetition_penalty",
+        type=float,
+        default=_DEFAULT.repetition_penalty,
+        help="above 1: tokens already in the text become less likely (%(default)s)",
     )
-    parser.add_argument("--top_k", type=int, default=_DEFAULT.top_k, help="the k likeliest only; 0: all (%(default)s)")
-    parser.add_argument("--top_p", type=float, help="the likeliest that reach this probability only (all)")
-    parser.add_argument("--seed", type=int, default=_DEFAULT.seed, help="the same seed, the same text (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times")
+    add("--stop_id", action="append", default=[], type=int, metavar="ID", help="end before this token; likewise")
+    add("--n", type=int, default=_DEFAULT.n_samples, help="continuations of each prompt (%(default)s)")
+    add("--seed", type=int, default=_DEFAULT.seed, help="the same seed, the same text (%(default)s)")
+    add("--batch_size", type=int, default=8, help="prompts side by side (%(default)s)")
+    add("--json", action="store_true", help="print each result as a line of JSON")
+    add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+    add("--precision", choices=("float32", "bfloat16"), help="of the weights (as in the checkpoint)")
+    add(
+        "--fast",
+        choices=("auto", "always", "never"),
+        default=_DEFAULT.fast,
+        help="compile first, which takes some seconds, then decode faster (%(default)s: where it pays off)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the prompt and its continuation, as it comes.
+    """Print each prompt and its continuation; a single one as it comes.
 
     Raises:
-        LLMError: the checkpoint, the prompt or an option can't be used.
+        LLMError: the checkpoint, a prompt or an option can't be used.
     """
     import torch
 
-    from llm.checkpoint import load
     from llm.commands.devices import find_device
-    from llm.errors import TokenizerError
-    from llm.generation import generate
+    from llm.pretrained import load
 
     sampling = SamplingConfig(
-        arguments.max_new_tokens, arguments.temperature, arguments.top_k or None, arguments.top_p, arguments.seed
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k or None,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        stop=arguments.stop,
+        stop_ids=arguments.stop_id,
+        n_samples=arguments.n,
+        seed=arguments.seed,
+        fast=arguments.fast,
     )
+    if arguments.batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {arguments.batch_size}")
+    if arguments.prompt is None and arguments.prompt_file is None and sys.stdin.isatty():
+        raise ConfigError("nothing to continue: give --prompt TEXT, --prompt_file FILE, or a text on standard input")
     model, tokenizer = load(arguments.ckpt, find_device(arguments.device))
-    prompt = tokenizer.encode(arguments.prompt)
-    if not prompt:
-        raise TokenizerError("the prompt is empty; give at least one word")
+    if arguments.precision is not None:
+        model.to(getattr(torch, arguments.precision))
+    prompts = _read_prompts(arguments, tokenizer)
+    _warn(model, prompts)
+    if len(prompts) == 1 and sampling.n_samples == 1 and not arguments.json:
+        _stream(model, tokenizer, prompts[0], sampling)
+    else:
+        _write_all(model, tokenizer, prompts, sampling, arguments)
+
+
+def _read_prompts(arguments: argparse.Namespace, tokenizer: Tokenizer) -> list[Prompt]:
+    import torch
+
+    from llm.data.prompts import Prompt, encode_prompts, read_prompts
+
+    if arguments.prompt_file is not None:
+        return read_prompts(arguments.prompt_file, tokenizer).prompts
+    if arguments.prompt is None:
+        lines = _standard_input().replace("\r\n", "\n").split("\n")
+        prompts = encode_prompts(lines, tokenizer, "standard input")
+        if not prompts:
+            raise TokenizerError("standard input is empty; give prompts, one a line")
+        return prompts
+    prompts = []
+    for number, text in enumerate(arguments.prompt, start=1):
+        ids = tokenizer.encode(text)
+        if not ids:
+            raise TokenizerError("the prompt is empty; give at least one word")
+        prompts.append(Prompt(number, text, torch.tensor(ids)))
+    return prompts
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"standard input is not UTF-8 text at byte {error.start}: {error.reason}") from error
+
+
+def _warn(model: GPT, prompts: list[Prompt]) -> None:
+    length = model.config.context_length
     if not model.config.is_causal:
         print("warning: this model's attention is not causal; its text will make no sense", file=sys.stderr)
-    if len(prompt) > (length := model.config.context_length):
-        print(f"warning: the prompt has {len(prompt)} tokens; the model sees the last {length}", file=sys.stderr)
+    for prompt in prompts:
+        if len(prompt.ids) > length:
+            which = f"prompt {prompt.line}" if len(prompts) > 1 else "the prompt"
+            print(f"warning: {which} has {len(prompt.ids)} tokens; the model sees the last {length}", file=sys.stderr)
 
-    print(arguments.prompt, end="", flush=True)
-    continuation = generate(model, torch.tensor(prompt), sampling, tokenizer.end_of_text_id)
-    # The tokenizer sees the prompt too, so that it knows what it joins on to; only what comes after is printed.
-    pieces = tokenizer.stream(itertools.chain(prompt, continuation))
-    for piece in itertools.islice(pieces, len(prompt), None):
+
+def _stream(model: GPT, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig) -> None:
+    from llm.generation import stream_text
+
+    print(prompt.text, end="", flush=True)
+    for piece in stream_text(model, tokenizer, prompt.ids, sampling):
         print(piece, end="", flush=True)
     print()
+
+
+def _write_all(
+    model: GPT, tokenizer: Tokenizer, prompts: list[Prompt], sampling: SamplingConfig, arguments: argparse.Namespace
+) -> None:
+    from llm.generation import continue_texts
+
+    ids = [prompt.ids for prompt in prompts]
+    for number, found in enumerate(continue_texts(model, tokenizer, ids, sampling, arguments.batch_size)):
+        text = prompts[found.prompt].text
+        if arguments.json:
+            print(json.dumps({"prompt": text, **found.to_dict()}, ensure_ascii=False), flush=True)
+        else:
+            print("\n---\n" if number else "", f"{text}{found.text}", sep="", flush=True)

@@ -10,7 +10,6 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
-from llm.checkpoint import read_checkpoint, tokenizer_of
 from llm.config import TokenizerConfig
 from llm.data.opening import choose_tokenizer, open_corpus
 from llm.data.prompts import Prompt, read_prompts
@@ -18,6 +17,7 @@ from llm.data.sharded import TokenArray
 from llm.data.store import TokenStore
 from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
 from llm.errors import CheckpointError, ConfigError, DataError
+from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
@@ -44,7 +44,7 @@ class TextDataModule(L.LightningDataModule):
         validation_share: share of the tokens, from the end of the corpus, that is kept for validation.
         validation_corpus: validate on this instead, and train on the whole corpus.
         test_corpus: what `test` uses. Default: the validation tokens.
-        prompts: what `predict` continues: a UTF-8 file with one prompt a line.
+        prompts: what `predict` continues or scores: a UTF-8 file with one prompt a line.
         num_workers: processes that gather batches; 0 is the training process itself, mostly the fastest.
         seed: of the order of the training windows.
         cache_dir: folder for token ids, so that a text is tokenized only once.
@@ -108,7 +108,7 @@ class TextDataModule(L.LightningDataModule):
         if isinstance(tokenizer, Tokenizer):
             return tokenizer
         if tokenizer.checkpoint is not None:
-            return tokenizer_of(read_checkpoint(tokenizer.checkpoint), tokenizer.checkpoint)
+            return read_tokenizer(tokenizer.checkpoint)
         return choose_tokenizer(self.corpus, tokenizer, self.cache_dir)
 
     # Stores and splits: opened when first asked for.
@@ -243,7 +243,7 @@ class TextDataModule(L.LightningDataModule):
         return self._evaluation_loader(self.test_tokens)
 
     def predict_dataloader(self) -> DataLoader[Prompt]:
-        """The prompts, one at a time.
+        """The prompts, `batch_size` at a time, each batch a list.
 
         Raises:
             ConfigError: no file of prompts is given.
@@ -251,7 +251,7 @@ class TextDataModule(L.LightningDataModule):
         if self.prompts is None:
             raise ConfigError("predict continues prompts: give a file with one a line, --data.prompts FILE")
         prompts = read_prompts(self.prompts, self.tokenizer)
-        return DataLoader(prompts, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
+        return DataLoader(prompts, batch_size=self.batch_size, collate_fn=list)
 
     def _evaluation_loader(self, tokens: TokenArray) -> WindowLoader:
         windows = SlidingWindows(tokens, self.context_length, self.context_length)
@@ -300,7 +300,3 @@ class TextDataModule(L.LightningDataModule):
                 f"the training data is not what the checkpoint was trained on: {', '.join(changed)}; restore it, "
                 "or go on all the same with --data.allow_changed_data true"
             )
-
-
-def _as_it_is(prompt: Prompt) -> Prompt:
-    return prompt

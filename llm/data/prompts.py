@@ -1,7 +1,8 @@
-"""The prompts that `predict` continues."""
+"""Prompts to continue: one a line, from a file or any other text."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,12 +46,22 @@ def read_prompts(path: str | Path, tokenizer: Tokenizer) -> Prompts:
         DataError: the file can't be read or is empty.
         TokenizerError: a prompt can't be encoded; says which line.
     """
+    return Prompts(encode_prompts(read_document(path).split("\n"), tokenizer, repr(str(path))))
+
+
+def encode_prompts(lines: Sequence[str], tokenizer: Tokenizer, source: str) -> list[Prompt]:
+    """The prompts in some lines; empty ones are left out.
+
+    Raises:
+        TokenizerError: a prompt can't be encoded; says in which source, on which line.
+    """
     prompts = []
-    for line, text in enumerate(read_document(path).split("\n"), start=1):
+    for line, text in enumerate(lines, start=1):
         if not text.strip():
             continue
         try:
-            prompts.append(Prompt(line, text, torch.tensor(tokenizer.encode(text))))
+            ids = torch.tensor(tokenizer.encode(text))
         except TokenizerError as error:
-            raise TokenizerError(f"{str(path)!r}, prompt on line {line}: {error}") from error
-    return Prompts(prompts)
+            raise TokenizerError(f"{source}, prompt on line {line}: {error}") from error
+        prompts.append(Prompt(line, text, ids))
+    return prompts

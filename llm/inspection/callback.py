@@ -56,7 +56,7 @@ class Inspection(L.Callback):
         table = f"{letters}\n\n{markdown_table(rows)}\n"
         for experiment in _experiments(trainer):
             experiment.add_text("shapes", table, 0)
-        if log_dir is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if log_dir is not None and trainer.loggers and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             folder = Path(log_dir)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "shapes.md").write_text(table, encoding="utf-8")

@@ -9,7 +9,8 @@ from llm.model.attention import (
     causal_mask,
 )
 from llm.model.block import MLP, Block
-from llm.model.embeddings import Embeddings
+from llm.model.cache import KeyValueCache, decode, prefill
+from llm.model.embeddings import Embeddings, Head
 from llm.model.gpt import GPT
 
 __all__ = [
@@ -20,7 +21,11 @@ __all__ = [
     "CausalAttention",
     "DotAttention",
     "Embeddings",
+    "Head",
+    "KeyValueCache",
     "MultiHeadAttention",
     "SelfAttention",
     "causal_mask",
+    "decode",
+    "prefill",
 ]

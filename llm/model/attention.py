@@ -55,27 +55,30 @@ class Attention(nn.Module):
         """
         return query @ key.mT * self.scale
 
-    def weights(self, scores: Tensor) -> Tensor:
+    def weights(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """The share of attention that each query pays to each key: `(B, H, T, T)`, rows sum to 1.
 
-        Keys that a query may not see get 0.
+        Keys that a query may not see get 0: those where the mask is False. Default: the mask of this kind.
         """
-        mask = causal_mask(scores.shape[-2], scores.shape[-1], scores.device) if self.is_causal else None
+        if mask is None and self.is_causal:
+            mask = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
         if self.normalise == "sum":
             scores = scores if mask is None else scores.masked_fill(~mask, 0.0)
             return scores / scores.sum(dim=-1, keepdim=True)
         scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
         return torch.softmax(scores, dim=-1)
 
-    def context(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Mix the values by the weights: three `(B, H, T, D)` -> context vectors `(B, H, T, D)`."""
+    def context(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix the values by the weights: three `(B, H, T, D)` -> context vectors `(B, H, T, D)`.
+
+        A mask, True where a query may see a key, takes the place of this kind's own.
+        """
         dropout = self.dropout if self.training else 0.0
         if self.normalise == "sum":  # no fused kernel divides by the sum
-            weights = self.weights(self.scores(query, key))
+            weights = self.weights(self.scores(query, key), mask)
             return F.dropout(weights, dropout) @ value
-        return F.scaled_dot_product_attention(
-            query, key, value, is_causal=self.is_causal, dropout_p=dropout, scale=self.scale
-        )
+        is_causal = self.is_causal and mask is None
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal, scale=self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: `(B, T, C)` -> `(B, T, C)`."""

@@ -10,17 +10,27 @@ from llm.model.attention import build_attention
 
 def build_norm(config: GPTConfig) -> nn.Module:
     """The normalisation that `config.norm` names, over vectors of size C."""
-    return nn.LayerNorm(config.n_embd, bias=config.bias) if config.norm == "layer_norm" else nn.Identity()
+    if config.norm == "none":
+        return nn.Identity()
+    return nn.LayerNorm(config.n_embd, eps=config.norm_epsilon, bias=config.bias)
+
+
+def build_activation(config: GPTConfig) -> nn.Module:
+    """The function between the two layers of the perceptron that `config.mlp` names.
+
+    GPT-2 has GELU in its tanh form (Hendrycks & Gimpel 2016, section 2).
+    """
+    return {"gelu": nn.GELU("tanh"), "gelu_exact": nn.GELU(), "relu": nn.ReLU(), "silu": nn.SiLU()}[config.mlp]
 
 
 class MLP(nn.Module):
-    """A perceptron with one hidden layer of size 4 C and GELU in GPT-2's tanh form (Hendrycks & Gimpel 2016)."""
+    """A perceptron with one hidden layer, four times as wide as its input unless configured otherwise."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.expand = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.activation = nn.GELU(approximate="tanh")
-        self.projection = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.expand = nn.Linear(config.n_embd, config.hidden_size, bias=config.bias)
+        self.activation = build_activation(config)
+        self.projection = nn.Linear(config.hidden_size, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` -> `(B, T, C)`."""
@@ -49,7 +59,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` -> `(B, T, C)`."""
-        x = self._join(x, self.attention_dropout(self.attention(self.attention_norm(x))))
+        return self.after_attention(x, self.attention(self.attention_norm(x)))
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What follows once the input and its attention are there: twice `(B, T, C)` -> `(B, T, C)`."""
+        x = self._join(x, self.attention_dropout(attended))
         if self.mlp is not None:
             x = self._join(x, self.mlp_dropout(self.mlp(self.mlp_norm(x))))
         return x

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from llm.config import GPTConfig
 from llm.errors import ConfigError
 from llm.model.block import Block, build_norm
-from llm.model.embeddings import Embeddings
+from llm.model.embeddings import Embeddings, Head
 
 
 class GPT(nn.Module):
@@ -28,7 +28,7 @@ class GPT(nn.Module):
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.final_norm = build_norm(config)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = Head(config)
         if config.tie_head:
             self.head.weight = self.embeddings.token.weight
         self.apply(_initialise)

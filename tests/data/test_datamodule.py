@@ -316,13 +316,13 @@ def test_changed_data_is_named_unless_it_is_allowed(make, change):
 
 def test_prompts_are_the_lines_with_text(make, tmp_path):
     path = file(tmp_path, "prompts.txt", "The cat\n\n  \nÇa va\u2028猫\r\n")
-    prompts = list(make(prompts=path, tokenizer=TokenizerConfig("gpt2")).predict_dataloader())
+    (prompts,) = make(prompts=path, tokenizer=TokenizerConfig("gpt2")).predict_dataloader()
     assert [(prompt.line, prompt.text) for prompt in prompts] == [(1, "The cat"), (4, "Ça va\u2028猫")]
 
 
 def test_prompts_are_encoded(make, tmp_path):
     data = make(prompts=file(tmp_path, "prompts.txt", "The cat"))
-    (prompt,) = data.predict_dataloader()
+    ((prompt,),) = data.predict_dataloader()
     assert prompt.ids.tolist() == data.tokenizer.encode("The cat")
 
 

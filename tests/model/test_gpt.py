@@ -172,6 +172,42 @@ def test_the_perceptron_uses_gelu_in_its_tanh_form(tiny):
     torch.testing.assert_close(mlp(x), mlp.projection(gelu))
 
 
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("gelu_exact", lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))),
+        ("relu", lambda x: x.clamp(min=0)),
+        ("silu", lambda x: x / (1 + torch.exp(-x))),
+    ],
+)
+def test_other_activations_and_hidden_sizes(tiny, name, function):
+    torch.manual_seed(0)
+    mlp = MLP(replace(tiny, mlp=name, mlp_hidden=5))
+    x = torch.randn(2, 5, 8)
+    assert mlp.expand(x).shape == (2, 5, 5)
+    torch.testing.assert_close(mlp(x), mlp.projection(function(mlp.expand(x))))
+
+
+def test_the_epsilon_of_the_norms(tiny):
+    block, x = Block(replace(tiny, norm_epsilon=0.5)), torch.randn(2, 5, 8)
+    expected = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + 0.5).sqrt()
+    for norm in (block.attention_norm, block.mlp_norm, GPT(replace(tiny, norm_epsilon=0.5)).final_norm):
+        torch.testing.assert_close(norm(x), expected)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("multiple", [1, 5, 17, 64])
+def test_a_padded_vocabulary_gives_the_logits_of_real_tokens_alone(tiny, multiple, tied):
+    model = make(replace(tiny, vocab_multiple=multiple, tie_head=tied))
+    rows = model.head.weight.shape[0]
+    assert rows % multiple == 0
+    assert 17 <= rows < 17 + multiple
+    assert len(model.embeddings.token.weight) == rows
+    ids = torch.randint(17, (2, 6))
+    assert model(ids).shape == (2, 6, 17)
+    torch.testing.assert_close(model(ids), model.features(ids) @ model.head.weight[:17].T)
+
+
 def test_dropout_is_for_training_only(tiny):
     model = make(replace(tiny, dropout=0.5))
     ids = torch.randint(17, (2, 6))

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.config import TokenizerConfig
+from llm.data.sources import last_cut
 from llm.errors import TokenizerError
 from llm.tokenizers import (
     END_OF_TEXT,
     BPETokenizer,
+    BytePairTokenizer,
     CharTokenizer,
     WordTokenizer,
     build_tokenizer,
@@ -18,6 +20,8 @@ from llm.tokenizers import (
 )
 
 TEXT = "The cat sat; the “naïve” dog ran: 猫が座った。 مرحبا 😀 -- it's <|endoftext|> done.\n"
+SIGNS = [*map(chr, range(33, 127)), *map(chr, range(161, 173)), *map(chr, range(174, 324))]
+"""GPT-2's printable signs of the 256 bytes."""
 TOKENIZERS = {
     "word": WordTokenizer.from_text(TEXT),
     "word with specials": WordTokenizer.from_text(
@@ -26,6 +30,9 @@ TOKENIZERS = {
     "char": CharTokenizer.from_text(TEXT),
     "char with specials": CharTokenizer.from_text(TEXT, (END_OF_TEXT, "[UNK]", "[PAD]")),
     "gpt2": BPETokenizer(),
+    "byte_pairs": BytePairTokenizer(
+        {sign: number for number, sign in enumerate([*SIGNS, "Ġs", "Ġsa", "Ġsat"])}, {END_OF_TEXT: len(SIGNS) + 3}
+    ),
 }
 
 
@@ -69,6 +76,18 @@ def test_an_array_of_ids_is_the_ids_or_the_same_error(name, text):
     assert outcome(tokenizer.encode_array) == outcome(tokenizer.encode)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(st.lists(st.sampled_from([*TEXT, *TEXT, END_OF_TEXT, "   ", "\n\n"])).map("".join))
+def test_the_ids_of_a_text_cut_where_it_may_be_are_those_of_the_whole(name, text):
+    tokenizer = TOKENIZERS[name]
+    cut = last_cut(text, tokenizer.cuts)
+    try:
+        ids = tokenizer.encode(text)
+    except TokenizerError:
+        return
+    assert tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:]) == ids
+
+
 def test_ids_are_ints_in_the_vocabulary(tokenizer):
     ids = tokenizer.encode(TEXT)
     assert len(ids) > 5
@@ -108,6 +127,7 @@ def test_which_special_tokens_there_are():
         "char": [],
         "char with specials": [END_OF_TEXT, "[UNK]", "[PAD]"],
         "gpt2": [END_OF_TEXT],
+        "byte_pairs": [END_OF_TEXT],
     }
 
 

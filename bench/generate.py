@@ -1,0 +1,157 @@
+"""Tokens a second against `transformers`: `python -m bench.generate`, greedy, same weights, same threads.
+
+Each row of the table interleaves three ways in one process, several times: `transformers.generate`, ours plain
+(`fast: never`) and ours compiled (`fast: always`). Times are medians; the first generation of each way, which warms up
+and compiles, is not among them, and what it cost more is the preparation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+
+from llm import GPT, GPTConfig, SamplingConfig, generate_batch
+
+Texts = list[list[int]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m bench.generate", description=__doc__)
+    parser.add_argument("--size", default="124m", help="GPT-2's size: 124m, 355m, 774m or 1558m (%(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="a model and lengths that only show that this runs")
+    parser.add_argument("--tokens", type=int, default=200, help="new tokens in each row (%(default)s)")
+    parser.add_argument("--prompt_tokens", type=int, default=32, help="tokens of each prompt (%(default)s)")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2, 4, 8], help="rows (%(default)s)")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], help="of the weights (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed generations of each way (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for all (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.tokens, arguments.prompt_tokens, arguments.repeats = 8, 4, 1
+        arguments.batch_sizes, arguments.precisions = [1, 2], ["float32"]
+    torch.set_num_threads(arguments.threads)
+    transformers.utils.logging.set_verbosity_error()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+    config = GPTConfig.gpt2(arguments.size, dropout=0.0)
+    if arguments.tiny:
+        config = GPTConfig(vocab_size=97, context_length=64, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    twin = hugging_face_twin(model)
+
+    if not arguments.json:
+        print(
+            f"GPT-2 {'tiny' if arguments.tiny else arguments.size}, greedy, {arguments.tokens} tokens after "
+            f"{arguments.prompt_tokens}, {arguments.threads} threads, torch {torch.__version__}, "
+            f"transformers {transformers.__version__}; tokens/s over all rows, medians of {arguments.repeats}"
+        )
+        print(f"{'precision':>9} {'rows':>4} {'transformers':>12} {'plain':>7} {'ratio':>6} ", end="")
+        print(f"{'fast':>7} {'ratio':>6} {'preparation (s)':>15} {'same tokens':>11}")
+    rows = []
+    for precision in arguments.precisions:
+        model.to(getattr(torch, precision))
+        twin.to(getattr(torch, precision))
+        for n_rows in arguments.batch_sizes:
+            row = {"precision": precision, **measure(model, twin, n_rows, arguments)}
+            rows.append(row)
+            if not arguments.json:
+                print(
+                    f"{precision:>9} {n_rows:>4} {row['transformers']:>12.1f} {row['plain']:>7.1f} "
+                    f"{row['plain_ratio']:>6.2f} {row['fast']:>7.1f} {row['fast_ratio']:>6.2f} "
+                    f"{row['preparation_seconds']:>15.1f} {row['same_tokens']:>11.0%}",
+                    flush=True,
+                )
+    if arguments.json:
+        print(
+            json.dumps(
+                {"settings": vars(arguments), "unit": "tokens/s, ratios to transformers", "rows": rows}, indent=1
+            )
+        )
+
+
+def measure(model: GPT, twin: Any, n_rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Rates of the three ways for one number of rows, and the medians of the ratios within a repeat."""
+    torch.compiler.reset()
+    prompts = torch.randint(model.config.vocab_size, (n_rows, arguments.prompt_tokens))  # (B, T)
+
+    def ours(fast: Any) -> Callable[[], Texts]:
+        sampling = SamplingConfig(arguments.tokens, temperature=0.0, fast=fast)
+        return lambda: [samples[0] for samples in generate_batch(model, list(prompts), sampling)]
+
+    def theirs() -> Texts:
+        settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": arguments.tokens}
+        with torch.no_grad():
+            texts = twin.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)
+        return texts[:, arguments.prompt_tokens :].tolist()
+
+    ways = {"transformers": theirs, "plain": ours("never"), "fast": ours("always")}
+    first = {name: timed(way) for name, way in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(arguments.repeats):
+        for name, way in ways.items():
+            seconds[name].append(timed(way)[0])
+    n_tokens = n_rows * arguments.tokens
+    result: dict[str, Any] = {"rows": n_rows}
+    result |= {name: n_tokens / statistics.median(times) for name, times in seconds.items()}
+    for name in ("plain", "fast"):
+        pairs = zip(seconds["transformers"], seconds[name], strict=True)
+        result[f"{name}_ratio"] = statistics.median(theirs / ours for theirs, ours in pairs)
+    result["preparation_seconds"] = max(0.0, first["fast"][0] - statistics.median(seconds["fast"]))
+    same = [ours == theirs for ours, theirs in zip(first["fast"][1], first["transformers"][1], strict=True)]
+    result["same_tokens"] = sum(same) / len(same)
+    return result
+
+
+def timed(way: Callable[[], Texts]) -> tuple[float, Texts]:
+    start = time.perf_counter()
+    texts = way()
+    return time.perf_counter() - start, texts
+
+
+def hugging_face_twin(model: GPT) -> Any:
+    """Hugging Face's GPT-2 with the weights of ours."""
+    config = model.config
+    twin = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.context_length,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+        )
+    ).eval()
+    parts = {
+        "embeddings.token": "wte",
+        "embeddings.position": "wpe",
+        "attention_norm": "ln_1",
+        "attention.qkv": "attn.c_attn",
+        "attention.projection": "attn.c_proj",
+        "mlp_norm": "ln_2",
+        "mlp.expand": "mlp.c_fc",
+        "mlp.projection": "mlp.c_proj",
+        "final_norm": "ln_f",
+        "blocks": "h",
+    }
+    theirs = twin.transformer.state_dict()
+    for name, tensor in model.state_dict().items():
+        if name == "head.weight":  # tied to the token embedding
+            continue
+        for part, other in parts.items():
+            name = name.replace(part, other)
+        is_linear = name.endswith("weight") and "c_" in name
+        theirs[name].copy_(tensor.T if is_linear else tensor)  # their Conv1D is (in, out)
+    return twin
+
+
+if __name__ == "__main__":
+    main()

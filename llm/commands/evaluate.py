@@ -1,0 +1,55 @@
+"""`python -m llm evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
+    parser.add_argument(
+        "--data.corpus",
+        dest="corpus",
+        nargs="+",
+        required=True,
+        help="text files, folders, patterns, or known names such as story",
+    )
+    parser.add_argument(
+        "--data.cache_dir", dest="cache_dir", default="data/cache", help="folder for token ids (%(default)s)"
+    )
+    parser.add_argument("--stride", type=int, help="tokens from one window to the next (half the context)")
+    parser.add_argument("--batch_size", type=int, default=8, help="windows at once; changes no result (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the measures.
+
+    Raises:
+        LLMError: the checkpoint, the text or an option can't be used.
+    """
+    import json
+
+    from llm.commands.devices import find_device
+    from llm.data.corpus import resolve_corpus
+    from llm.evaluation import evaluate_text
+    from llm.pretrained import load
+
+    model, tokenizer = load(arguments.ckpt, find_device(arguments.device))
+    found = evaluate_text(
+        model,
+        tokenizer,
+        resolve_corpus(arguments.corpus),
+        arguments.cache_dir,
+        arguments.stride,
+        arguments.batch_size,
+        show_progress=sys.stderr.isatty(),
+    )
+    if arguments.json:
+        print(json.dumps(found.to_dict()))
+        return
+    for name, value in found.to_dict().items():
+        print(f"{name:<20}{value:>14,}" if isinstance(value, int) else f"{name:<20}{value:>14.4f}")

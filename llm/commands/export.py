@@ -1,0 +1,32 @@
+"""`python -m llm export`."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
+    parser.add_argument("--out", required=True, help="the folder (hf) or file (safetensors) to write")
+    parser.add_argument(
+        "--format",
+        choices=("hf", "safetensors"),
+        default="hf",
+        help="hf: a folder that transformers opens; safetensors: one file to share, which import reads (%(default)s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the folder or file and say what a user should know.
+
+    Raises:
+        LLMError: the checkpoint can't be read, the format has no place for it, or the target is there already.
+    """
+    from llm.pretrained import export, read_pretrained
+
+    found = read_pretrained(arguments.ckpt)
+    for note in export(found, arguments.out, arguments.format, arguments.overwrite):
+        print(f"note: {note}")
+    print(f"written to {arguments.out}")

@@ -1,0 +1,51 @@
+"""`python -m llm import`."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        help="a Hugging Face GPT-2 folder or file, nanoGPT's or minGPT's checkpoint, a state dict of the book "
+        "LLMs-from-scratch, or gpt2, gpt2-medium, gpt2-large, gpt2-xl",
+    )
+    parser.add_argument("--out", required=True, help="the checkpoint to write, such as gpt2.ckpt")
+    parser.add_argument("--context_length", type=int, help="keep this many of the first positions only (all)")
+    parser.add_argument("--vocab_multiple", type=int, help="pad the vocabulary to a multiple, for speed (as it is)")
+    parser.add_argument("--n_head", type=int, help="number of heads, for files that don't say it")
+    parser.add_argument("--mlp", help="activation, for files that don't say it: gelu, gelu_exact, relu or silu")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write a checkpoint and say what is in it.
+
+    Raises:
+        LLMError: the source can't be read, or the target is there already.
+    """
+    import dataclasses
+    from pathlib import Path
+
+    from llm.checkpoint import checkpoint_of, write_checkpoint
+    from llm.pretrained import adapt, read_pretrained, refuse_existing
+
+    refuse_existing(Path(arguments.out), arguments.overwrite)
+    found = read_pretrained(arguments.source, {"n_head": arguments.n_head, "mlp": arguments.mlp})
+    wanted = {"context_length": arguments.context_length, "vocab_multiple": arguments.vocab_multiple}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    found = adapt(found, dataclasses.replace(found.config, **wanted))
+    write_checkpoint(checkpoint_of(found.config, found.weights, found.tokenizer), arguments.out)
+
+    config = found.config
+    shared = "head.weight" if config.tie_head else ""
+    count = sum(tensor.numel() for name, tensor in found.weights.items() if name != shared)
+    print(f"{found.format}: {count:,} parameters, {config.n_layer} layers, {config.n_head} heads, C = {config.n_embd}")
+    print(f"vocabulary {config.vocab_size:,}, context {config.context_length:,}, tokenizer {found.tokenizer or 'none'}")
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"written to {arguments.out}")

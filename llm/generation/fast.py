@@ -1,0 +1,132 @@
+"""The decoding of one token, compiled.
+
+Decoding a token reads every weight once, so the speed of memory is the limit, and a library's matrix product with one
+row is far from it. On a CPU the fast step computes each linear layer as a multiply-and-sum over the rows of its weight,
+which the compiler turns into one pass over memory, and fuses what is around it. Nothing else changes: it is `decode`
+with the same blocks and the same weights. One block is compiled, and serves for all of them. On a GPU the whole step is
+compiled, and replayed as a graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from llm.config import SamplingConfig
+from llm.model import GPT, KeyValueCache, decode
+from llm.model.cache import decode_block
+
+log = logging.getLogger(__name__)
+
+DecodeStep = Callable[[GPT, KeyValueCache, Tensor, Tensor], Tensor]
+
+SLOTS = 256
+"""The cache of a fast step has a multiple of this many slots, since each size is compiled anew."""
+
+_WORTH_IT = 6e10
+"""Weights read (steps times parameters) from which on compiling pays off: 500 tokens of GPT-2 124M. It takes 5 to 20
+seconds, and a plain step about 0.15 nanoseconds longer for each weight."""
+
+
+def is_worth_it(model: GPT, sampling: SamplingConfig) -> bool:
+    """Whether to prepare a fast step for a generation."""
+    if sampling.fast == "auto":
+        return sampling.max_new_tokens * model.n_parameters >= _WORTH_IT
+    return sampling.fast == "always"
+
+
+class FastStep:
+    """`decode`, compiled at its first call; where that fails, a log line says why, and it is `decode` as it is.
+
+    Args:
+        model: whose weights are used, as they are at each call.
+        n_rows: B, texts side by side.
+    """
+
+    def __init__(self, model: GPT, n_rows: int) -> None:
+        self.is_compiled = False
+        self._step: DecodeStep = _graph_step() if model.head.weight.is_cuda else _row_step(model, n_rows)
+
+    def __call__(self, model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
+        """As `decode`."""
+        if self.is_compiled or self._step is decode:
+            return self._step(model, cache, ids, positions)
+        try:
+            logits = self._step(model, cache, ids, positions)
+            self.is_compiled = True
+        except Exception as error:  # whatever hinders a compiler, the text can be had without it
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            log.warning("decoding is not compiled, and slower: %s", lines[0] if lines else type(error).__name__)
+            self._step = decode
+            logits = decode(model, cache, ids, positions)  # writes the same slots again
+        return logits
+
+
+def _row_step(model: GPT, n_rows: int) -> DecodeStep:
+    fast = _with_row_linears(model) if n_rows <= _most_rows(model) else _sharing_copy(model)
+    fast.head.forward = torch.compile(fast.head.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
+    block_step = torch.compile(decode_block, fullgraph=True, dynamic=False)
+
+    def step(model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
+        del model  # the copy has its weights
+        return decode(fast, cache, ids, positions, block_step)
+
+    return step
+
+
+def _graph_step() -> DecodeStep:
+    compiled = torch.compile(decode, fullgraph=True, dynamic=False, mode="reduce-overhead")
+
+    def step(model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
+        for tensor in (*cache.keys, *cache.values):  # a graph may write to what stays where it is
+            torch._dynamo.mark_static_address(tensor)
+        return compiled(model, cache, ids, positions)
+
+    return step
+
+
+class RowLinear(nn.Module):
+    """A linear layer for a few rows, with the weights of another: fast when compiled, slow when not.
+
+    Args:
+        linear: the layer whose weights are used.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        has_padding = len(linear.weight) > linear.out_features  # rows of a head that no token has: left out
+        self.weight = linear.weight.detach()[: linear.out_features] if has_padding else linear.weight
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., in)` -> `(..., out)`; sums are in float32."""
+        weight = self.weight.float()
+        rows = [(weight * row).sum(dim=-1) for row in x.flatten(0, -2).float()]  # (out, in) x (in) -> (out)
+        y = torch.stack(rows)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+def _most_rows(model: GPT) -> int:
+    """Up to how many rows a multiply-and-sum beats a matrix product."""
+    return 8 if model.head.weight.dtype == torch.float32 else 4
+
+
+def _sharing_copy(model: GPT) -> GPT:
+    """The same modules anew, in eval mode, with the very same parameters."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()}).eval()
+
+
+def _with_row_linears(model: GPT) -> GPT:
+    """A copy with the same parameters, each linear layer a `RowLinear`."""
+    fast = _sharing_copy(model)
+    for module in list(fast.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, RowLinear(child))
+    return fast

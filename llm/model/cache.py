@@ -1,0 +1,109 @@
+"""Remember keys and values, so that each new token costs one position and not the whole text again.
+
+A causal model never changes its mind about the past: the keys and values of a position depend on earlier tokens only.
+`prefill` runs a model over the prompts and keeps them; `decode` runs it over one token a row and adds to them. Both
+use the blocks' own parts, so their logits are those of `GPT.forward`.
+
+Prompts of unequal length are padded at their end. A causal position never sees what comes after it, so no real token
+sees the padding, each row counts its positions from 0 as it would alone, and its first new tokens overwrite it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from llm.errors import ConfigError
+from llm.model.block import Block
+from llm.model.gpt import GPT
+
+
+class KeyValueCache:
+    """The keys and values of every layer, in memory of a fixed size.
+
+    Args:
+        model: a GPT whose attention is causal.
+        n_rows: B, texts side by side.
+        n_slots: S, the most tokens that a text can have: at most the model's context length.
+
+    Raises:
+        ConfigError: the attention is not causal, or the context is not that long.
+    """
+
+    def __init__(self, model: GPT, n_rows: int, n_slots: int) -> None:
+        config, weight = model.config, model.head.weight
+        if not config.is_causal:
+            raise ConfigError(
+                f"{config.attention} attention sees later tokens, so that no keys and values stay what they were: "
+                "generate without a cache"
+            )
+        if n_slots > config.context_length:
+            raise ConfigError(f"a cache of {n_slots} tokens is longer than the context of {config.context_length}")
+        self.n_slots = n_slots
+        shape = (n_rows, config.heads, n_slots, config.head_size)  # (B, H, S, D)
+        self.keys = [weight.new_zeros(shape) for _ in range(config.n_layer)]
+        self.values = [weight.new_zeros(shape) for _ in range(config.n_layer)]
+
+    def layers(self, model: GPT) -> Iterator[tuple[Block, Tensor, Tensor]]:
+        """Each block of the model with its keys and values."""
+        for block, keys, values in zip(model.blocks, self.keys, self.values, strict=True):
+            assert isinstance(block, Block)
+            yield block, keys, values
+
+
+def prefill(model: GPT, cache: KeyValueCache, ids: Tensor, lengths: Tensor) -> Tensor:
+    """Read the prompts.
+
+    Args:
+        model: the model that the cache was made for, in eval mode.
+        cache: what it held is overwritten.
+        ids: (B, T) the prompts, padded at their end with any token.
+        lengths: (B) how many tokens each prompt really has, at least 1.
+
+    Returns:
+        (B, V) the logits after the last token of each prompt.
+    """
+    B, T = ids.shape
+    x = model.embeddings(ids)  # (B, T) -> (B, T, C)
+    for block, keys, values in cache.layers(model):
+        query, key, value = block.attention.project(block.attention_norm(x))
+        keys[:, :, :T], values[:, :, :T] = key, value
+        x = block.after_attention(x, block.attention.output(block.attention.context(query, key, value)))
+    last = x[torch.arange(B, device=x.device), lengths - 1]  # (B, T, C) -> (B, C)
+    return model.head(model.final_norm(last))  # (B, C) -> (B, V)
+
+
+def decode_block(block: Block, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    """One block of `decode`: `(B, 1, C)` -> `(B, 1, C)`; adds to `keys` and `values`, `(B, H, S, D)`."""
+    query, key, value = block.attention.project(block.attention_norm(x))  # 3 x (B, H, 1, D)
+    rows = torch.arange(len(x), device=x.device)
+    keys[rows, :, positions], values[rows, :, positions] = key[:, :, 0], value[:, :, 0]
+    context = block.attention.context(query, keys, values, mask[:, None, None])  # (B, S) -> (B, 1, 1, S)
+    return block.after_attention(x, block.attention.output(context))
+
+
+BlockStep = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def decode(
+    model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor, block_step: BlockStep = decode_block
+) -> Tensor:
+    """Read one more token in each row.
+
+    Args:
+        model: the model that the cache was made for, in eval mode.
+        cache: holds each row's tokens before its position; what is read is added.
+        ids: (B) the tokens.
+        positions: (B) where each stands in its row, counted from 0.
+        block_step: another form of `decode_block`, such as a compiled one.
+
+    Returns:
+        (B, V) the logits after them.
+    """
+    x = model.embeddings(ids[:, None], positions[:, None])  # (B) -> (B, 1, C)
+    mask = torch.arange(cache.n_slots, device=ids.device) <= positions[:, None]  # (S) <= (B, 1) -> (B, S)
+    for block, keys, values in cache.layers(model):
+        x = block_step(block, x, keys, values, positions, mask)  # (B, 1, C) -> (B, 1, C)
+    return model.head(model.final_norm(x[:, 0]))  # (B, 1, C) -> (B, V)

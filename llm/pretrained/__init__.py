@@ -1,0 +1,68 @@
+"""Other people's weights in, ours out.
+
+`read_pretrained` recognises what a file or folder holds and reads it; `adapt` fits it to a run; `export` writes it for
+other programs; `load` makes a model of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from llm.checkpoint import Loaded
+from llm.errors import CheckpointError
+from llm.model import GPT
+from llm.pretrained.adapting import adapt
+from llm.pretrained.base import Pretrained
+from llm.pretrained.exporting import FORMATS, export, refuse_existing
+from llm.pretrained.formats import read_pretrained
+from llm.tokenizers import Tokenizer
+
+__all__ = [
+    "FORMATS",
+    "Pretrained",
+    "adapt",
+    "build",
+    "export",
+    "load",
+    "read_pretrained",
+    "read_tokenizer",
+    "refuse_existing",
+]
+
+
+def load(source: str | Path, device: str | torch.device = "cpu") -> Loaded:
+    """The model, in eval mode, and the tokenizer of a checkpoint or of any other file that can be read.
+
+    Args:
+        source: what `read_pretrained` reads: a `.ckpt`, a Hugging Face folder, `gpt2`, and others.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: it can't be read, or has no tokenizer.
+    """
+    pretrained = read_pretrained(source)
+    return Loaded(build(pretrained).to(device).eval(), _tokenizer(pretrained, source))
+
+
+def read_tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer of a checkpoint or of any other file that can be read.
+
+    Raises:
+        CheckpointError: it can't be read, or has no tokenizer.
+    """
+    return _tokenizer(read_pretrained(source), source)
+
+
+def build(pretrained: Pretrained) -> GPT:
+    """A model with these weights."""
+    model = GPT(pretrained.config)
+    model.load_state_dict(pretrained.weights)
+    return model
+
+
+def _tokenizer(pretrained: Pretrained, source: str | Path) -> Tokenizer:
+    if pretrained.tokenizer is None:
+        raise CheckpointError(f"{str(source)!r} has no tokenizer, so it can't read or write text")
+    return pretrained.tokenizer

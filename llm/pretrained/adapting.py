@@ -1,0 +1,65 @@
+"""Fit weights to a run that wants them a little different: a shorter context, other padding, a head of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import Tensor
+
+from llm.config import GPTConfig
+from llm.errors import ConfigError
+from llm.pretrained.base import Pretrained
+from llm.pretrained.layout import HEAD, TOKEN, Tensors
+
+_FREE = ("dropout", "context_length", "vocab_multiple", "tie_head")
+"""Settings in which a run may differ from the weights that it starts from."""
+
+
+def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
+    """The same weights for a slightly different architecture.
+
+    A shorter context keeps the first positions. Another `vocab_multiple` changes the rows that are padding, and no
+    logit. A head that was shared may get its own copy. Dropout has no weights.
+
+    Args:
+        found: the weights as they are.
+        config: what the run wants.
+
+    Raises:
+        ConfigError: anything else differs, or the context is longer than the weights' own.
+    """
+    theirs = found.config
+    different = [
+        f"{field.name} ({getattr(theirs, field.name)} in the weights, {getattr(config, field.name)} wanted)"
+        for field in dataclasses.fields(GPTConfig)
+        if field.name not in _FREE and getattr(theirs, field.name) != getattr(config, field.name)
+    ]
+    if config.context_length > theirs.context_length:
+        different.append(
+            f"context_length (the weights have {theirs.context_length} positions, {config.context_length} wanted; "
+            "set data.context_length to that or less)"
+        )
+    if config.tie_head and not theirs.tie_head:
+        different.append("tie_head (the weights have a head of their own)")
+    if different:
+        raise ConfigError(f"the pretrained weights are of another architecture: {', '.join(different)}")
+    weights: Tensors = dict(found.weights)
+    position = "embeddings.position.weight"
+    weights[position] = weights[position][: config.context_length]
+    for name in (TOKEN, HEAD):
+        weights[name] = _pad(weights[name], config)
+    if config.tie_head:
+        weights[HEAD] = weights[TOKEN]
+    elif theirs.tie_head:
+        weights[HEAD] = weights[HEAD].clone()
+    return dataclasses.replace(found, config=config, weights=weights)
+
+
+def _pad(table: Tensor, config: GPTConfig) -> Tensor:
+    """A table with as many rows of padding as wanted, zeros where there were none: `(rows, C)` -> `(padded V, C)`."""
+    padded = table.new_zeros(config.padded_vocab_size, table.shape[1])
+    if len(table) == len(padded):
+        return table
+    kept = min(len(table), len(padded))
+    padded[:kept] = table[:kept]
+    return padded

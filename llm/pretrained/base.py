@@ -1,0 +1,33 @@
+"""What every format is read into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llm.config import GPTConfig
+from llm.pretrained.layout import Tensors
+from llm.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights with all that is needed to use them.
+
+    Args:
+        format: where they come from, such as `Hugging Face`.
+        config: the architecture.
+        weights: every tensor of that GPT, by our names; a shared head is there twice, as the same tensor.
+        tokenizer: or None, if the file has none.
+        notes: what a user should know, a sentence each.
+    """
+
+    format: str
+    config: GPTConfig
+    weights: Tensors
+    tokenizer: Tokenizer | None = None
+    notes: tuple[str, ...] = ()
+
+
+Told = dict[str, Any]
+"""Settings of `GPTConfig` that the user states, for formats that don't: `n_head` and `mlp`."""

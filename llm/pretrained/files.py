@@ -1,0 +1,128 @@
+"""Read other people's files without running what may be in them: tensors and plain values only."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm.errors import CheckpointError
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "ckpt.pt", "model.pt")
+"""The files that a folder is searched for, in this order; an index before them, which names several."""
+
+
+class Content(NamedTuple):
+    """What a file holds: its tensors by name or, from torch's format, whatever was saved; and its metadata."""
+
+    value: Any
+    metadata: dict[str, str]
+
+
+def read_content(path: Path) -> Content:
+    """The content of a weights file, or of the several that an index names, on the CPU.
+
+    Raises:
+        CheckpointError: it can't be read; says why.
+    """
+    if path.name.endswith(".index.json"):
+        return Content(_read_shards(path), {})
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"can't read {str(path)!r}: {error.strerror}") from error
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return _read_safetensors(path)
+    return Content(_read_torch(path), {})
+
+
+def find_weights(folder: Path) -> Path:
+    """The weights file of a folder, or the index of several.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for name in (*INDEXES, *WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    found = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
+    raise CheckpointError(
+        f"the folder {str(folder)!r} holds no weights: expected {', '.join((*WEIGHTS, *INDEXES))}; found {found}"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: it can't be read, or is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"can't read {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{str(path)!r} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(path)!r} should hold a JSON object, it holds a {type(content).__name__}")
+    return content
+
+
+def _read_safetensors(path: Path) -> Content:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Content({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{str(path)!r} is damaged, or no safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    """What torch.save wrote, in its format of today or in that from before version 1.6."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{str(path)!r} is not opened: it is no file of torch, or holds something other than tensors and plain "
+            "values, which could run code. Save the state dict alone, or use safetensors"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, OSError | RuntimeError) else type(error).__name__
+        raise CheckpointError(f"{str(path)!r} is damaged, or holds no weights: {reason}") from error
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """All tensors of the files that an index names, which lie beside it."""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise CheckpointError(f"{str(index)!r} has no 'weight_map' of file names")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(files.values())):
+        if Path(name).name != name or "\\" in name:
+            raise CheckpointError(f"{str(index)!r} names the file {name!r}, which is not beside it")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{str(index)!r} names the file {name!r}, which is missing")
+        content = read_content(index.parent / name).value
+        if not is_tensors(content):
+            raise CheckpointError(f"{str(index.parent / name)!r} holds something other than tensors")
+        tensors |= content
+    if different := sorted(set(files) ^ set(tensors)):
+        raise CheckpointError(f"{str(index)!r} and its files do not name the same tensors: {', '.join(different)}")
+    return tensors
+
+
+def is_tensors(value: Any) -> bool:
+    """Whether a value is a dict of tensors by name."""
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )

@@ -1,0 +1,132 @@
+"""Recognise what a file or folder holds, and read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from llm.checkpoint import ENTRY, config_of, read_checkpoint, weights_of
+from llm.config import GPTConfig
+from llm.errors import CheckpointError, LLMError
+from llm.pretrained import book, huggingface, nanogpt, openai
+from llm.pretrained.base import Pretrained, Told
+from llm.pretrained.files import find_weights, is_tensors, read_content
+from llm.pretrained.hub import NAMES, fetch
+from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
+from llm.pretrained.vocabulary import add_tokenizer
+from llm.tokenizers import tokenizer_from_dict
+
+READABLE = (
+    "a checkpoint or safetensors file of this package, a Hugging Face GPT-2 folder or file, nanoGPT's ckpt.pt, "
+    "minGPT's model.pt, or a state dict of the book LLMs-from-scratch"
+)
+
+
+def read_pretrained(source: str | Path, told: Told | None = None) -> Pretrained:
+    """The weights, architecture and tokenizer in a file or folder, whatever program wrote it.
+
+    Args:
+        source: a path, or `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` for OpenAI's published weights.
+        told: settings that some formats don't state, `n_head` and `mlp`; not used where the format does.
+
+    Raises:
+        CheckpointError: it can't be found, read, or recognised, or its tensors don't fit; says why.
+    """
+    told = {name: value for name, value in (told or {}).items() if value is not None}
+    path = locate(source)
+    if path.is_dir():
+        openai.refuse(path)
+        path = find_weights(path)
+    try:
+        return _read_file(path, told)
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"{str(path)!r}: {error}") from error
+
+
+def locate(source: str | Path) -> Path:
+    """The file or folder behind a path or a published name.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if "://" in str(source):
+        raise CheckpointError(f"{str(source)!r} is a URL: download it yourself, and only from where you trust")
+    if str(source) in NAMES:
+        return fetch(str(source))
+    raise CheckpointError(
+        f"there is no file or folder {str(source)!r}; give {READABLE}, or one of the names {', '.join(NAMES)}"
+    )
+
+
+def _read_file(path: Path, told: Told) -> Pretrained:
+    content, metadata = read_content(path)
+    if ENTRY in metadata:
+        return _read_shared(content, metadata[ENTRY])
+    if isinstance(content, dict) and ENTRY in content:
+        return _read_own(path)
+    if isinstance(content, dict) and "model_args" in content and is_tensors(content.get("model")):
+        return add_tokenizer(nanogpt.read_nanogpt(content, told), None)
+    tensors = clean_names(_state_dict(content))
+    if "tok_emb.weight" in tensors and any(name.startswith("trf_blocks.") for name in tensors):
+        return add_tokenizer(book.read(tensors, told), None)
+    if "tok_emb.weight" in tensors and "pos_emb" in tensors:
+        return add_tokenizer(nanogpt.read_old_mingpt(tensors, told), None)
+    if "wte.weight" in tensors and (qkv := _first(tensors, ".attn.c_attn.weight")) is not None:
+        if qkv.ndim == 2 and qkv.shape[0] > qkv.shape[1]:  # (3 C, C): nn.Linear
+            return add_tokenizer(nanogpt.read_mingpt(tensors, path.parent, told), None)
+        return add_tokenizer(huggingface.read(tensors, path.parent, told), path.parent)
+    some = ", ".join(sorted(tensors)[:5])
+    raise CheckpointError(f"the format is not known; its tensors begin with {some}. What can be read: {READABLE}")
+
+
+def _first(tensors: Tensors, ending: str) -> Tensor | None:
+    return next((tensor for name, tensor in tensors.items() if name.endswith(ending)), None)
+
+
+def _state_dict(content: Any) -> Tensors:
+    """The tensors of a file: the whole of it, or the entry that usual training scripts put them in."""
+    if is_tensors(content):
+        return content
+    for name in ("model_state_dict", "state_dict", "model"):
+        if isinstance(content, dict) and is_tensors(content.get(name)):
+            return content[name]
+    what = f"entries {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else type(content).__name__
+    raise CheckpointError(f"there is no state dict in it ({what}). What can be read: {READABLE}")
+
+
+def _read_own(path: Path) -> Pretrained:
+    """A checkpoint of this package."""
+    checkpoint = read_checkpoint(path)
+    return _own(config_of(checkpoint, path), weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
+
+
+def _read_shared(tensors: Tensors, entry: str) -> Pretrained:
+    """A safetensors file of this package, with the entry of a checkpoint as JSON in its metadata."""
+    try:
+        described = json.loads(entry)
+        config, tokenizer = GPTConfig(**described["gpt"]), described["tokenizer"]
+    except (ValueError, TypeError, KeyError, LLMError) as error:
+        raise CheckpointError(f"its metadata describe no model that can be built: {error}") from error
+    if config.tie_head and TOKEN in tensors:
+        tensors = tensors | {HEAD: tensors[TOKEN]}
+    return _own(config, tensors, tokenizer)
+
+
+def _own(config: GPTConfig, weights: Tensors, tokenizer: dict[str, Any] | None) -> Pretrained:
+    expected = expected_shapes(config)
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        listed = ", ".join(f"{name} (expected {expected.get(name)}, found {found.get(name)})" for name in different)
+        raise CheckpointError(f"the tensors do not fit the architecture: {listed}")
+    try:
+        return Pretrained("llm", config, weights, None if tokenizer is None else tokenizer_from_dict(tokenizer))
+    except LLMError as error:
+        raise CheckpointError(f"its tokenizer can't be built: {error}") from error

@@ -1,0 +1,210 @@
+"""How other programs name, orient and split the tensors of a GPT, and the way from there to here and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm.config import GPT2_SIZES, GPTConfig
+from llm.errors import CheckpointError, ConfigError
+from llm.model import GPT
+
+Tensors = dict[str, Tensor]
+
+TOKEN, HEAD = "embeddings.token.weight", "head.weight"
+_PREFIXES = ("_orig_mod.", "module.", "model.", "transformer.")
+"""What torch.compile, parallel training and wrappers put before a name."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a program names, orients and splits the tensors of a GPT.
+
+    Args:
+        modules: our modules and theirs, with `*` for the number of the block. Where ours is several of theirs,
+            their tensors one after the other along the output are ours.
+        transposed: our modules whose weights they store as (in, out) instead of (out, in).
+        norm_parameters: what they call the `weight` and `bias` of a norm.
+        buffers: a pattern of the names that are no weights, such as masks; known, and left out on purpose.
+    """
+
+    modules: Mapping[str, str | tuple[str, ...]]
+    transposed: frozenset[str] = frozenset()
+    norm_parameters: Mapping[str, str] = field(default_factory=lambda: {"weight": "weight", "bias": "bias"})
+    buffers: str = r"(?!)"
+
+    def names(self, ours: str) -> tuple[str, ...]:
+        """Their names for one tensor of ours."""
+        module, parameter = ours.rsplit(".", 1)
+        theirs = self.modules[_generic(module)]
+        number = next((part for part in module.split(".") if part.isdigit()), "")
+        if module.endswith("norm"):
+            parameter = self.norm_parameters[parameter]
+        names = (theirs,) if isinstance(theirs, str) else theirs
+        return tuple(f"{name.replace('*', number)}.{parameter}" for name in names)
+
+    def is_transposed(self, ours: str) -> bool:
+        """Whether they store one tensor of ours as (in, out)."""
+        module, parameter = ours.rsplit(".", 1)
+        return parameter == "weight" and _generic(module) in self.transposed
+
+    def to_ours(self, tensors: Tensors, config: GPTConfig) -> Tensors:
+        """Their tensors under our names, in our orientation; each one matched by name and shape.
+
+        Args:
+            tensors: by their names, without prefixes; see `clean_names`.
+            config: the architecture that they are meant for.
+
+        Raises:
+            CheckpointError: lists every tensor that is missing, is not expected, or has another shape.
+        """
+        left = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(self.buffers, name)}
+        missing, misshaped, ours = [], [], {}
+        expected = expected_shapes(config)
+        if config.tie_head and self.is_tied(left):
+            left.pop(self.names(HEAD)[0], None)
+        for name, shape in expected.items():
+            if name == HEAD and config.tie_head:
+                continue
+            names, parts = self.names(name), []
+            part = (shape[0] // len(names), *shape[1:])
+            part = part[::-1] if self.is_transposed(name) else part
+            for theirs in names:
+                if (tensor := left.pop(theirs, None)) is None:
+                    missing.append(theirs)
+                elif tuple(tensor.shape) != part or not tensor.is_floating_point():
+                    dtype = "" if tensor.is_floating_point() else f" of {tensor.dtype}"
+                    misshaped.append(f"{theirs} (expected {part}, found {tuple(tensor.shape)}{dtype})")
+                else:
+                    parts.append(tensor.T if self.is_transposed(name) else tensor)
+            if len(parts) == len(names):
+                ours[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
+        problems = {"missing": missing, "not expected": sorted(left), "of another shape": misshaped}
+        if any(problems.values()):
+            listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+            raise CheckpointError(f"the tensors do not fit the architecture {describe(config)}: {listed}")
+        if config.tie_head:
+            ours[HEAD] = ours[TOKEN]
+        return ours
+
+    def to_theirs(self, weights: Tensors, config: GPTConfig) -> Tensors:
+        """Our tensors under their names, in their orientation, without what is shared or padding."""
+        theirs = {}
+        for name, tensor in weights.items():
+            if name == HEAD and config.tie_head:
+                continue
+            if name in (TOKEN, HEAD):
+                tensor = tensor[: config.vocab_size]
+            names = self.names(name)
+            for part, part_name in zip(tensor.chunk(len(names)), names, strict=True):
+                theirs[part_name] = (part.T if self.is_transposed(name) else part).contiguous()
+        return theirs
+
+    def is_tied(self, tensors: Tensors) -> bool:
+        """Whether the head has no weights of its own: there are none, or they are the token embedding's."""
+        head, token = tensors.get(self.names(HEAD)[0]), tensors.get(self.names(TOKEN)[0])
+        return head is None or (token is not None and torch.equal(head, token))
+
+    def infer(self, tensors: Tensors, **known: Any) -> GPTConfig:
+        """The architecture that the tensors show, and what is known besides.
+
+        Args:
+            tensors: by their names, without prefixes.
+            known: settings that no tensor shows (`n_head`, `mlp`), or that are stated elsewhere. Without `n_head`
+                it is that of GPT-2's published size, if the tensors are of one.
+
+        Raises:
+            CheckpointError: the tensors show no architecture, or `n_head` is needed or does not fit.
+        """
+
+        def shape_of(ours: str, otherwise: tuple[int, int]) -> tuple[int, int]:
+            tensor = tensors.get(self.names(ours)[0])
+            if tensor is None or tensor.ndim != 2:
+                return otherwise  # `to_ours` will list it
+            rows, columns = tensor.shape
+            return (columns, rows) if self.is_transposed(ours) else (rows, columns)
+
+        def is_there(ours: str) -> bool:
+            return self.names(ours)[0] in tensors
+
+        vocab_size, n_embd = shape_of(TOKEN, (0, 0))
+        n_layer = max(self._block_numbers(tensors), default=-1) + 1
+        if min(vocab_size, n_embd, n_layer) == 0:
+            raise CheckpointError("there is no token embedding, or no block, so these are no weights of a GPT")
+        hidden, _ = shape_of("blocks.0.mlp.expand.weight", (4 * n_embd, n_embd))
+        shown = {
+            "vocab_size": vocab_size,
+            "context_length": shape_of("embeddings.position.weight", (1024, n_embd))[0],
+            "n_layer": n_layer,
+            "n_embd": n_embd,
+            "mlp_hidden": None if hidden == 4 * n_embd else hidden,
+            "bias": is_there("final_norm.bias"),
+            "qkv_bias": is_there("blocks.0.attention.qkv.bias"),
+            "tie_head": self.is_tied(tensors),
+        }
+        if known.get("n_head") is None:
+            known["n_head"] = _published_heads(n_layer, n_embd)
+        try:
+            return GPTConfig(**(shown | known))
+        except ConfigError as error:
+            raise CheckpointError(f"the weights are of no model that can be built: {error}") from error
+
+    def _block_numbers(self, tensors: Tensors) -> Iterator[int]:
+        before, after = re.escape(self.names("blocks.7.attention.qkv.weight")[0]).split("7")
+        for name in tensors:
+            if match := re.fullmatch(rf"{before}(\d+){after}", name):
+                yield int(match[1])
+
+
+def clean_names(tensors: Tensors) -> Tensors:
+    """The tensors by their names without the prefixes that wrappers put before them.
+
+    Raises:
+        CheckpointError: two names become one.
+    """
+    clean: Tensors = {}
+    for name, tensor in tensors.items():
+        bare = name
+        while prefix := next((prefix for prefix in _PREFIXES if bare.startswith(prefix)), None):
+            bare = bare.removeprefix(prefix)
+        if bare in clean:
+            raise CheckpointError(f"there are two tensors {bare!r}, one of them as {name!r}")
+        clean[bare] = tensor
+    return clean
+
+
+def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a GPT; nothing is allocated."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
+
+
+def describe(config: GPTConfig) -> str:
+    """An architecture in a few words: what differs from the defaults of `GPTConfig`, and its sizes."""
+    sizes = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
+    default = GPTConfig()
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in dataclasses.asdict(config).items()
+        if name in sizes or value != getattr(default, name)
+    )
+
+
+def _generic(module: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", module)
+
+
+def _published_heads(n_layer: int, n_embd: int) -> int:
+    for size in GPT2_SIZES.values():
+        if (size["n_layer"], size["n_embd"]) == (n_layer, n_embd):
+            return size["n_head"]
+    raise CheckpointError(
+        f"the weights ({n_layer} layers, vectors of size {n_embd}) don't show how many heads there are, and no "
+        "configuration says so: give the number (import: --n_head N; train.py: --model.gpt.n_head N)"
+    )

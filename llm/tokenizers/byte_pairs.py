@@ -1,0 +1,138 @@
+"""A byte-pair encoding with a vocabulary of its own, such as other GPT-2s on other languages have."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import tiktoken
+
+from llm.config import TokenizerConfig
+from llm.errors import TokenizerError
+from llm.tokenizers.bpe import CUTS, BPETokenizer
+
+
+class BytePairTokenizer(BPETokenizer):
+    """GPT-2's way of encoding (Radford et al. 2019, section 2.2) with another vocabulary.
+
+    Args:
+        vocabulary: every token and its id, in GPT-2's printable form, where a space is `Ġ` and a line break `Ċ`. A
+            token with a lower id is joined before one with a higher id.
+        specials: special tokens and their ids.
+
+    Raises:
+        TokenizerError: the ids are not 0, 1, 2, ...; or a byte has no token.
+    """
+
+    kind: ClassVar[str] = "byte_pairs"
+
+    def __init__(self, vocabulary: Mapping[str, int], specials: Mapping[str, int]) -> None:
+        from tiktoken_ext.openai_public import r50k_pat_str
+
+        self.encoding = "byte_pairs"
+        self.vocabulary = dict(vocabulary)
+        self.specials = dict(specials)
+        self.cuts = "".join(character for character in CUTS if not any(character in special for special in specials))
+        ids = sorted([*self.vocabulary.values(), *self.specials.values()])
+        if ids != list(range(len(ids))):
+            raise TokenizerError(
+                f"the ids of a vocabulary of {len(ids)} tokens should be 0 to {len(ids) - 1}, each once"
+            )
+        ranks = {to_bytes(token): token_id for token, token_id in self.vocabulary.items()}
+        if without := [byte for byte in range(256) if bytes([byte]) not in ranks]:
+            raise TokenizerError(f"the vocabulary has no token for the byte 0x{without[0]:02x}")
+        self._encoding = tiktoken.Encoding(
+            name="byte_pairs", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=self.specials
+        )
+
+    @classmethod
+    def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
+        """Not possible: such a vocabulary comes with its weights."""
+        del texts, config
+        raise TokenizerError("byte_pairs is the tokenizer of weights that were imported; it can't be built from a text")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens and special tokens."""
+        return len(self.vocabulary) + len(self.specials)
+
+    @property
+    def end_of_text_id(self) -> int | None:
+        """The id of `<|endoftext|>`, or of what other vocabularies call the same, or None."""
+        return next((self.specials[name] for name in ("<|endoftext|>", "</s>", "[EOS]") if name in self.specials), None)
+
+    def merges(self) -> list[tuple[str, str]]:
+        """The pairs of tokens that are joined, in their order.
+
+        A token's pair is what the encoding makes of it with the tokens from before it alone.
+        """
+        found = []
+        for token in sorted(self.vocabulary, key=self.vocabulary.__getitem__):
+            if len(token) > 1:
+                first, second = self._parts(token)
+                found.append((first, second))
+        return found
+
+    def _parts(self, token: str) -> tuple[str, str]:
+        """The two tokens that are the last to be joined on the way to `token`."""
+        parts, rank = list(token), self.vocabulary[token]
+        while len(parts) > 2:
+            joins = [self.vocabulary.get(first + second, rank) for first, second in itertools.pairwise(parts)]
+            best = min(range(len(joins)), key=joins.__getitem__)
+            if joins[best] >= rank:
+                raise TokenizerError(f"the token {token!r} can't be joined from the tokens before it")
+            parts[best : best + 2] = [parts[best] + parts[best + 1]]
+        return parts[0], parts[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Kind, tokens and special tokens."""
+        return {"kind": self.kind, "vocabulary": self.vocabulary, "specials": self.specials}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Self:
+        """The tokenizer that `to_dict` described."""
+        return cls(state["vocabulary"], state["specials"])
+
+
+def from_merges(
+    vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], specials: Mapping[str, int]
+) -> BytePairTokenizer:
+    """The tokenizer of a vocabulary and the pairs that are joined, in their order.
+
+    What is in the vocabulary but neither a byte nor joined from others is a special token.
+
+    Raises:
+        TokenizerError: the order of the ids is not that of the joins, so that the vocabulary alone does not say it.
+    """
+    joined = [first + second for first, second in merges]
+    ranks = [vocabulary.get(token, -1) for token in joined]
+    if -1 in ranks or any(before >= after for before, after in itertools.pairwise(ranks)):
+        raise TokenizerError("the ids of the vocabulary are not in the order of its merges")
+    plain = set(_PRINTABLE.values()) | set(joined)
+    others = {token: token_id for token, token_id in vocabulary.items() if token not in plain}
+    tokens = {token: token_id for token, token_id in vocabulary.items() if token in plain}
+    return BytePairTokenizer(tokens, others | {name: i for name, i in specials.items() if name not in tokens})
+
+
+def _printable_bytes() -> dict[int, str]:
+    """GPT-2's printable sign for each byte: itself where it is one, otherwise one from U+0100 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = (byte for byte in range(256) if byte not in printable)
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
+
+
+_PRINTABLE = _printable_bytes()
+_BYTES = {sign: byte for byte, sign in _PRINTABLE.items()}
+
+
+def to_bytes(token: str) -> bytes:
+    """The bytes of a token in GPT-2's printable form.
+
+    Raises:
+        TokenizerError: a sign in it stands for no byte.
+    """
+    try:
+        return bytes(_BYTES[sign] for sign in token)
+    except KeyError as error:
+        raise TokenizerError(f"{error.args[0]!r} in the token {token!r} stands for no byte") from error
