@@ -28,7 +28,8 @@ from llm.tokenizers import Tokenizer
 SHARD_TOKENS = 100_000_000
 """Ids in a shard: 200 MB, of which a killed process loses less than one."""
 
-_CHUNKS_AHEAD = 2
+_CHUNKS_AHEAD = 4
+"""Encoded beyond one for each thread, so that no thread waits for the one that reads and writes."""
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
