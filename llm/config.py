@@ -221,7 +221,8 @@ class TokenizerConfig:
 
     Args:
         kind: `gpt2` (works offline), `word`, `char`, or another of tiktoken's encodings by name, such as
-            `cl100k_base` (tiktoken downloads those once).
+            `cl100k_base` (tiktoken downloads those once). Default: the tokenizer that comes with the corpus, if
+            that is a token store, else `gpt2`.
         pattern: for `word`: split off `:` and `;` too, or leave them on the word before.
         specials: for `word` and `char`: special tokens to append to the vocabulary. With `<|unk|>` or `[UNK]`
             among them, unknown pieces become that token; without, they are an error (the strict tokenizer).
@@ -230,7 +231,7 @@ class TokenizerConfig:
             then not used.
     """
 
-    kind: str = "gpt2"
+    kind: str | None = None
     pattern: Literal["with_colon", "without_colon"] = "with_colon"
     specials: tuple[str, ...] | None = None
     checkpoint: str | None = None
@@ -246,7 +247,7 @@ class TokenizerConfig:
             _check(all(self.specials or ()), "specials holds an empty token")
             _check(
                 self.kind in ("word", "char"),
-                f"specials are for the word and char tokenizers; {self.kind!r} has its own",
+                f"specials are for the word and char tokenizers; {self.kind or 'gpt2'!r} has its own",
             )
 
 

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.data.corpus import read_document
-from llm.data.store import TokenArray, open_or_build
+from llm.data.opening import open_or_build
+from llm.data.sharded import TokenArray
+from llm.data.sources import read_chunks
 from llm.errors import ConfigError, DataError
 from llm.model import GPT
 from llm.tokenizers import Tokenizer
@@ -191,7 +192,7 @@ def evaluate_text(
         n_bytes, n_characters = _count_text(counts, tokenizer)
         return Evaluation(n_tokens, nats, n_bytes, n_characters)
     share = n_tokens / store.n_tokens
-    n_all = sum(len(read_document(path)) for path in paths)
+    n_all = sum(len(text) for chunk in read_chunks(paths, tokenizer.cuts) for text in chunk.texts)
     return Evaluation(n_tokens, nats, store.n_bytes * share, n_all * share)
 
 

@@ -1,4 +1,4 @@
-"""Find the text, read it strictly, and say in one line what is wrong with it."""
+"""Find the files of a corpus, and say in one line what is wrong with its name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import hashlib
 import http.client
 import os
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from llm.data.hashing import file_hash
 from llm.errors import DataError
+from llm.files import write_whole
 
 KNOWN_CORPORA = {"story": "story.txt", "the-verdict": "the-verdict.txt"}
 """The corpora with a name of their own, and their files in the folder `data`."""
@@ -22,11 +24,10 @@ VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b3
 
 _REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
 _DOWNLOAD_SECONDS = 30
-_BYTE_ORDER_MARK = "\ufeff"
 
 
 def resolve_corpus(corpus: str | Sequence[str], data_dir: str | Path = "data") -> list[Path]:
-    """The files of a corpus, one document each, in their order.
+    """The files of a corpus, in their order.
 
     Args:
         corpus: a known name (`story`; `the-verdict`, which is downloaded when it is not there yet), a text file,
@@ -47,52 +48,6 @@ def resolve_corpus(corpus: str | Sequence[str], data_dir: str | Path = "data") -
             raise DataError(f"{str(path)!r} is in the corpus twice; leave one of them out")
         seen.add(path.resolve())
     return paths
-
-
-def read_document(path: str | Path) -> str:
-    r"""The text of one UTF-8 file, without a byte order mark, and with `\r\n` read as `\n`.
-
-    Raises:
-        DataError: the file can't be read, is empty, or is not UTF-8 text; with the offset of the byte at fault.
-    """
-    shown = repr(str(path))
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"can't read {shown}: {error.strerror}") from error
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{shown} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start} "
-            f"({error.reason}); convert the file to UTF-8"
-        ) from error
-    if (offset := content.find(b"\0")) >= 0:
-        raise DataError(f"{shown} is not text: NUL byte at offset {offset}; give a UTF-8 text file")
-    text = text.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
-    if not text.strip():
-        raise DataError(f"{shown} is empty: {len(content)} bytes without any text; give a file with text in it")
-    return text
-
-
-def corpus_hash(paths: Iterable[str | Path]) -> str:
-    """SHA-256 (64 hex digits) over the SHA-256 of each file's bytes, in order; the files are streamed.
-
-    Raises:
-        DataError: a file can't be read.
-    """
-    whole = hashlib.sha256()
-    for path in paths:
-        whole.update(_sha256(Path(path)).digest())
-    return whole.hexdigest()
-
-
-def _sha256(path: Path) -> hashlib._Hash:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256")
-    except OSError as error:
-        raise DataError(f"can't read {str(path)!r}: {error.strerror}") from error
 
 
 def _resolve_one(source: str, data_dir: Path) -> list[Path]:
@@ -131,7 +86,7 @@ def _known(name: str, data_dir: Path) -> Path:
     if name == "the-verdict":
         if not path.is_file():
             _download_verdict(path)
-        elif (found := _sha256(path).hexdigest()) != VERDICT_SHA256:
+        elif (found := file_hash(path)) != VERDICT_SHA256:
             raise DataError(
                 f"{str(path)!r} is not The Verdict: expected SHA-256 {VERDICT_SHA256}, got {found}; "
                 f"remove the file to download it again"
@@ -154,19 +109,11 @@ def _download_verdict(target: Path) -> None:
         raise DataError(
             f"the download of The Verdict is damaged: expected SHA-256 {VERDICT_SHA256}, got {found}; {by_hand}"
         )
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        write_whole(target, content)
     except OSError as error:
         raise DataError(f"can't write {str(target)!r}: {error.strerror}; make the folder writable") from error
-    finally:
-        with contextlib.suppress(OSError):  # nothing there to remove, nor a folder it could be in
-            temporary.unlink()
 
 
 def _suggestion(path: Path, data_dir: Path) -> str:

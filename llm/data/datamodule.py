@@ -11,13 +11,14 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from llm.config import TokenizerConfig
-from llm.data.corpus import read_document, resolve_corpus
+from llm.data.opening import choose_tokenizer, open_corpus
 from llm.data.prompts import Prompt, read_prompts
-from llm.data.store import TokenArray, TokenStore, open_or_build
+from llm.data.sharded import TokenArray
+from llm.data.store import TokenStore
 from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
 from llm.errors import CheckpointError, ConfigError, DataError
 from llm.pretrained import read_tokenizer
-from llm.tokenizers import Tokenizer, build_tokenizer
+from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
 _COUNT_AT_ONCE = 1 << 20
@@ -29,9 +30,11 @@ class TextDataModule(L.LightningDataModule):
 
     Args:
         corpus: what to train on: `story`, `the-verdict`, a text file, a folder (every *.txt in it and below), a
-            glob pattern, or a list of these. Each file is one document.
+            glob pattern, or a list of these, where each file is one document, and in JSON lines (`.jsonl`) and
+            `.parquet` the `text` of each record; or token ids: a folder that `python -m llm tokenize` wrote, or
+            nanoGPT's `.bin`.
         tokenizer: which tokenizer, and its options; in Python also a ready one. A vocabulary that has to be
-            learned is that of `corpus`.
+            learned is that of `corpus`. A folder of token ids has a tokenizer with it.
         context_length: T, tokens in a window: the most that the model sees at once.
         stride: tokens from the beginning of one training window to the next. Default: the context length, so
             that windows don't overlap.
@@ -51,7 +54,7 @@ class TextDataModule(L.LightningDataModule):
     Raises:
         ConfigError: a setting that no run can have.
         CheckpointError: `tokenizer.checkpoint` is no checkpoint with a tokenizer.
-        DataError: the vocabulary has to be learned from a corpus that can't be read.
+        DataError: the vocabulary has to be learned from a corpus that can't be read, or the token ids can't be.
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class TextDataModule(L.LightningDataModule):
             return tokenizer
         if tokenizer.checkpoint is not None:
             return read_tokenizer(tokenizer.checkpoint)
-        return build_tokenizer(tokenizer, (read_document(path) for path in resolve_corpus(self.corpus)))
+        return choose_tokenizer(self.corpus, tokenizer, self.cache_dir)
 
     # Stores and splits: opened when first asked for.
 
@@ -126,7 +129,7 @@ class TextDataModule(L.LightningDataModule):
         return self.validation_store if self.test_corpus is None else self._store(self.test_corpus)
 
     def _store(self, corpus: str | list[str]) -> TokenStore:
-        return open_or_build(resolve_corpus(corpus), self.tokenizer, self.cache_dir)
+        return open_corpus(corpus, self.tokenizer, self.cache_dir)
 
     @property
     def train_tokens(self) -> TokenArray:
@@ -159,14 +162,15 @@ class TextDataModule(L.LightningDataModule):
         """
         store = self.validation_store if split == "validation" else self.test_store
         tokens = self.validation_tokens if split == "validation" else self.test_tokens
-        if not self.tokenizer.lossless or len(tokens) == 0:
+        if store.n_bytes > 0 and (not self.tokenizer.lossless or len(tokens) == 0):
             return store.n_bytes / store.n_tokens
         counts = np.zeros(self.vocab_size, np.int64)
         for start in range(0, len(tokens), _COUNT_AT_ONCE):
-            counts += np.bincount(tokens[start : start + _COUNT_AT_ONCE], minlength=self.vocab_size)
+            part = np.asarray(tokens[start : start + _COUNT_AT_ONCE])
+            counts += np.bincount(part, minlength=self.vocab_size)
         used = counts.nonzero()[0]
         n_bytes = sum(int(counts[token]) * len(self.tokenizer.token_bytes(int(token))) for token in used)
-        return n_bytes / len(tokens)
+        return n_bytes / max(1, len(tokens))
 
     # What Lightning calls.
 
@@ -272,7 +276,7 @@ class TextDataModule(L.LightningDataModule):
         settings["world_size"] = self._rank_and_world_size()[1]
         return {
             **settings,
-            "corpus": self.corpus_store.corpus_hash,
+            "corpus": self.corpus_store.source_hash,
             "tokenizer": self.tokenizer.fingerprint,
             "train_tokens": self._split_at,
         }

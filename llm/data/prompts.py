@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from llm.data.corpus import read_document
+from llm.data.sources import read_document
 from llm.errors import TokenizerError
 from llm.tokenizers import Tokenizer
 

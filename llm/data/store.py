@@ -1,54 +1,108 @@
 """A corpus as token ids on disk, written once and memory-mapped ever after.
 
-A file holds a header of 512 bytes (magic, format version, length of the JSON, then the JSON that describes the
-store, then zeros) and after it the ids, little-endian, two bytes each, or four if the vocabulary needs them.
+A store is a folder. `store.json` describes it, and is written last: without it, the store is not finished. Beside it
+are the shards, `00000.tokens` and so on. Each holds a header of 512 bytes (magic, format version, length of the JSON,
+then the JSON, then zeros) and after it the ids, little-endian, two bytes each, or four if the vocabulary needs them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import logging
-import os
-import re
-import socket
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from llm.data.corpus import corpus_hash, read_document
-from llm.errors import DataError, TokenizerError
-from llm.tokenizers.base import Tokenizer
+from llm.data.sharded import ShardedTokens, TokenArray
+from llm.errors import DataError
+from llm.files import write_whole
+from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
-MAGIC = b"LLMTOKEN"
-VERSION = 1
+FORMAT = "llm-tokens"
+VERSION = 2
+DESCRIPTION = "store.json"
 HEADER_SIZE = 512
+_MAGIC = b"LLMTOKEN"
 _PREFIX = struct.Struct("<8sII")  # magic, version, length of the JSON
 _DTYPES = ("<u2", "<u4")
+_RAW_CHECKED = 64
+_RAW_BLOCK = 1 << 16
 
-TokenArray = npt.NDArray[np.unsignedinteger[Any]]
 
-log = logging.getLogger(__name__)
+@dataclass(frozen=True)
+class ShardHeader:
+    """What the header of a shard says.
+
+    Args:
+        dtype: of the ids, `<u2` or `<u4`.
+        n_tokens: number of ids in this shard.
+        n_documents: documents begun in this shard and those before it.
+        n_bytes: size of their text in UTF-8 bytes.
+        fingerprint: of the tokenizer.
+        source_hash: of the files that were read.
+        settings: what else decides where shards end, and what is in them.
+        after: where in the files the next shard goes on: (files read whole, offset in the next one).
+    """
+
+    dtype: str
+    n_tokens: int
+    n_documents: int
+    n_bytes: int
+    fingerprint: str
+    source_hash: str
+    settings: str
+    after: tuple[int, int]
+
+    def pack(self) -> bytes:
+        """The header's bytes."""
+        content = json.dumps(dataclasses.asdict(self)).encode()
+        return (_PREFIX.pack(_MAGIC, VERSION, len(content)) + content).ljust(HEADER_SIZE, b"\0")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the header of a shard, and hold the file's size to it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DataError: it is no shard of this format, or it is cut short.
+        """
+        with path.open("rb") as file:
+            content = file.read(HEADER_SIZE)
+        try:
+            magic, version, length = _PREFIX.unpack_from(content)
+            if magic != _MAGIC or version != VERSION:
+                raise ValueError(f"starts with {magic!r} version {version}")
+            header = cls(**json.loads(content[_PREFIX.size : _PREFIX.size + length]))
+            if header.dtype not in _DTYPES:
+                raise ValueError(f"ids of type {header.dtype!r}")
+        except (struct.error, ValueError, TypeError) as error:
+            raise DataError(f"{str(path)!r} holds no token ids of version {VERSION}: {error}") from error
+        expected, size = HEADER_SIZE + header.n_tokens * np.dtype(header.dtype).itemsize, path.stat().st_size
+        if size != expected:
+            raise DataError(
+                f"{str(path)!r} is damaged: expected {expected} bytes, found {size}; tokenize the text again"
+            )
+        return header
 
 
 @dataclass(frozen=True)
 class TokenStore:
-    """What one file of token ids holds. Opening it reads the header alone.
+    """What a folder of token ids holds. Opening it reads the description and the headers alone.
 
     Args:
-        path: the file.
-        dtype: of the ids, `<u2` or `<u4`.
+        path: the folder.
+        dtype: of the ids.
         n_tokens: number of ids, those between documents included.
         n_documents: number of documents.
-        n_bytes: size of the text in UTF-8 bytes.
-        tokenizer: fingerprint of the tokenizer that wrote it.
-        corpus_hash: `corpus_hash` of the files that it was made from.
+        n_bytes: size of the text in UTF-8 bytes; 0 where nobody knows.
+        tokenizer: the tokenizer, as its `to_dict` describes it.
+        fingerprint: of the tokenizer.
+        source_hash: of the files that it was made from.
+        shards: name and number of ids of each file.
+        header_size: bytes before the ids in each file.
     """
 
     path: Path
@@ -56,143 +110,104 @@ class TokenStore:
     n_tokens: int
     n_documents: int
     n_bytes: int
-    tokenizer: str
-    corpus_hash: str
+    tokenizer: dict[str, Any]
+    fingerprint: str
+    source_hash: str
+    shards: tuple[tuple[str, int], ...]
+    header_size: int = HEADER_SIZE
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Read the header of a store and hold the file's size to it.
+        """Read the description of a store, and hold its shards to it.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            DataError: it is not a store of this format, or it is cut short.
+            FileNotFoundError: there is no such folder, or no finished store in it.
+            DataError: it is not a store of this format, or a shard is missing, another's, or cut short.
         """
         path = Path(path)
-        with path.open("rb") as file:
-            header = file.read(HEADER_SIZE)
-            size = os.fstat(file.fileno()).st_size
+        content = (path / DESCRIPTION).read_bytes()
         try:
-            magic, version, length = _PREFIX.unpack_from(header)
-            if magic != MAGIC or version != VERSION:
-                raise ValueError(f"starts with {magic!r} version {version}")
-            store = cls(path=path, **json.loads(header[_PREFIX.size : _PREFIX.size + length]))
-            if store.dtype not in _DTYPES:
-                raise ValueError(f"ids of type {store.dtype!r}")
-        except (struct.error, ValueError, TypeError) as error:
+            described = json.loads(content)
+            kind, version = described.pop("format"), described.pop("version")
+            if (kind, version) != (FORMAT, VERSION):
+                raise ValueError(f"it is {kind!r} version {version}")
+            shards = tuple((str(name), int(n_tokens)) for name, n_tokens in described.pop("shards"))
+            store = cls(path=path, shards=shards, **described)
+            if store.dtype not in _DTYPES or store.n_tokens != sum(n_tokens for _, n_tokens in shards):
+                raise ValueError("its figures contradict each other")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{str(path)!r} is no token store of version {VERSION}: {error}") from error
-        expected = HEADER_SIZE + store.n_tokens * np.dtype(store.dtype).itemsize
-        if size != expected:
-            raise DataError(f"{str(path)!r} is damaged: expected {expected} bytes, found {size}")
+        for name, n_tokens in shards:
+            try:
+                header = ShardHeader.read(path / name)
+            except FileNotFoundError as error:
+                raise DataError(f"{str(path)!r} is damaged: {name} is missing; tokenize the text again") from error
+            if (header.n_tokens, header.dtype, header.fingerprint, header.source_hash) != (
+                n_tokens,
+                store.dtype,
+                store.fingerprint,
+                store.source_hash,
+            ):
+                raise DataError(f"{str(path)!r} is damaged: {name} is another store's; tokenize the text again")
         return store
 
+    def write(self) -> None:
+        """Write the description, in one move: the store is finished."""
+        described = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
+        del described["path"], described["header_size"]
+        write_whole(self.path / DESCRIPTION, json.dumps(described, indent=1).encode())
+
     def tokens(self, start: int = 0, stop: int | None = None) -> TokenArray:
-        """The ids from `start` up to `stop` as a read-only memory map, (stop - start,)."""
+        """The ids from `start` up to `stop`, read-only and memory-mapped, (stop - start,)."""
         stop = self.n_tokens if stop is None else min(stop, self.n_tokens)
         dtype = np.dtype(self.dtype)
         if start >= stop:  # nothing can't be mapped
             return np.empty(0, dtype)
-        offset = HEADER_SIZE + start * dtype.itemsize
-        return np.memmap(self.path, dtype, mode="r", offset=offset, shape=(stop - start,))
+        if len(self.shards) == 1:
+            offset = self.header_size + start * dtype.itemsize
+            return np.memmap(self.path / self.shards[0][0], dtype, mode="r", offset=offset, shape=(stop - start,))
+        paths = [self.path / name for name, _ in self.shards]
+        return ShardedTokens(paths, [count for _, count in self.shards], dtype, self.header_size, start, stop)
+
+    def make_tokenizer(self) -> Tokenizer:
+        """The tokenizer that wrote the ids.
+
+        Raises:
+            DataError: it is not the one whose fingerprint the store bears.
+        """
+        tokenizer = tokenizer_from_dict(self.tokenizer)
+        if tokenizer.fingerprint != self.fingerprint:
+            raise DataError(f"{str(self.path)!r} is damaged: its tokenizer is not the one that wrote its ids")
+        return tokenizer
 
 
-def open_or_build(
-    paths: Sequence[Path], tokenizer: Tokenizer, cache_dir: str | Path, text_hash: str | None = None
-) -> TokenStore:
-    """The token store of some files, made now if the cache holds none for this text and this tokenizer.
-
-    Documents are joined by the tokenizer's end-of-text id, if it has one.
+def open_raw(path: Path, tokenizer: Tokenizer, source_hash: str) -> TokenStore:
+    """nanoGPT's format as a store: a file of nothing but ids of two bytes, little-endian.
 
     Args:
-        paths: the documents, in order.
-        tokenizer: what encodes them.
-        cache_dir: where stores are kept.
-        text_hash: `corpus_hash(paths)`, if it is known already.
+        path: the file.
+        tokenizer: what the ids are taken for; the file doesn't say.
+        source_hash: of the file.
 
     Raises:
-        DataError: a document can't be read, or the cache can't be written.
-        TokenizerError: a document can't be encoded; names the document.
+        DataError: the file is empty or ends within an id, or an id is outside the vocabulary. Ids are looked for
+            in 64 places spread over the file; in all of it if it is small.
     """
-    text_hash = text_hash or corpus_hash(paths)
-    key = hashlib.sha256(f"{text_hash} {tokenizer.fingerprint} {VERSION}".encode()).hexdigest()[:32]
-    target = Path(cache_dir) / f"{key}.tokens"
-    try:
-        store = TokenStore.open(target)
-        if (store.corpus_hash, store.tokenizer) == (text_hash, tokenizer.fingerprint):
-            return store
-        log.warning("token cache %r is another text's or tokenizer's; building it again", str(target))
-    except FileNotFoundError:
-        pass
-    except DataError as error:
-        log.warning("%s; building it again", error)
-    except OSError as error:
-        raise DataError(f"can't read the token cache {str(target)!r}: {error.strerror}") from error
-    try:
-        return _build(paths, tokenizer, target, text_hash)
-    except OSError as error:
-        raise DataError(
-            f"can't write the token cache {str(target)!r}: {error.strerror}; choose another cache_dir"
-        ) from error
-
-
-def _build(paths: Sequence[Path], tokenizer: Tokenizer, target: Path, text_hash: str) -> TokenStore:
-    """Write beside the target, bring it to the disk, and move it into place."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(target.parent)
-    temporary = target.with_name(f"{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            store = _write(file, paths, tokenizer, target, text_hash)
-            file.flush()
-            os.fsync(file.fileno())
-        if corpus_hash(paths) != text_hash:
-            raise DataError("the corpus changed while it was being read; start again")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return store
-
-
-def _write(file: BinaryIO, paths: Sequence[Path], tokenizer: Tokenizer, target: Path, text_hash: str) -> TokenStore:
-    dtype = _DTYPES[tokenizer.vocab_size > 2**16]
-    separator = tokenizer.end_of_text_id
-    n_tokens = n_bytes = 0
-    file.write(bytes(HEADER_SIZE))
-    for number, path in enumerate(paths):
-        text = read_document(path)
-        try:
-            ids = tokenizer.encode(text)
-        except TokenizerError as error:
-            raise TokenizerError(f"{str(path)!r}: {error}") from error
-        if number > 0 and separator is not None:
-            ids = [separator, *ids]
-        file.write(np.asarray(ids, dtype).tobytes())
-        n_tokens += len(ids)
-        n_bytes += len(text.encode())
-    store = TokenStore(target, dtype, n_tokens, len(paths), n_bytes, tokenizer.fingerprint, text_hash)
-    described = dataclasses.asdict(store)
-    del described["path"]
-    content = json.dumps(described).encode()
-    file.seek(0)
-    file.write((_PREFIX.pack(MAGIC, VERSION, len(content)) + content).ljust(HEADER_SIZE, b"\0"))
-    return store
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what processes of this machine left half-written when they were killed."""
-    pattern = re.compile(rf".*\.tokens\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
-    for file in folder.glob("*.tmp"):
-        match = pattern.fullmatch(file.name)
-        if match and not _is_alive(int(match[1])):
-            file.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":  # there, signal 0 is no harmless question
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's
-        return True
-    return True
+    size = path.stat().st_size
+    if size == 0 or size % 2:
+        raise DataError(f"{str(path)!r} holds no token ids of two bytes: it has {size:,} bytes")
+    ids = np.memmap(path, "<u2", mode="r")
+    blocks = min(_RAW_CHECKED, -(-len(ids) // _RAW_BLOCK))
+    for block in range(blocks):
+        start = max(0, len(ids) - _RAW_BLOCK) * block // max(1, blocks - 1)
+        part = ids[start : start + _RAW_BLOCK]
+        if int(part.max()) >= tokenizer.vocab_size:
+            position = start + int((part >= tokenizer.vocab_size).argmax())
+            raise DataError(
+                f"{str(path)!r}: id {ids[position]} at position {position:,} is outside the vocabulary of "
+                f"{tokenizer.vocab_size:,}; set the tokenizer that wrote the file"
+            )
+    return TokenStore(
+        path.parent, "<u2", len(ids), 1, 0, tokenizer.to_dict(), tokenizer.fingerprint, source_hash,
+        ((path.name, len(ids)),), header_size=0,
+    )  # fmt: skip

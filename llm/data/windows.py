@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from llm.data.store import TokenArray
+from llm.data.sharded import TokenArray
 from llm.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]

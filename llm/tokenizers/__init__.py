@@ -43,7 +43,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterable[str] = ()) -> Token
     Raises:
         TokenizerError: there is no such kind, or it can't be built.
     """
-    return _CLASSES.get(config.kind, BPETokenizer).build(texts, config)
+    return _CLASSES.get(config.kind or "gpt2", BPETokenizer).build(texts, config)
 
 
 def tokenizer_from_dict(state: dict[str, Any]) -> Tokenizer:

@@ -9,6 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
 
@@ -17,6 +20,32 @@ END_OF_TEXT = "<|endoftext|>"
 
 UNKNOWN_TOKENS = ("<|unk|>", "[UNK]")
 """The special tokens that an unknown piece becomes, where a vocabulary has one of them."""
+
+
+class UnknownPieceError(TokenizerError):
+    """A piece of text that a strict vocabulary does not hold.
+
+    Args:
+        piece: what it is, such as `word 'catt'`.
+        line: where it begins, from 1.
+        column: where on that line, in characters, from 1.
+        advice: about the vocabulary, and what to do.
+    """
+
+    def __init__(self, piece: str, line: int, column: int, advice: str) -> None:
+        super().__init__(f"unknown {piece} at line {line}, column {column}; {advice}")
+        self.piece, self.line, self.column, self.advice = piece, line, column, advice
+
+    @classmethod
+    def at(cls, piece: str, text: str, offset: int, advice: str) -> Self:
+        """The error of a piece that begins at this character of a text."""
+        before = text[:offset]
+        return cls(piece, before.count("\n") + 1, offset - before.rfind("\n"), advice)
+
+    def moved(self, lines: int, columns: int) -> UnknownPieceError:
+        """The same error where so many lines, and then so many characters, come before the text."""
+        column = self.column + columns if self.line == 1 else self.column
+        return UnknownPieceError(self.piece, self.line + lines, column, self.advice)
 
 
 class Tokenizer(ABC):
@@ -31,6 +60,10 @@ class Tokenizer(ABC):
 
     lossless: ClassVar[bool] = True
     """Whether `decode(encode(text)) == text` for every text that can be encoded."""
+
+    cuts: str = ""
+    """A text may be cut before one of these characters, if a letter stands before it: the ids of the two parts are
+    then those of the whole. Empty: nowhere is it safe, and large files are encoded in one piece."""
 
     @property
     @abstractmethod
@@ -54,6 +87,14 @@ class Tokenizer(ABC):
         Raises:
             TokenizerError: the text holds something outside the vocabulary; the message says what and where.
         """
+
+    def encode_array(self, text: str) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The ids of `text` as an array, (N,); what corpora are encoded with.
+
+        Raises:
+            TokenizerError: as `encode` does.
+        """
+        return np.array(self.encode(text), np.uint32)
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
@@ -151,9 +192,3 @@ def build_vocabulary(tokens: Sequence[str], specials: Sequence[str]) -> tuple[tu
 def find_unknown_token(special_ids: dict[str, int]) -> int | None:
     """The id that unknown pieces get, or None: then they are an error."""
     return next((special_ids[name] for name in UNKNOWN_TOKENS if name in special_ids), None)
-
-
-def locate(text: str, offset: int) -> str:
-    """Where a character stands, for people: `at line 3, column 14`, both counted from 1."""
-    before = text[:offset]
-    return f"at line {before.count(chr(10)) + 1}, column {offset - before.rfind(chr(10))}"

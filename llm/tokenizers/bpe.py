@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
 import tiktoken
 
 from llm.config import TokenizerConfig
@@ -17,6 +19,11 @@ from llm.tokenizers.base import END_OF_TEXT, Tokenizer
 # The hashes that tiktoken itself pins for the two files (tiktoken_ext/openai_public.py).
 _MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 _ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+
+
+CUTS = " \n。，、"
+"""White space, and the punctuation of Chinese and Japanese: what these patterns never join with a letter before it."""
+_CUT_ENCODINGS = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony")
 
 
 class BPETokenizer(Tokenizer):
@@ -37,12 +44,13 @@ class BPETokenizer(Tokenizer):
     def __init__(self, encoding: str = "gpt2") -> None:
         self.encoding = encoding
         self._encoding = load_encoding(encoding)
+        self.cuts = CUTS if encoding in _CUT_ENCODINGS else ""
 
     @classmethod
     def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
         """The encoding that `config.kind` names; no text is read."""
         del texts
-        return cls(config.kind)
+        return cls(config.kind or "gpt2")
 
     @property
     def vocab_size(self) -> int:
@@ -60,11 +68,17 @@ class BPETokenizer(Tokenizer):
         Raises:
             TokenizerError: the text has half a surrogate pair in it, which UTF-8 can't hold.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise TokenizerError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
+        _check_unicode(text)
         return self._encoding.encode(text, allowed_special="all")
+
+    def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
+        """The ids of `text`, (N,). Runs beside other threads, and makes no Python integers.
+
+        Raises:
+            TokenizerError: the text has half a surrogate pair in it.
+        """
+        _check_unicode(text)
+        return self._encoding.encode_to_numpy(text, allowed_special="all")
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are no UTF-8, as when a character is cut in two, become U+FFFD."""
@@ -85,6 +99,13 @@ class BPETokenizer(Tokenizer):
     def from_dict(cls, state: dict[str, Any]) -> Self:
         """The tokenizer that `to_dict` described."""
         return cls(state["encoding"])
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
 
 
 @functools.cache

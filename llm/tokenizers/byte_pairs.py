@@ -10,7 +10,7 @@ import tiktoken
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
-from llm.tokenizers.bpe import BPETokenizer
+from llm.tokenizers.bpe import CUTS, BPETokenizer
 
 
 class BytePairTokenizer(BPETokenizer):
@@ -33,6 +33,7 @@ class BytePairTokenizer(BPETokenizer):
         self.encoding = "byte_pairs"
         self.vocabulary = dict(vocabulary)
         self.specials = dict(specials)
+        self.cuts = "".join(character for character in CUTS if not any(character in special for special in specials))
         ids = sorted([*self.vocabulary.values(), *self.specials.values()])
         if ids != list(range(len(ids))):
             raise TokenizerError(

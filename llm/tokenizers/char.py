@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
 from llm.tokenizers.base import (
     END_OF_TEXT,
     Tokenizer,
+    UnknownPieceError,
     build_vocabulary,
     check_specials,
     find_unknown_token,
-    locate,
 )
+
+_UNKNOWN = 2**32 - 1
 
 
 class CharTokenizer(Tokenizer):
@@ -32,6 +38,7 @@ class CharTokenizer(Tokenizer):
     """
 
     kind: ClassVar[str] = "char"
+    cuts = " \n"
 
     def __init__(self, vocabulary: Sequence[str], specials: Sequence[str] = ()) -> None:
         self.vocabulary = "".join(vocabulary)
@@ -81,10 +88,35 @@ class CharTokenizer(Tokenizer):
         except KeyError as error:
             character = error.args[0]
             offset = next(match.start() for match in self._pieces.finditer(text) if match[0] == character)
-            raise TokenizerError(
-                f"unknown character {character!r} {locate(text, offset)}; this vocabulary has "
-                f"{self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
-            ) from None
+            advice = (
+                f"this vocabulary has {self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
+            )
+            raise UnknownPieceError.at(f"character {character!r}", text, offset, advice) from None
+
+    def encode_array(self, text: str) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The ids of `text`, (N,): all characters looked up at once.
+
+        Raises:
+            TokenizerError: a character is not in the vocabulary.
+        """
+        if any(special in text for special in self.specials):
+            return super().encode_array(text)
+        table = self._table
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+        ids = table[np.minimum(codes, len(table) - 1)]
+        if (unknown := ids == _UNKNOWN).any():
+            if self._unknown_id is None:
+                return super().encode_array(text)  # which says what and where
+            ids[unknown] = self._unknown_id
+        return ids
+
+    @functools.cached_property
+    def _table(self) -> npt.NDArray[np.uint32]:
+        """The id of every code point up to the last in the vocabulary, and of one more."""
+        codes = [ord(character) for character in self.vocabulary]
+        table = np.full(max(codes, default=0) + 2, _UNKNOWN, np.uint32)
+        table[codes] = np.arange(len(codes))
+        return table
 
     def decode(self, ids: Iterable[int]) -> str:
         """The characters, one after the other."""

@@ -11,10 +11,10 @@ from llm.errors import TokenizerError
 from llm.tokenizers.base import (
     END_OF_TEXT,
     Tokenizer,
+    UnknownPieceError,
     build_vocabulary,
     check_specials,
     find_unknown_token,
-    locate,
 )
 
 PATTERNS = {
@@ -53,6 +53,7 @@ class WordTokenizer(Tokenizer):
 
     kind: ClassVar[str] = "word"
     lossless: ClassVar[bool] = False
+    cuts = " \n"
 
     def __init__(self, vocabulary: Sequence[str], pattern: str = "with_colon", specials: Sequence[str] = ()) -> None:
         if pattern not in PATTERNS:
@@ -99,10 +100,11 @@ class WordTokenizer(Tokenizer):
             return [self._ids[piece] for piece in pieces]
         except KeyError as error:
             piece = error.args[0]
-            raise TokenizerError(
-                f"unknown word {piece!r} {locate(text, self._offset(text, piece))}; this vocabulary of "
-                f"{self.vocab_size} tokens is strict: add <|unk|> to its specials to allow unknown words"
-            ) from None
+            advice = (
+                f"this vocabulary of {self.vocab_size} tokens is strict: add <|unk|> to its specials to allow "
+                "unknown words"
+            )
+            raise UnknownPieceError.at(f"word {piece!r}", text, self._offset(text, piece), advice) from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """The pieces joined with spaces, none before punctuation."""

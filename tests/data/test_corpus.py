@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data import resolve_corpus
-from llm.data.corpus import KNOWN_CORPORA, VERDICT_SHA256, VERDICT_URL, corpus_hash, read_document
+from llm.data.corpus import KNOWN_CORPORA, VERDICT_SHA256, VERDICT_URL
+from llm.data.hashing import corpus_hash
+from llm.data.sources import read_document
 from llm.errors import DataError
 
 

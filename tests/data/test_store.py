@@ -1,223 +1,151 @@
-import logging
-import os
-import warnings
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llm.data import TokenStore, open_or_build
-from llm.errors import DataError, TokenizerError
-from llm.tokenizers import END_OF_TEXT, BPETokenizer, CharTokenizer, WordTokenizer
+from llm.data import SlidingWindows, TokenStore, WindowLoader, WindowOrder
+from llm.data.sharded import ShardedTokens
+from llm.data.store import HEADER_SIZE, ShardHeader, open_raw
+from llm.errors import DataError
+from llm.tokenizers import BPETokenizer, CharTokenizer
 
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
-def documents(folder, *texts):
-    paths = [folder / f"{number}.txt" for number in range(len(texts))]
-    for path, text in zip(paths, texts, strict=True):
-        path.write_text(text, encoding="utf-8")
-    return paths
+GPT2 = BPETokenizer()
 
 
-def test_it_holds_the_ids_of_the_text(corpus, cache):
-    text = corpus.read_text(encoding="utf-8")
-    tokenizer = BPETokenizer()
-    store = open_or_build([corpus], tokenizer, cache)
-    assert store.tokens().tolist() == tokenizer.encode(text)
-    assert (store.n_tokens, store.n_documents) == (len(tokenizer.encode(text)), 1)
-    assert store.n_bytes == corpus.stat().st_size
-    assert store.tokenizer == tokenizer.fingerprint
+def write_store(folder, lengths, ids=None):
+    """A store with shards of these lengths: of ids, or of zeros that take no room on the disk."""
+    folder.mkdir()
+    begin = 0
+    for number, length in enumerate(lengths):
+        header = ShardHeader("<u2", length, 1, 1, GPT2.fingerprint, "hash", "", (1, 0)).pack()
+        with (folder / f"{number:05}.tokens").open("wb") as file:
+            file.write(header)
+            if ids is None:
+                file.truncate(len(header) + 2 * length)
+            else:
+                file.write(np.array(ids[begin : begin + length], "<u2").tobytes())
+        begin += length
+    shards = tuple((f"{number:05}.tokens", length) for number, length in enumerate(lengths))
+    store = TokenStore(folder, "<u2", sum(lengths), 1, 1, GPT2.to_dict(), GPT2.fingerprint, "hash", shards)
+    store.write()
+    return store
+
+
+@given(st.lists(st.integers(1, 7), min_size=2, max_size=6), st.data())
+def test_shards_look_like_one_array(tmp_path_factory, lengths, data):
+    n_tokens = sum(lengths)
+    store = write_store(tmp_path_factory.mktemp("stores") / "store", lengths, range(n_tokens))
     assert TokenStore.open(store.path) == store
+    start, stop = (data.draw(st.integers(0, n_tokens + 2)) for _ in range(2))
+    array = np.arange(n_tokens)
+    assert store.tokens(start, stop).tolist() == array[start:stop].tolist()
+    tokens = store.tokens()
+    assert isinstance(tokens, ShardedTokens)
+    part, expected = tokens[1:][: stop + 1], array[1:][: stop + 1]
+    assert (part.tolist(), len(part), part.dtype) == (expected.tolist(), len(expected), np.uint16)
+    assert part.astype(np.int64).tolist() == expected.tolist()
+    if len(part):
+        positions = data.draw(
+            st.lists(st.integers(-len(part), len(part) - 1), min_size=2, max_size=8).filter(lambda x: len(x) % 2 == 0)
+        )
+        gathered = part[np.reshape(positions, (2, -1))]
+        assert gathered.tolist() == expected[np.reshape(positions, (2, -1))].tolist()
+        assert part[positions[0]] == expected[positions[0]]
+    for outside in (len(part), -len(part) - 1):
+        with pytest.raises(IndexError):
+            part[[outside]]
 
 
-def test_tokens_are_memory_mapped_read_only_and_cut_without_reading(corpus, cache):
-    store = open_or_build([corpus], BPETokenizer(), cache)
-    every = store.tokens()
-    assert isinstance(every, np.memmap)
-    assert every.mode == "r"
-    assert isinstance(store.tokens(3, 7), np.memmap)
-    assert store.tokens(3, 7).tolist() == every[3:7].tolist()
-    assert store.tokens(5).tolist() == every[5:].tolist()
-    assert store.tokens(0, 10**9).tolist() == every.tolist()
-    assert len(store.tokens(4, 4)) == 0
+@pytest.mark.parametrize("workers", [0, 1])
+def test_windows_cross_the_borders_of_shards(tmp_path, workers):
+    tokens = write_store(tmp_path / "store", [5, 3, 40, 1, 11], range(60)).tokens()
+    windows = SlidingWindows(tokens, 6, 2)
+    assert [inputs.tolist() for inputs, _ in windows] == [list(range(s, s + 6)) for s in range(0, 54, 2)]
+    loader = WindowLoader(windows, WindowOrder(len(windows), 4), num_workers=workers)
+    for inputs, targets in loader:
+        assert (targets == inputs + 1).all()
 
 
-def test_documents_are_separated_by_the_end_of_text(tmp_path, cache):
-    paths = documents(tmp_path, "ab", "b", "a")
-    with_end = CharTokenizer("ab", (END_OF_TEXT,))
-    store = open_or_build(paths, with_end, cache)
-    assert store.tokens().tolist() == [0, 1, 2, 1, 2, 0]
-    assert (store.n_tokens, store.n_documents, store.n_bytes) == (6, 3, 4)
-    without_end = CharTokenizer("ab")
-    assert open_or_build(paths, without_end, cache).tokens().tolist() == [0, 1, 1, 0]
+def test_a_worker_receives_where_the_shards_are(tmp_path):
+    tokens = write_store(tmp_path / "store", [1000, 2000], range(3000)).tokens(10)
+    tokens[np.arange(2000)]
+    content = pickle.dumps(tokens)
+    assert len(content) < 2000
+    assert pickle.loads(content).tolist() == tokens.tolist()
 
 
-@pytest.mark.parametrize(("vocab_size", "bytes_each"), [(2**16, 2), (2**16 + 1, 4)])
-def test_ids_take_two_bytes_until_the_vocabulary_needs_four(tmp_path, cache, vocab_size, bytes_each):
-    tokenizer = CharTokenizer([chr(0x10000 + token_id) for token_id in range(vocab_size)])
-    assert tokenizer.vocab_size == vocab_size
-    store = open_or_build(documents(tmp_path, tokenizer.decode([vocab_size - 1, 0])), tokenizer, cache)
-    assert store.tokens().tolist() == [vocab_size - 1, 0]
-    assert store.tokens().dtype == f"<u{bytes_each}"
+LARGE = """
+import sys, time
+from pathlib import Path
+from llm.data.store import TokenStore
+import numpy as np
+start = time.perf_counter()
+tokens = TokenStore.open(sys.argv[1]).tokens()
+opened = time.perf_counter() - start
+from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
+windows = SlidingWindows(tokens, 256, 10)
+order = WindowOrder(len(windows), 4)
+loader = iter(WindowLoader(windows, order))
+for _ in range(100):
+    assert next(loader)[0].shape == (4, 256)
+resident = int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
+print(len(tokens), len(windows), opened, resident / 1e3)
+"""
 
 
-def test_gpt2_takes_two_bytes(corpus, cache):
-    assert open_or_build([corpus], BPETokenizer(), cache).tokens().dtype == np.uint16
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the memory")
+def test_ten_billion_tokens_open_at_once_and_take_no_memory(tmp_path):
+    write_store(tmp_path / "store", [100_000_000] * 100)
+    root = str(Path(__file__).parents[2])
+    output = subprocess.run(
+        [sys.executable, "-c", LARGE, str(tmp_path / "store")], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
+    n_tokens, n_windows, opened, resident = map(float, output.split())
+    assert (n_tokens, n_windows) == (10**10, 10**9 - 25)
+    assert opened < 1
+    assert resident < 300
 
 
-class Counting(CharTokenizer):
-    """Counts how often it encodes a text."""
-
-    encoded = 0
-
-    def encode(self, text):
-        type(self).encoded += 1
-        return super().encode(text)
+# nanoGPT's files
 
 
-@pytest.fixture
-def counting():
-    Counting.encoded = 0
-    return Counting
+def raw(folder, ids, name="train.bin"):
+    path = folder / name
+    np.array(ids, "<u2").tofile(path)
+    return path
 
 
-def test_the_same_text_and_tokenizer_are_encoded_once(tmp_path, cache, counting):
-    paths = documents(tmp_path, "abba")
-    store = open_or_build(paths, counting("ab"), cache)
-    written = store.path.stat().st_mtime_ns
-    assert open_or_build(paths, counting("ab"), cache) == store
-    moved = paths[0].rename(tmp_path / "moved.txt")
-    assert open_or_build([moved], counting("ab"), cache) == store
-    assert counting.encoded == 1
-    assert store.path.stat().st_mtime_ns == written
-    assert list(cache.iterdir()) == [store.path]
+def test_a_raw_file_is_read_as_it_is(tmp_path):
+    path = raw(tmp_path, [5, 50256, 7])
+    store = open_raw(path, GPT2, "hash")
+    assert store.tokens().tolist() == [5, 50256, 7]
+    assert store.tokens(1, 2).tolist() == [50256]
+    assert (store.n_tokens, store.source_hash, store.make_tokenizer()) == (3, "hash", GPT2)
 
 
-def test_another_tokenizer_or_text_is_encoded_again(tmp_path, cache, counting):
-    paths = documents(tmp_path, "abba")
-    first = open_or_build(paths, counting("ab"), cache)
-    other_tokenizer = open_or_build(paths, counting("ba"), cache)
-    documents(tmp_path, "aaba")
-    other_text = open_or_build(paths, counting("ab"), cache)
-    assert counting.encoded == 3
-    assert first.tokens().tolist() == [0, 1, 1, 0]
-    assert other_tokenizer.tokens().tolist() == [1, 0, 0, 1]
-    assert other_text.tokens().tolist() == [0, 0, 1, 0]
+@pytest.mark.parametrize(("length", "position"), [(10, 9), (200_000, 70_000), (10**7, 0), (10**7, 10**7 - 1)])
+def test_an_id_outside_the_vocabulary_is_found(tmp_path, length, position):
+    ids = np.zeros(length, "<u2")
+    ids[position] = 50257
+    with pytest.raises(DataError, match=rf"train\.bin': id 50257 at position {position:,} is outside .* 50,257"):
+        open_raw(raw(tmp_path, ids), GPT2, "hash")
+    with pytest.raises(DataError, match="id 50257"):
+        open_raw(raw(tmp_path, ids), CharTokenizer("ab"), "hash")
 
 
-def rewrite(change):
-    """Damage a file by changing its bytes."""
-    return lambda path: path.write_bytes(change(path.read_bytes()))
+@pytest.mark.parametrize("content", [b"", b"abc"])
+def test_what_is_no_raw_file(tmp_path, content):
+    path = tmp_path / "train.bin"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"no token ids of two bytes: it has {len(content)} bytes"):
+        open_raw(path, GPT2, "hash")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param(rewrite(lambda content: content[:-1]), id="last byte missing"),
-        pytest.param(rewrite(lambda content: content + b"\0"), id="a byte too many"),
-        pytest.param(rewrite(lambda content: content[:100]), id="half a header"),
-        pytest.param(rewrite(lambda content: b""), id="empty"),
-        pytest.param(rewrite(lambda content: b"\xff" * len(content)), id="garbage"),
-        pytest.param(rewrite(lambda content: content[:16] + b"[]" + content[18:]), id="other JSON"),
-        pytest.param(rewrite(lambda content: content.replace(b"n_tokens", b"n_tokems")), id="other field"),
-        pytest.param(rewrite(lambda content: content.replace(b"<u2", b"<f2")), id="other type"),
-    ],
-)
-def test_a_damaged_cache_is_refused_by_open_and_built_again(tmp_path, cache, caplog, damage):
-    paths = documents(tmp_path, "abba")
-    store = open_or_build(paths, CharTokenizer("ab"), cache)
-    good = store.path.read_bytes()
-    damage(store.path)
-    with pytest.raises(DataError, match=store.path.name):
-        TokenStore.open(store.path)
-    with caplog.at_level(logging.WARNING):
-        again = open_or_build(paths, CharTokenizer("ab"), cache)
-    assert "building it again" in caplog.text
-    assert again == store
-    assert store.path.read_bytes() == good
-
-
-def test_another_texts_cache_under_the_same_name_is_built_again(tmp_path, cache, caplog):
-    first, second = documents(tmp_path, "abba", "bbbb")
-    tokenizer = CharTokenizer("ab")
-    mine, other = open_or_build([first], tokenizer, cache), open_or_build([second], tokenizer, cache)
-    mine.path.write_bytes(other.path.read_bytes())
-    with caplog.at_level(logging.WARNING):
-        assert open_or_build([first], tokenizer, cache).tokens().tolist() == [0, 1, 1, 0]
-    assert "another text's" in caplog.text
-
-
-def test_a_store_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        TokenStore.open(tmp_path / "no.tokens")
-
-
-def test_a_build_that_fails_leaves_nothing_and_names_the_document(tmp_path, cache):
-    paths = documents(tmp_path, "a b", "a c")
-    with pytest.raises(TokenizerError, match=r"1\.txt.*'c' at line 1, column 3"):
-        open_or_build(paths, WordTokenizer(["a", "b"]), cache)
-    assert list(cache.iterdir()) == []
-
-    paths[1].write_bytes(b"\xff")
-    with pytest.raises(DataError, match=r"1\.txt.*offset 0"):
-        open_or_build(paths, WordTokenizer(["a", "b"]), cache)
-    assert list(cache.iterdir()) == []
-
-
-def test_a_failing_build_keeps_the_file_that_is_there(tmp_path, cache):
-    paths = documents(tmp_path, "abba")
-    store = open_or_build(paths, CharTokenizer("ab"), cache)
-    store.path.write_bytes(b"damaged")
-
-    class Failing(CharTokenizer):
-        def encode(self, text):
-            raise TokenizerError("on purpose")
-
-    with pytest.raises(TokenizerError, match="on purpose"):
-        open_or_build(paths, Failing("ab"), cache)
-    assert list(cache.iterdir()) == [store.path]
-    assert store.path.read_bytes() == b"damaged"
-
-
-def test_a_text_that_changes_while_it_is_read(tmp_path, cache):
-    paths = documents(tmp_path, "abba")
-
-    class Meddling(CharTokenizer):
-        def encode(self, text):
-            documents(tmp_path, "baab")
-            return super().encode(text)
-
-    with pytest.raises(DataError, match="changed while it was being read"):
-        open_or_build(paths, Meddling("ab"), cache)
-    assert list(cache.iterdir()) == []
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_what_a_killed_process_left_is_cleared_away(tmp_path, cache):
-    paths = documents(tmp_path, "abba")
-
-    class Killed(CharTokenizer):
-        def encode(self, text):
-            os._exit(9)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork and threads; this child starts none
-        child = os.fork()
-    if child == 0:
-        open_or_build(paths, Killed("ab"), cache)
-    os.waitpid(child, 0)
-    assert len(list(cache.iterdir())) == 1
-    store = open_or_build(paths, CharTokenizer("ab"), cache)
-    assert store.tokens().tolist() == [0, 1, 1, 0]
-    assert list(cache.iterdir()) == [store.path]
-
-
-def test_a_cache_folder_that_cannot_be_made(tmp_path, corpus):
-    with pytest.raises(DataError, match="cache"):
-        open_or_build([corpus], BPETokenizer(), corpus / "cache")
-    with pytest.raises(DataError, match=r"(?i)no such file"):
-        open_or_build([Path("no such file.txt")], BPETokenizer(), tmp_path)
+def test_headers_are_of_one_size():
+    header = ShardHeader("<u2", 10**15, 10**12, 10**18, "f" * 16, "a" * 64, f"{10**15} {2**40}", (10**9, 10**18))
+    assert len(header.pack()) == HEADER_SIZE

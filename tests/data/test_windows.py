@@ -236,6 +236,25 @@ def test_the_batch_of_all_ranks_is_that_of_one_large_process(size, world_size):
     assert [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)] == list(alone)
 
 
+@given(st.integers(0, 2**32), st.integers(0, 9), st.integers(1, 4), st.integers(0, 10**9 // 64 - 40))
+def test_a_billion_windows_are_shuffled_without_a_list_of_them(seed, epoch, world_size, position):
+    n_windows, batch_size = 10**9, 16
+    tracemalloc.start()
+    ranks = []
+    for rank in range(world_size):
+        order = WindowOrder(n_windows, batch_size, seed=seed, rank=rank, world_size=world_size)
+        order.set_epoch(epoch, position)
+        ranks.append(list(itertools.islice(order, 30)))
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    every = [index for batches in ranks for batch in batches for index in batch]
+    assert len(set(every)) == len(every) == 30 * batch_size * world_size
+    assert all(0 <= index < n_windows for index in every)
+    assert memory < 2_000_000
+    order.set_epoch(epoch, position + 7)
+    assert list(itertools.islice(order, 23)) == ranks[-1][7:]
+
+
 # The loader
 
 
@@ -259,6 +278,20 @@ def test_worker_processes_give_the_same_batches(many_tokens):
     assert len(alone) > 3
     for _ in range(2):
         assert [batch[0].tolist() for batch in loader] == alone
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_and_workers_share_an_epoch_without_overlap(many_tokens, workers):
+    windows = SlidingWindows(many_tokens[:1200], 16, 4)
+    seen = []
+    for rank in range(2):
+        order = WindowOrder(len(windows), 8, rank=rank, world_size=2)
+        order.set_epoch(3, 2)
+        loader = WindowLoader(windows, order, num_workers=workers)
+        seen.append([inputs[:, 0].tolist() for inputs, _ in loader])
+        assert seen[-1] == [[4 * index for index in batch] for batch in order]
+    every = [start for batches in seen for batch in batches for start in batch]
+    assert len(set(every)) == len(every) == (len(windows) // 16 - 2) * 16
 
 
 def test_the_loader_can_resume_and_has_no_state_of_its_own():

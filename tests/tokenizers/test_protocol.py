@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.config import TokenizerConfig
+from llm.data.sources import last_cut
 from llm.errors import TokenizerError
 from llm.tokenizers import (
     END_OF_TEXT,
@@ -59,6 +60,32 @@ def test_its_dict_is_primitives_and_builds_it_again(tokenizer):
     assert again.fingerprint == tokenizer.fingerprint
     assert (again.vocab_size, again.special_ids) == (tokenizer.vocab_size, tokenizer.special_ids)
     assert again.encode(TEXT) == tokenizer.encode(TEXT)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(st.lists(st.one_of(st.sampled_from([*TEXT, END_OF_TEXT, "[PAD]"]), st.characters())).map("".join))
+def test_an_array_of_ids_is_the_ids_or_the_same_error(name, text):
+    tokenizer = TOKENIZERS[name]
+
+    def outcome(encode):
+        try:
+            return [int(token) for token in encode(text)]
+        except TokenizerError as error:
+            return str(error)
+
+    assert outcome(tokenizer.encode_array) == outcome(tokenizer.encode)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(st.lists(st.sampled_from([*TEXT, *TEXT, END_OF_TEXT, "   ", "\n\n"])).map("".join))
+def test_the_ids_of_a_text_cut_where_it_may_be_are_those_of_the_whole(name, text):
+    tokenizer = TOKENIZERS[name]
+    cut = last_cut(text, tokenizer.cuts)
+    try:
+        ids = tokenizer.encode(text)
+    except TokenizerError:
+        return
+    assert tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:]) == ids
 
 
 def test_ids_are_ints_in_the_vocabulary(tokenizer):

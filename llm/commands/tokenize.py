@@ -1,0 +1,70 @@
+"""`python -m llm tokenize`."""
+
+from __future__ import annotations
+
+import argparse
+
+SHARD_TOKENS = 100_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        help="files, folders (every *.txt in them) or patterns ('texts/**/*.jsonl.gz'); a text file is a document, "
+        "and so is each record of .jsonl, .jsonl.gz, .jsonl.zst and .parquet",
+    )
+    parser.add_argument("--output", required=True, help="the folder to write; --data.corpus reads it")
+    parser.add_argument(
+        "--tokenizer", default="gpt2", help="gpt2, word, char, or an encoding of tiktoken's (%(default)s)"
+    )
+    parser.add_argument("--field", default="text", help="of a record: the field or column of the text (%(default)s)")
+    parser.add_argument(
+        "--shard_tokens", type=int, default=SHARD_TOKENS, help="token ids in a file, about (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, help="that encode at the same time (one for each processor)")
+    parser.add_argument(
+        "--cache_dir", default="data/cache", help="where hashes and vocabularies of large files are kept (%(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Tokenize files into a folder of token ids; after a kill, go on where it stopped.
+
+    Raises:
+        LLMError: a file can't be read or encoded, or the folder holds something else.
+    """
+    import time
+    from pathlib import Path
+
+    from llm.config import TokenizerConfig
+    from llm.data.corpus import resolve_corpus
+    from llm.data.opening import learn_tokenizer
+    from llm.data.tokenize import Plan, tokenize
+    from llm.errors import ConfigError
+
+    for name in ("shard_tokens", "threads"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+    started = time.perf_counter()
+    paths = resolve_corpus(arguments.input)
+    config = TokenizerConfig(kind=arguments.tokenizer)
+    tokenizer = learn_tokenizer(config, paths, arguments.field, arguments.cache_dir)
+    plan = Plan(
+        paths,
+        tokenizer,
+        arguments.field,
+        cache_dir=arguments.cache_dir,
+        shard_tokens=arguments.shard_tokens,
+        threads=arguments.threads,
+    )
+    store = tokenize(plan, Path(arguments.output))
+    print(
+        f"{arguments.output}: {store.n_tokens:,} token ids of {store.n_documents:,} document(s), "
+        f"{store.n_bytes / 1e6:,.1f} MB of text, in {len(store.shards)} file(s) "
+        f"({arguments.tokenizer}, {time.perf_counter() - started:.1f} s)"
+    )
+    print(f"train on it: python train.py fit --data.corpus {arguments.output}")

@@ -1,0 +1,140 @@
+"""Read the texts out of files of records: JSON lines, compressed or not, and Parquet."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llm.errors import DataError
+
+_BLOCK_BYTES = 1 << 17
+
+
+def json_lines(path: Path, field: str, start: int) -> Iterator[tuple[int, str, int]]:
+    """The records of a `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file, one a line, after line `start`.
+
+    Gives (line, text, bytes of the file read); blank lines are left out.
+
+    Raises:
+        DataError: a line holds no record with this field, the file is damaged, or a package is missing.
+    """
+    line = 0
+    with contextlib.ExitStack() as stack:
+        raw = stack.enter_context(path.open("rb"))
+        lines = stack.enter_context(_decompressed(path, raw))
+        try:
+            for line, content in enumerate(lines, start=1):
+                if line > start and content.strip():
+                    yield line, _field_of(path, line, content, field), raw.tell()
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{str(path)!r} is damaged after line {line}: {error}; fetch it again") from error
+        except Exception as error:
+            if type(error).__name__ != "ZstdError":
+                raise
+            raise DataError(f"{str(path)!r} is damaged after line {line}: {error}; fetch it again") from error
+
+
+def _decompressed(path: Path, raw: BinaryIO) -> Any:
+    if path.suffix == ".gz":
+        return gzip.GzipFile(fileobj=raw)
+    if path.suffix == ".zst":
+        try:
+            return io.BufferedReader(_ZstdFile(raw), _BLOCK_BYTES)
+        except ImportError as error:
+            raise DataError(f"reading {str(path)!r} needs zstandard; install it: pip install zstandard") from error
+    return contextlib.nullcontext(raw)
+
+
+class _ZstdFile(io.RawIOBase):
+    """The content of a Zstandard file. zstandard's own reader takes one that is cut short for whole."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        from zstandard import ZstdDecompressor
+
+        self._raw = raw
+        self._new_frame = ZstdDecompressor().decompressobj
+        self._frame: Any = None
+        self._compressed = self._content = b""
+
+    def readable(self) -> bool:
+        """It is there to be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what comes next."""
+        while not self._content:
+            self._compressed = self._compressed or self._raw.read(_BLOCK_BYTES)
+            if not self._compressed:
+                if self._frame is not None:
+                    raise EOFError("it ends too early")
+                return 0
+            self._frame = self._frame or self._new_frame()
+            self._content = self._frame.decompress(self._compressed)
+            self._compressed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame = None
+        count = min(len(buffer), len(self._content))
+        buffer[:count], self._content = self._content[:count], self._content[count:]
+        return count
+
+
+def _field_of(path: Path, line: int, content: bytes, field: str) -> str:
+    where = f"{str(path)!r}, line {line}"
+    try:
+        record = json.loads(content.decode("utf-8-sig" if line == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: byte 0x{content[error.start]:02x} at column {error.start + 1} is not UTF-8"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON: {error}; each line must hold one record") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: the record is nested too deep") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected a record such as {{{field!r}: ...}}, got {str(record)[:40]!r}")
+    if field not in record:
+        raise DataError(f"{where}: no field {field!r}; the record has {', '.join(record)[:80] or 'none'} (--field)")
+    text = record[field]
+    if not isinstance(text, str):
+        raise DataError(f"{where}: field {field!r} must hold text, got {str(text)[:40]!r}")
+    return text
+
+
+def parquet_rows(path: Path, field: str, start: int) -> Iterator[tuple[int, str, int]]:
+    """The rows of a column, after row `start`: (row from 1, text, bytes of the file read); nulls are left out.
+
+    Raises:
+        DataError: there is no such column, it holds no text, the file is damaged, or pyarrow is missing.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(f"reading {str(path)!r} needs pyarrow; install it: pip install pyarrow") from error
+    size = path.stat().st_size
+    try:
+        with parquet.ParquetFile(path) as file:
+            if field not in (columns := file.schema_arrow.names):
+                raise DataError(f"{str(path)!r}: no column {field!r}; it has {', '.join(columns)[:80]} (--field)")
+            row, groups = 0, 0
+            while groups < file.num_row_groups and row + file.metadata.row_group(groups).num_rows <= start:
+                row += file.metadata.row_group(groups).num_rows
+                groups += 1
+            for batch in file.iter_batches(1024, row_groups=range(groups, file.num_row_groups), columns=[field]):
+                for text in batch.column(0).to_pylist():
+                    row += 1
+                    if row <= start or text is None:
+                        continue
+                    if not isinstance(text, str):
+                        raise DataError(
+                            f"{str(path)!r}, row {row}: column {field!r} must hold text, got {str(text)[:40]!r}"
+                        )
+                    yield row, text, size * row // file.metadata.num_rows
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{str(path)!r} can't be read as Parquet: {error}") from error
