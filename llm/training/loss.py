@@ -1,0 +1,147 @@
+"""The loss of the last vectors against the tokens that came, without ever holding all scores in float32.
+
+A batch of N tokens has N x V scores: at N = 1,024 and GPT-2's vocabulary 206 MB in float32, and the plain way holds
+them several times over, as scores, their log-softmax and the gradients of both. `HeadLoss` goes through the tokens a
+block at a time. A block's scores are held once, in the precision of the products; a few rows at a time they are
+brought to float32, normalised, and overwritten by their gradient, from which the gradients of vectors and weights
+follow at once. The backward pass only hands those on. The result is that of `plain_loss`, sums in float32 included.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm.model import Head
+
+_LARGE_VOCABULARY = 4096
+"""From this many tokens on blocks pay; below, all scores at once are small. See bench/README.md."""
+
+_BLOCK_BYTES = 1 << 27
+"""What the scores of one block may take."""
+
+_ROWS = 64
+"""Rows that are brought to float32 at once: few enough to stay in a processor's cache."""
+
+_COLUMNS = 4096
+"""Rows of the head's weight whose gradient is computed at once."""
+
+
+def plain_loss(head: Head, x: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats, from all scores at once.
+
+    Args:
+        head: from vectors to scores.
+        x: (B, T, C) what the head reads.
+        targets: (B, T) the tokens that really came.
+    """
+    return F.cross_entropy(head(x).flatten(0, 1).float(), targets.flatten())  # (B, T, V) -> (B T, V)
+
+
+def head_loss(head: Head, x: Tensor, targets: Tensor) -> Tensor:
+    """As `plain_loss`, the quicker way for the size of the vocabulary."""
+    if head.out_features < _LARGE_VOCABULARY:
+        return plain_loss(head, x, targets)
+    return fused_loss(head, x, targets)
+
+
+def fused_loss(head: Head, x: Tensor, targets: Tensor) -> Tensor:
+    """As `plain_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
+    loss: Tensor = HeadLoss.apply(x.flatten(0, 1), head.weight, targets.flatten(), head.out_features)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class Prediction(NamedTuple):
+    """How well tokens were predicted.
+
+    Args:
+        loss: mean cross-entropy in nats.
+        accuracy: share of tokens that got the highest score.
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+@torch.no_grad()
+def judge(head: Head, x: Tensor, targets: Tensor) -> Prediction:
+    """Loss and accuracy of vectors `(B, T, C)` against tokens `(B, T)`, a block at a time, without gradients."""
+    x, targets = x.flatten(0, 1), targets.flatten()
+    losses, hits = x.new_zeros((), dtype=torch.float32), x.new_zeros((), dtype=torch.float32)
+    for rows, wanted in zip(x.split(n := _rows_of_a_block(x, head.out_features)), targets.split(n), strict=True):
+        scores = head(rows)  # (R, C) -> (R, V)
+        for some, those in zip(scores.split(_rows_at_once(x)), wanted.split(_rows_at_once(x)), strict=True):
+            losses += F.cross_entropy(some.float(), those, reduction="sum")
+            hits += (some.argmax(-1) == those).sum()
+    return Prediction(losses / len(targets), hits / len(targets))
+
+
+class HeadLoss(torch.autograd.Function):
+    """Mean cross-entropy of `x @ weight.T` and its gradients in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, n_tokens: int) -> Tensor:
+        """The loss; with it, the gradients of `x (N, C)` and `weight (padded V, C)` against `targets (N)`."""
+        device, N = x.device.type, len(x)
+        wants_x, wants_weight = ctx.needs_input_grad[:2]
+        ctx.dtypes = x.dtype, weight.dtype
+        if torch.is_autocast_enabled(device):
+            precision = torch.get_autocast_dtype(device)
+            x, scorers = x.to(precision), weight[:n_tokens].to(precision)
+        else:
+            scorers = weight[:n_tokens]
+        block, at_once = _rows_of_a_block(x, n_tokens), _rows_at_once(x)
+        losses = x.new_empty(N, dtype=torch.float32)
+        grad_x = torch.empty_like(x) if wants_x else None
+        grad_weight = torch.empty_like(weight) if wants_weight else None
+        if grad_weight is not None:
+            grad_weight[n_tokens:] = 0
+        with torch.autocast(device, enabled=False):
+            for first in range(0, N, block):
+                rows = x[first : first + block]  # (R, C)
+                scores = F.linear(rows, scorers)  # (R, C) -> (R, V)
+                for start in range(0, len(rows), at_once):
+                    some = scores[start : start + at_once]
+                    wanted = targets[first + start : first + start + at_once, None]
+                    logs = torch.log_softmax(some, -1, dtype=torch.float32)
+                    losses[first + start : first + start + at_once] = -logs.gather(1, wanted)[:, 0]
+                    if wants_x or wants_weight:  # softmax minus one-hot
+                        logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, -1.0))
+                        some.copy_(logs.div_(N))
+                if grad_x is not None:
+                    torch.mm(scores, scorers, out=grad_x[first : first + block])  # (R, V) x (V, C)
+                if grad_weight is not None:
+                    for start in range(0, n_tokens, _COLUMNS):
+                        columns = scores[:, start : start + _COLUMNS]
+                        part, target = columns.T @ rows, grad_weight[start : min(n_tokens, start + _COLUMNS)]
+                        target.copy_(part) if first == 0 else target.add_(part)  # (V', R) x (R, C)
+        ctx.gradients = grad_x, grad_weight
+        return losses.mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Hand the gradients on."""
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the gradients of a fused loss can be taken once only")
+        is_one = not grad.is_cuda and float(grad) == 1.0  # on a GPU, finding out would mean to wait for it
+        found = [
+            None if part is None else (part if is_one else part.mul_(grad.to(part.dtype))).to(dtype)
+            for part, dtype in zip(gradients, ctx.dtypes, strict=True)
+        ]
+        return found[0], found[1], None, None
+
+
+def _rows_of_a_block(x: Tensor, n_tokens: int) -> int:
+    """How many tokens' scores are held at once: as few blocks as fit, all of much the same size."""
+    most = max(1, _BLOCK_BYTES // (n_tokens * x.element_size()))
+    return math.ceil(len(x) / math.ceil(len(x) / most)) if len(x) else 1
+
+
+def _rows_at_once(x: Tensor) -> int:
+    """How many of them are brought to float32 at once: a GPU has no use for small pieces."""
+    return _ROWS if x.device.type == "cpu" else len(x)
