@@ -4,7 +4,7 @@ A batch of N tokens has N x V scores: at N = 1,024 and GPT-2's vocabulary 206 MB
 them several times over, as scores, their log-softmax and the gradients of both. `HeadLoss` goes through the tokens a
 block at a time. A block's scores are held once, in the precision of the products; a few rows at a time they are
 brought to float32, normalised, and overwritten by their gradient, from which the gradients of vectors and weights
-follow at once. The backward pass only hands those on. The result is that of `plain_loss`, sums in float32 included.
+follow at once. The backward pass only hands those on. The result is that of `plain_loss`, softmax in float32 included.
 """
 
 from __future__ import annotations
@@ -31,63 +31,57 @@ _COLUMNS = 4096
 """Rows of the head's weight whose gradient is computed at once."""
 
 
-def plain_loss(head: Head, x: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats, from all scores at once.
-
-    Args:
-        head: from vectors to scores.
-        x: (B, T, C) what the head reads.
-        targets: (B, T) the tokens that really came.
-    """
-    return F.cross_entropy(head(x).flatten(0, 1).float(), targets.flatten())  # (B, T, V) -> (B T, V)
-
-
-def head_loss(head: Head, x: Tensor, targets: Tensor) -> Tensor:
-    """As `plain_loss`, the quicker way for the size of the vocabulary."""
-    if head.out_features < _LARGE_VOCABULARY:
-        return plain_loss(head, x, targets)
-    return fused_loss(head, x, targets)
-
-
-def fused_loss(head: Head, x: Tensor, targets: Tensor) -> Tensor:
-    """As `plain_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
-    loss: Tensor = HeadLoss.apply(x.flatten(0, 1), head.weight, targets.flatten(), head.out_features)  # type: ignore[no-untyped-call]
-    return loss
-
-
 class Prediction(NamedTuple):
     """How well tokens were predicted.
 
     Args:
         loss: mean cross-entropy in nats.
-        accuracy: share of tokens that got the highest score.
+        accuracy: share of tokens that got the highest score; None where nobody asked.
     """
 
     loss: Tensor
-    accuracy: Tensor
+    accuracy: Tensor | None
 
 
-@torch.no_grad()
-def judge(head: Head, x: Tensor, targets: Tensor) -> Prediction:
-    """Loss and accuracy of vectors `(B, T, C)` against tokens `(B, T)`, a block at a time, without gradients."""
-    x, targets = x.flatten(0, 1), targets.flatten()
-    losses, hits = x.new_zeros((), dtype=torch.float32), x.new_zeros((), dtype=torch.float32)
-    for rows, wanted in zip(x.split(n := _rows_of_a_block(x, head.out_features)), targets.split(n), strict=True):
-        scores = head(rows)  # (R, C) -> (R, V)
-        for some, those in zip(scores.split(_rows_at_once(x)), wanted.split(_rows_at_once(x)), strict=True):
-            losses += F.cross_entropy(some.float(), those, reduction="sum")
-            hits += (some.argmax(-1) == those).sum()
-    return Prediction(losses / len(targets), hits / len(targets))
+def head_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False) -> Prediction:
+    """The loss, the quicker way for the size of the vocabulary.
+
+    Args:
+        head: from vectors to scores.
+        x: (B, T, C) what the head reads.
+        targets: (B, T) the tokens that really came.
+        with_accuracy: count the tokens that were predicted, too.
+    """
+    way = fused_loss if head.out_features >= _LARGE_VOCABULARY else plain_loss
+    return way(head, x, targets, with_accuracy)
+
+
+def plain_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False) -> Prediction:
+    """As `head_loss`, from all scores at once."""
+    scores = head(x).flatten(0, 1)  # (B, T, V) -> (B T, V)
+    loss = F.cross_entropy(scores.float(), targets.flatten())
+    accuracy = (scores.detach().argmax(-1) == targets.flatten()).float().mean() if with_accuracy else None
+    return Prediction(loss, accuracy)
+
+
+def fused_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False) -> Prediction:
+    """As `head_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
+    loss, accuracy = HeadLoss.apply(
+        x.flatten(0, 1), head.weight, targets.flatten(), head.out_features, with_accuracy, torch.is_grad_enabled()
+    )
+    return Prediction(loss, accuracy if with_accuracy else None)
 
 
 class HeadLoss(torch.autograd.Function):
     """Mean cross-entropy of `x @ weight.T` and its gradients in one pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, n_tokens: int) -> Tensor:
-        """The loss; with it, the gradients of `x (N, C)` and `weight (padded V, C)` against `targets (N)`."""
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, n_tokens: int, with_accuracy: bool, with_gradients: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of `x (N, C)` and `weight (padded V, C)` against `targets (N)`; the gradients are kept."""
         device, N = x.device.type, len(x)
-        wants_x, wants_weight = ctx.needs_input_grad[:2]
+        wants_x, wants_weight = (needed and with_gradients for needed in ctx.needs_input_grad[:2])
         ctx.dtypes = x.dtype, weight.dtype
         if torch.is_autocast_enabled(device):
             precision = torch.get_autocast_dtype(device)
@@ -95,7 +89,7 @@ class HeadLoss(torch.autograd.Function):
         else:
             scorers = weight[:n_tokens]
         block, at_once = _rows_of_a_block(x, n_tokens), _rows_at_once(x)
-        losses = x.new_empty(N, dtype=torch.float32)
+        losses, hits = x.new_empty(N, dtype=torch.float32), x.new_zeros((), dtype=torch.float32)
         grad_x = torch.empty_like(x) if wants_x else None
         grad_weight = torch.empty_like(weight) if wants_weight else None
         if grad_weight is not None:
@@ -107,6 +101,8 @@ class HeadLoss(torch.autograd.Function):
                 for start in range(0, len(rows), at_once):
                     some = scores[start : start + at_once]
                     wanted = targets[first + start : first + start + at_once, None]
+                    if with_accuracy:
+                        hits += (some.argmax(-1, keepdim=True) == wanted).sum()
                     logs = torch.log_softmax(some, -1, dtype=torch.float32)
                     losses[first + start : first + start + at_once] = -logs.gather(1, wanted)[:, 0]
                     if wants_x or wants_weight:  # softmax minus one-hot
@@ -120,11 +116,17 @@ class HeadLoss(torch.autograd.Function):
                         part, target = columns.T @ rows, grad_weight[start : min(n_tokens, start + _COLUMNS)]
                         target.copy_(part) if first == 0 else target.add_(part)  # (V', R) x (R, C)
         ctx.gradients = grad_x, grad_weight
-        return losses.mean()
+        accuracy = hits / N
+        ctx.mark_non_differentiable(accuracy)
+        return losses.mean(), accuracy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        """Hand the gradients on."""
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        """Hand the gradients on.
+
+        Raises:
+            RuntimeError: they were handed on before.
+        """
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the gradients of a fused loss can be taken once only")
@@ -133,7 +135,7 @@ class HeadLoss(torch.autograd.Function):
             None if part is None else (part if is_one else part.mul_(grad.to(part.dtype))).to(dtype)
             for part, dtype in zip(gradients, ctx.dtypes, strict=True)
         ]
-        return found[0], found[1], None, None
+        return found[0], found[1], None, None, None, None
 
 
 def _rows_of_a_block(x: Tensor, n_tokens: int) -> int:

@@ -75,7 +75,9 @@ def test_gradients_are_clipped_to_the_norm(module, datamodule):
             if gradients:
                 assert float(torch.nn.utils.get_total_norm(gradients)) <= 0.01 + 1e-6
 
-    L.Trainer(max_steps=3, gradient_clip_val=0.01, callbacks=[Watch()], **QUIET).fit(module, datamodule)
+    L.Trainer(max_steps=3, log_every_n_steps=1, gradient_clip_val=0.01, callbacks=[Watch()], **QUIET).fit(
+        module, datamodule
+    )
     assert len(norms) == 3
     assert min(norms) > 0.01, "the norm that is logged is the one before clipping"
 
