@@ -100,11 +100,12 @@ class HeadLoss(torch.autograd.Function):
                 scores = F.linear(rows, scorers)  # (R, C) -> (R, V)
                 for start in range(0, len(rows), at_once):
                     some = scores[start : start + at_once]
-                    wanted = targets[first + start : first + start + at_once, None]
+                    here = slice(first + start, first + start + len(some))
+                    wanted = targets[here, None]
                     if with_accuracy:
                         hits += (some.argmax(-1, keepdim=True) == wanted).sum()
                     logs = torch.log_softmax(some, -1, dtype=torch.float32)
-                    losses[first + start : first + start + at_once] = -logs.gather(1, wanted)[:, 0]
+                    losses[here] = -logs.gather(1, wanted)[:, 0]
                     if wants_x or wants_weight:  # softmax minus one-hot
                         logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, -1.0))
                         some.copy_(logs.div_(N))

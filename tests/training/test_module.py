@@ -118,6 +118,6 @@ def test_it_trains_on_any_loader_of_token_ids(tiny):
 @pytest.mark.parametrize("attention", ["dot", "self", "causal", "multi_head"])
 def test_every_attention_trains(attention, datamodule):
     config = GPTConfig(datamodule.vocab_size, 8, n_layer=2, n_head=2, n_embd=8, attention=attention)
-    trainer = L.Trainer(max_steps=2, limit_val_batches=1, **QUIET)
+    trainer = L.Trainer(max_steps=2, limit_val_batches=1, log_every_n_steps=1, **QUIET)
     trainer.fit(LanguageModel(config), datamodule)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
