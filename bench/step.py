@@ -18,10 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-from lightning.pytorch.callbacks import Callback
 
 SIZES: dict[str, dict[str, int]] = {
     "30m": {"V": 50257, "T": 256, "L": 6, "H": 6, "C": 384, "B": 4, "steps": 3},
@@ -55,6 +54,9 @@ def main() -> None:
     if arguments.way:
         turns(arguments.way, SIZES[arguments.sizes[0]], arguments.threads, Path(arguments.folder))
         return
+    if find_spec("transformers") is None or find_spec("accelerate") is None:
+        print("transformers' Trainer is left out: it needs transformers and accelerate", file=sys.stderr)
+        arguments.ways = [way for way in arguments.ways if "transformers" not in way]
     if arguments.tiny:
         arguments.sizes, arguments.rounds = ["tiny"], 1
         arguments.ways = [way for way in arguments.ways if "compiled" not in way]
@@ -78,20 +80,23 @@ def main() -> None:
 def measure(size: str, arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
     """One row for each way."""
     load = os.getloadavg()[0]
-    processes = {}
-    for way in arguments.ways:
-        command = [sys.executable, "-m", "bench.step", "--way", way, "--sizes", size]
-        command += ["--threads", str(arguments.threads), "--folder", str(Path(folder, size, way))]
-        Path(folder, size, way).mkdir(parents=True)
-        processes[way] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        answer(processes[way])  # it has warmed up, and sleeps
-    rounds: dict[str, list[dict[str, float]]] = {way: [] for way in processes}
-    for _ in range(arguments.rounds):
-        for way, process in processes.items():
-            rounds[way].append(answer(process, "go"))
-    for process in processes.values():
-        print("stop", file=process.stdin, flush=True)
-        process.wait()
+    processes: dict[str, subprocess.Popen[str]] = {}
+    rounds: dict[str, list[dict[str, float]]] = {way: [] for way in arguments.ways}
+    try:
+        for way in arguments.ways:
+            own = Path(folder, size, way)
+            own.mkdir(parents=True)
+            command = [sys.executable, "-m", "bench.step", "--way", way, "--sizes", size]
+            command += ["--threads", str(arguments.threads), "--folder", str(own)]
+            processes[way] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            answer(processes[way])  # it has warmed up, and sleeps
+        for _ in range(arguments.rounds):
+            for way, process in processes.items():
+                rounds[way].append(answer(process, "go"))
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
     return [
         {
             "way": way,
@@ -134,25 +139,23 @@ class Stopwatch:
         self.before = time.perf_counter(), time.process_time()
         self.pipe, sys.stdout = sys.stdout, sys.stderr  # what others print is no answer
 
-    def __call__(self) -> bool:
-        """Note the step; True when there shall be no more."""
+    def __call__(self) -> None:
+        """Note the step; after the last of a turn, say how long they took and wait."""
         now = time.perf_counter(), time.process_time()
         self.wall.append(now[0] - self.before[0])
         self.cpu.append(now[1] - self.before[1])
         self.left -= 1
-        stop = False
         if self.left == 0:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
             wall, cpu = statistics.median(self.wall), statistics.fmean(self.cpu)
             print(json.dumps({"ms": wall * 1e3, "cpu_ms": cpu * 1e3, "peak_mb": peak}), file=self.pipe, flush=True)
-            stop = sys.stdin.readline().strip() != "go"
+            sys.stdin.readline()
             self.left, self.wall, self.cpu = self.steps, [], []
         self.before = time.perf_counter(), time.process_time()
-        return stop
 
 
 def turns(way: str, size: dict[str, int], threads: int, folder: Path) -> None:
-    """Train one way until told to stop."""
+    """Train one way for ever: whoever asks for turns ends the process, too."""
     import torch
 
     torch.set_num_threads(threads)
@@ -167,12 +170,6 @@ def turns(way: str, size: dict[str, int], threads: int, folder: Path) -> None:
         trainer(watch, size, ids, "compiled" in way, folder)
     else:
         transformers(watch, size, ids, "bf16" in way, folder)
-    end()
-
-
-def end() -> None:
-    """Leave at once: nothing is kept, and some ways would write it."""
-    os._exit(0)
 
 
 def gpt_config(size: dict[str, int]) -> Any:
@@ -181,7 +178,7 @@ def gpt_config(size: dict[str, int]) -> Any:
     return GPTConfig(size["V"], size["T"], size["L"], size["H"], size["C"], dropout=0.0)
 
 
-def loop(watch: Callable[[], bool], size: dict[str, int], ids: Any, compiled: bool) -> None:
+def loop(watch: Callable[[], None], size: dict[str, int], ids: Any, compiled: bool) -> None:
     """What a person writes who writes the loop: AdamW as torch has it, the gradient norm clipped."""
     import torch
     import torch.nn.functional as F
@@ -200,11 +197,10 @@ def loop(watch: Callable[[], bool], size: dict[str, int], ids: Any, compiled: bo
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            if watch():
-                return
+            watch()
 
 
-def module_loop(watch: Callable[[], bool], size: dict[str, int], ids: Any) -> None:
+def module_loop(watch: Callable[[], None], size: dict[str, int], ids: Any) -> None:
     """Our module without a Trainer: what the Trainer's own cost is measured against."""
     import torch
 
@@ -222,12 +218,12 @@ def module_loop(watch: Callable[[], bool], size: dict[str, int], ids: Any) -> No
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            if watch():
-                return
+            watch()
 
 
-def trainer(watch: Callable[[], bool], size: dict[str, int], ids: Any, compiled: bool, folder: Path) -> None:
+def trainer(watch: Callable[[], None], size: dict[str, int], ids: Any, compiled: bool, folder: Path) -> None:
     """As a user does: `train.py fit` with all its callbacks, on a text of random tokens."""
+    from bench._turns import Turns
     from llm.cli import main as train
 
     Turns.watch = watch
@@ -257,35 +253,22 @@ def trainer(watch: Callable[[], bool], size: dict[str, int], ids: Any, compiled:
         "trainer.val_check_interval": 1_000_000,
         "trainer.num_sanity_val_steps": 0,
         "trainer.logger.init_args.save_dir": folder / "runs",
-        "trainer.callbacks+": "bench.step.Turns",
+        "trainer.callbacks+": "bench._turns.Turns",
     }
     if tokenizer == "char":
         words["data.tokenizer.specials"] = "[]"
-    # The module that the name leads to is another copy of this one, which is run as a script.
-    sys.modules["bench.step"] = sys.modules["__main__"]
     if status := train(["fit", *(f"--{name}={value}" for name, value in words.items())]):
         sys.exit(status)
 
 
-class Turns(Callback):
-    """Calls the stopwatch between two steps."""
-
-    watch: Callable[[], bool]
-
-    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        """A step is over, unless it is the first that begins."""
-        if trainer.global_step > 0 and Turns.watch():
-            end()
-
-
-def transformers(watch: Callable[[], bool], size: dict[str, int], ids: Any, bf16: bool, folder: Path) -> None:
+def transformers(watch: Callable[[], None], size: dict[str, int], ids: Any, bf16: bool, folder: Path) -> None:
     """`transformers.Trainer` with its GPT-2 of the same shape."""
     import transformers
 
     class Watch(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            del args, state
-            control.should_training_stop = watch()
+            del args, state, control
+            watch()
 
     config = transformers.GPT2Config(
         vocab_size=size["V"],
