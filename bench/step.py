@@ -25,7 +25,7 @@ from typing import Any
 SIZES: dict[str, dict[str, int]] = {
     "30m": {"V": 50257, "T": 256, "L": 6, "H": 6, "C": 384, "B": 4, "steps": 3},
     "small": {"V": 65, "T": 64, "L": 4, "H": 4, "C": 128, "B": 12, "steps": 30},
-    "tiny": {"V": 65, "T": 8, "L": 1, "H": 2, "C": 8, "B": 2, "steps": 2},
+    "tiny": {"V": 65, "T": 8, "L": 1, "H": 2, "C": 8, "B": 2, "steps": 20},
 }
 """Vocabulary, context, layers, heads, width, batch; and the steps of a turn."""
 

@@ -138,7 +138,7 @@ def _is_quicker_in_float32(query: Tensor) -> bool:
     """Whether to attend in float32 although the projections gave bfloat16.
 
     Torch's kernel for processors takes up to three times as long for the gradients of short rows in bfloat16 as in
-    float32 (`python -m bench.step --profile`); from some 256 positions on it does not.
+    float32; from some 256 positions on it does not (bench/README.md).
     """
     return (
         query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.requires_grad and query.shape[-2] < 256
