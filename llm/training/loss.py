@@ -21,8 +21,9 @@ from llm.model import Head
 _LARGE_VOCABULARY = 4096
 """From this many tokens on blocks pay; below, all scores at once are small. See bench/README.md."""
 
-_BLOCK_BYTES = 1 << 27
-"""What the scores of one block may take."""
+_BLOCK_BYTES = {"cpu": 1 << 26}
+_BLOCK_BYTES_ELSEWHERE = 1 << 29
+"""What the scores of one block may take, by kind of device. A GPU wants larger products, and has the memory."""
 
 _ROWS = 64
 """Rows that are brought to float32 at once: few enough to stay in a processor's cache."""
@@ -141,7 +142,8 @@ class HeadLoss(torch.autograd.Function):
 
 def _rows_of_a_block(x: Tensor, n_tokens: int) -> int:
     """How many tokens' scores are held at once: as few blocks as fit, all of much the same size."""
-    most = max(1, _BLOCK_BYTES // (n_tokens * x.element_size()))
+    n_bytes = _BLOCK_BYTES.get(x.device.type, _BLOCK_BYTES_ELSEWHERE)
+    most = max(1, n_bytes // (n_tokens * x.element_size()))
     return math.ceil(len(x) / math.ceil(len(x) / most)) if len(x) else 1
 
 

@@ -28,7 +28,7 @@ def example(n_tokens=97, n_embd=16, vocab_multiple=1, shape=(3, 7), seed=0):
 
 @pytest.fixture(params=[1, 4_000, 1 << 27], ids=["a row a block", "some blocks", "one block"])
 def block(request, monkeypatch):
-    monkeypatch.setattr(losses, "_BLOCK_BYTES", request.param)
+    monkeypatch.setitem(losses._BLOCK_BYTES, "cpu", request.param)
     monkeypatch.setattr(losses, "_ROWS", 4)
     monkeypatch.setattr(losses, "_COLUMNS", 10)
 
@@ -60,11 +60,9 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_loss():
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 5000), st.floats(0.1, 50))
 def test_any_size_and_any_scores(n_rows, n_tokens, block_bytes, size):
     head, x, targets = example(n_tokens=n_tokens, n_embd=4, shape=(1, n_rows), seed=n_rows)
-    kept, losses._BLOCK_BYTES = losses._BLOCK_BYTES, block_bytes
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(losses._BLOCK_BYTES, "cpu", block_bytes)
         ours = results(fused_loss, head, x * size, targets)
-    finally:
-        losses._BLOCK_BYTES = kept
     for mine, plain in zip(ours, results(plain_loss, head, x * size, targets), strict=True):
         torch.testing.assert_close(mine, plain, atol=1e-4, rtol=1e-4)
 
