@@ -41,6 +41,7 @@ from llm.training import (
     Throughput,
     newest_checkpoint,
 )
+from llm.training.hardware import has_native_bfloat16
 
 log = logging.getLogger("llm")
 
@@ -84,6 +85,8 @@ class GPTCLI(LightningCLI):
         subcommand = self.config.subcommand
         config = self.config[subcommand]
         given = _given(args)
+        if subcommand == "fit" and not _is_given("trainer.precision", given):
+            _choose_precision(config)
         if subcommand != "fit" and not _is_given("trainer.logger", given):
             config.trainer.logger = False
         if subcommand != "fit" or config.trainer.logger is False:
@@ -311,6 +314,13 @@ def _adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[s
         tokenizer.kind = theirs
     else:
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
+
+
+def _choose_precision(config: Any) -> None:
+    """Multiply in bfloat16 where the device does so natively; weights and optimizer stay in float32."""
+    if config.trainer.precision is None and has_native_bfloat16(str(config.trainer.accelerator)):
+        config.trainer.precision = "bf16-mixed"
+        log.info("precision:   bf16-mixed, native here; --trainer.precision 32-true for float32 throughout")
 
 
 def _runs_folder(config: Any) -> str:

@@ -56,6 +56,20 @@ def test_every_configuration_runs(config):
     assert next(Path("runs").rglob("last.ckpt")).is_file()
 
 
+@pytest.mark.parametrize(
+    ("native", "words", "precision"),
+    [(True, [], "bf16-mixed"), (False, [], None), (True, ["--trainer.precision=32-true"], "32-true")],
+)
+def test_bfloat16_is_the_default_where_it_is_native_and_nobody_said_otherwise(
+    native, words, precision, monkeypatch, capsys
+):
+    monkeypatch.setattr("llm.cli.has_native_bfloat16", lambda accelerator: native)
+    assert run("fit", *QUICK, *CHAR, *words) == 0
+    assert ("precision:   bf16-mixed" in capsys.readouterr().err) == (precision == "bf16-mixed")
+    config = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
+    assert config["trainer"]["precision"] == precision
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_no_configuration_sets_what_follows_from_the_data(config):
     gpt = yaml.safe_load(config.read_text()).get("model", {}).get("gpt", {})

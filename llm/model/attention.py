@@ -78,6 +78,11 @@ class Attention(nn.Module):
             weights = self.weights(self.scores(query, key), mask)
             return F.dropout(weights, dropout) @ value
         is_causal = self.is_causal and mask is None
+        if _is_quicker_in_float32(query):
+            with torch.autocast("cpu", enabled=False):
+                parts = query.float(), key.float(), value.float()
+                context = F.scaled_dot_product_attention(*parts, mask, dropout, is_causal, scale=self.scale)
+            return context.to(query.dtype)
         return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal, scale=self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,6 +132,17 @@ class MultiHeadAttention(CausalAttention):
     def output(self, context: Tensor) -> Tensor:
         """Concatenate the heads and project: `(B, H, T, D)` -> `(B, T, C)`."""
         return self.projection(super().output(context))
+
+
+def _is_quicker_in_float32(query: Tensor) -> bool:
+    """Whether to attend in float32 although the projections gave bfloat16.
+
+    Torch's kernel for processors takes up to three times as long for the gradients of short rows in bfloat16 as in
+    float32; from some 256 positions on it does not (bench/README.md).
+    """
+    return (
+        query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.requires_grad and query.shape[-2] < 256
+    )
 
 
 ATTENTION_KINDS: dict[str, type[Attention]] = {

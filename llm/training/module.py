@@ -6,12 +6,11 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
@@ -24,6 +23,8 @@ from llm.errors import CheckpointError, TrainingError
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
+from llm.training.compiling import Compiled
+from llm.training.loss import head_loss
 from llm.training.optimizer import build_optimizer, build_schedule
 
 _GPT = GPTConfig()
@@ -38,7 +39,8 @@ class LanguageModel(L.LightningModule):
         gpt: the architecture.
         optim: optimizer and learning rate.
         sampling: how text is generated, in samples while training and by `predict`.
-        compile: fuse the model with torch.compile: a minute to begin with, then faster steps.
+        compile: fuse what comes before the head with torch.compile: up to a minute to begin with, then faster steps.
+            Where that can't be done, a line says why, and the run goes on without.
         pretrained: begin with these weights: a checkpoint, a Hugging Face GPT-2 folder, nanoGPT's or the book's
             file, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`. On the command line, architecture and tokenizer
             come from there too.
@@ -64,6 +66,7 @@ class LanguageModel(L.LightningModule):
         self.optim = optim
         self.sampling = sampling
         self.compile_model = compile
+        self._features: Callable[[Tensor], Tensor] = self.gpt.features
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
         self.evaluation = nn.ModuleDict(
             {split: nn.ModuleDict({"loss": MeanMetric(), "accuracy": MeanMetric()}) for split in ("validation", "test")}
@@ -79,14 +82,15 @@ class LanguageModel(L.LightningModule):
         """Token ids `(B, T)` -> logits `(B, T, V)`."""
         return self.gpt(ids)
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of logits `(B, T, V)` against the tokens `(B, T)` that really came."""
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B, T, V) -> (B T, V)
-
     def setup(self, stage: str) -> None:
-        """Compile, if asked to; in place, so that the names of the weights stay the same."""
+        """Compile, if asked to, what training calls; the module itself, its names and its hooks stay as they are."""
         if self.compile_model and stage == "fit":
-            self.gpt.compile()
+            self._features = Compiled(self.gpt.features)
+
+    @property
+    def is_logging(self) -> bool:
+        """Whether this step's values are due to be logged; Lightning would throw away those of other steps."""
+        return self.trainer._logger_connector.should_update_logs
 
     # Training
 
@@ -95,18 +99,22 @@ class LanguageModel(L.LightningModule):
         del batch, batch_idx
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         position = self.trainer.fit_loop.total_batch_idx
-        torch.manual_seed((seed * 1_000_003 + position) * 4096 + self.global_rank)
+        seed = (seed * 1_000_003 + position) * 4096 + self.global_rank
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks for every kind of device each time
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        elif self.device.type != "cpu":
+            torch.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch of windows."""
         del batch_idx
         inputs, targets = batch
-        logits = self(inputs)
-        loss = self.loss(logits, targets)
-        self.log("train/loss", loss.detach())
-        if self.trainer._logger_connector.should_update_logs:
+        loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
+        if accuracy is not None:
+            self.log("train/loss", loss.detach())
             self.log("train/perplexity", loss.detach().exp())
-            self.log("train/token_accuracy", (logits.detach().argmax(-1) == targets).float().mean())
+            self.log("train/token_accuracy", accuracy)
         return loss
 
     def configure_gradient_clipping(
@@ -123,19 +131,22 @@ class LanguageModel(L.LightningModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        size = float(norm)
         # With a loss scaler, gradients that overflow are its business: it skips the step and scales down.
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None and not torch.isfinite(norm):
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None and not math.isfinite(size):
             raise TrainingError(
-                f"step {self.global_step}: the gradient norm is {float(norm)}, so the loss is no number any more; "
+                f"step {self.global_step}: the gradient norm is {size}, so the loss is no number any more; "
                 "the weights are still those of the step before. Try a lower learning_rate, a longer warmup_steps or "
                 "a higher precision"
             )
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
+            if not size <= gradient_clip_val:  # else each gradient would be multiplied by one
+                torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
         elif gradient_clip_val:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        self.log("train/gradient_norm", norm)
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        if self.is_logging:
+            self.log("train/gradient_norm", norm)
+            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, with a learning rate that changes at every optimizer step."""
@@ -191,10 +202,10 @@ class LanguageModel(L.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> None:
         inputs, targets = batch
-        logits = self(inputs)
+        loss, accuracy = head_loss(self.gpt.head, self.gpt.features(inputs), targets, with_accuracy=True)
         metrics = self._metrics(split)
-        metrics["loss"].update(self.loss(logits.float(), targets), targets.numel())
-        metrics["accuracy"].update((logits.argmax(-1) == targets).float().mean(), targets.numel())
+        metrics["loss"].update(loss, targets.numel())
+        metrics["accuracy"].update(accuracy, targets.numel())
 
     def _log_evaluation(self, split: str) -> None:
         metrics = self._metrics(split)

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from llm.data.windows import Batch
+from llm.training.hardware import flops_per_token, peak_flops
 from llm.training.module import LanguageModel
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -32,7 +33,10 @@ class StartingPoint(L.Callback):
 
 
 class Throughput(L.Callback):
-    """Logs `train/tokens_per_second` over the steps since it was last logged.
+    """Logs `train/tokens_per_second` over the steps since it was last logged, and what share of the device that is.
+
+    The share is `train/model_flops_utilization`: the operations that the tokens need (`flops_per_token`) by those that
+    the device could have done (`PEAK_FLOPS`; where the device is not in that table, it is not logged).
 
     Validation, inspection, samples and checkpoints are not counted; waiting for data is. Before a clock is read, the
     device finishes its work.
@@ -53,10 +57,13 @@ class Throughput(L.Callback):
             self._restart(pl_module)
             return
         self._tokens += batch[0].numel() * trainer.world_size
-        if trainer._logger_connector.should_update_logs:
+        if pl_module.is_logging:
             self._wait(pl_module)
             seconds = time.perf_counter() - self._start - pl_module.side_work_seconds
             pl_module.log("train/tokens_per_second", self._tokens / seconds)
+            if peak := peak_flops(pl_module.device, str(trainer.precision)):
+                flops = self._tokens / trainer.world_size * self._flops_per_token(pl_module)
+                pl_module.log("train/model_flops_utilization", flops / seconds / peak)
             self._restart(pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -69,6 +76,9 @@ class Throughput(L.Callback):
         del trainer
         assert isinstance(pl_module, LanguageModel)
         pl_module.side_work_seconds += time.perf_counter() - self._validation_start
+
+    def _flops_per_token(self, module: LanguageModel) -> float:
+        return flops_per_token(module.gpt.config, module.gpt.n_parameters)
 
     def _restart(self, module: LanguageModel) -> None:
         self._wait(module)

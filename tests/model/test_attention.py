@@ -250,3 +250,23 @@ def test_causal_mask():
     assert causal_mask(3, 3).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
     assert causal_mask(2, 4).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert causal_mask(1, 3).int().tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_texts_in_bfloat16_are_attended_in_float32(kind):
+    torch.manual_seed(0)
+    attention = make(kind)
+    query, key, value = (torch.randn(2, attention.n_head if kind != "dot" else 1, 6, 4) for _ in range(3))
+    found = []
+    for precision in (torch.float32, torch.bfloat16):
+        leaves = [part.to(torch.bfloat16).to(precision).requires_grad_() for part in (query, key, value)]
+        context = attention.context(*leaves)
+        assert context.dtype == precision
+        context.float().square().sum().backward()
+        found.append([context.float(), *(leaf.grad.float() for leaf in leaves)])
+    for exact, rounded in zip(*found, strict=True):
+        torch.testing.assert_close(rounded, exact, atol=2e-2, rtol=2e-2)
+    with torch.no_grad():  # the same numbers, rounded once at the end
+        parts = [part.to(torch.bfloat16) for part in (query, key, value)]
+        exact = attention.context(*(part.float() for part in parts))
+    assert torch.equal(found[1][0], exact.to(torch.bfloat16).float())

@@ -75,7 +75,9 @@ def test_gradients_are_clipped_to_the_norm(module, datamodule):
             if gradients:
                 assert float(torch.nn.utils.get_total_norm(gradients)) <= 0.01 + 1e-6
 
-    L.Trainer(max_steps=3, gradient_clip_val=0.01, callbacks=[Watch()], **QUIET).fit(module, datamodule)
+    L.Trainer(max_steps=3, log_every_n_steps=1, gradient_clip_val=0.01, callbacks=[Watch()], **QUIET).fit(
+        module, datamodule
+    )
     assert len(norms) == 3
     assert min(norms) > 0.01, "the norm that is logged is the one before clipping"
 
@@ -116,6 +118,6 @@ def test_it_trains_on_any_loader_of_token_ids(tiny):
 @pytest.mark.parametrize("attention", ["dot", "self", "causal", "multi_head"])
 def test_every_attention_trains(attention, datamodule):
     config = GPTConfig(datamodule.vocab_size, 8, n_layer=2, n_head=2, n_embd=8, attention=attention)
-    trainer = L.Trainer(max_steps=2, limit_val_batches=1, **QUIET)
+    trainer = L.Trainer(max_steps=2, limit_val_batches=1, log_every_n_steps=1, **QUIET)
     trainer.fit(LanguageModel(config), datamodule)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])

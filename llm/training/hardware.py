@@ -1,0 +1,72 @@
+"""What the machine can do: the precision that it computes in natively, and how fast it could be at best."""
+
+from __future__ import annotations
+
+import torch
+
+from llm.config import GPTConfig
+
+PEAK_FLOPS: dict[str, float] = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "V100": 125e12,
+    "T4": 65e12,
+}
+"""Dense 16-bit floating-point operations a second with sums in float32, from NVIDIA's data sheets, by a part of the
+device's name; the first that fits counts. V100 and T4 have float16 only."""
+
+
+def has_native_bfloat16(accelerator: str = "auto") -> bool:
+    """Whether the device that a Trainer with this accelerator takes multiplies bfloat16 faster than float32.
+
+    Args:
+        accelerator: Lightning's word: `auto`, `cpu`, `gpu`, `cuda`; of others this knows nothing.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available()):
+        asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+        return any(supported() for supported in asked if supported is not None)
+    return False
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Operations a second that the device reaches at best, or None where nobody knows.
+
+    Args:
+        device: where the model is.
+        precision: Lightning's word; the table is about 16 bits.
+    """
+    if device.type != "cuda" or not precision.startswith(("bf16", "16")):
+        return None
+    name = torch.cuda.get_device_name(device)
+    words = name.replace("-", " ").split()
+    for part, flops in PEAK_FLOPS.items():
+        if all(word in words for word in part.split()):
+            return flops
+    return None
+
+
+def flops_per_token(config: GPTConfig, n_parameters: int) -> float:
+    """Operations that training needs for one token, forward and backward: 6 N + 12 L C T.
+
+    N are the parameters that are multiplied with: not the positions, nor a token embedding of its own, which are
+    looked up. L layers, C the embedding size (heads times head size), T the context. Recomputation is not counted
+    (PaLM: Chowdhery et al. 2022, appendix B).
+
+    Args:
+        config: the architecture.
+        n_parameters: all of them, shared ones once.
+    """
+    looked_up = config.context_length * config.n_embd
+    if not config.tie_head:
+        looked_up += config.padded_vocab_size * config.n_embd
+    n_multiplied = n_parameters - looked_up
+    return 6.0 * n_multiplied + 12.0 * config.n_layer * config.n_embd * config.context_length

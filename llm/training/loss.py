@@ -1,0 +1,152 @@
+"""The loss of the last vectors against the tokens that came, without ever holding all scores in float32.
+
+A batch of N tokens has N x V scores: at N = 1,024 and GPT-2's vocabulary 206 MB in float32, and the plain way holds
+them several times over, as scores, their log-softmax and the gradients of both. `HeadLoss` goes through the tokens a
+block at a time. A block's scores are held once, in the precision of the products; a few rows at a time they are
+brought to float32, normalised, and overwritten by their gradient, from which the gradients of vectors and weights
+follow at once. The backward pass only hands those on. The result is that of `plain_loss`, softmax in float32 included.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm.model import Head
+
+_LARGE_VOCABULARY = 4096
+"""From this many tokens on blocks pay; below, all scores at once are small. See bench/README.md."""
+
+_BLOCK_BYTES = {"cpu": 1 << 26}
+_BLOCK_BYTES_ELSEWHERE = 1 << 29
+"""What the scores of one block may take, by kind of device. A GPU wants larger products, and has the memory."""
+
+_ROWS = 64
+"""Rows that are brought to float32 at once: few enough to stay in a processor's cache."""
+
+_COLUMNS = 4096
+"""Rows of the head's weight whose gradient is computed at once."""
+
+
+class Prediction(NamedTuple):
+    """How well tokens were predicted.
+
+    Args:
+        loss: mean cross-entropy in nats.
+        accuracy: share of tokens that got the highest score; None where nobody asked.
+    """
+
+    loss: Tensor
+    accuracy: Tensor | None
+
+
+def head_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False) -> Prediction:
+    """The loss, the quicker way for the size of the vocabulary.
+
+    Args:
+        head: from vectors to scores.
+        x: (B, T, C) what the head reads.
+        targets: (B, T) the tokens that really came.
+        with_accuracy: count the tokens that were predicted, too.
+    """
+    way = fused_loss if head.out_features >= _LARGE_VOCABULARY else plain_loss
+    return way(head, x, targets, with_accuracy)
+
+
+def plain_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False) -> Prediction:
+    """As `head_loss`, from all scores at once."""
+    scores = head(x).flatten(0, 1)  # (B, T, V) -> (B T, V)
+    loss = F.cross_entropy(scores.float(), targets.flatten())
+    accuracy = (scores.detach().argmax(-1) == targets.flatten()).float().mean() if with_accuracy else None
+    return Prediction(loss, accuracy)
+
+
+def fused_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False) -> Prediction:
+    """As `head_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
+    loss, accuracy = HeadLoss.apply(
+        x.flatten(0, 1), head.weight, targets.flatten(), head.out_features, with_accuracy, torch.is_grad_enabled()
+    )
+    return Prediction(loss, accuracy if with_accuracy else None)
+
+
+class HeadLoss(torch.autograd.Function):
+    """Mean cross-entropy of `x @ weight.T` and its gradients in one pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, n_tokens: int, with_accuracy: bool, with_gradients: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of `x (N, C)` and `weight (padded V, C)` against `targets (N)`; the gradients are kept."""
+        device, N = x.device.type, len(x)
+        wants_x, wants_weight = (needed and with_gradients for needed in ctx.needs_input_grad[:2])
+        ctx.dtypes = x.dtype, weight.dtype
+        if torch.is_autocast_enabled(device):
+            precision = torch.get_autocast_dtype(device)
+            x, scorers = x.to(precision), weight[:n_tokens].to(precision)
+        else:
+            scorers = weight[:n_tokens]
+        block, at_once = _rows_of_a_block(x, n_tokens), _rows_at_once(x)
+        losses, hits = x.new_empty(N, dtype=torch.float32), x.new_zeros((), dtype=torch.float32)
+        grad_x = torch.empty_like(x) if wants_x else None
+        grad_weight = torch.empty_like(weight) if wants_weight else None
+        if grad_weight is not None:
+            grad_weight[n_tokens:] = 0
+        with torch.autocast(device, enabled=False):
+            for first in range(0, N, block):
+                rows = x[first : first + block]  # (R, C)
+                scores = F.linear(rows, scorers)  # (R, C) -> (R, V)
+                for start in range(0, len(rows), at_once):
+                    some = scores[start : start + at_once]
+                    here = slice(first + start, first + start + len(some))
+                    wanted = targets[here, None]
+                    if with_accuracy:
+                        hits += (some.argmax(-1, keepdim=True) == wanted).sum()
+                    logs = torch.log_softmax(some, -1, dtype=torch.float32)
+                    losses[here] = -logs.gather(1, wanted)[:, 0]
+                    if wants_x or wants_weight:  # softmax minus one-hot
+                        logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, -1.0))
+                        some.copy_(logs.div_(N))
+                if grad_x is not None:
+                    torch.mm(scores, scorers, out=grad_x[first : first + block])  # (R, V) x (V, C)
+                if grad_weight is not None:
+                    for start in range(0, n_tokens, _COLUMNS):
+                        columns = scores[:, start : start + _COLUMNS]
+                        part, target = columns.T @ rows, grad_weight[start : min(n_tokens, start + _COLUMNS)]
+                        target.copy_(part) if first == 0 else target.add_(part)  # (V', R) x (R, C)
+        ctx.gradients = grad_x, grad_weight
+        accuracy = hits / N
+        ctx.mark_non_differentiable(accuracy)
+        return losses.mean(), accuracy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        """Hand the gradients on.
+
+        Raises:
+            RuntimeError: they were handed on before.
+        """
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the gradients of a fused loss can be taken once only")
+        is_one = not grad.is_cuda and float(grad) == 1.0  # on a GPU, finding out would mean to wait for it
+        found = [
+            None if part is None else (part if is_one else part.mul_(grad.to(part.dtype))).to(dtype)
+            for part, dtype in zip(gradients, ctx.dtypes, strict=True)
+        ]
+        return found[0], found[1], None, None, None, None
+
+
+def _rows_of_a_block(x: Tensor, n_tokens: int) -> int:
+    """How many tokens' scores are held at once: as few blocks as fit, all of much the same size."""
+    n_bytes = _BLOCK_BYTES.get(x.device.type, _BLOCK_BYTES_ELSEWHERE)
+    most = max(1, n_bytes // (n_tokens * x.element_size()))
+    return math.ceil(len(x) / math.ceil(len(x) / most)) if len(x) else 1
+
+
+def _rows_at_once(x: Tensor) -> int:
+    """How many of them are brought to float32 at once: a GPU has no use for small pieces."""
+    return _ROWS if x.device.type == "cpu" else len(x)
