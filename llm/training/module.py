@@ -136,9 +136,11 @@ class LanguageModel(L.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         self.log("train/gradient_norm", norm)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        if self.optim.kind == "muon":
+            self.log("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW, with a learning rate that changes at every optimizer step."""
+        """What `optim` describes, with learning rates that change at every optimizer step."""
         optimizer = build_optimizer(self.gpt, self.optim)
         schedule = build_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
