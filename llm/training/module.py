@@ -247,7 +247,7 @@ class LanguageModel(L.LightningModule):
         if ENTRY not in checkpoint:
             raise CheckpointError(f"this is no checkpoint of this package: it has no entry {ENTRY!r}")
         theirs, ours = config_of(checkpoint, "the checkpoint").to_dict(), self.gpt.config.to_dict()
-        weightless = {"dropout"}
+        weightless = {"dropout", "projection_init"}
         different = [
             f"{name} ({theirs.get(name)} in the checkpoint, {ours[name]} now)"
             for name in ours

@@ -24,8 +24,8 @@ class MuonWithAdamW(AdamW):
     that is several matrices on top of each other is taken for several.
 
     Args:
-        groups: as for AdamW. A group with the entry `matrices`, how many square-or-not matrices of equal size lie on
-            top of each other in each of its parameters, is Muon's, and has its own `lr` and `momentum`.
+        groups: as for AdamW. A group with the entry `matrices`, how many matrices of equal size lie on top of
+            each other in each of its parameters, is Muon's, and has its own `lr` and `momentum`.
         options: the defaults of AdamW's groups.
     """
 
@@ -58,13 +58,15 @@ class MuonWithAdamW(AdamW):
             if not parameters:
                 continue
             gradients = [parameter.grad for parameter in parameters]
-            means = [self._mean_of(parameter) for parameter in parameters]
+            states = [self._state_of(parameter) for parameter in parameters]
+            means = [state["momentum_buffer"] for state in states]
+            torch._foreach_add_([state["step"] for state in states], 1)
             torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, means, group["momentum"])
             for parameter, update in zip(parameters, updates, strict=True):
                 rows, columns = len(parameter) // group["matrices"], parameter.shape[1]
                 shape = (min(rows, columns), max(rows, columns), parameter.device, parameter.dtype)
-                batches[shape].append((parameter, group, update.view(-1, rows, columns)))
+                batches[shape].append((parameter, group, update.reshape(-1, rows, columns)))
         for batch in batches.values():
             wide = torch.cat([update if update.shape[1] <= update.shape[2] else update.mT for _, _, update in batch])
             orthogonal = orthogonalise(wide).split([len(update) for _, _, update in batch])
@@ -77,11 +79,12 @@ class MuonWithAdamW(AdamW):
                 rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
                 parameter.view(update.shape).add_(step, alpha=-rate)
 
-    def _mean_of(self, parameter: Tensor) -> Tensor:
+    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
         if not state:
+            state["step"] = torch.zeros(())  # counts only: AdamW expects that every state has it
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        return state["momentum_buffer"]
+        return state
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
