@@ -100,7 +100,9 @@ def run(arguments: argparse.Namespace) -> None:
     batch, targets = torch.tensor([ids]), torch.tensor([[*ids[1:], unknown]])
     found = capture(model, batch, targets if len(ids) > 1 else None)
     is_rotary = config.positions == "rotary"
-    title(4, "Ids to vectors: token embedding" + (" (positions turn Q and K)" if is_rotary else " + positional embedding"))
+    title(
+        4, "Ids to vectors: token embedding" + (" (positions turn Q and K)" if is_rotary else " + positional embedding")
+    )
     for name in ("token embeddings", "positional embeddings", "input embeddings"):
         if name in found:
             _print_matrix(name, found.tensor(name).view(-1, config.n_embd), labels)

@@ -35,7 +35,7 @@ class MuonWithAdamW(AdamW):
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of both; gives what the closure gave."""
         loss = None
         if closure is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from llm.model import Block, SelfAttention
 from llm.training.muon import MuonWithAdamW
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices and embeddings, which decay, and biases and norms, which don't.
 
     Weight decay pulls towards zero; a bias or a gain has no reason to be small.
@@ -26,7 +27,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [group for group in groups if group["params"]]
 
 
-def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
+def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """The matrices of the blocks as Muon takes them: those that are queries, keys and values in one, and the others."""
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad]
