@@ -38,7 +38,7 @@ MODERN = Path(__file__).parents[1] / "configs" / "modern.yaml"
 
 GPT2 = {
     "gpt": {"n_layer": 4, "n_head": 4, "n_embd": 128, "dropout": 0.0},
-    "optim": {"learning_rate": 3e-3, "warmup_steps": 100, "final_learning_rate": 0.0, "weight_decay": 0.1},
+    "optim": {"learning_rate": 6e-3, "warmup_steps": 100, "final_learning_rate": 0.0, "weight_decay": 0.1},
 }
 
 CLOCKS = ("wall", "cpu", "median")
