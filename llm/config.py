@@ -40,8 +40,8 @@ class GPTConfig:
         positions: how the model knows where a token stands: `learned` adds a trained vector for each position to the
             token's, `rotary` turns queries and keys by an angle that grows with the position, so that a score depends
             on the distance alone (Su et al. 2021).
-        qk_norm: bring each head's queries and keys to a root mean square of 1 before they meet, so that no score grows
-            without bound (Henry et al. 2020; here without gains).
+        qk_norm: compare queries and keys by the cosine of their angle times a trained factor, one for each layer, so
+            that no score grows without bound (Henry et al. 2020).
         scores: `scaled` divides query·key by the square root of the head size, `raw` does not.
         weights: `softmax` over the scores, or each score over their `sum` (a step on the notes' way; it can
             divide by zero, so train with softmax).

@@ -141,22 +141,27 @@ class SelfAttention(Attention):
         self.n_head = config.heads
         # Wq, Wk and Wv side by side, so that one matrix product does the work of three.
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)
-        self.qk_norm = config.qk_norm
+        self.qk_gain: nn.Parameter | None = None
+        if config.qk_norm:  # begins as in Henry et al. 2020, section 3: a score of a perfect match beats all others
+            T = max(2, config.context_length)
+            self.qk_gain = nn.Parameter(torch.tensor(math.log2(T * T - T)))
         self.rotary = Rotary(config.context_length, config.head_size) if config.positions == "rotary" else None
 
     def project(self, x: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The input times the three trained matrices, cut into heads; queries and keys normalised and turned."""
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, C) -> (B, T, 3, H, D)
-        if not self.qk_norm and self.rotary is None:
+        if self.qk_gain is None and self.rotary is None:
             query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, D) -> 3 x (B, H, T, D)
             return query, key, value
         qk, value = qkv[:, :, :2], qkv[:, :, 2]  # queries and keys in one go: (B, T, 2, H, D), (B, T, H, D)
-        if self.qk_norm:
-            qk = F.rms_norm(qk, qk.shape[-1:])
+        if self.qk_gain is not None:
+            qk = F.rms_norm(qk, qk.shape[-1:])  # a root mean square of 1: the length is the square root of D
         if self.rotary is not None:
             qk = self.rotary(qk, positions)
         query, key = qk.permute(2, 0, 3, 1, 4)  # (B, T, 2, H, D) -> 2 x (B, H, T, D)
+        if self.qk_gain is not None:  # the scaled score is then the gain times the cosine
+            query = query * (self.qk_gain / math.sqrt(query.shape[-1]))
         return query, key, value.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)
 
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -19,6 +20,6 @@ def test_the_benchmark_runs_and_shows_both_curves():
     for curve in (gpt2, modern):
         assert curve[-1]["validation_loss"] < curve[0]["validation_loss"]
         for clock in ("wall_seconds", "cpu_seconds", "median_seconds"):
-            assert all(later[clock] >= earlier[clock] for earlier, later in zip(curve, curve[1:], strict=False))
+            assert all(later[clock] >= earlier[clock] for earlier, later in itertools.pairwise(curve))
     assert found["goal"] == gpt2[-1]["validation_loss"]
     assert found["runs"]["modern"]["gpt"]["positions"] == "rotary"

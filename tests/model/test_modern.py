@@ -133,13 +133,19 @@ def test_rms_norm_is_torchs(tiny):
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_normalised_queries_and_keys_have_a_root_mean_square_of_1(positions):
+def test_normalised_scores_are_the_cosine_times_the_gain(positions):
     attention, x = attention_of(qk_norm=True, positions=positions), 100 * torch.randn(2, 7, 24)
     query, key, value = attention.project(x)
-    for part in (query, key):
-        torch.testing.assert_close(part.square().mean(-1).sqrt(), torch.ones(2, 3, 7))
-    assert attention.scores(query, key).abs().max() <= 8**0.5 + 1e-4  # the product of two unit vectors, times root D
-    assert torch.equal(value, attention_of().project(x)[2])
+    cosine = F.cosine_similarity(query[..., :, None, :], key[..., None, :, :], dim=-1)
+    attention.qk_gain.data.fill_(7.0)
+    query, key, value = attention.project(x)
+    torch.testing.assert_close(attention.scores(query, key).abs(), 7 * cosine.abs(), atol=1e-4, rtol=1e-4)
+    assert torch.equal(value, attention.qkv(x)[..., 48:].view(2, 7, 3, 8).transpose(1, 2)), "values stay as they are"
+
+
+def test_the_gain_begins_where_its_paper_says():
+    gain = build_attention(GPTConfig(n_embd=8, n_head=2, context_length=64, qk_norm=True)).qk_gain
+    assert gain.item() == pytest.approx(11.977, abs=1e-3)  # log2(64^2 - 64)
 
 
 def test_squared_relu():
