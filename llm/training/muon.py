@@ -16,7 +16,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class MuonWithAdamW(AdamW):
-    """Muon for some groups of parameters, AdamW for the others (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+    """Muon for some groups of parameters, AdamW for the others.
+
+    Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
 
     Muon averages the gradients of a matrix (with Nesterov's look-ahead) and makes the mean orthogonal before it takes
     the step, so that every direction moves as far as every other. A step is that of `torch.optim.Muon` with its
