@@ -37,15 +37,23 @@ class GPTConfig:
         n_embd: C, size of the embedding vectors.
         attention: `dot` has no weights of its own, `self` has trained queries, keys and values and sees the whole
             text, `causal` sees only the past, `multi_head` is several causal heads and an output projection.
+        positions: how the model knows where a token stands: `learned` adds a trained vector for each position to the
+            token's, `rotary` turns queries and keys by an angle that grows with the position, so that a score depends
+            on the distance alone (Su et al. 2021).
+        qk_norm: compare queries and keys by the cosine of their angle times a trained factor, one for each layer, so
+            that no score grows without bound (Henry et al. 2020).
         scores: `scaled` divides query·key by the square root of the head size, `raw` does not.
         weights: `softmax` over the scores, or each score over their `sum` (a step on the notes' way; it can
             divide by zero, so train with softmax).
-        norm: layer normalisation before each part of a block and before the head, or none.
-        norm_epsilon: added to the variance under the norm's square root.
+        norm: before each part of a block and before the head: `layer_norm`, `rms_norm`, which divides by the root mean
+            square and neither centres nor shifts (Zhang & Sennrich 2019), or `none`.
+        norm_epsilon: added to the variance, or the mean square, under the norm's square root.
         mlp: a two-layer perceptron after each attention, named by its activation: `gelu` in GPT-2's tanh form,
-            `gelu_exact`, `relu` or `silu`; or none.
+            `gelu_exact`, `relu`, `silu` or `squared_relu` (So et al. 2021); or none.
         mlp_hidden: size of its hidden layer. Default: 4 C.
         residual: whether each part of a block adds to its input or replaces it.
+        projection_init: how the last matrix of each part of a block starts: `small` and random, the smaller the more
+            blocks there are, as GPT-2's, or `zero`, so that every block begins by passing its input on.
         dropout: share of values dropped in training, from 0 up to but not including 1.
         bias: whether linear layers and norms have a bias.
         qkv_bias: whether the query, key and value projections have one.
@@ -60,13 +68,16 @@ class GPTConfig:
     n_head: int = 4
     n_embd: int = 128
     attention: AttentionKind = "multi_head"
+    positions: Literal["learned", "rotary"] = "learned"
+    qk_norm: bool = False
     scores: Literal["scaled", "raw"] = "scaled"
     weights: Literal["softmax", "sum"] = "softmax"
-    norm: Literal["layer_norm", "none"] = "layer_norm"
+    norm: Literal["layer_norm", "rms_norm", "none"] = "layer_norm"
     norm_epsilon: float = 1e-5
-    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "none"] = "gelu"
+    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "squared_relu", "none"] = "gelu"
     mlp_hidden: int | None = None
     residual: bool = True
+    projection_init: Literal["small", "zero"] = "small"
     dropout: float = 0.1
     bias: bool = True
     qkv_bias: bool = True
@@ -84,6 +95,20 @@ class GPTConfig:
             self.n_embd % self.heads == 0,
             f"n_embd must be divisible by n_head, so that every head has the same size: "
             f"{self.n_embd} / {self.n_head} leaves {self.n_embd % self.n_head}",
+        )
+        _check(
+            self.attention != "dot" or (self.positions == "learned" and not self.qk_norm),
+            f"positions {self.positions} with qk_norm {self.qk_norm}: rotary positions and qk_norm change queries and "
+            "keys but not values, and dot attention has one vector for all three: choose another attention",
+        )
+        _check(
+            self.positions == "learned" or self.head_size % 2 == 0,
+            f"positions rotary turns pairs of values, so the head size must be even, got n_embd / n_head = "
+            f"{self.head_size}",
+        )
+        _check(
+            self.projection_init == "small" or self.residual,
+            "projection_init zero needs residual: without it a block would give nothing but zeros",
         )
 
     @property
@@ -124,11 +149,18 @@ class GPTConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay, both per optimizer step.
+    """The optimizer and its learning rate over a run, which changes with every optimizer step.
 
     Args:
-        learning_rate: the peak, reached after the warm-up.
-        final_learning_rate: where the cosine ends, as a share of the peak.
+        kind: `adamw` for all parameters (Loshchilov & Hutter 2017); or `muon` for the matrices of the blocks, whose
+            every update is made orthogonal (Jordan et al. 2024), and AdamW for embeddings, head and vectors.
+        learning_rate: AdamW's peak, reached after the warm-up.
+        muon_learning_rate: Muon's peak; how far each matrix moves in a step, measured by its largest singular value.
+        muon_momentum: decay of Muon's running mean of the gradients.
+        schedule: after the warm-up, `cosine` falls along half a wave; `warmup_stable_decay` stays at the peak, then
+            falls in a line (Hu et al. 2024). Both learning rates follow it.
+        decay_share: of `warmup_stable_decay`: how much of the run the fall takes, from 0 to 1.
+        final_learning_rate: where the fall ends, as a share of the peak.
         warmup_steps: optimizer steps from zero to the peak.
         weight_decay: applied to matrices and embeddings, not to biases and norms.
         beta1: decay of AdamW's running mean of the gradients.
@@ -136,7 +168,12 @@ class OptimConfig:
         epsilon: added to AdamW's denominator.
     """
 
+    kind: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.02
+    muon_momentum: float = 0.95
+    schedule: Literal["cosine", "warmup_stable_decay"] = "cosine"
+    decay_share: float = 0.4
     final_learning_rate: float = 0.1
     warmup_steps: int = 50
     weight_decay: float = 0.1
@@ -145,7 +182,11 @@ class OptimConfig:
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         _check(self.learning_rate > 0, f"learning_rate must be above 0, got {self.learning_rate}")
+        _check(self.muon_learning_rate > 0, f"muon_learning_rate must be above 0, got {self.muon_learning_rate}")
+        _check(0 <= self.muon_momentum < 1, f"muon_momentum must be in [0, 1), got {self.muon_momentum}")
+        _check(0 <= self.decay_share <= 1, f"decay_share is a share of the run, from 0 to 1, got {self.decay_share}")
         _check(
             0 <= self.final_learning_rate <= 1,
             f"final_learning_rate is a share of learning_rate, from 0 to 1, got {self.final_learning_rate}",

@@ -99,9 +99,13 @@ def run(arguments: argparse.Namespace) -> None:
     unknown = -100  # what cross-entropy leaves out: nobody knows what comes after the last token
     batch, targets = torch.tensor([ids]), torch.tensor([[*ids[1:], unknown]])
     found = capture(model, batch, targets if len(ids) > 1 else None)
-    title(4, "Ids to vectors: token embedding + positional embedding")
+    is_rotary = config.positions == "rotary"
+    title(
+        4, "Ids to vectors: token embedding" + (" (positions turn Q and K)" if is_rotary else " + positional embedding")
+    )
     for name in ("token embeddings", "positional embeddings", "input embeddings"):
-        _print_matrix(name, found.tensor(name).view(-1, config.n_embd), labels)
+        if name in found:
+            _print_matrix(name, found.tensor(name).view(-1, config.n_embd), labels)
 
     block, head = f"block {arguments.layer}", arguments.head
     title(5, f"Attention ({config.attention}), layer {arguments.layer}, head {head}: row = query, column = key")

@@ -144,7 +144,8 @@ def _hooks(model: GPT, found: Capture) -> Iterator[None]:
     try:
         embeddings = model.embeddings
         record_output(embeddings.token, "token embeddings")
-        record_output(embeddings.position, "positional embeddings", "(T, C)")
+        if embeddings.position is not None:  # rotary positions have no table: they are in Q and K
+            record_output(embeddings.position, "positional embeddings", "(T, C)")
         record_output(embeddings, "input embeddings", counted=nothing)
         for layer, block in enumerate(model.blocks):
             name = f"block {layer}"

@@ -8,7 +8,7 @@ from llm.model.attention import (
     SelfAttention,
     causal_mask,
 )
-from llm.model.block import MLP, Block
+from llm.model.block import MLP, Block, SquaredReLU
 from llm.model.cache import KeyValueCache, decode, prefill
 from llm.model.embeddings import Embeddings, Head
 from llm.model.gpt import GPT
@@ -25,6 +25,7 @@ __all__ = [
     "KeyValueCache",
     "MultiHeadAttention",
     "SelfAttention",
+    "SquaredReLU",
     "causal_mask",
     "decode",
     "prefill",

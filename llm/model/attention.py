@@ -25,11 +25,46 @@ def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None)
     return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
 
 
+class Rotary(nn.Module):
+    """Turns queries and keys by an angle that grows with their position (Su et al. 2021, section 3.2).
+
+    Value i of the first half and value i of the second half are the two coordinates of a point, as in Llama. It is
+    turned by the position times 10000^(-2i / D), so the product of a query and a key depends on how far apart they are,
+    and not on where they stand.
+
+    Args:
+        context_length: positions that there can be.
+        head_size: D, an even number.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, context_length: int, head_size: int) -> None:
+        super().__init__()
+        speeds = 10_000.0 ** (-torch.arange(0, head_size, 2) / head_size)
+        angles = torch.outer(torch.arange(context_length), speeds)  # (context) x (D / 2) -> (context, D / 2)
+        cos, sin = angles.cos(), angles.sin()
+        # Computed and not trained: no part of a checkpoint.
+        self.register_buffer("cos", torch.cat([cos, cos], dim=-1), persistent=False)  # (context, D)
+        self.register_buffer("sin", torch.cat([-sin, sin], dim=-1), persistent=False)  # (context, D)
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Turn `(B, T, 2, H, D)` by positions `(T)` or `(B, T)`, by default 0 to T - 1; the shape stays."""
+        if positions is None:
+            cos, sin = self.cos[: x.shape[1]], self.sin[: x.shape[1]]
+        else:
+            cos, sin = self.cos[positions], self.sin[positions]
+        cos, sin = (table[..., None, None, :].to(x.dtype) for table in (cos, sin))  # (..., T, D) -> (..., T, 1, 1, D)
+        other = x.roll(x.shape[-1] // 2, dims=-1)  # the other coordinate of each point
+        return x * cos + other * sin
+
+
 class Attention(nn.Module):
     """What the four kinds share.
 
     Args:
-        config: uses `n_embd`, `n_head`, `scores`, `weights`, `dropout`, `bias` and `qkv_bias`.
+        config: uses `n_embd`, `n_head`, `positions`, `qk_norm`, `scores`, `weights`, `dropout`, `bias` and `qkv_bias`.
     """
 
     is_causal = False
@@ -40,8 +75,11 @@ class Attention(nn.Module):
         self.normalise = config.weights
         self.dropout = config.dropout
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the input `(B, T, C)`, each `(B, H, T, D)`."""
+    def project(self, x: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the input `(B, T, C)`, each `(B, H, T, D)`, as they meet in the scores.
+
+        Where the inputs stand, `(T)` or `(B, T)`, is by default 0 to T - 1; it matters to rotary positions only.
+        """
         raise NotImplementedError
 
     def output(self, context: Tensor) -> Tensor:
@@ -93,8 +131,9 @@ class Attention(nn.Module):
 class DotAttention(Attention):
     """Weight-free attention: every vector is its own query, key and value. Nothing is trained."""
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The input itself, three times, as one head."""
+        del positions
         x = x.unsqueeze(1)  # (B, T, C) -> (B, 1, T, C)
         return x, x, x
 
@@ -107,13 +146,28 @@ class SelfAttention(Attention):
         self.n_head = config.heads
         # Wq, Wk and Wv side by side, so that one matrix product does the work of three.
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)
+        self.qk_gain: nn.Parameter | None = None
+        if config.qk_norm:  # begins as in Henry et al. 2020, section 3: a score of a perfect match beats all others
+            T = max(2, config.context_length)
+            self.qk_gain = nn.Parameter(torch.tensor(math.log2(T * T - T)))
+        self.rotary = Rotary(config.context_length, config.head_size) if config.positions == "rotary" else None
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The input times the three trained matrices, cut into heads."""
+    def project(self, x: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The input times the three trained matrices, cut into heads; queries and keys normalised and turned."""
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, C) -> (B, T, 3, H, D)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, D) -> 3 x (B, H, T, D)
-        return query, key, value
+        if self.qk_gain is None and self.rotary is None:
+            query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, D) -> 3 x (B, H, T, D)
+            return query, key, value
+        qk, value = qkv[:, :, :2], qkv[:, :, 2]  # queries and keys in one go: (B, T, 2, H, D), (B, T, H, D)
+        if self.qk_gain is not None:
+            qk = F.rms_norm(qk, qk.shape[-1:])  # a root mean square of 1: the length is the square root of D
+        if self.rotary is not None:
+            qk = self.rotary(qk, positions)
+        query, key = qk.permute(2, 0, 3, 1, 4)  # (B, T, 2, H, D) -> 2 x (B, H, T, D)
+        if self.qk_gain is not None:  # the scaled score is then the gain times the cosine
+            query = query * (self.qk_gain / math.sqrt(query.shape[-1]))
+        return query, key, value.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)
 
 
 class CausalAttention(SelfAttention):

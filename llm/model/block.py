@@ -12,6 +12,8 @@ def build_norm(config: GPTConfig) -> nn.Module:
     """The normalisation that `config.norm` names, over vectors of size C."""
     if config.norm == "none":
         return nn.Identity()
+    if config.norm == "rms_norm":
+        return nn.RMSNorm(config.n_embd, eps=config.norm_epsilon)
     return nn.LayerNorm(config.n_embd, eps=config.norm_epsilon, bias=config.bias)
 
 
@@ -20,7 +22,22 @@ def build_activation(config: GPTConfig) -> nn.Module:
 
     GPT-2 has GELU in its tanh form (Hendrycks & Gimpel 2016, section 2).
     """
-    return {"gelu": nn.GELU("tanh"), "gelu_exact": nn.GELU(), "relu": nn.ReLU(), "silu": nn.SiLU()}[config.mlp]
+    activations = {
+        "gelu": nn.GELU("tanh"),
+        "gelu_exact": nn.GELU(),
+        "relu": nn.ReLU(),
+        "silu": nn.SiLU(),
+        "squared_relu": SquaredReLU(),
+    }
+    return activations[config.mlp]
+
+
+class SquaredReLU(nn.Module):
+    """The square of what is above zero (So et al. 2021, section 4)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shape stays."""
+        return x.relu().square()
 
 
 class MLP(nn.Module):

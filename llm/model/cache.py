@@ -77,7 +77,7 @@ def prefill(model: GPT, cache: KeyValueCache, ids: Tensor, lengths: Tensor) -> T
 
 def decode_block(block: Block, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
     """One block of `decode`: `(B, 1, C)` -> `(B, 1, C)`; adds to `keys` and `values`, `(B, H, S, D)`."""
-    query, key, value = block.attention.project(block.attention_norm(x))  # 3 x (B, H, 1, D)
+    query, key, value = block.attention.project(block.attention_norm(x), positions[:, None])  # 3 x (B, H, 1, D)
     rows = torch.arange(len(x), device=x.device)
     keys[rows, :, positions], values[rows, :, positions] = key[:, :, 0], value[:, :, 0]
     context = block.attention.context(query, keys, values, mask[:, None, None])  # (B, S) -> (B, 1, 1, S)

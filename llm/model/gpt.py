@@ -16,7 +16,7 @@ class GPT(nn.Module):
     """A decoder-only Transformer (Radford et al. 2019).
 
     With `multi_head`, `layer_norm`, `gelu`, biases and a tied head it is GPT-2; with the other choices it is each of
-    the steps on the way there. Weights start as GPT-2's do.
+    the steps on the way there, or beyond it. Weights start as GPT-2's do, unless configured otherwise.
 
     Args:
         config: the architecture.
@@ -33,9 +33,10 @@ class GPT(nn.Module):
             self.head.weight = self.embeddings.token.weight
         self.apply(_initialise)
         # GPT-2 scales what is added to the residual stream by the number of additions, two per block.
+        std = 0.0 if config.projection_init == "zero" else 0.02 / math.sqrt(2 * config.n_layer)
         for name, parameter in self.named_parameters():
             if name.endswith("projection.weight"):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+                nn.init.normal_(parameter, std=std)
 
     def features(self, ids: Tensor) -> Tensor:
         """What the head reads: token ids `(B, T)` -> normalised last vectors `(B, T, C)`.

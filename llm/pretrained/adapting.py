@@ -11,7 +11,7 @@ from llm.errors import ConfigError
 from llm.pretrained.base import Pretrained
 from llm.pretrained.layout import HEAD, TOKEN, Tensors
 
-_FREE = ("dropout", "context_length", "vocab_multiple", "tie_head")
+_FREE = ("dropout", "context_length", "vocab_multiple", "tie_head", "projection_init")
 """Settings in which a run may differ from the weights that it starts from."""
 
 
@@ -19,7 +19,8 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
     """The same weights for a slightly different architecture.
 
     A shorter context keeps the first positions. Another `vocab_multiple` changes the rows that are padding, and no
-    logit. A head that was shared may get its own copy. Dropout has no weights.
+    logit. A head that was shared may get its own copy. Dropout has no weights, and how weights would have started does
+    not matter where they are given.
 
     Args:
         found: the weights as they are.
@@ -45,7 +46,8 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
         raise ConfigError(f"the pretrained weights are of another architecture: {', '.join(different)}")
     weights: Tensors = dict(found.weights)
     position = "embeddings.position.weight"
-    weights[position] = weights[position][: config.context_length]
+    if position in weights:  # rotary positions have no table
+        weights[position] = weights[position][: config.context_length]
     for name in (TOKEN, HEAD):
         weights[name] = _pad(weights[name], config)
     if config.tie_head:

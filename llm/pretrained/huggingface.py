@@ -148,10 +148,17 @@ def refuse_what_does_not_fit(config: GPTConfig) -> None:
     Raises:
         ConfigError: lists every setting that it has none for.
     """
-    needed: dict[str, Any] = {"attention": "multi_head", "weights": "softmax", "norm": "layer_norm", "residual": True}
+    needed: dict[str, Any] = {
+        "attention": "multi_head",
+        "positions": "learned",
+        "qk_norm": False,
+        "weights": "softmax",
+        "norm": "layer_norm",
+        "residual": True,
+    }
     wrong = [f"{name} is {getattr(config, name)}" for name, value in needed.items() if getattr(config, name) != value]
-    if config.mlp == "none":
-        wrong.append("mlp is none")
+    if config.mlp not in ACTIVATIONS.values():
+        wrong.append(f"mlp is {config.mlp}")
     if wrong:
         raise ConfigError(
             f"GPT-2's format has no place for this architecture: {', '.join(wrong)}; use --format safetensors"

@@ -147,9 +147,11 @@ class LanguageModel(L.LightningModule):
         if self.is_logging:
             self.log("train/gradient_norm", norm)
             self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+            if self.optim.kind == "muon":
+                self.log("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW, with a learning rate that changes at every optimizer step."""
+        """What `optim` describes, with learning rates that change at every optimizer step."""
         optimizer = build_optimizer(self.gpt, self.optim)
         schedule = build_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -256,7 +258,7 @@ class LanguageModel(L.LightningModule):
         if ENTRY not in checkpoint:
             raise CheckpointError(f"this is no checkpoint of this package: it has no entry {ENTRY!r}")
         theirs, ours = config_of(checkpoint, "the checkpoint").to_dict(), self.gpt.config.to_dict()
-        weightless = {"dropout"}
+        weightless = {"dropout", "projection_init"}
         different = [
             f"{name} ({theirs.get(name)} in the checkpoint, {ours[name]} now)"
             for name in ours

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import AdamW
 
 from llm.config import OptimConfig
+from llm.model import Block, SelfAttention
+from llm.training.muon import MuonWithAdamW
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices and embeddings, which decay, and biases and norms, which don't.
 
     Weight decay pulls towards zero; a bias or a gain has no reason to be small.
@@ -24,32 +27,61 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [group for group in groups if group["params"]]
 
 
+def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """The matrices of the blocks as Muon takes them: those that are queries, keys and values in one, and the others."""
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad]
+    in_three = {id(part.qkv.weight) for block in blocks for part in block.modules() if isinstance(part, SelfAttention)}
+    settings = {
+        "lr": config.muon_learning_rate,
+        "momentum": config.muon_momentum,
+        "weight_decay": config.weight_decay,
+    }
+    groups = [
+        {"params": [p for p in matrices if id(p) in in_three], "matrices": 3, **settings},
+        {"params": [p for p in matrices if id(p) not in in_three], "matrices": 1, **settings},
+    ]
+    return [group for group in groups if group["params"]]
+
+
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
-    """AdamW (Loshchilov & Hutter 2017), all parameters in one fused kernel where there is one."""
+    """What `config.kind` names, AdamW's parameters in one fused kernel where there is one.
+
+    AdamW's groups come first, then Muon's.
+    """
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") for p in model.parameters())
-    return AdamW(
-        parameter_groups(model, config.weight_decay),
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=fused,
+    groups = parameter_groups(model, config.weight_decay)
+    optimizer: type[AdamW] = AdamW
+    if config.kind == "muon":
+        optimizer, muon = MuonWithAdamW, muon_groups(model, config)
+        taken = {id(p) for group in muon for p in group["params"]}
+        for group in groups:
+            group["params"] = [p for p in group["params"] if id(p) not in taken]
+        groups = [group for group in groups if group["params"]] + muon
+    return optimizer(
+        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=fused
     )
 
 
 def learning_rate_at(step: int, config: OptimConfig, total_steps: int | None) -> float:
-    """The learning rate of an optimizer step, as a share of the peak: linear warm-up, then a cosine.
+    """The learning rate of an optimizer step, as a share of the peak: linear warm-up, then what `schedule` names.
 
     Args:
         step: optimizer steps done so far.
-        config: warm-up and end.
+        config: warm-up, kind of schedule, and end.
         total_steps: optimizer steps in the whole run; None if nobody knows: the rate then stays at its peak.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if total_steps is None:
         return 1.0
-    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
-    return config.final_learning_rate + (1 - config.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.schedule == "cosine":
+        progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+        left = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        decay_steps = min(config.decay_share * total_steps, total_steps - config.warmup_steps)
+        left = min(1.0, max(0.0, total_steps - step) / max(1, decay_steps))
+    return config.final_learning_rate + (1 - config.final_learning_rate) * left
 
 
 def build_schedule(

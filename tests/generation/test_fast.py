@@ -9,6 +9,7 @@ from llm.generation import FastStep, generate_batch
 from llm.generation.fast import RowLinear, is_worth_it
 from llm.model import KeyValueCache, decode
 
+MODERN = {"positions": "rotary", "qk_norm": True, "norm": "rms_norm", "mlp": "squared_relu", "bias": False}
 GREEDY = SamplingConfig(max_new_tokens=12, temperature=0.0, fast="never")
 
 
@@ -40,8 +41,9 @@ def test_compiled_logits_are_the_plain_ones(make_model, n_rows):
 
 
 @pytest.mark.slow
-def test_compiled_text_is_the_plain_one(make_model, prompts, caplog):
-    model = make_model(context_length=64).train()  # dropout must be off all the same
+@pytest.mark.parametrize("settings", [{}, MODERN], ids=["gpt2", "modern"])
+def test_compiled_text_is_the_plain_one(make_model, prompts, caplog, settings):
+    model = make_model(context_length=64, **settings).train()  # dropout must be off all the same
     torch.compiler.reset()
     for sampling in (replace(GREEDY, max_new_tokens=20), replace(GREEDY, temperature=1.0)):
         expected = generate_batch(model, prompts, sampling)

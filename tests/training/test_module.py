@@ -63,6 +63,19 @@ def test_training_lowers_the_loss_and_logs(module, datamodule):
     assert expected <= set(trainer.callback_metrics)
 
 
+def test_muon_logs_both_learning_rates(datamodule):
+    torch.manual_seed(0)
+    config = GPTConfig(datamodule.vocab_size, 8, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
+    optim = OptimConfig(kind="muon", learning_rate=1e-2, muon_learning_rate=0.04, warmup_steps=0, decay_share=0.0)
+    module = LanguageModel(config, optim)
+    before = L.Trainer(**QUIET).validate(module, datamodule, verbose=False)[0]["validation/loss"]
+    trainer = L.Trainer(max_steps=60, val_check_interval=60, gradient_clip_val=1.0, log_every_n_steps=1, **QUIET)
+    trainer.fit(module, datamodule)
+    metrics = trainer.callback_metrics
+    assert float(metrics["validation/loss"]) < before - 1
+    assert float(metrics["train/muon_learning_rate"]) == pytest.approx(4 * float(metrics["train/learning_rate"]))
+
+
 def test_gradients_are_clipped_to_the_norm(module, datamodule):
     norms = []
 

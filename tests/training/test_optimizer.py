@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -38,6 +39,27 @@ def test_learning_rate_rises_in_a_line_and_falls_in_a_cosine():
 def test_learning_rate_stays_where_the_end_is_unknown_or_over():
     assert learning_rate_at(10_000, CONFIG, total_steps=None) == 1.0
     assert learning_rate_at(10_000, CONFIG, total_steps=110) == pytest.approx(0.1)
+
+
+WSD = replace(CONFIG, schedule="warmup_stable_decay", decay_share=0.3)
+
+
+def test_learning_rate_rises_stays_and_falls_in_a_line():
+    rates = [learning_rate_at(step, WSD, total_steps=100) for step in range(101)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:71] == [1.0] * 61
+    assert rates[70:] == pytest.approx([1.0 - 0.9 * step / 30 for step in range(31)])
+    assert learning_rate_at(500, WSD, total_steps=100) == pytest.approx(0.1)
+    assert learning_rate_at(500, WSD, total_steps=None) == 1.0
+
+
+@pytest.mark.parametrize(("decay_share", "step_after_peak"), [(0.0, 100), (1.0, 11)])
+def test_the_fall_may_be_nothing_or_everything(decay_share, step_after_peak):
+    config = replace(WSD, decay_share=decay_share)
+    rates = [learning_rate_at(step, config, total_steps=100) for step in range(101)]
+    assert rates[10:step_after_peak] == [1.0] * (step_after_peak - 10), "the warm-up is whole"
+    assert rates[step_after_peak] < 1.0
+    assert rates[100] == pytest.approx(0.1)
 
 
 def test_no_warmup_starts_at_the_peak():

@@ -37,11 +37,24 @@ def data(folder: Path, **options) -> TextDataModule:
     )
 
 
-def fit(folder: Path, ckpt: Path | None = None, steps: int = STEPS, callback=None, data_options=None, **options):
+MODERN = {"positions": "rotary", "norm": "rms_norm", "qk_norm": True, "mlp": "squared_relu", "bias": False}
+MUON = {"kind": "muon", "schedule": "warmup_stable_decay"}
+
+
+def fit(
+    folder: Path,
+    ckpt: Path | None = None,
+    steps: int = STEPS,
+    callback=None,
+    data_options=None,
+    gpt_options=None,
+    optim_options=None,
+    **options,
+):
     datamodule = data(folder, **(data_options or {}))
     torch.manual_seed(1 if ckpt is None else 2)
-    config = GPTConfig(datamodule.vocab_size, 8, n_layer=1, n_head=2, n_embd=8, dropout=0.3)
-    module = LanguageModel(config, OptimConfig(warmup_steps=3))
+    config = GPTConfig(datamodule.vocab_size, 8, n_layer=1, n_head=2, n_embd=8, dropout=0.3, **(gpt_options or {}))
+    module = LanguageModel(config, OptimConfig(warmup_steps=3, **(optim_options or {})))
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -61,7 +74,17 @@ def fit(folder: Path, ckpt: Path | None = None, steps: int = STEPS, callback=Non
     return module
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}, {"val_check_interval": 5}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accumulate_grad_batches": 2},
+        {"val_check_interval": 5},
+        {"optim_options": MUON},
+        {"optim_options": MUON, "gpt_options": MODERN},
+    ],
+    ids=str,
+)
 def test_resuming_at_any_step_gives_the_same_bits(tmp_path, options):
     whole = fit(tmp_path, callback=KeepEvery(every=1), **options).state_dict()
     checkpoints = sorted((tmp_path / "checkpoints").glob("step*.ckpt"))
