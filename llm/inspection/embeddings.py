@@ -22,7 +22,11 @@ def cosine_similarity(vectors: Tensor) -> Tensor:
 
 
 def positional_similarity(model: GPT, longest: int) -> tuple[Tensor, list[int]]:
-    """How alike the vectors of the positions are, `(N, N)`, and which N positions: all, or evenly spaced ones."""
+    """How alike the vectors of the positions are, `(N, N)`, and which N positions: all, or evenly spaced ones.
+
+    The model must have a table of them: rotary positions have none.
+    """
+    assert model.embeddings.position is not None
     table = model.embeddings.position.weight
     step = -(-len(table) // longest)
     positions = list(range(0, len(table), step))

@@ -66,7 +66,7 @@ def layer_parameters(model: GPT) -> dict[str, list[nn.Parameter]]:
     """The trained parameters by layer, each in one layer only; layers that have none are left out."""
     parts: dict[str, nn.Module] = {
         "token embeddings": model.embeddings.token,
-        "positional embeddings": model.embeddings.position,
+        "positional embeddings": model.embeddings.position or nn.Identity(),  # rotary positions have no table
         **{f"block {index}": block for index, block in enumerate(model.blocks)},
         "final norm": model.final_norm,
         "head": model.head,

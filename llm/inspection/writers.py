@@ -101,6 +101,8 @@ class TensorBoard:
 
     def positions(self, report: Report) -> None:
         """How alike the positional embeddings are."""
+        if report.model.embeddings.position is None:
+            return
         similarity, positions = positional_similarity(report.model, _POSITIONS)
         title = f"positional embeddings, {len(positions)} of {report.model.config.context_length} positions"
         self.image("positional embeddings", similarity_map(similarity, positions, title))
