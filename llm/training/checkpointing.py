@@ -17,7 +17,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm.checkpoint import read_checkpoint, write_checkpoint
-from llm.errors import CheckpointError, LLMError
+from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.training.module import LanguageModel
 
 
@@ -49,9 +49,14 @@ class BestAndLast(Checkpoint):
     Args:
         folder: where. Default: `checkpoints` in the folder of the run.
         every: also write `last.ckpt` every so many optimizer steps.
+
+    Raises:
+        ConfigError: `every` is below 0.
     """
 
     def __init__(self, folder: str | None = None, every: int | None = None) -> None:
+        if every is not None and every < 0:
+            raise ConfigError(f"checkpoint.every must be at least 0 steps, got {every}")
         self.folder = folder
         self.every = every
         self.best_loss = math.inf
