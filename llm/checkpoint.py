@@ -12,45 +12,18 @@ import pickle
 import zipfile
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
-from llm.model import GPT
-from llm.tokenizers import Tokenizer, tokenizer_from_dict
+from llm.tokenizers import Tokenizer
 
 ENTRY = "llm"
 VERSION = 1
 WEIGHTS_PREFIX = "gpt."
-
-
-class Loaded(NamedTuple):
-    """A trained model and its tokenizer."""
-
-    model: GPT
-    tokenizer: Tokenizer
-
-
-def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
-    """The model, in eval mode, and the tokenizer of a checkpoint.
-
-    Args:
-        path: a `.ckpt` written by this package.
-        device: where the weights go.
-
-    Raises:
-        CheckpointError: the file is missing, is no checkpoint of ours, or is damaged.
-    """
-    checkpoint = read_checkpoint(path)
-    model = GPT(config_of(checkpoint, path))
-    try:
-        model.load_state_dict(weights_of(checkpoint))
-    except RuntimeError as error:
-        raise CheckpointError(f"{str(path)!r} is damaged: {' '.join(str(error).split())}") from error
-    return Loaded(model.to(device).eval(), tokenizer_of(checkpoint, path))
 
 
 def describe(config: GPTConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -154,18 +127,3 @@ def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:
         return GPTConfig(**checkpoint[ENTRY]["gpt"])
     except (TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"{str(path)!r} holds an architecture that can't be built: {error}") from error
-
-
-def tokenizer_of(checkpoint: dict[str, Any], path: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint.
-
-    Raises:
-        CheckpointError: it has none, or one that can't be built.
-    """
-    state = checkpoint[ENTRY].get("tokenizer")
-    if state is None:
-        raise CheckpointError(f"{str(path)!r} was trained on token ids without a tokenizer; it has none to read with")
-    try:
-        return tokenizer_from_dict(state)
-    except LLMError as error:
-        raise CheckpointError(f"the tokenizer of {str(path)!r} can't be built: {error}") from error

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import llm
-from llm.checkpoint import describe, load, read_checkpoint
+from llm.checkpoint import describe, read_checkpoint
 from llm.errors import CheckpointError
 from llm.model import GPT
 from llm.tokenizers import CharTokenizer
@@ -31,13 +31,13 @@ def test_one_line_gives_model_and_tokenizer(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("llm"), "no entry 'llm'"),
+        (lambda c: c.pop("llm"), "the format is not known"),
         (lambda c: c["llm"].update(version=99), "has version 99"),
         (lambda c: c["llm"]["gpt"].update(n_head=3), "can't be built"),
         (lambda c: c["llm"]["gpt"].update(unheard_of=1), "can't be built"),
-        (lambda c: c["llm"].update(tokenizer=None), "without a tokenizer"),
-        (lambda c: c["llm"]["tokenizer"].update(kind="?"), "tokenizer of .* can't be built"),
-        (lambda c: c["state_dict"].popitem(), "is damaged"),
+        (lambda c: c["llm"].update(tokenizer=None), "has no tokenizer"),
+        (lambda c: c["llm"]["tokenizer"].update(kind="?"), "its tokenizer can't be built"),
+        (lambda c: c["state_dict"].popitem(), "do not fit the architecture"),
     ],
 )
 def test_what_does_not_fit_is_refused(saved, change, message):
@@ -46,8 +46,6 @@ def test_what_does_not_fit_is_refused(saved, change, message):
     change(content)
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=message):
-        load(path)
-    with pytest.raises(CheckpointError):
         llm.load(path)
 
 

@@ -8,7 +8,7 @@ import sys
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--ckpt", required=True, help="the checkpoint; nothing else is needed")
+    parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
     parser.add_argument("--text", required=True, help="the text to look at")
     parser.add_argument("--out", default="attention.html", help="the page, one HTML file (%(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="how many tokens at most (%(default)s)")
@@ -23,10 +23,10 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from pathlib import Path
 
-    from llm.checkpoint import load
     from llm.commands.devices import find_device
     from llm.errors import ConfigError
     from llm.inspection import inspect
+    from llm.pretrained import load
 
     out = Path(arguments.out)
     if out.is_dir():

@@ -21,7 +21,7 @@ _DEFAULT = SamplingConfig()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    add("--ckpt", required=True, help="the checkpoint; nothing else is needed")
+    add("--ckpt", required=True, help="the checkpoint, or anything that import reads")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", action="append", help="the text to continue; may be given several times")
     source.add_argument("--prompt_file", metavar="FILE", help="texts to continue, one a line; default: standard input")

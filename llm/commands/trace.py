@@ -18,7 +18,9 @@ _SHOWN = 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--text", default="Your journey starts with one step", help="the text (%(default)s)")
-    parser.add_argument("--ckpt", help="a trained model; default: a small untrained one over the words of the text")
+    parser.add_argument(
+        "--ckpt", help="a trained model, or what import reads; default: a small untrained one over the text's words"
+    )
     parser.add_argument("--layer", type=int, default=0, help="whose attention is shown (%(default)s)")
     parser.add_argument("--head", type=int, default=0, help="which head of it (%(default)s)")
     parser.add_argument(
@@ -36,13 +38,13 @@ def run(arguments: argparse.Namespace) -> None:
     """
     import torch
 
-    from llm.checkpoint import load
     from llm.data import SlidingWindows
     from llm.errors import ConfigError, TokenizerError
     from llm.inspection import capture, shape_rows, text_table, tick_labels
     from llm.inspection.shapes import legend
     from llm.inspection.steps import naive_softmax, scores_of_query, sum_normalise
     from llm.model import GPT
+    from llm.pretrained import load
     from llm.tokenizers import build_tokenizer
 
     text = arguments.text

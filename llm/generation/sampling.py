@@ -49,7 +49,7 @@ def distribution(logits: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tens
     else:
         ids = torch.arange(V, device=logits.device).expand_as(scores)
     probabilities = torch.softmax(scores, dim=-1)
-    if sampling.top_p is not None:
+    if sampling.top_p is not None and sampling.top_p < 1:  # 1 is all, whatever the sum is rounded to
         before = probabilities.cumsum(dim=-1) - probabilities
         probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
     if sampling.min_p is not None:

@@ -87,13 +87,9 @@ class Inspection(L.Callback):
         words: list[str] | None = None,
         projector_tokens: int = 500,
     ) -> None:
-        for name, value, least in (
-            ("tokens", tokens, 1),
-            ("every", every or 0, 0),
-            ("projector_tokens", projector_tokens, 1),
-        ):
-            if value < least:
-                raise ConfigError(f"inspect.{name} must be at least {least}, got {value}")
+        for name, value in (("tokens", tokens), ("projector_tokens", projector_tokens)):
+            if value < 1:
+                raise ConfigError(f"inspect.{name} must be at least 1, got {value}")
         if unknown := set(features or ()) - set(FEATURES):
             raise ConfigError(f"inspect.features has no {', '.join(sorted(unknown))}; there are {', '.join(FEATURES)}")
         self.text = text

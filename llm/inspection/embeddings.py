@@ -33,6 +33,11 @@ def positional_similarity(model: GPT, longest: int) -> tuple[Tensor, list[int]]:
     return cosine_similarity(table[::step]), positions
 
 
+def token_table(model: GPT) -> Tensor:
+    """The embedding of each token, (V, C) in float32, without the rows of padding, which are no token's."""
+    return model.embeddings.token.weight.detach()[: model.config.vocab_size].float()
+
+
 def nearest(model: GPT, ids: Sequence[int], k: int = 6) -> tuple[Tensor, Tensor]:
     """The tokens whose embeddings point most nearly the same way: ids and cosines, each `(len(ids), k)`, nearest first.
 
@@ -41,7 +46,7 @@ def nearest(model: GPT, ids: Sequence[int], k: int = 6) -> tuple[Tensor, Tensor]
         ids: tokens to find neighbours of; a token is not its own neighbour.
         k: how many.
     """
-    table = model.embeddings.token.weight.detach().float()
+    table = token_table(model)
     asked = torch.tensor(ids, device=table.device)
     # (N, C) x (C, V) over the norms, so that no second table is made
     cosines = F.normalize(table[asked], dim=-1) @ table.mT / table.norm(dim=-1).clamp_min(1e-12)

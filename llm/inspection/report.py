@@ -24,7 +24,7 @@ from llm.model import GPT
 from llm.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
-    from llm.checkpoint import Loaded
+    from llm.pretrained import Loaded
     from llm.training import LanguageModel
 
 
@@ -134,7 +134,8 @@ def inspect(
     """Run a model on one text and keep every stage.
 
     Args:
-        model: a GPT, what `llm.load` gives, a LanguageModel with a trainer, or the path of a checkpoint.
+        model: a GPT, what `llm.load` gives, a LanguageModel with a trainer, or the path of a checkpoint or of
+            anything else that `llm.load` reads.
         text: the text; or (T,) token ids.
         tokenizer: the model's, where the model does not bring it along.
         tokens: look at so many at most; the rest is cropped, and `notes` says so.
@@ -182,7 +183,7 @@ def choose_window(ids: Sequence[int], model: GPT, tokens: int) -> tuple[list[int
 
 def _parts(model: Any) -> tuple[GPT, Tokenizer | None]:
     if isinstance(model, str | Path):
-        from llm.checkpoint import load
+        from llm.pretrained import load
 
         model = load(model)
     if isinstance(model, GPT):

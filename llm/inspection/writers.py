@@ -19,6 +19,7 @@ from llm.inspection.embeddings import (
     neighbours_table,
     positional_similarity,
     projector_sample,
+    token_table,
     word_ids,
 )
 from llm.inspection.figures import map_grid, similarity_map, to_png
@@ -120,7 +121,7 @@ class TensorBoard:
     def projector(self, report: Report, frequent: Tensor, most: int) -> None:
         """The token embeddings, or the most frequent of them, one label each."""
         ids = projector_sample(report.model.config.vocab_size, frequent, most)
-        table = report.model.embeddings.token.weight.detach().float().cpu()
+        table = token_table(report.model).cpu()
         size = len(table)
         # it becomes the name of a folder
         tag = f"token-embeddings-{'all' if len(ids) == size else f'{len(ids)}-most-frequent-of'}-{size}"

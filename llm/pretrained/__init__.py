@@ -10,17 +10,17 @@ from pathlib import Path
 
 import torch
 
-from llm.checkpoint import Loaded
 from llm.errors import CheckpointError
 from llm.model import GPT
 from llm.pretrained.adapting import adapt
-from llm.pretrained.base import Pretrained
+from llm.pretrained.base import Loaded, Pretrained
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
 from llm.tokenizers import Tokenizer
 
 __all__ = [
     "FORMATS",
+    "Loaded",
     "Pretrained",
     "adapt",
     "build",

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm.config import GPTConfig
+from llm.model import GPT
 from llm.pretrained.layout import Tensors
 from llm.tokenizers import Tokenizer
+
+
+class Loaded(NamedTuple):
+    """A trained model and its tokenizer."""
+
+    model: GPT
+    tokenizer: Tokenizer
 
 
 @dataclass(frozen=True)

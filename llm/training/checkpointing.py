@@ -12,11 +12,12 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm.checkpoint import read_checkpoint, write_checkpoint
-from llm.errors import CheckpointError, LLMError
+from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.training.module import LanguageModel
 
 
@@ -48,9 +49,14 @@ class BestAndLast(Checkpoint):
     Args:
         folder: where. Default: `checkpoints` in the folder of the run.
         every: also write `last.ckpt` every so many optimizer steps.
+
+    Raises:
+        ConfigError: `every` is below 0.
     """
 
     def __init__(self, folder: str | None = None, every: int | None = None) -> None:
+        if every is not None and every < 0:
+            raise ConfigError(f"checkpoint.every must be at least 0 steps, got {every}")
         self.folder = folder
         self.every = every
         self.best_loss = math.inf
@@ -130,7 +136,10 @@ class Interrupted(LLMError):
 
 
 class StopSafely(L.Callback):
-    """On SIGTERM or Ctrl+C: finish the step, write `last.ckpt`, and end. A second signal ends at once."""
+    """On SIGTERM or Ctrl+C: finish the step, write `last.ckpt`, and end; a second signal does not wait for the step.
+
+    Of several processes it is enough that one gets the signal: all of them save and end after the same step.
+    """
 
     def __init__(self) -> None:
         self._received: int | None = None
@@ -156,13 +165,27 @@ class StopSafely(L.Callback):
             Interrupted: a signal came.
         """
         del pl_module
-        if self._received is None or trainer.global_step == self._step_before:
+        if trainer.global_step == self._step_before:
             return
-        name = signal.Signals(self._received).name
+        received = self._received_by_any(trainer)
+        if not received:
+            return
+        name = signal.Signals(received).name
         checkpoint = trainer.checkpoint_callback
         path = checkpoint.save_last(trainer) if isinstance(checkpoint, BestAndLast) else None
         saved = "nothing was saved" if path is None else f"go on from there with --ckpt_path {path}"
-        raise Interrupted(f"stopped by {name} after step {trainer.global_step}; {saved}", self._received)
+        raise Interrupted(f"stopped by {name} after step {trainer.global_step}; {saved}", received)
+
+    def _received_by_any(self, trainer: L.Trainer) -> int:
+        """The signal that this process got or, where there are several, any of them; 0 for none.
+
+        To save takes all processes. One that stopped alone would wait for the others, and they for it.
+        """
+        received = self._received or 0
+        if trainer.world_size == 1:
+            return received
+        mine = torch.tensor(received, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(mine, reduce_op="max"))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Listen no more."""

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 class TextSamples(L.Callback):
     """Continues fixed prompts at the start, while training and at the end, for TensorBoard; the last also on screen.
 
-    How it is sampled, `model.sampling` says; the seed is the same each time.
+    How it is sampled, `model.sampling` says; the seed is the same each time. A text that can't be continued is a
+    warning, never the end of a run.
 
     Args:
         prompts: what to continue. Default: the first words of the training text.
@@ -51,7 +52,8 @@ class TextSamples(L.Callback):
         if self._encoded and trainer.is_global_zero:
             assert isinstance(pl_module, LanguageModel)
             prompt, ids = next(iter(self._encoded.items()))
-            log.info(f"\nsample: {prompt}{_continue(pl_module, ids)}\n")
+            if (text := _continue(pl_module, prompt, ids)) is not None:
+                log.info(f"\nsample: {text}\n")
         if self.every.is_due_at_end(trainer):
             self._write(trainer, pl_module)
 
@@ -81,16 +83,19 @@ class TextSamples(L.Callback):
             return
         assert isinstance(pl_module, LanguageModel)
         with pl_module.side_work():
-            text = "\n\n".join(
-                _code_block(f"{prompt}{_continue(pl_module, ids)}") for prompt, ids in self._encoded.items()
-            )
-            for experiment in experiments:
+            texts = [_continue(pl_module, prompt, ids) for prompt, ids in self._encoded.items()]
+            text = "\n\n".join(_code_block(text) for text in texts if text is not None)
+            for experiment in experiments if text else ():
                 experiment.add_text("samples", f"{_settings(pl_module.sampling)}\n\n{text}", trainer.global_step)
 
 
-def _continue(module: LanguageModel, ids: torch.Tensor) -> str:
-    """The continuation of a prompt, with the space before it that the tokenizer would put there."""
-    return "".join(stream_text(module.gpt, module.tokenizer, ids, module.sampling))
+def _continue(module: LanguageModel, prompt: str, ids: torch.Tensor) -> str | None:
+    """A prompt and its continuation, joined as the tokenizer would; None, and a warning, if it can't be continued."""
+    try:
+        return prompt + "".join(stream_text(module.gpt, module.tokenizer, ids, module.sampling))
+    except LLMError as error:
+        log.warning(f"no sample for the prompt {prompt!r}: {error}")
+        return None
 
 
 def _settings(sampling: SamplingConfig) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import lightning as L
 
+from llm.errors import ConfigError
+
 
 class Every:
     """Every so many optimizer steps, and at the end.
@@ -11,9 +13,14 @@ class Every:
     Args:
         steps: how many; 0 for never. None for about `times` times in a run whose length is known, else every 1,000.
         times: see `steps`.
+
+    Raises:
+        ConfigError: a negative number of steps.
     """
 
     def __init__(self, steps: int | None, times: int = 10) -> None:
+        if steps is not None and steps < 0:
+            raise ConfigError(f"every must be at least 0 steps, got {steps}; 0 is never")
         self.steps = steps
         self.times = times
         self._last = 0

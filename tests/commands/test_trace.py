@@ -34,7 +34,7 @@ def test_every_attention_and_any_text(attention, capsys):
         (["--layer", "3"], "there is no layer 3: this model has 1"),
         (["--head", "1"], "there is no head 1"),
         (["--attention", "none"], "attention must be one of"),
-        (["--ckpt", "missing.ckpt"], "there is no checkpoint"),
+        (["--ckpt", "missing.ckpt"], "there is no file or folder"),
     ],
 )
 def test_bad_input_is_one_line(words, message, capsys):

@@ -48,6 +48,12 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(logits, p):
         assert full[kept].min() >= full[~kept].max()
 
 
+def test_top_p_of_one_leaves_nothing_out():
+    logits = torch.randn(1, 50_257, generator=torch.Generator().manual_seed(0)) * 3
+    probabilities, _ = distribution(logits, config(top_p=1.0))
+    assert (probabilities > 0).all()
+
+
 @given(logits_lists, st.floats(0, 1))
 def test_min_p_keeps_what_is_a_share_of_the_likeliest(logits, p):
     full = torch.softmax(torch.tensor(logits), dim=0)

@@ -259,7 +259,7 @@ def test_the_default_is_a_handful_of_looks(run):
     ("settings", "message"),
     [
         ({"tokens": 0}, "inspect.tokens must be at least 1, got 0"),
-        ({"every": -1}, "inspect.every must be at least 0, got -1"),
+        ({"every": -1}, "every must be at least 0 steps, got -1"),
         ({"projector_tokens": 0}, "inspect.projector_tokens must be at least 1"),
         ({"features": ["entropy"]}, "inspect.features has no entropy; there are shapes, maps"),
     ],

@@ -53,6 +53,13 @@ def test_neighbours_are_found_by_angle_and_a_token_is_not_its_own():
     assert nearest(model, [0, 3], k=10)[0].shape == (2, 3)
 
 
+def test_padding_is_nobody_s_neighbour():
+    model = GPT(GPTConfig(vocab_size=3, context_length=2, n_layer=1, n_head=1, n_embd=2, vocab_multiple=8))
+    with torch.no_grad():
+        model.embeddings.token.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [-1, 0], *[[1, 0]] * 5]))
+    assert nearest(model, [0], k=7)[0].tolist() == [[1, 2]]
+
+
 def test_the_table_of_neighbours(tiny):
     tokenizer = build_tokenizer(TokenizerConfig(kind="char", specials=()), ["abc|<d> efghijklm"])
     lines = neighbours_table(make(tiny), tokenizer, tokenizer.encode("a|")).splitlines()

@@ -5,8 +5,10 @@ import torch
 from test_probe import make
 
 import llm
+from llm.__main__ import main
 from llm.config import GPTConfig, TokenizerConfig
 from llm.errors import ConfigError, TokenizerError
+from llm.pretrained import Pretrained, export
 from llm.tokenizers import build_tokenizer
 
 TEXT = "the cat sat on the mat"
@@ -40,6 +42,16 @@ def test_heads_table_figure_and_page(loaded, tmp_path):
     page = report.page(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == page
     assert page._repr_html_().startswith("<iframe srcdoc=")
+
+
+def test_weights_in_any_file_that_can_be_read(loaded, tmp_path):
+    model, tokenizer = loaded
+    shared = tmp_path / "shared.safetensors"
+    export(Pretrained("llm", model.config, model.state_dict(), tokenizer), shared, "safetensors")
+    assert torch.equal(llm.inspect(shared, "the cat")["logits"], llm.inspect(loaded, "the cat")["logits"])
+    for command in ("trace", "attention"):
+        words = ["--out", str(tmp_path / "page.html")] if command == "attention" else []
+        assert main([command, "--ckpt", str(shared), "--text", "the cat", *words]) == 0
 
 
 def test_a_model_alone_reads_ids_and_a_text_with_a_tokenizer(loaded):
