@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     if out.is_dir():
         raise ConfigError(f"{arguments.out!r} is a folder; give --out the name of a file, such as attention.html")
+    if out.exists() and Path(arguments.ckpt).exists() and out.samefile(arguments.ckpt):
+        raise ConfigError(f"--out {arguments.out!r} is the checkpoint; give another name, such as attention.html")
     loaded = load(arguments.ckpt, find_device(arguments.device))
     report = inspect(loaded, arguments.text, tokens=arguments.tokens)
     report.title = f"Attention of {Path(arguments.ckpt).name}"

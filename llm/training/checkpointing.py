@@ -16,7 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm.checkpoint import read_checkpoint, write_checkpoint
-from llm.errors import CheckpointError, LLMError
+from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.training.module import LanguageModel
 
 
@@ -51,6 +51,8 @@ class BestAndLast(Checkpoint):
     """
 
     def __init__(self, folder: str | None = None, every: int | None = None) -> None:
+        if every is not None and every < 0:
+            raise ConfigError(f"checkpoint.every must be at least 0, got {every}")
         self.folder = folder
         self.every = every
         self.best_loss = math.inf

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import lightning as L
 
+from llm.errors import ConfigError
+
 
 class Every:
     """Every so many optimizer steps, and at the end.
@@ -14,6 +16,8 @@ class Every:
     """
 
     def __init__(self, steps: int | None, times: int = 10) -> None:
+        if steps is not None and steps < 0:
+            raise ConfigError(f"the steps between two turns must be at least 0, got {steps}")
         self.steps = steps
         self.times = times
         self._last = 0
