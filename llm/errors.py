@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE).search
+_NO_MEMORY = re.compile("can't allocate memory|out of memory|storage size calculation overflowed", re.IGNORECASE).search
 
 
 class LLMError(Exception):
