@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import keyword
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from llm.errors import LLMError
+from llm.errors import reason_of
 
 COMMANDS = {
     "attention": "write a page that shows where every head looks",
@@ -31,6 +32,8 @@ def _module_of(command: str) -> ModuleType:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and give the exit status."""
     words = list(sys.argv[1:] if words is None else words)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal's encoding has no character for
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser("python -m llm", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
@@ -40,18 +43,16 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     try:
         _module_of(arguments.command).run(arguments)
-    except LLMError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # the reader has seen enough
         sys.stderr.close()
         return 0
-    except OSError as error:
-        where = f": {error.filename!r}" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if (reason := reason_of(error)) is None:
+            raise
+        print(f"error: {' '.join(reason.split())}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -60,10 +60,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{shown} is no checkpoint, or is damaged: {reason}") from error
-    if not isinstance(checkpoint, dict) or ENTRY not in checkpoint or "state_dict" not in checkpoint:
-        raise CheckpointError(f"{shown} is no checkpoint of this package: it has no entry {ENTRY!r}")
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(n), dict) for n in (ENTRY, "state_dict")):
+        raise CheckpointError(f"{shown} is no checkpoint of this package: it has no entry {ENTRY!r} and 'state_dict'")
     if (version := checkpoint[ENTRY].get("version")) != VERSION:
         raise CheckpointError(f"{shown} has version {version!r}, this package reads version {VERSION}")
+    if not isinstance(checkpoint[ENTRY].get("tokenizer"), dict | None):
+        raise CheckpointError(f"{shown} is damaged: its tokenizer is no dict")
+    if wrong := [name for name, tensor in checkpoint["state_dict"].items() if not isinstance(tensor, Tensor)]:
+        raise CheckpointError(f"{shown} is damaged: {wrong[0]!r} is no tensor")
     return checkpoint
 
 

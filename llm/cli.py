@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
-import re
 import shlex
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -25,8 +23,9 @@ from tqdm import tqdm
 from llm.checkpoint import ENTRY, config_of, read_checkpoint
 from llm.config import GPTConfig
 from llm.data import TextDataModule
-from llm.errors import ConfigError, LLMError
+from llm.errors import ConfigError, reason_of
 from llm.inspection import Inspection
+from llm.parsing import check_settings, explain, settings_of_files
 from llm.pretrained import read_pretrained
 from llm.training import (
     AtomicCheckpointIO,
@@ -81,6 +80,9 @@ class GPTCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then let a checkpoint decide what it already knows: architecture and tokenizer."""
+        names = _names(self._subcommand_parsers.values())
+        for path, settings in settings_of_files(args).items():
+            check_settings(path, settings, names)
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
@@ -112,6 +114,9 @@ class GPTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what every run has: safe checkpoints, throughput, a progress bar, a safe stop."""
         config = self._get(self.config_init, "trainer")
+        for name in ("val_check_interval", "accumulate_grad_batches"):
+            if config[name] == 0:
+                raise ConfigError(f"trainer.{name} must be at least 1, got 0")
         kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
         if 0 < config["max_steps"] < (config["val_check_interval"] or 0):
             kwargs["val_check_interval"] = config["max_steps"]  # a short run is validated too, at its end
@@ -207,17 +212,22 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
         )
     except Interrupted as error:
         return _fail(str(error), 128 + error.signal_number)
-    except (LLMError, MisconfigurationException) as error:
-        return _fail(str(error), 1)
     except argparse.ArgumentError as error:
-        return _fail(_suggest(str(error), parsers), 2)
-    except torch.OutOfMemoryError:
-        return _fail("the device has not enough memory; use a smaller batch_size or context_length", 1)
-    except OSError as error:
-        return _fail(f"{error.strerror or error}{f': {error.filename!r}' if error.filename else ''}", 1)
+        return _fail(_explain(str(error), _names(parsers)), 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except Exception as error:
+        if (reason := reason_of(error)) is not None:
+            return _fail(reason, 1)
+        if isinstance(error, MisconfigurationException) or _is_about_a_setting(error):
+            return _fail(explain(str(error), ()), 1)
+        raise
     return 0
+
+
+def _names(parsers: Iterable[argparse.ArgumentParser]) -> set[str]:
+    """The dotted names of all settings."""
+    return {action.dest for parser in parsers for action in parser._actions if not action.dest.endswith(".help")}
 
 
 def _fail(message: str, status: int) -> int:
@@ -225,21 +235,21 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _suggest(message: str, parsers: Sequence[LightningArgumentParser]) -> str:
-    """The message of a parser, with the option or key that was probably meant."""
+def _explain(message: str, known: set[str]) -> str:
+    """The message of a parser, as a user can act on it."""
     for source, target in LINKS.items():
         if f'Linked "{target}"' in message:
             advice = "leave it out" if source == "data.vocab_size" else f"set --{source} instead"
             return f"{target} follows from {source}: {advice}"
-    wrong = re.search(r"unrecognized arguments: --([\w.]+)|option '([\w.]+)'", message)
-    if wrong is None:
-        return message
-    name = wrong[1] or wrong[2]
-    known = {action.dest for parser in parsers for action in parser._actions}
-    endings = {key.rpartition(".")[2]: key for key in sorted(known)}
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    near = near or [endings[end] for end in difflib.get_close_matches(name.rpartition(".")[2], endings, n=1)]
-    return f"{message}; did you mean --{near[0]}?" if near else f"{message}; see --help"
+    return explain(message, known)
+
+
+def _is_about_a_setting(error: Exception) -> bool:
+    """Whether Lightning or the parser raised an error: they do where a setting of theirs has no sense."""
+    if not isinstance(error, ValueError | TypeError | RuntimeError | ImportError):
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").split(".")[0] in ("lightning", "jsonargparse")
 
 
 def _refuse_link_targets(words: Sequence[str]) -> None:
@@ -268,21 +278,7 @@ def _is_given(name: str, given: set[str]) -> bool:
 
 def _given_in_files(words: Sequence[str]) -> dict[str, set[str]]:
     """The dotted names that each configuration file sets."""
-    found = {}
-    for index, word in enumerate(words):
-        name, equals, path = word.partition("=")
-        if name not in ("-c", "--config"):
-            continue
-        if not equals:
-            path = words[index + 1] if index + 1 < len(words) else ""
-        if not Path(path).is_file():
-            continue  # the parser will say so
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path!r} is not valid YAML: {error}") from error
-        found[path] = set(_flatten(content)) if isinstance(content, dict) else set()
-    return found
+    return {path: set(_flatten(settings)) for path, settings in settings_of_files(words).items()}
 
 
 def _adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[str, Any] | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
@@ -22,6 +23,10 @@ GPT2_SIZES: dict[str, dict[str, int]] = {
     "1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
 }
 """GPT-2's published sizes (Radford et al. 2019, table 2)."""
+
+_LARGEST = 2**31 - 1
+_MOST_LAYERS = 10_000
+"""More would take minutes to build before anything could tell that they don't fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,11 @@ class GPTConfig:
     vocab_multiple: int = 1
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "vocab_multiple"):
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        _check(self.mlp_hidden is None or self.mlp_hidden >= 1, f"mlp_hidden must be at least 1, got {self.mlp_hidden}")
+        _check_types(self)
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "mlp_hidden", "vocab_multiple"):
+            value, most = getattr(self, name), _MOST_LAYERS if name == "n_layer" else _LARGEST
+            _check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+            _check(value is None or value <= most, f"{name} must be at most {most}, got {value}")
         _check(self.norm_epsilon > 0, f"norm_epsilon must be above 0, got {self.norm_epsilon}")
         _check(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         _check(
@@ -182,7 +188,7 @@ class OptimConfig:
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _check(self.learning_rate > 0, f"learning_rate must be above 0, got {self.learning_rate}")
         _check(self.muon_learning_rate > 0, f"muon_learning_rate must be above 0, got {self.muon_learning_rate}")
         _check(0 <= self.muon_momentum < 1, f"muon_momentum must be in [0, 1), got {self.muon_momentum}")
@@ -234,7 +240,7 @@ class SamplingConfig:
     fast: Literal["auto", "always", "never"] = "auto"
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _check(not isinstance(self.stop, str), f"stop must be a list of texts, got the text {self.stop!r}")
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
@@ -278,7 +284,7 @@ class TokenizerConfig:
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         if self.specials is not None:
             object.__setattr__(self, "specials", tuple(self.specials))
             _check(
@@ -297,9 +303,29 @@ def _check(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _check_choices(config: Any) -> None:
-    """Hold the fields typed as Literal to their choices; dataclasses alone don't."""
+_NOUNS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list",
+}
+
+
+def _check_types(config: Any) -> None:
+    """Hold the fields to their types, which dataclasses alone don't: files of others hold anything."""
     for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         if get_origin(hint) is Literal:
-            choices, value = get_args(hint), getattr(config, name)
-            _check(value in choices, f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
+            choices = get_args(hint)
+            is_right = value in choices
+            _check(is_right, f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
+        elif float in kinds and isinstance(value, float | int):
+            _check(not isinstance(value, bool) and math.isfinite(value), f"{name} must be a number, got {value}")
+        else:
+            plain = tuple(get_origin(kind) or kind for kind in kinds)
+            is_right = isinstance(value, (*plain, list) if tuple in plain else plain)
+            is_right &= bool in plain or not isinstance(value, bool)
+            expected = " or ".join("nothing" if kind is types.NoneType else _NOUNS[kind] for kind in plain)
+            _check(is_right, f"{name} must be {expected}, got {value!r}")

@@ -4,6 +4,12 @@ Each message says what was expected, what was found, where, and what to do. The 
 the message as one line and exits non-zero; in Python they are ordinary exceptions to catch.
 """
 
+from __future__ import annotations
+
+import re
+
+_NO_MEMORY = re.compile("can't allocate memory|out of memory|storage size calculation overflowed", re.IGNORECASE).search
+
 
 class LLMError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -31,3 +37,14 @@ class GenerationError(LLMError, RuntimeError):
 
 class TrainingError(LLMError, RuntimeError):
     """Training can't go on: the loss or a gradient is no longer a number, for instance."""
+
+
+def reason_of(error: BaseException) -> str | None:
+    """What to tell a user about an error that no line of code is to blame for; None for all others."""
+    if isinstance(error, LLMError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename!r}' if error.filename else ''}"
+    if isinstance(error, MemoryError | RuntimeError) and (isinstance(error, MemoryError) or _NO_MEMORY(str(error))):
+        return "there is not enough memory; use a smaller model, batch_size or context_length"
+    return None

@@ -173,6 +173,17 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["--model.gpt.vocab_size=3"], "follows from data.vocab_size"),
         (["--data.stride=0"], "stride must be at least 1, got 0"),
         (["--data.context_length=0"], "context_length must be at least 1, got 0"),
+        (["--inspect.features=[maps, pge]"], "film, page; got ['maps', 'pge']; did you mean page?"),
+        (["--model.gpt.attention=multihead"], "did you mean multi_head?"),
+        (["--model.gpt.n_layer=1.5"], "model.gpt.n_layer must be a whole number, got 1.5"),
+        (["--model.gpt=3"], "model.gpt takes settings by name"),
+        (["--checkpoint.every=-1"], "checkpoint.every must be at least 0"),
+        (["--samples.every=-1"], "must be at least 0, got -1"),
+        (["--trainer.strategy=dpp"], "invalid strategy name"),
+        (["--trainer.val_check_interval=0"], "val_check_interval must be at least 1"),
+        (["--seed_everything=-1"], "not in bounds"),
+        (["--model.gpt.vocab_multiple=2000000000"], "not enough memory"),
+        (["--data.corpus=/dev/zero"], "is no regular file"),
         (["--data.corpus=nowhere.txt"], "no corpus 'nowhere.txt'"),
         ([f"--data.corpus={short}"], "needs 65 tokens, train has"),
         ([f"--data.corpus={latin}"], "byte 0xe9 at offset 3"),
@@ -189,7 +200,14 @@ def test_bad_input_is_one_line(capsys, tmp_path):
 
 def test_bad_configuration_files_are_one_line(capsys, tmp_path):
     for content, expected in (
-        ("model: {gpt: {n_layr: 3}}", "did you mean --model.gpt.n_layer?"),
+        ("model: {gpt: {n_layr: 3}}", "did you mean model.gpt.n_layer?"),
+        ("modl: {}", "did you mean model?"),
+        ("model: 3", "model must hold settings by name"),
+        ("data: [story]", "data must hold settings by name"),
+        ("", "it holds nothing"),
+        ("[1]", "it holds [1]"),
+        ("trainer: {logger: {class_path: TensorBoardLogger, init_args: {save_dr: x}}}", "did you mean save_dir?"),
+        ("trainer: {callbacks: [{class_path: EarlyStoping}]}", "no class 'EarlyStoping'"),
         ("model: {gpt: {context_length: 3}}", "set data.context_length instead"),
         ("model: [", "is not valid YAML"),
     ):

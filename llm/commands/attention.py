@@ -24,6 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from llm.commands.devices import find_device
+    from llm.commands.targets import refuse_source
     from llm.errors import ConfigError
     from llm.inspection import inspect
     from llm.pretrained import load
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     if out.is_dir():
         raise ConfigError(f"{arguments.out!r} is a folder; give --out the name of a file, such as attention.html")
+    refuse_source(arguments.ckpt, arguments.out)
     loaded = load(arguments.ckpt, find_device(arguments.device))
     report = inspect(loaded, arguments.text, tokens=arguments.tokens)
     report.title = f"Attention of {Path(arguments.ckpt).name}"

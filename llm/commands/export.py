@@ -24,8 +24,10 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         LLMError: the checkpoint can't be read, the format has no place for it, or the target is there already.
     """
+    from llm.commands.targets import refuse_source
     from llm.pretrained import export, read_pretrained
 
+    refuse_source(arguments.ckpt, arguments.out)
     found = read_pretrained(arguments.ckpt)
     for note in export(found, arguments.out, arguments.format, arguments.overwrite):
         print(f"note: {note}")

@@ -134,9 +134,11 @@ def _stream(model: GPT, tokenizer: Tokenizer, prompt: Prompt, sampling: Sampling
     from llm.generation import stream_text
 
     print(prompt.text, end="", flush=True)
-    for piece in stream_text(model, tokenizer, prompt.ids, sampling):
-        print(piece, end="", flush=True)
-    print()
+    try:
+        for piece in stream_text(model, tokenizer, prompt.ids, sampling):
+            print(piece, end="", flush=True)
+    finally:  # an error wants a line of its own
+        print()
 
 
 def _write_all(

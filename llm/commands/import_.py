@@ -32,8 +32,10 @@ def run(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from llm.checkpoint import checkpoint_of, write_checkpoint
+    from llm.commands.targets import refuse_source
     from llm.pretrained import adapt, read_pretrained, refuse_existing
 
+    refuse_source(arguments.source, arguments.out)
     refuse_existing(Path(arguments.out), arguments.overwrite)
     found = read_pretrained(arguments.source, {"n_head": arguments.n_head, "mlp": arguments.mlp})
     wanted = {"context_length": arguments.context_length, "vocab_multiple": arguments.vocab_multiple}

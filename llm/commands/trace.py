@@ -50,6 +50,12 @@ def run(arguments: argparse.Namespace) -> None:
     text = arguments.text
     if not text.strip():
         raise TokenizerError("the text is empty; give a few words")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
+    if not 0 <= arguments.seed < 2**63:
+        raise ConfigError(f"seed must be from 0 to 2**63 - 1, got {arguments.seed}")
     if arguments.ckpt is not None:
         model, tokenizer = load(arguments.ckpt)
         ids = tokenizer.encode(text)

@@ -66,6 +66,8 @@ def _resolve_one(source: str, data_dir: Path) -> list[Path]:
             raise DataError(f"folder {source!r} holds no *.txt file; put text in it, or name the files")
         return files
     if exists:
+        if not path.is_file():
+            raise DataError(f"{source!r} is no regular file, so it can't be read twice; save the text in a file first")
         return [path]
     if glob.has_magic(source):
         files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())

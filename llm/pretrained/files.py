@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"can't read {str(path)!r}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(path)!r} should hold a JSON object, it holds a {type(content).__name__}")
@@ -106,8 +106,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{str(index)!r} has no 'weight_map' of file names")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(files.values())):
-        if Path(name).name != name or "\\" in name:
-            raise CheckpointError(f"{str(index)!r} names the file {name!r}, which is not beside it")
+        if Path(name).name != name or "\\" in name or name.endswith(".index.json"):
+            raise CheckpointError(f"{str(index)!r} names {name!r}, which is no weights file beside it")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{str(index)!r} names the file {name!r}, which is missing")
         content = read_content(index.parent / name).value

@@ -87,12 +87,12 @@ def config_from_json(theirs: dict[str, Any], where: str, notes: list[str]) -> GP
         if theirs.get(name):
             raise CheckpointError(f"{where!r} has {name} on, which this package has no counterpart for")
     activation = theirs.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise CheckpointError(
             f"{where!r} has the activation {activation!r}; those that can be read are {', '.join(ACTIVATIONS)}"
         )
     dropouts = [theirs.get(name, 0.1) for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")]
-    if len(set(dropouts)) > 1:
+    if any(dropout != dropouts[0] for dropout in dropouts):
         notes.append(f"resid_pdrop, embd_pdrop and attn_pdrop differ; dropout is resid_pdrop, {dropouts[0]}")
     n_embd, hidden = theirs.get("n_embd", 768), theirs.get("n_inner")
     try:

@@ -215,7 +215,8 @@ def newest_checkpoint(folder: str | Path, name: str = "last") -> Path:
     Raises:
         CheckpointError: there is none; a run is never silently begun afresh.
     """
-    found = sorted(Path(folder).rglob(f"{name}.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    files = (path for path in Path(folder).rglob(f"{name}.ckpt") if path.is_file())
+    found = sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
     for path in found:
         with contextlib.suppress(CheckpointError):
             read_checkpoint(path)

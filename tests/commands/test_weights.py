@@ -304,3 +304,17 @@ def test_a_state_dict_of_the_book_starts_a_run(text):
     assert fit(*words, "--model.gpt.n_head=4") == 0
     config = read_pretrained(last_checkpoint()).config
     assert (config.n_head, config.qkv_bias, config.tie_head) == (4, False, False)
+
+
+@pytest.mark.parametrize("command", ["attention", "export", "import"])
+def test_what_is_read_is_never_replaced(command, tmp_path, capsys):
+    path = tmp_path / "mine.ckpt"
+    path.write_bytes(b"mine")
+    words = {
+        "attention": ["--ckpt", str(path), "--text", "a"],
+        "export": ["--ckpt", str(path), "--overwrite"],
+        "import": ["--from", str(path), "--overwrite"],
+    }[command]
+    assert main([command, *words, "--out", str(path)]) == 1
+    assert "is what is read" in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"

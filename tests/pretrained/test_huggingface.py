@@ -179,13 +179,21 @@ def test_sharded_files(hugging_face, safe):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..\\x", "gone.safetensors"]
+    "name",
+    [
+        "../secret.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "..\\x",
+        "gone.safetensors",
+        "model.safetensors.index.json",
+    ],
 )
 def test_an_index_names_files_beside_it(hugging_face, name):
     _, folder = hugging_face()
     shutil.copy(folder / "model.safetensors", folder.parent / "secret.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": name}}))
-    with pytest.raises(CheckpointError, match=r"not beside it|missing"):
+    with pytest.raises(CheckpointError, match=r"no weights file beside it|missing"):
         read_pretrained(folder)
 
 
@@ -254,6 +262,9 @@ def test_every_tensor_that_does_not_fit_is_listed(hugging_face):
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx on"),
         ({"add_cross_attention": True}, "add_cross_attention on"),
         ({"activation_function": "quick_gelu"}, "activation 'quick_gelu'"),
+        ({"activation_function": ["relu"]}, r"activation \['relu'\]"),
+        ({"resid_pdrop": [0.1]}, "no model that can be built"),
+        ({"n_embd": 10**9}, "n_embd"),
         ({"n_head": 5}, "n_embd must be divisible by n_head"),
         ({"n_layer": "two"}, "no model that can be built"),
         ({"n_layer": 3}, r"missing: h\.2\.ln_1\.weight"),

@@ -100,6 +100,10 @@ def test_the_newest_readable_checkpoint_is_chosen(tmp_path):
         os.utime(path, (index, index))
     (tmp_path / "broken" / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
     os.utime(tmp_path / "broken" / "last.ckpt", (9, 9))
+    for folder in ("link", "pipe"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "link" / "last.ckpt").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe" / "last.ckpt")
     assert newest_checkpoint(tmp_path) == tmp_path / "new" / "last.ckpt"
     with pytest.raises(CheckpointError, match="no readable last"):
         newest_checkpoint(tmp_path / "broken")
