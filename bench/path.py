@@ -12,8 +12,8 @@ The two take turns, a few steps each, so that whatever else the machine does slo
 the wall, this process's CPU time, and steps times the median time of a step, which no interruption moves.
 
 Learning rates were tuned on training and validation text alone. For GPT-2 were tried 0.003, 0.006 and 0.01, with a
-cosine to zero and no dropout, which costs in a single pass over the text. For the modern preset: Muon 0.02, 0.03 and 0.04 with
-AdamW 0.005 and 0.01, falling over 40 and 70 % of the run, the head tied and not.
+cosine to zero and no dropout, which costs in a single pass over the text. For the modern preset: Muon 0.02 and 0.04,
+with AdamW 0.005 and 0.01, falling over 40 and 70 % of the run, the head tied and not.
 """
 
 from __future__ import annotations
