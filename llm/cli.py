@@ -118,8 +118,9 @@ class GPTCLI(LightningCLI):
             if config[name] == 0:
                 raise ConfigError(f"trainer.{name} must be at least 1, got 0")
         kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
-        if 0 < config["max_steps"] < (config["val_check_interval"] or 0):
-            kwargs["val_check_interval"] = config["max_steps"]  # a short run is validated too, at its end
+        batches = config["max_steps"] * config["accumulate_grad_batches"]
+        if isinstance(interval := config["val_check_interval"], int) and 0 < batches < interval:
+            kwargs["val_check_interval"] = batches  # a short run is validated too, at its end
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
@@ -211,7 +212,8 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
             auto_configure_optimizers=False,
         )
     except Interrupted as error:
-        return _fail(str(error), 128 + error.signal_number)
+        log.info(str(error))
+        return 128 + error.signal_number
     except argparse.ArgumentError as error:
         return _fail(_explain(str(error), _names(parsers)), 2)
     except KeyboardInterrupt:
@@ -267,8 +269,14 @@ def _refuse_link_targets(words: Sequence[str]) -> None:
 
 def _given(words: Sequence[str]) -> set[str]:
     """The dotted names that the user set, by flags or in files, as opposed to defaults."""
-    flags = {word.lstrip("-").partition("=")[0] for word in words if word.startswith("--")}
-    return flags.union(*_given_in_files(words).values())
+    given = set().union(*_given_in_files(words).values())
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--"):
+            value = value if equals else following
+            group = yaml.safe_load(value) if value.startswith("{") else None  # such as --model.gpt '{n_layer: 2}'
+            given |= set(_flatten(group, f"{name}.")) if isinstance(group, dict) else {name}
+    return given
 
 
 def _is_given(name: str, given: set[str]) -> bool:

@@ -36,7 +36,7 @@ class TextDataModule(L.LightningDataModule):
         tokenizer: which tokenizer, and its options; in Python also a ready one. A vocabulary that has to be
             learned is that of `corpus`. A folder of token ids has a tokenizer with it.
         context_length: T, tokens in a window: the most that the model sees at once.
-        stride: tokens from the beginning of one training window to the next. Default: the context length, so
+        stride: tokens from the beginning of one training window to the next. null means the context length, so
             that windows don't overlap.
         batch_size: windows in a batch, on each device.
         shuffle: give the training windows a new order every epoch.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -173,7 +174,7 @@ class StopSafely(L.Callback):
         name = signal.Signals(received).name
         checkpoint = trainer.checkpoint_callback
         path = checkpoint.save_last(trainer) if isinstance(checkpoint, BestAndLast) else None
-        saved = "nothing was saved" if path is None else f"go on from there with --ckpt_path {path}"
+        saved = "nothing was saved" if path is None else f"go on with: {_command_to_resume(trainer, path)}"
         raise Interrupted(f"stopped by {name} after step {trainer.global_step}; {saved}", received)
 
     def _received_by_any(self, trainer: L.Trainer) -> int:
@@ -199,6 +200,7 @@ class StopSafely(L.Callback):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
+        os.write(2, b"\nstopping after this step\n")  # logging is not safe in a signal handler
         self._received = number
         self._restore()
 
@@ -207,6 +209,14 @@ class StopSafely(L.Callback):
             handler: Callable[..., Any] | int | None = before
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+
+
+def _command_to_resume(trainer: L.Trainer, path: Path) -> str:
+    """What a user types to go on: with the run's own configuration, where it was kept."""
+    folder = getattr(trainer.loggers[0], "log_dir", None) if trainer.loggers else None
+    config = Path(folder, "config.yaml") if folder else None
+    with_config = f" --config {config}" if config is not None and config.is_file() else ""
+    return f"python train.py fit{with_config} --ckpt_path {path}"
 
 
 def newest_checkpoint(folder: str | Path, name: str = "last") -> Path:

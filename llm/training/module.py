@@ -69,7 +69,11 @@ class LanguageModel(L.LightningModule):
         self._features: Callable[[Tensor], Tensor] = self.gpt.features
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
         self.evaluation = nn.ModuleDict(
-            {split: nn.ModuleDict({"loss": MeanMetric(), "accuracy": MeanMetric()}) for split in ("validation", "test")}
+            {
+                # A loss that is no number must show: by default it would be left out of the mean.
+                split: nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ("loss", "accuracy")})
+                for split in ("validation", "test")
+            }
         )
         self.side_work_seconds = 0.0
 
@@ -133,7 +137,7 @@ class LanguageModel(L.LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients)
         size = float(norm)
         # With a loss scaler, gradients that overflow are its business: it skips the step and scales down.
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None and not math.isfinite(size):
+        if not self._has_loss_scaler and not math.isfinite(size):
             raise TrainingError(
                 f"step {self.global_step}: the gradient norm is {size}, so the loss is no number any more; "
                 "the weights are still those of the step before. Try a lower learning_rate, a longer warmup_steps or "
@@ -150,9 +154,13 @@ class LanguageModel(L.LightningModule):
             if self.optim.kind == "muon":
                 self.log("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
 
+    @property
+    def _has_loss_scaler(self) -> bool:
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """What `optim` describes, with learning rates that change at every optimizer step."""
-        optimizer = build_optimizer(self.gpt, self.optim)
+        optimizer = build_optimizer(self.gpt, self.optim, scaled=self._has_loss_scaler)
         schedule = build_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -220,7 +228,7 @@ class LanguageModel(L.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None and hasattr(datamodule, "bytes_per_token"):
             values["bits_per_byte"] = loss / math.log(2) / datamodule.bytes_per_token(split)
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()})
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def _reset_metrics(self, split: str) -> None:
         with torch.inference_mode(False):  # else a module that was evaluated could not be trained afterwards

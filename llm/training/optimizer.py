@@ -44,12 +44,20 @@ def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
+def build_optimizer(model: nn.Module, config: OptimConfig, scaled: bool = False) -> AdamW:
     """What `config.kind` names, AdamW's parameters in one fused kernel where there is one.
 
     AdamW's groups come first, then Muon's.
+
+    Args:
+        model: whose parameters.
+        config: kind and settings.
+        scaled: the loss is scaled against underflow (float16). A fused kernel would take the scale out again itself,
+            after the gradients have been clipped; without one it is out before.
     """
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") for p in model.parameters())
+    fused = not scaled and all(
+        p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") for p in model.parameters()
+    )
     groups = parameter_groups(model, config.weight_decay)
     optimizer: type[AdamW] = AdamW
     if config.kind == "muon":

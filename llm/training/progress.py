@@ -118,7 +118,9 @@ class RunProgress(ProgressBar):
         """Move on to the step that the run is at."""
         del pl_module
         if self._bar is not None:
-            self._bar.set_postfix_str(self._values(trainer), refresh=False)
+            # Reading a value makes a GPU finish its work: only when there is a new one.
+            if trainer._logger_connector.should_update_logs:
+                self._bar.set_postfix_str(self._values(trainer), refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
             self._print_line()
 
@@ -203,7 +205,7 @@ class RunProgress(ProgressBar):
             left = (state["total"] or 0) - state["n"]
             rate = (state["n"] - state["initial"]) / state["elapsed"] if state["elapsed"] else 0.0
             eta = tqdm.format_interval(left / rate) if left > 0 and rate > 0 else "00:00"
-            text = f"step {state['n']}/{state['total'] or '?'}, {eta} left {bar.postfix or ''}"
+            text = f"step {state['n']}/{state['total'] or '?'}, {eta} left{f', {bar.postfix}' if bar.postfix else ''}"
             print(text, file=sys.stderr, flush=True)
 
     def _values(self, trainer: L.Trainer) -> str:
