@@ -64,8 +64,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{shown} is no checkpoint of this package: it has no entry {ENTRY!r} and 'state_dict'")
     if (version := checkpoint[ENTRY].get("version")) != VERSION:
         raise CheckpointError(f"{shown} has version {version!r}, this package reads version {VERSION}")
-    if not isinstance(checkpoint[ENTRY].get("tokenizer"), dict | None):
-        raise CheckpointError(f"{shown} is damaged: its tokenizer is no dict")
+    tokenizer = checkpoint[ENTRY].setdefault("tokenizer", None)
+    if tokenizer is not None and not (isinstance(tokenizer, dict) and isinstance(tokenizer.get("kind"), str)):
+        raise CheckpointError(f"{shown} is damaged: its tokenizer is no dict with a kind")
     if wrong := [name for name, tensor in checkpoint["state_dict"].items() if not isinstance(tensor, Tensor)]:
         raise CheckpointError(f"{shown} is damaged: {wrong[0]!r} is no tensor")
     return checkpoint

@@ -36,6 +36,7 @@ def test_one_line_gives_model_and_tokenizer(saved):
         (lambda c: c.update(state_dict=[1]), "no entry .* 'state_dict'"),
         (lambda c: c["state_dict"].update({"gpt.head.weight": 3}), "'gpt.head.weight' is no tensor"),
         (lambda c: c["llm"].update(tokenizer="char"), "tokenizer is no dict"),
+        (lambda c: c["llm"].update(tokenizer={}), "tokenizer is no dict with a kind"),
         (lambda c: c["llm"]["gpt"].update(n_layer="1"), "n_layer must be a whole number, got '1'"),
         (lambda c: c["llm"].update(version=99), "has version 99"),
         (lambda c: c["llm"]["gpt"].update(n_head=3), "can't be built"),

@@ -173,7 +173,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["--model.gpt.vocab_size=3"], "follows from data.vocab_size"),
         (["--data.stride=0"], "stride must be at least 1, got 0"),
         (["--data.context_length=0"], "context_length must be at least 1, got 0"),
-        (["--inspect.features=[maps, pge]"], "film, page; got ['maps', 'pge']; did you mean page?"),
+        (["--inspect.features=[maps, pge]"], "film, page; got pge; did you mean page?"),
         (["--model.gpt.attention=multihead"], "did you mean multi_head?"),
         (["--model.gpt.n_layer=1.5"], "model.gpt.n_layer must be a whole number, got 1.5"),
         (["--model.gpt=3"], "model.gpt takes settings by name"),

@@ -33,7 +33,7 @@ def test_every_attention_and_any_text(attention, capsys):
         (["--text", "  "], "the text is empty"),
         (["--text", "a\udcff"], "not valid Unicode at character 1"),
         (["--seed", "99999999999999999999"], "seed must be from 0"),
-        (["--n_embd", "1000000000"], "not enough memory"),
+        (["--n_embd", "2000000000"], "not enough memory"),
         (["--layer", "3"], "there is no layer 3: this model has 1"),
         (["--head", "1"], "there is no head 1"),
         (["--attention", "none"], "attention must be one of"),
