@@ -33,7 +33,6 @@ def test_every_attention_and_any_text(attention, capsys):
         (["--text", "  "], "the text is empty"),
         (["--text", "a\udcff"], "not valid Unicode at character 1"),
         (["--seed", "99999999999999999999"], "seed must be from 0"),
-        (["--n_embd", "2000000000"], "not enough memory"),
         (["--layer", "3"], "there is no layer 3: this model has 1"),
         (["--head", "1"], "there is no head 1"),
         (["--attention", "none"], "attention must be one of"),
@@ -50,3 +49,14 @@ def test_bad_input_is_one_line(words, message, capsys):
 def test_one_token_is_a_text(capsys):
     assert main(["trace", "--text", "Hello"]) == 0
     assert "loss" not in capsys.readouterr().out
+
+
+def test_too_little_memory_is_one_line(monkeypatch, capsys):
+    def no_memory(_config):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:130] . DefaultCPUAllocator: can't allocate memory: 48 GB")
+
+    monkeypatch.setattr("llm.model.GPT", no_memory)
+    assert main(["trace"]) == 1
+    error = capsys.readouterr().err
+    assert "not enough memory" in error
+    assert error.count("\n") == 1
