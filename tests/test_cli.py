@@ -178,7 +178,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["--model.gpt.n_layer=1.5"], "model.gpt.n_layer must be a whole number, got 1.5"),
         (["--model.gpt=3"], "model.gpt takes settings by name"),
         (["--checkpoint.every=-1"], "checkpoint.every must be at least 0"),
-        (["--samples.every=-1"], "must be at least 0, got -1"),
+        (["--samples.every=-1"], "must be at least 0 steps, got -1"),
         (["--trainer.strategy=dpp"], "invalid strategy name"),
         (["--trainer.val_check_interval=0"], "val_check_interval must be at least 1"),
         (["--seed_everything=-1"], "not in bounds"),

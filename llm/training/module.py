@@ -70,8 +70,9 @@ class LanguageModel(L.LightningModule):
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
         self.evaluation = nn.ModuleDict(
             {
-                # A loss that is no number must show: by default it would be left out of the mean.
-                split: nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ("loss", "accuracy")})
+                # A loss that is no number must show, as infinity: by default it would be left out of the mean. (With
+                # the strategy "disable", torchmetrics 1.9 leaves out the weights too.)
+                split: nn.ModuleDict({name: MeanMetric(nan_strategy=math.inf) for name in ("loss", "accuracy")})
                 for split in ("validation", "test")
             }
         )

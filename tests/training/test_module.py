@@ -134,3 +134,10 @@ def test_every_attention_trains(attention, datamodule):
     trainer = L.Trainer(max_steps=2, limit_val_batches=1, log_every_n_steps=1, **QUIET)
     trainer.fit(LanguageModel(config), datamodule)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
+
+
+def test_a_validation_loss_that_is_no_number_is_never_the_best(module, datamodule):
+    with torch.no_grad():
+        module.gpt.embeddings.token.weight[datamodule.validation_tokens[3]] = float("nan")
+    found = L.Trainer(**QUIET).validate(module, datamodule, verbose=False)[0]
+    assert found["validation/loss"] == math.inf
