@@ -7,7 +7,6 @@ import logging
 import shlex
 import sys
 import traceback
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.tensorboard.summary import hparams
-from tqdm import tqdm
 
 from llm.checkpoint import ENTRY, config_of, read_checkpoint
-from llm.config import GPTConfig
+from llm.console import be_quiet, fail
 from llm.data import TextDataModule
 from llm.errors import ConfigError, reason_of
 from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
 from llm.pretrained import read_pretrained
+from llm.settings import LINKS, adopt, flatten, given_settings, is_given, refuse_link_targets
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
@@ -46,9 +45,6 @@ log = logging.getLogger("llm")
 
 RUNS = "runs"
 """The folder in which every run gets a folder of its own."""
-
-LINKS = {"data.context_length": "model.gpt.context_length", "data.vocab_size": "model.gpt.vocab_size"}
-"""Settings of the model that follow from the data; they can't be set on their own."""
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": {
@@ -86,10 +82,10 @@ class GPTCLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
-        given = _given(args)
-        if subcommand == "fit" and not _is_given("trainer.precision", given):
+        given = given_settings(args)
+        if subcommand == "fit" and not is_given("trainer.precision", given):
             _choose_precision(config)
-        if subcommand != "fit" and not _is_given("trainer.logger", given):
+        if subcommand != "fit" and not is_given("trainer.logger", given):
             config.trainer.logger = False
         if subcommand != "fit" or config.trainer.logger is False:
             self.save_config_callback = None  # there is no folder of this run
@@ -98,13 +94,13 @@ class GPTCLI(LightningCLI):
         if config.ckpt_path is not None:
             config.model.pretrained = None  # the checkpoint's weights would replace them anyway
             checkpoint = read_checkpoint(config.ckpt_path)
-            _adopt(config, given, config_of(checkpoint, config.ckpt_path), checkpoint[ENTRY]["tokenizer"])
+            adopt(config, given, config_of(checkpoint, config.ckpt_path), checkpoint[ENTRY]["tokenizer"])
         elif config.model.pretrained is not None:
-            told = {"n_head": config.model.gpt.n_head} if _is_given("model.gpt.n_head", given) else {}
+            told = {"n_head": config.model.gpt.n_head} if is_given("model.gpt.n_head", given) else {}
             found = read_pretrained(config.model.pretrained, told)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
-            _adopt(config, given, found.config, None if found.tokenizer is None else found.tokenizer.to_dict())
+            adopt(config, given, found.config, None if found.tokenizer is None else found.tokenizer.to_dict())
         elif subcommand != "fit":
             raise ConfigError(
                 f"{subcommand} needs a trained model: "
@@ -169,7 +165,7 @@ class SaveConfig(SaveConfigCallback):
         """Write to TensorBoard what went into `config.yaml`."""
         del pl_module, stage
         text = self.parser.dump(self.config, skip_none=False)
-        settings = _flatten({key: value for key, value in yaml.safe_load(text).items() if key in ("model", "data")})
+        settings = flatten({key: value for key, value in yaml.safe_load(text).items() if key in ("model", "data")})
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)
@@ -186,7 +182,7 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
         default_config: the YAML file that is loaded when the words name none.
     """
     words = list(sys.argv[1:] if args is None else args)
-    _be_quiet()
+    be_quiet()
     parser_kwargs: dict[str, Any] = {"exit_on_error": False}
     if default_config is not None and not any(word.split("=")[0] in ("-c", "--config") for word in words):
         for subcommand in GPTCLI.subcommands():
@@ -199,7 +195,7 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
             parsers.append(self)
 
     try:
-        _refuse_link_targets(words)
+        refuse_link_targets(words)
         GPTCLI(
             LanguageModel,
             TextDataModule,
@@ -215,14 +211,14 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
         log.info(str(error))
         return 128 + error.signal_number
     except argparse.ArgumentError as error:
-        return _fail(_explain(str(error), _names(parsers)), 2)
+        return fail(_explain(str(error), _names(parsers)), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return fail("interrupted", 130)
     except Exception as error:
         if (reason := reason_of(error)) is not None:
-            return _fail(reason, 1)
+            return fail(reason, 1)
         if isinstance(error, MisconfigurationException) or _is_about_a_setting(error):
-            return _fail(explain(str(error), ()), 1)
+            return fail(explain(str(error), ()), 1)
         raise
     return 0
 
@@ -230,11 +226,6 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
 def _names(parsers: Iterable[argparse.ArgumentParser]) -> set[str]:
     """The dotted names of all settings."""
     return {action.dest for parser in parsers for action in parser._actions if not action.dest.endswith(".help")}
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return status
 
 
 def _explain(message: str, known: set[str]) -> str:
@@ -252,72 +243,6 @@ def _is_about_a_setting(error: Exception) -> bool:
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals.get("__name__", "").split(".")[0] in ("lightning", "jsonargparse")
-
-
-def _refuse_link_targets(words: Sequence[str]) -> None:
-    """A YAML file that sets what follows from the data would be silently ignored there.
-
-    Raises:
-        ConfigError: one does.
-    """
-    for path, names in _given_in_files(words).items():
-        for source, target in LINKS.items():
-            if target in names:
-                advice = "leave it out" if source == "data.vocab_size" else f"set {source} instead"
-                raise ConfigError(f"{path!r} sets {target}, which follows from {source}: {advice}")
-
-
-def _given(words: Sequence[str]) -> set[str]:
-    """The dotted names that the user set, by flags or in files, as opposed to defaults."""
-    given = set().union(*_given_in_files(words).values())
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--"):
-            value = value if equals else following
-            group = yaml.safe_load(value) if value.startswith("{") else None  # such as --model.gpt '{n_layer: 2}'
-            given |= set(_flatten(group, f"{name}.")) if isinstance(group, dict) else {name}
-    return given
-
-
-def _is_given(name: str, given: set[str]) -> bool:
-    """Whether a setting, a part of it, or a group that it belongs to was set."""
-    return any(f"{other}.".startswith(f"{name}.") or f"{name}.".startswith(f"{other}.") for other in given)
-
-
-def _given_in_files(words: Sequence[str]) -> dict[str, set[str]]:
-    """The dotted names that each configuration file sets."""
-    return {path: set(_flatten(settings)) for path, settings in settings_of_files(words).items()}
-
-
-def _adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[str, Any] | None) -> None:
-    """Take architecture and tokenizer from trained weights, except for what the user set.
-
-    If that does not fit, loading the weights will say what differs.
-
-    Args:
-        config: of the run; changed in place.
-        given: the names that the user set.
-        gpt: the weights' architecture.
-        tokenizer_state: their tokenizer as a dict, or None.
-
-    Raises:
-        ConfigError: the user set another tokenizer.
-    """
-    for name, value in gpt.to_dict().items():
-        if name == "context_length":
-            if not _is_given("data.context_length", given):
-                config.data.context_length = config.model.gpt.context_length = value
-        elif name != "vocab_size" and not _is_given(f"model.gpt.{name}", given):
-            config.model.gpt[name] = value
-    if tokenizer_state is None:
-        return
-    tokenizer, theirs = config.data.tokenizer, tokenizer_state.get("encoding", tokenizer_state["kind"])
-    if _is_given("data.tokenizer.kind", given) and tokenizer.kind != theirs:
-        raise ConfigError(f"the checkpoint has the tokenizer {theirs!r}; leave data.tokenizer {tokenizer.kind!r} out")
-    if tokenizer_state["kind"] == "bpe":  # the name says it all
-        tokenizer.kind = theirs
-    else:
-        tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
 
 
 def _choose_precision(config: Any) -> None:
@@ -338,43 +263,3 @@ def _runs_folder(config: Any) -> str:
 
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name, as primitives."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str | bool) else str(value)
-    return flat
-
-
-class _AboveTheBar(logging.Handler):
-    """Writes messages to standard error without tearing the progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one message."""
-        prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(f"{prefix}{record.getMessage()}", file=sys.stderr)
-
-
-def _be_quiet() -> None:
-    """Leave out what a user can do nothing about."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    if not log.handlers:
-        log.addHandler(_AboveTheBar())
-        log.setLevel(logging.INFO)
-        log.propagate = False
-    for message in (
-        ".*does not have many workers.*",
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*is smaller than the logging interval.*",
-        ".*args parameter is intended to run from within Python.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*`isinstance\\(treespec.*",
-        ".*does not support bf16.*",
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,100 @@
+"""What the user set, and what follows from it, from the data, or from trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from llm.config import GPTConfig
+from llm.errors import ConfigError
+from llm.parsing import settings_of_files
+
+LINKS = {"data.context_length": "model.gpt.context_length", "data.vocab_size": "model.gpt.vocab_size"}
+"""Settings of the model that follow from the data; they can't be set on their own."""
+
+
+def refuse_link_targets(words: Sequence[str]) -> None:
+    """A YAML file that sets what follows from the data would be silently ignored there.
+
+    Raises:
+        ConfigError: one does.
+    """
+    for path, names in given_in_files(words).items():
+        for source, target in LINKS.items():
+            if target in names:
+                advice = "leave it out" if source == "data.vocab_size" else f"set {source} instead"
+                raise ConfigError(f"{path!r} sets {target}, which follows from {source}: {advice}")
+
+
+def given_settings(words: Sequence[str]) -> set[str]:
+    """The dotted names that the user set, by flags or in files, as opposed to defaults."""
+    given = set().union(*given_in_files(words).values())
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--"):
+            value = value if equals else following
+            group = _mapping(value if value.startswith("{") else "")  # such as --model.gpt '{n_layer: 2}'
+            given |= set(flatten(group, f"{name}.")) if group else {name}
+    return given
+
+
+def is_given(name: str, given: set[str]) -> bool:
+    """Whether a setting, a part of it, or a group that it belongs to was set."""
+    return any(f"{other}.".startswith(f"{name}.") or f"{name}.".startswith(f"{other}.") for other in given)
+
+
+def given_in_files(words: Sequence[str]) -> dict[str, set[str]]:
+    """The dotted names that each configuration file sets."""
+    return {path: set(flatten(settings)) for path, settings in settings_of_files(words).items()}
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:  # the parser will say so
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[str, Any] | None) -> None:
+    """Take architecture and tokenizer from trained weights, except for what the user set.
+
+    If that does not fit, loading the weights will say what differs.
+
+    Args:
+        config: of the run; changed in place.
+        given: the names that the user set.
+        gpt: the weights' architecture.
+        tokenizer_state: their tokenizer as a dict, or None.
+
+    Raises:
+        ConfigError: the user set another tokenizer.
+    """
+    for name, value in gpt.to_dict().items():
+        if name == "context_length":
+            if not is_given("data.context_length", given):
+                config.data.context_length = config.model.gpt.context_length = value
+        elif name != "vocab_size" and not is_given(f"model.gpt.{name}", given):
+            config.model.gpt[name] = value
+    if tokenizer_state is None:
+        return
+    tokenizer, theirs = config.data.tokenizer, tokenizer_state.get("encoding", tokenizer_state["kind"])
+    if is_given("data.tokenizer.kind", given) and tokenizer.kind != theirs:
+        raise ConfigError(f"the checkpoint has the tokenizer {theirs!r}; leave data.tokenizer {tokenizer.kind!r} out")
+    if tokenizer_state["kind"] == "bpe":  # the name says it all
+        tokenizer.kind = theirs
+    else:
+        tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name, as primitives."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat
