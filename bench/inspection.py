@@ -26,8 +26,8 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     # model, data, steps: configs/default.yaml
     "quick_start": (
         {"n_layer": 4, "n_head": 4, "n_embd": 128},
-        {"context_length": 64, "stride": 16, "batch_size": 8},
-        300,
+        {"context_length": 64, "stride": 16, "batch_size": 16},
+        360,
     ),
     "30m": ({"n_layer": 6, "n_head": 6, "n_embd": 384}, {"context_length": 256, "stride": 64, "batch_size": 4}, 300),
 }

@@ -47,7 +47,7 @@ SEES_THE_FUTURE = (
 _OF_A_STEP = {"shapes", "gradients", "histograms"}
 """The features that need no capture."""
 
-_TIMES_IN_A_RUN = 5
+_TIMES_IN_A_RUN = 3
 
 
 class Inspection(L.Callback):
@@ -59,7 +59,7 @@ class Inspection(L.Callback):
     Args:
         text: what to look at. Default: the beginning of the validation text.
         tokens: how many tokens of it at most.
-        every: optimizer steps between looks; 0 for none at all. Default: about five times in a run.
+        every: optimizer steps between looks; 0 for none at all. Default: about three times in a run.
         features: what to look at. `shapes`: the shape of every stage; `maps`: attention weights as pictures; `scores`:
             entropy, sink, previous-token, duplicate-token and induction score of every head; `rollout`: attention
             through all layers; `lens`: what each layer would predict; `positions`: how alike the positional

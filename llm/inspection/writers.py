@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -36,7 +37,7 @@ from llm.model import GPT
 log = logging.getLogger(__name__)
 
 _NOT_HELD = "In float32; fused attention, which training runs on, never holds scores and weights."
-_LENS_POSITIONS = 12
+_LENS_POSITIONS = 6
 _POSITIONS = 128
 _HISTOGRAM_VALUES = 10_000
 
@@ -146,7 +147,7 @@ class TensorBoard:
                 values = _sample(tensors)
                 if len(values):
                     for experiment in self.experiments:
-                        experiment.add_histogram(f"{kind}/{name}", values, self.step, bins="auto")
+                        experiment.add_histogram(f"{kind}/{name}", values, self.step, bins=64)
 
 
 def write_shapes(model: GPT, batch_size: int, tensorboard: TensorBoard, folder: Path | None) -> None:
@@ -177,9 +178,9 @@ def rollout_figure(report: Report) -> Image.Image:
     return map_grid(values[None], ["rollout"], title, report.labels, report.labels, axes=axes)
 
 
-def _sample(tensors: Sequence[Tensor]) -> Tensor:
+def _sample(tensors: Sequence[Tensor]) -> npt.NDArray[np.float32]:
     total = sum(tensor.numel() for tensor in tensors)
     step = max(1, total // _HISTOGRAM_VALUES)
     picked = [tensor.detach().flatten()[::step].float() for tensor in tensors]
-    values = torch.cat(picked) if picked else torch.empty(0)
-    return values[values.isfinite()]
+    values = (torch.cat(picked) if picked else torch.empty(0)).cpu().numpy()
+    return values[np.isfinite(values)]
