@@ -252,7 +252,7 @@ def test_one_place_to_switch(run):
 
 def test_the_default_is_a_handful_of_looks(run):
     folder, _, _ = run(Inspection(features=["maps"]), steps=20)
-    assert steps_of(events(folder), "Images", "attention/layer 0") == [0, 4, 8, 12, 16, 20]
+    assert steps_of(events(folder), "Images", "attention/layer 0") == [0, 6, 12, 18, 20]
 
 
 @pytest.mark.parametrize(
