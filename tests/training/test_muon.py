@@ -205,7 +205,6 @@ def test_a_closure_is_called_once(tiny):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu(tiny):
     torch.manual_seed(0)
     model = GPT(tiny)
