@@ -11,9 +11,9 @@ more than GPT-2's tied one with a hundred characters.
 The two take turns, a few steps each, so that whatever else the machine does slows both alike. Three clocks are shown:
 the wall, this process's CPU time, and steps times the median time of a step, which no interruption moves.
 
-Both were tuned on training and validation text alone. For GPT-2 were tried the learning rates 0.003, 0.006, 0.008, 0.01,
-0.012, 0.015 and 0.02, and 0.99 in place of 0.95 for AdamW's beta2, with a cosine to zero and no dropout, which costs in
-a single pass over the text. For the modern preset: Muon 0.015 to 0.04 with momentum 0.8 to 0.95, AdamW 0.005 to 0.05,
+Both were tuned on training and validation text alone. For GPT-2 were tried the rates 0.003, 0.006, 0.008, 0.01, 0.012,
+0.015 and 0.02, and 0.99 in place of 0.95 for AdamW's beta2, with a cosine to zero and no dropout, which costs in a
+single pass over the text. For the modern preset: Muon 0.015 to 0.04 with momentum 0.8 to 0.95, AdamW 0.005 to 0.05,
 falling over 40, 70 and 100 % of the run, no warm-up, the head tied and not, and 8 windows a step.
 """
 
