@@ -1,10 +1,14 @@
 """What others have for the same work: `transformers`, `litgpt`, and the package of the book LLMs from scratch.
 
-Each function trains for ever. This file imports nothing of ours, because litgpt's interpreter runs it, too.
+Each function trains for ever, or writes texts for ever. This file imports nothing of ours, because litgpt's interpreter
+runs it, too; as a program, `python -m bench._rivals SETTINGS`, it is litgpt writing texts.
 """
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +84,7 @@ def litgpt(size: Size, ids: Any, precision: str, folder: Path) -> None:
         model_name="gpt2-like",
         model_config=litgpt_config(size),
         out_dir=folder / "litgpt",
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         data=Tokens(),
         train=TrainArgs(
             global_batch_size=size["B"],
@@ -158,3 +162,33 @@ def book_model(size: Size) -> Any:
             "qkv_bias": True,
         }
     )
+
+
+def litgpt_texts(size: Size, precision: str, prompt_tokens: int, tokens: int, threads: int) -> None:
+    """What `litgpt generate` runs, greedy: says how many seconds a text took, waits for a word, writes the next."""
+    import torch
+    from litgpt.generate.base import generate
+    from litgpt.model import GPT
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, precision))
+    model = GPT(litgpt_config(size)).eval()
+    model.lm_head.weight = model.transformer.wte.weight
+    model.max_seq_length = prompt_tokens + tokens
+    model.set_kv_cache(batch_size=1)
+    while True:
+        prompt = torch.randint(size["V"], (prompt_tokens,))
+        start = time.perf_counter()
+        text = generate(model, prompt, prompt_tokens + tokens, temperature=0.0)
+        seconds = time.perf_counter() - start
+        assert len(text) == prompt_tokens + tokens
+        print(json.dumps({"seconds": seconds}), flush=True)
+        if not sys.stdin.readline():
+            return
+        for block in model.transformer.h:
+            block.attn.kv_cache.reset_parameters()
+
+
+if __name__ == "__main__":
+    litgpt_texts(**json.loads(sys.argv[1]))

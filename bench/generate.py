@@ -1,8 +1,10 @@
-"""Tokens a second against `transformers`: `python -m bench.generate`, greedy, same weights, same threads.
+"""Generated tokens a second: ours against transformers, litgpt and the book's function.
 
-Each row of the table interleaves three ways in one process, several times: `transformers.generate`, ours plain
-(`fast: never`) and ours compiled (`fast: always`). Times are medians; the first generation of each way, which warms up
-and compiles, is not among them, and what it cost more is the preparation.
+All greedy, with the same weights and threads. The ways take turns, several times: `transformers.generate`, ours plain
+(`fast: never`) and ours compiled (`fast: always`); for one row also `generate_text_simple` of the book LLMs from
+scratch, which reads the text again for each token, and litgpt's `generate`, which takes one row only, in a process of
+its own; its positions are rotary, so that its weights are others of the same shapes. Times are medians; the first
+generation of each way, which warms up and compiles, is not among them, and what it cost more is the preparation.
 """
 
 from __future__ import annotations
@@ -10,15 +12,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from bench import _rivals
+from bench._turns import Sleeper
 from llm import GPT, GPTConfig, SamplingConfig, generate_batch
+from llm.pretrained import book
 
 Texts = list[list[int]]
 
@@ -33,6 +44,12 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], help="of the weights (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timed generations of each way (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for all (%(default)s)")
+    parser.add_argument(
+        "--litgpt_python",
+        metavar="PATH",
+        default=os.environ.get("LITGPT_PYTHON"),
+        help="the interpreter of an environment with litgpt; bench/README.md says how to make one ($LITGPT_PYTHON)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     arguments = parser.parse_args()
     if arguments.tiny:
@@ -49,28 +66,28 @@ def main() -> None:
     model = GPT(config).eval()
     twin = hugging_face_twin(model)
 
+    if not arguments.litgpt_python:
+        print("litgpt is left out: it needs --litgpt_python, see bench/README.md", file=sys.stderr)
+    if not find_spec("llms_from_scratch"):
+        print("the book is left out: it needs pip install --no-deps llms-from-scratch", file=sys.stderr)
+
     if not arguments.json:
         print(
             f"GPT-2 {'tiny' if arguments.tiny else arguments.size}, greedy, {arguments.tokens} tokens after "
             f"{arguments.prompt_tokens}, {arguments.threads} threads, torch {torch.__version__}, "
             f"transformers {transformers.__version__}; tokens/s over all rows, medians of {arguments.repeats}"
         )
-        print(f"{'precision':>9} {'rows':>4} {'transformers':>12} {'plain':>7} {'ratio':>6} ", end="")
-        print(f"{'fast':>7} {'ratio':>6} {'preparation (s)':>15} {'same tokens':>11}")
+        print("| precision | rows | way          | tokens/s | against transformers | preparation (s) | same tokens |")
+        print("|---|---|---|---|---|---|---|")
     rows = []
     for precision in arguments.precisions:
         model.to(getattr(torch, precision))
         twin.to(getattr(torch, precision))
         for n_rows in arguments.batch_sizes:
-            row = {"precision": precision, **measure(model, twin, n_rows, arguments)}
+            row = {"precision": precision, **measure(model, twin, n_rows, precision, arguments)}
             rows.append(row)
             if not arguments.json:
-                print(
-                    f"{precision:>9} {n_rows:>4} {row['transformers']:>12.1f} {row['plain']:>7.1f} "
-                    f"{row['plain_ratio']:>6.2f} {row['fast']:>7.1f} {row['fast_ratio']:>6.2f} "
-                    f"{row['preparation_seconds']:>15.1f} {row['same_tokens']:>11.0%}",
-                    flush=True,
-                )
+                print_rows(row)
     if arguments.json:
         print(
             json.dumps(
@@ -79,8 +96,18 @@ def main() -> None:
         )
 
 
-def measure(model: GPT, twin: Any, n_rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Rates of the three ways for one number of rows, and the medians of the ratios within a repeat."""
+def print_rows(row: dict[str, Any]) -> None:
+    for way in ("transformers", "plain", "fast", "book", "litgpt"):
+        if way in row:
+            ratio = 1.0 if way == "transformers" else row[f"{way}_ratio"]
+            preparation = f"{row['preparation_seconds']:.1f}" if way == "fast" else ""
+            same = f"{row['same_tokens'][way]:.0%}" if way in row["same_tokens"] else ""
+            cells = f"{row['precision']} | {row['rows']} | {way:<12} | {row[way]:.1f} | {ratio:.2f}"
+            print(f"| {cells} | {preparation} | {same} |", flush=True)
+
+
+def measure(model: GPT, twin: Any, n_rows: int, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Rates of the ways for one number of rows, and the medians of the ratios within a repeat."""
     torch.compiler.reset()
     prompts = torch.randint(model.config.vocab_size, (n_rows, arguments.prompt_tokens))  # (B, T)
 
@@ -95,21 +122,61 @@ def measure(model: GPT, twin: Any, n_rows: int, arguments: argparse.Namespace) -
         return texts[:, arguments.prompt_tokens :].tolist()
 
     ways = {"transformers": theirs, "plain": ours("never"), "fast": ours("always")}
+    if n_rows == 1 and find_spec("llms_from_scratch"):
+        ways["book"] = book_texts(model, prompts, arguments.tokens)
     first = {name: timed(way) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(arguments.repeats):
-        for name, way in ways.items():
-            seconds[name].append(timed(way)[0])
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        others: dict[str, Sleeper] = {}
+        if n_rows == 1 and arguments.litgpt_python:
+            others["litgpt"] = litgpt_process(model, precision, arguments, Path(folder))
+            stack.callback(others["litgpt"].end)
+            seconds["litgpt"] = []
+        for _ in range(arguments.repeats):
+            for name, way in ways.items():
+                seconds[name].append(timed(way)[0])
+            for name, sleeper in others.items():
+                seconds[name].append(sleeper.answer("go")["seconds"])
     n_tokens = n_rows * arguments.tokens
     result: dict[str, Any] = {"rows": n_rows}
     result |= {name: n_tokens / statistics.median(times) for name, times in seconds.items()}
-    for name in ("plain", "fast"):
+    for name in seconds.keys() - {"transformers"}:
         pairs = zip(seconds["transformers"], seconds[name], strict=True)
         result[f"{name}_ratio"] = statistics.median(theirs / ours for theirs, ours in pairs)
     result["preparation_seconds"] = max(0.0, first["fast"][0] - statistics.median(seconds["fast"]))
-    same = [ours == theirs for ours, theirs in zip(first["fast"][1], first["transformers"][1], strict=True)]
-    result["same_tokens"] = sum(same) / len(same)
+    result["same_tokens"] = {
+        name: sum(ours == theirs for ours, theirs in zip(texts, first["transformers"][1], strict=True)) / n_rows
+        for name, (_, texts) in first.items()
+        if name != "transformers"
+    }
     return result
+
+
+def shape(model: GPT) -> dict[str, int]:
+    config = model.config
+    sizes = {"V": config.vocab_size, "T": config.context_length}
+    return sizes | {"L": config.n_layer, "H": config.n_head, "C": config.n_embd}
+
+
+def book_texts(model: GPT, prompts: torch.Tensor, tokens: int) -> Callable[[], Texts]:
+    """The book's model with the weights of ours, writing."""
+    from llms_from_scratch.ch04 import generate_text_simple
+
+    theirs = _rivals.book_model(shape(model)).to(prompts.device, next(model.parameters()).dtype).eval()
+    theirs.out_head.weight = theirs.tok_emb.weight
+    theirs.load_state_dict(book.LAYOUT.to_theirs(model.state_dict(), model.config), strict=False)
+    context = model.config.context_length
+    return lambda: generate_text_simple(theirs, prompts, tokens, context)[:, prompts.shape[1] :].tolist()
+
+
+def litgpt_process(model: GPT, precision: str, arguments: argparse.Namespace, folder: Path) -> Sleeper:
+    """Has written one text, and waits."""
+    lengths = {"prompt_tokens": arguments.prompt_tokens, "tokens": arguments.tokens, "threads": arguments.threads}
+    settings = json.dumps({"size": shape(model), "precision": precision, **lengths})
+    command = [arguments.litgpt_python, "-m", "bench._rivals", settings]
+    sleeper = Sleeper(command, folder / "errors.txt", dict(os.environ))
+    sleeper.answer()
+    return sleeper
 
 
 def timed(way: Callable[[], Texts]) -> tuple[float, Texts]:

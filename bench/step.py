@@ -1,4 +1,4 @@
-"""One training step: `python -m bench.step`, ours through the Trainer against bare loops and what others have.
+"""One training step: ours through the Trainer against bare loops, transformers, litgpt and the book's loop.
 
 Every way trains the same architecture on the same random tokens in a process of its own, so that its peak memory is
 its own. The processes take turns, a few steps each, and while one steps the others sleep; a round is one turn of each.
@@ -73,7 +73,9 @@ def main() -> None:
         return
     device = device_name(arguments)
     arguments.sizes = arguments.sizes or (["30m", "small"] if arguments.device == "cpu" else ["124m"])
-    arguments.ways = [way for way in arguments.ways if is_there(way.split()[0], arguments)]
+    programs = {way.split()[0] for way in arguments.ways}
+    there = {program for program in sorted(programs) if is_there(program, arguments)}
+    arguments.ways = [way for way in arguments.ways if way.split()[0] in there]
     if arguments.tiny:
         arguments.sizes, arguments.rounds = ["tiny"], 1
         arguments.ways = [way for way in arguments.ways if "compiled" not in way]
@@ -141,13 +143,9 @@ def is_there(program: str, arguments: argparse.Namespace) -> bool:
         "litgpt": [] if arguments.litgpt_python else ["--litgpt_python, see bench/README.md"],
         "book": [] if find_spec("llms_from_scratch") else ["pip install --no-deps llms-from-scratch"],
     }.get(program)
-    if missing and program not in SAID:
-        SAID.add(program)
+    if missing:
         print(f"{program} is left out: it needs {' and '.join(missing)}", file=sys.stderr)
     return not missing
-
-
-SAID: set[str] = set()
 
 
 def measure(size: str, arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
