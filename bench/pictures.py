@@ -79,8 +79,9 @@ def photograph(report: Report, out: Path, folder: Path) -> None:
         size = {"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         for scheme in ("light", "dark"):
-            features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+            media = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+            features = [{"name": name, "value": value} for name, value in media.items()]
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
             driver.get(page.as_uri())
             driver.find_elements("css selector", ".token")[TEXT.index("morning") + 1].click()
             picture = folder / "picture.png"
