@@ -25,7 +25,7 @@ from llm.errors import ConfigError, reason_of
 from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
 from llm.pretrained import read_pretrained
-from llm.settings import LINKS, adopt, flatten, given_settings, is_given, refuse_link_targets
+from llm.settings import LINKS, adopt, given_settings, hyperparameters, is_given, refuse_link_targets
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
@@ -165,7 +165,7 @@ class SaveConfig(SaveConfigCallback):
         """Write to TensorBoard what went into `config.yaml`."""
         del pl_module, stage
         text = self.parser.dump(self.config, skip_none=False)
-        settings = flatten({key: value for key, value in yaml.safe_load(text).items() if key in ("model", "data")})
+        settings = hyperparameters(yaml.safe_load(text))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)

@@ -89,6 +89,25 @@ def adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[st
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
 
 
+_NO_HYPERPARAMETERS = (
+    "data.allow_changed_data",
+    "data.cache_dir",
+    "data.num_workers",
+    "data.prompts",
+    "data.test_corpus",
+    "model.compile",
+    "model.sampling.",
+)
+
+
+def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a run's result depends on, by dotted name: of model and data what is set, no paths, texts or speed."""
+    found = flatten({key: value for key, value in settings.items() if key in ("model", "data")})
+    return {
+        name: value for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)
+    }
+
+
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted name, as primitives."""
     flat: dict[str, Any] = {}
