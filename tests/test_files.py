@@ -15,10 +15,15 @@ from llm.files import keeping, remove_stale, temporary_for, whole_file, write_wh
 def test_a_file_is_there_when_it_is_whole(tmp_path):
     target = tmp_path / "x"
     write_whole(target, b"before")
-    with pytest.raises(RuntimeError), whole_file(target) as file:
-        file.write(b"half")
-        assert target.read_bytes() == b"before"
-        raise RuntimeError
+
+    def fail():
+        with whole_file(target) as file:
+            file.write(b"half")
+            assert target.read_bytes() == b"before"
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert target.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -63,7 +63,7 @@ def test_a_run_without_a_checkpoint_is_not_an_older_run(tmp_path):
     assert checkpoint_to_go_on_from(tmp_path) == old
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "config.yaml").touch()
-    with pytest.raises(NoCheckpointError, match="before its first checkpoint.*old"):
+    with pytest.raises(NoCheckpointError, match=r"before its first checkpoint.*old"):
         checkpoint_to_go_on_from(tmp_path)
 
 
