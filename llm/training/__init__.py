@@ -1,10 +1,11 @@
 """Training: the LightningModule, its optimizer, and the callbacks that go with every run."""
 
-from llm.training.checkpointing import AtomicCheckpointIO, BestAndLast, Interrupted, StopSafely, newest_checkpoint
+from llm.training.checkpointing import AtomicCheckpointIO, BestAndLast, newest_checkpoint
 from llm.training.module import LanguageModel
 from llm.training.predictions import PredictionWriter
 from llm.training.progress import RunProgress, StartingPoint, Throughput
 from llm.training.samples import TextSamples
+from llm.training.stopping import Interrupted, StopSafely
 
 __all__ = [
     "AtomicCheckpointIO",
