@@ -25,11 +25,12 @@ from llm.errors import ConfigError, reason_of
 from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
 from llm.pretrained import read_pretrained
+from llm.process import Interrupted
 from llm.settings import LINKS, adopt, flatten, given_settings, is_given, refuse_link_targets
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
-    Interrupted,
+    EndTogether,
     LanguageModel,
     PredictionWriter,
     RunProgress,
@@ -40,6 +41,7 @@ from llm.training import (
     newest_checkpoint,
 )
 from llm.training.hardware import has_native_bfloat16
+from llm.training.ranks import adopt_launcher, refuse_more_processes_than_cores
 
 log = logging.getLogger("llm")
 
@@ -85,6 +87,8 @@ class GPTCLI(LightningCLI):
         given = given_settings(args)
         if subcommand == "fit" and not is_given("trainer.precision", given):
             _choose_precision(config)
+        adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
+        refuse_more_processes_than_cores(config.trainer)
         if subcommand != "fit" and not is_given("trainer.logger", given):
             config.trainer.logger = False
         if subcommand != "fit" or config.trainer.logger is False:
@@ -122,10 +126,12 @@ class GPTCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        always: list[L.Callback] = [StartingPoint(), Throughput(), StopSafely()]
+        always: list[L.Callback] = [StartingPoint(), Throughput(), EndTogether()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
-        return super()._instantiate_trainer(config, [*callbacks, *always])
+        trainer = super()._instantiate_trainer(config, [*callbacks, *always])
+        trainer.callbacks.append(StopSafely())  # behind those that save, which Lightning puts last
+        return trainer
 
     def before_fit(self) -> None:
         """Find out what is wrong with the data before there is a run folder, then say where that is."""

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import re
 
+_LOST_WORKER = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited)"
+).search
+_LOST_PEER = re.compile("connection (?:closed|reset) by peer|broken pipe|NCCL", re.IGNORECASE).search
 _NO_MEMORY = re.compile("can't allocate memory|out of memory|storage size calculation overflowed", re.IGNORECASE).search
 
 
@@ -47,4 +51,20 @@ def reason_of(error: BaseException) -> str | None:
         return f"{error.strerror or error}{f': {error.filename!r}' if error.filename else ''}"
     if isinstance(error, MemoryError | RuntimeError) and (isinstance(error, MemoryError) or _NO_MEMORY(str(error))):
         return "there is not enough memory; use a smaller model, batch_size or context_length"
+    if isinstance(error, RuntimeError):
+        return _loss_of_a_process(str(error))
+    return None
+
+
+def _loss_of_a_process(message: str) -> str | None:
+    """What to tell about a process that a run can't do without and that is gone."""
+    go_on = "go on from the last checkpoint with --ckpt_path last"
+    if lost := _LOST_WORKER(message):
+        how = f" ({lost[2].strip().lower()})" if lost[2] else ""
+        return (
+            f"the process {lost[1]}, which loads data, has ended{how}, perhaps for want of memory; {go_on}, and if it "
+            "happens again with fewer --data.num_workers"
+        )
+    if _LOST_PEER(message):
+        return f"another process of this run has ended, and so does this one; {go_on}"
     return None

@@ -4,13 +4,14 @@ from llm.training.checkpointing import AtomicCheckpointIO, BestAndLast, newest_c
 from llm.training.module import LanguageModel
 from llm.training.predictions import PredictionWriter
 from llm.training.progress import RunProgress, StartingPoint, Throughput
+from llm.training.ranks import EndTogether
 from llm.training.samples import TextSamples
-from llm.training.stopping import Interrupted, StopSafely
+from llm.training.stopping import StopSafely
 
 __all__ = [
     "AtomicCheckpointIO",
     "BestAndLast",
-    "Interrupted",
+    "EndTogether",
     "LanguageModel",
     "PredictionWriter",
     "RunProgress",

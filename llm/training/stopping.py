@@ -2,46 +2,69 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import signal
-import threading
-from collections.abc import Callable
+import subprocess
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import WeightAveraging
 
-from llm.errors import LLMError
+from llm.process import Interrupted, listen, listen_as_before, name_of, say
 from llm.training.checkpointing import BestAndLast
 
-
-class Interrupted(LLMError):
-    """A signal ended the run, after it was saved."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.signal_number = signal_number
+_SECONDS_UNTIL_IMPATIENT = 1.0
 
 
 class StopSafely(L.Callback):
-    """On SIGTERM or Ctrl+C: finish the step, write `last.ckpt`, and end; a second signal does not wait for the step.
+    """On SIGTERM, Ctrl+C and the like: finish the step, write `last.ckpt`, and end.
+
+    In a validation it does not wait for the end: a run that goes on makes that validation again. It does wait where
+    gradients are being accumulated, which a checkpoint does not hold, and where no step is left to make.
+
+    A second Ctrl+C, at least a second after the first signal, waits for nothing. (What starts several processes passes
+    a signal on that they have all got from the terminal already: that is no second one.)
 
     Of several processes it is enough that one gets the signal: all of them save and end after the same step.
+
+    Under SLURM, the signal that announces the time limit (`--signal=SIGUSR1@90`) also puts the job in the queue again.
+
+    Give it to a Trainer as the last callback, so that the others are done with the step.
     """
 
     def __init__(self) -> None:
         self._received: int | None = None
+        self._when = 0.0
+        self._outcome: Interrupted | None = None
+        self._first_step = 0
         self._step_before = -1
+        self._amid_step = False
         self._before: dict[int, Any] = {}
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Listen, in place of Lightning, which would save amid a step, and wait for others in a signal handler."""
+        del pl_module
+        if stage == "fit":
+            trainer._signal_connector.register_signal_handlers = self._listen  # type: ignore[method-assign]
+
+    def _listen(self) -> None:
+        self._received, self._outcome, self._amid_step = None, None, False
+        self._before = listen(self._handle)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen."""
-        del trainer, pl_module
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+        """Remember where the run begins; end it, if it has been told to.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        del pl_module
+        self._first_step = trainer.global_step
+        self._end_without_saving(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Remember which step this batch belongs to."""
@@ -55,16 +78,46 @@ class StopSafely(L.Callback):
             Interrupted: a signal came.
         """
         del pl_module
-        if trainer.global_step == self._step_before:
+        self._amid_step = trainer.global_step == self._step_before
+        self._end_if_told(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """End the run amid a validation.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        del pl_module
+        if trainer.sanity_checking:
+            self._end_without_saving(trainer)
+        elif trainer.state.fn == "fit":
+            self._end_if_told(trainer)
+
+    def _end_without_saving(self, trainer: L.Trainer) -> None:
+        if received := self._received_by_any(trainer):
+            self._outcome = Interrupted(
+                f"stopped by {name_of(received)} before the first step; there was nothing to save", received
+            )
+            raise self._outcome
+
+    def _end_if_told(self, trainer: L.Trainer) -> None:
+        if self._amid_step or _is_last_step(trainer):
             return
-        received = self._received_by_any(trainer)
-        if not received:
+        if not (received := self._received_by_any(trainer)):
             return
-        name = signal.Signals(received).name
-        checkpoint = trainer.checkpoint_callback
-        path = checkpoint.save_last(trainer) if isinstance(checkpoint, BestAndLast) else None
-        saved = "nothing was saved" if path is None else f"go on with: {_command_to_resume(trainer, path)}"
-        raise Interrupted(f"stopped by {name} after step {trainer.global_step}; {saved}", received)
+        if trainer.validating:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, WeightAveraging):  # validation has the averaged weights in place of the others
+                    callback.on_validation_epoch_end(trainer, trainer.lightning_module)
+        kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)]
+        path = kept[0].save_last(trainer) if kept else None
+        then = "nothing was saved" if path is None else f"go on with: {command_to_resume(trainer, path)}"
+        if path is not None and (said := _put_in_queue_again(trainer, received)):
+            then = f"{said}; {then}"
+        self._outcome = Interrupted(
+            f"stopped by {name_of(received)} after step {trainer.global_step}; {then}", received
+        )
+        raise self._outcome
 
     def _received_by_any(self, trainer: L.Trainer) -> int:
         """The signal that this process got or, where there are several, any of them; 0 for none.
@@ -80,29 +133,56 @@ class StopSafely(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Listen no more."""
         del trainer, pl_module, stage
-        self._restore()
+        self._listen_no_more()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Listen no more."""
         del trainer, pl_module, exception
-        self._restore()
+        self._listen_no_more()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        os.write(2, b"\nstopping after this step\n")  # logging is not safe in a signal handler
-        self._received = number
-        self._restore()
+        if self._received is None:
+            self._received, self._when = number, time.monotonic()
+            say("stopping after this step")
+        elif number == signal.SIGINT and time.monotonic() - self._when >= _SECONDS_UNTIL_IMPATIENT:
+            raise self._outcome or Interrupted(
+                f"stopped by {name_of(number)} at once; the last checkpoint is as it was", number
+            )
 
-    def _restore(self) -> None:
-        for number, before in self._before.items():
-            handler: Callable[..., Any] | int | None = before
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    def _listen_no_more(self) -> None:
+        listen_as_before(self._before)
         self._before = {}
 
 
-def _command_to_resume(trainer: L.Trainer, path: Path) -> str:
+def command_to_resume(trainer: L.Trainer, path: Path) -> str:
     """What a user types to go on: with the run's own configuration, where it was kept."""
     folder = getattr(trainer.loggers[0], "log_dir", None) if trainer.loggers else None
     config = Path(folder, "config.yaml") if folder else None
-    with_config = f" --config {config}" if config is not None and config.is_file() else ""
-    return f"python train.py fit{with_config} --ckpt_path {path}"
+    with_config = f" --config {shlex.quote(str(config))}" if config is not None and config.is_file() else ""
+    return f"python train.py fit{with_config} --ckpt_path {shlex.quote(str(path))}"
+
+
+def _is_last_step(trainer: L.Trainer) -> bool:
+    """Whether a run that was resumed from here would find nothing left to do, not even its last validation."""
+    return 0 <= trainer.max_steps <= trainer.global_step
+
+
+def _put_in_queue_again(trainer: L.Trainer, received: int) -> str | None:
+    """Where SLURM sent the signal that Lightning calls for requeueing, have the job begin again; says what became of it.
+
+    The batch script runs again from its beginning, so its command has to be one that goes on (`--ckpt_path last`).
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        return None
+    job = SLURMEnvironment.job_id()
+    if received != environment.requeue_signal or job is None or not trainer.is_global_zero:
+        return None
+    command = ["scontrol", "requeue", str(job)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        problem = done.stderr.strip() or f"status {done.returncode}" if done.returncode else None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    return f"job {job} is in the queue again" if problem is None else f"`{shlex.join(command)}` failed: {problem}"

@@ -4,27 +4,57 @@ from __future__ import annotations
 
 import signal
 
+import lightning as L
 import pytest
-from processes import start, wait_for_checkpoint
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from runs import Curve, fit, fit_until_stopped
 
-from llm.checkpoint import read_checkpoint
-from llm.training import newest_checkpoint
+
+class Signal(L.Callback):
+    """Sends a signal to this process at one moment of a run."""
+
+    def __init__(self, hook: str, count: int, number: int = signal.SIGTERM) -> None:
+        self.hook, self.count, self.number = hook, count, number
+
+    def _hook(self, name: str, trainer: L.Trainer) -> None:
+        if name == self.hook:
+            self.count -= 1
+            if self.count == 0:
+                signal.raise_signal(self.number)
+
+    def on_train_batch_start(self, trainer, *_):
+        self._hook("step", trainer)
+
+    def on_validation_batch_start(self, trainer, *_):
+        self._hook("validation", trainer)
+
+    def on_save_checkpoint(self, trainer, *_):
+        self._hook("save", trainer)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, number, status):
-    process = start(tmp_path, "--trainer.max_steps=1000000")
-    checkpoint = wait_for_checkpoint(tmp_path, process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status
-    last = errors.strip().splitlines()[-1]
-    assert f"stopped by {number.name} after step" in last
-    assert "--ckpt_path" in last
-    step = int(last.split("after step ")[1].split(";")[0])
-    assert read_checkpoint(checkpoint)["global_step"] == step
+EPOCHS = {"max_steps": -1, "max_epochs": 3, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
+EMA = {"decay": 0.8}
+MOMENTS = [
+    *(("step", step) for step in (1, 2, 3, 4, 6, 8)),
+    *(("validation", batch) for batch in (1, 2, 4, 5)),
+    *(("save", save) for save in (1, 2)),
+]
 
-    again = start(tmp_path, f"--trainer.max_steps={step + 5}", "--ckpt_path=last")
-    _, errors = again.communicate(timeout=60)
-    assert again.returncode == 0, errors
-    assert read_checkpoint(newest_checkpoint(tmp_path / "runs"))["global_step"] == step + 5
+
+@pytest.mark.parametrize("options", [{}, EPOCHS, {"accumulate_grad_batches": 2}, {"ema": EMA}], ids=str)
+def test_a_run_that_was_stopped_at_any_moment_has_the_same_curve_and_weights(tmp_path, options):
+    options = dict(options)
+    ema = options.pop("ema", None)
+    averaging = lambda: [EMAWeightAveraging(**ema)] if ema else []  # noqa: E731
+    whole = Curve()
+    weights, _ = fit(tmp_path, *averaging(), curve=whole, **options)
+    assert any(name == "validation/loss" for name, _ in whole.values)
+    for hook, count in MOMENTS:
+        first, second = Curve(), Curve()
+        checkpoint = fit_until_stopped(tmp_path, *averaging(), Signal(hook, count), curve=first, **options)
+        resumed, _ = fit(tmp_path, *averaging(), ckpt=checkpoint, curve=second, **options)
+        different = [name for name, value in weights.items() if not torch.equal(value, resumed[name])]
+        assert not different, (hook, count)
+        assert {**first.values, **second.values} == whole.values, (hook, count)
+        assert not first.values.keys() & second.values.keys(), (hook, count)
