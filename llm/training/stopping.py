@@ -169,7 +169,7 @@ def _is_last_step(trainer: L.Trainer) -> bool:
 
 
 def _put_in_queue_again(trainer: L.Trainer, received: int) -> str | None:
-    """Where SLURM sent the signal that Lightning calls for requeueing, have the job begin again; says what became of it.
+    """Where SLURM sent the signal to requeue, have the job begin again; gives what to say of it.
 
     The batch script runs again from its beginning, so its command has to be one that goes on (`--ckpt_path last`).
     """
