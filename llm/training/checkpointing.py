@@ -66,6 +66,12 @@ class BestAndLast(Checkpoint):
         self._amid_step = False
         self._due = False
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Settle the count of validation batches: one that was never begun (`on_save_checkpoint`) is not over either."""
+        del pl_module
+        counts = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+        counts.ready = counts.started = counts.completed  # type: ignore[attr-defined]
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Remember which step this batch belongs to."""
         del pl_module
@@ -80,12 +86,16 @@ class BestAndLast(Checkpoint):
         if is_time and not self._amid_step and not _validation_follows(trainer):
             self.save_last(trainer)
 
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember which batch was validated after, for all that save at the end of a validation."""
+        del pl_module
+        self._validated_batch = trainer.fit_loop.total_batch_idx
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `last.ckpt`, and `best.ckpt` if it is."""
         del pl_module
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        self._validated_batch = trainer.fit_loop.total_batch_idx
         loss = float(trainer.callback_metrics.get("validation/loss", math.inf))
         if loss < self.best_loss:
             self.best_loss = loss

@@ -58,3 +58,29 @@ def test_a_run_that_was_stopped_at_any_moment_has_the_same_curve_and_weights(tmp
         assert not different, (hook, count)
         assert {**first.values, **second.values} == whole.values, (hook, count)
         assert not first.values.keys() & second.values.keys(), (hook, count)
+
+
+class Kill(L.Callback):
+    """Ends a run, as a kill would, where its nth step begins."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_train_batch_start(self, *_):
+        self.count -= 1
+        if self.count == 0:
+            raise RuntimeError("killed")
+
+
+def test_a_validation_that_was_made_again_is_not_made_a_third_time(tmp_path):
+    weights, _ = fit(tmp_path, curve=(whole := Curve()))
+    first, second, third = Curve(), Curve(), Curve()
+    checkpoint = fit_until_stopped(tmp_path, Signal("validation", 2), curve=first)
+    assert ("validation/loss", 3) not in first.values
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path, Kill(1), ckpt=checkpoint, curve=second)
+    assert ("validation/loss", 3) in second.values
+    resumed, _ = fit(tmp_path, ckpt=checkpoint, curve=third)
+    assert ("validation/loss", 3) not in third.values
+    assert {**first.values, **second.values, **third.values} == whole.values
+    assert all(torch.equal(value, resumed[name]) for name, value in weights.items())
