@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -47,16 +48,28 @@ def errors_of(process: subprocess.Popen[str], seconds: float = 60) -> str:
         raise AssertionError(f"it did not end:\n{process.communicate()[1]}") from None
 
 
-def wait_until(happened: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    """Wait for something that a run does."""
+def wait_until(happened: Callable[[], object], run: subprocess.Popen[str] | None, seconds: float = 120) -> None:
+    """Wait for something that a run, if it still has to be there, does."""
     deadline = time.monotonic() + seconds
     while not happened():
-        if process.poll() is not None:
-            raise AssertionError(f"it ended before:\n{errors_of(process)}")
+        if run is not None and run.poll() is not None:
+            raise AssertionError(f"it ended before:\n{errors_of(run)}")
         if time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise AssertionError(f"it did not happen in {seconds} s:\n{process.communicate()[1]}")
+            if run is not None:
+                os.killpg(run.pid, signal.SIGKILL)
+            raise AssertionError(f"it did not happen in {seconds} s:\n{errors_of(run) if run else ''}")
         time.sleep(0.02)
+
+
+def members(folder: Path) -> list[int]:
+    """The processes of a run that was begun in a folder, its first one and all that came of it, by their numbers."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):  # gone meanwhile, a zombie, or somebody else's
+                if (process / "cwd").readlink() == folder.resolve():
+                    found.append(int(process.name))
+    return sorted(found)
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> Path:

@@ -67,7 +67,7 @@ class BestAndLast(Checkpoint):
         self._due = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Settle the count of validation batches: one that was never begun (`on_save_checkpoint`) is not over either."""
+        """Settle the count of validation batches: what was said to have begun (`on_save_checkpoint`) never did."""
         del pl_module
         counts = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
         counts.ready = counts.started = counts.completed  # type: ignore[attr-defined]
