@@ -119,9 +119,11 @@ class LanguageModel(L.LightningModule):
         inputs, targets = batch
         loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
         if accuracy is not None:
-            self.note("train/loss", loss.detach())
-            self.note("train/perplexity", loss.detach().exp())
-            self.note("train/token_accuracy", accuracy)
+            mine = torch.stack([loss.detach(), accuracy])
+            of_all: Tensor = self.trainer.strategy.reduce(mine, reduce_op="mean")  # type: ignore[assignment]
+            self.note("train/loss", of_all[0])
+            self.note("train/perplexity", of_all[0].exp())
+            self.note("train/token_accuracy", of_all[1])
         return loss
 
     def note(self, name: str, value: Tensor | float) -> None:
