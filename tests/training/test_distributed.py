@@ -42,7 +42,12 @@ def steps_in(text: str) -> int:
 def test_two_processes_train_as_one_does_with_twice_the_batch(tmp_path):
     (tmp_path / "two").mkdir()
     (tmp_path / "one").mkdir()
-    words = ["--trainer.max_steps=6", "--model.gpt.dropout=0", "--trainer.log_every_n_steps=1"]
+    words = [
+        "--trainer.max_steps=6",
+        "--model.gpt.dropout=0",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.precision=32-true",
+    ]
     run = start(tmp_path / "two", *TWO, *words, "--data.batch_size=4", "--inspect.every=3", "--samples.every=3")
     errors = errors_of(run, 300)
     assert run.returncode == 0, errors
