@@ -136,6 +136,11 @@ class BestAndLast(Checkpoint):
             validation["current"] = dict.fromkeys(validation["total"], 0)
             validation["is_last_batch"] = False
 
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint, of classes made from this one too."""
+        return BestAndLast.__qualname__
+
     def state_dict(self) -> dict[str, Any]:
         """The lowest loss so far, so that a resumed run does not take a worse one for the best."""
         return {"best_loss": self.best_loss, "best_model_path": self.best_model_path}

@@ -65,7 +65,7 @@ class Throughput(L.Callback):
                 flops = self._tokens / trainer.world_size * self._flops_per_token(pl_module)
                 values["train/model_flops_utilization"] = flops / seconds / peak
             pl_module.log_dict(values, logger=False)
-            trainer._logger_connector.log_metrics(values, step=trainer.global_step)
+            trainer._logger_connector.log_metrics(values, trainer.global_step)  # type: ignore[arg-type]
             self._restart(pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

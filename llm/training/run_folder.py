@@ -95,12 +95,11 @@ def _newest(folder: str | Path, names: Sequence[str]) -> Path | None:
 
 def _first_whole(folder: Path, names: Sequence[str]) -> Path:
     """The first of some checkpoints that is whole; says what is wrong with those before it."""
-    wrong = []
-    for name in names:
-        path = folder / name
+    wrong = [] if (folder / names[0]).is_file() else [f"there is no {str(folder / names[0])!r}"]
+    for path in (folder / name for name in names):
+        if not path.is_file():
+            continue
         try:
-            if not path.is_file():
-                raise CheckpointError(f"there is no {str(path)!r}")
             read_checkpoint(path)
         except CheckpointError as error:
             wrong.append(str(error))
