@@ -42,6 +42,7 @@ from llm.training import (
     TextSamples,
     Throughput,
 )
+from llm.training.checkpointing import best_and_last
 from llm.training.hardware import has_native_bfloat16
 from llm.training.ranks import adopt_launcher, refuse_more_processes_than_cores
 from llm.training.run_folder import CHECKPOINTS, held
@@ -156,7 +157,7 @@ class GPTCLI(LightningCLI):
     def _folders(self) -> list[Path]:
         """Where the run writes to: the loggers' folders and that of the checkpoints."""
         folders = [Path(path) for logger in self.trainer.loggers if (path := getattr(logger, "log_dir", None))]
-        if isinstance(checkpoint := self.trainer.checkpoint_callback, BestAndLast):
+        if checkpoint := best_and_last(self.trainer):
             run = folders[0] if folders else Path(self.trainer.default_root_dir)
             folders.append(Path(checkpoint.folder or run / CHECKPOINTS))
         return folders
@@ -173,8 +174,8 @@ class GPTCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
-        checkpoint = self.trainer.checkpoint_callback
-        if not self.trainer.is_global_zero or not isinstance(checkpoint, BestAndLast):
+        checkpoint = best_and_last(self.trainer)
+        if not self.trainer.is_global_zero or checkpoint is None:
             return
         path = checkpoint.best_model_path or checkpoint.last_model_path
         if path:

@@ -45,6 +45,18 @@ class Curve(Logger):
                 self.values[key, int(step or 0)] = float(value).hex()
 
 
+class Kill(L.Callback):
+    """Ends a run, as a kill would, where its nth step begins."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.count -= 1
+        if self.count == 0:
+            raise RuntimeError("killed")
+
+
 def fit(
     folder: Path, *callbacks: L.Callback, ckpt: Path | None = None, curve: Curve | None = None, **options: Any
 ) -> tuple[dict[str, torch.Tensor], L.Trainer]:
@@ -63,7 +75,7 @@ def fit(
     )
     torch.manual_seed(1 if ckpt is None else 2)
     config = GPTConfig(datamodule.vocab_size, 8, n_layer=1, n_head=2, n_embd=8, dropout=0.3)
-    module = LanguageModel(config, OptimConfig(warmup_steps=3, learning_rate=options.pop("learning_rate", 1e-3)))
+    module = LanguageModel(config, OptimConfig(**{"warmup_steps": 3, **options.pop("optim", {})}))
     trainer = L.Trainer(
         accelerator="cpu",
         logger=curve or Curve(),

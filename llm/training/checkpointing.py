@@ -170,6 +170,11 @@ class BestAndLast(Checkpoint):
         return path.is_file() and path.resolve() in [Path(other).resolve() for other in known]
 
 
+def best_and_last(trainer: L.Trainer) -> BestAndLast | None:
+    """That callback of a run; Lightning's own may stand beside it."""
+    return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)), None)
+
+
 def _validation_follows(trainer: L.Trainer) -> bool:
     """Whether the training batch that is being ended is one after which there is a validation."""
     loop = trainer.fit_loop.epoch_loop

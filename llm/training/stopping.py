@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import signal
 import subprocess
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from llm.process import Interrupted, listen, listen_as_before, name_of, say
-from llm.training.checkpointing import BestAndLast
+from llm.training.checkpointing import best_and_last
+
+log = logging.getLogger("llm")
+
+Kind = TypeVar("Kind")
 
 _SECONDS_UNTIL_IMPATIENT = 1.0
 
@@ -41,7 +46,6 @@ class StopSafely(L.Callback):
         self._received: int | None = None
         self._when = 0.0
         self._outcome: Interrupted | None = None
-        self._first_step = 0
         self._step_before = -1
         self._amid_step = False
         self._before: dict[int, Any] = {}
@@ -57,14 +61,17 @@ class StopSafely(L.Callback):
         self._before = listen(self._handle)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember where the run begins; end it, if it has been told to.
+        """End the run, if it has been told to, or had ended by itself before it was resumed.
 
         Raises:
             Interrupted: a signal came.
         """
         del pl_module
-        self._first_step = trainer.global_step
         self._end_without_saving(trainer)
+        stopped = [callback for callback in _of_kind(trainer, EarlyStopping) if callback.stopping_reason.value]
+        if trainer.ckpt_path is not None and stopped:  # Lightning would go on until the next validation
+            trainer.should_stop = True
+            log.info("early stopping: %s Leave the callback out to go on", stopped[0].stopping_reason_message)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Remember which step this batch belongs to."""
@@ -106,11 +113,10 @@ class StopSafely(L.Callback):
         if not (received := self._received_by_any(trainer)):
             return
         if trainer.validating:
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, WeightAveraging):  # validation has the averaged weights in place of the others
-                    callback.on_validation_epoch_end(trainer, trainer.lightning_module)
-        kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)]
-        path = kept[0].save_last(trainer) if kept else None
+            for callback in _of_kind(trainer, WeightAveraging):  # validation has the averaged weights in their place
+                callback.on_validation_epoch_end(trainer, trainer.lightning_module)
+        checkpoint = best_and_last(trainer)
+        path = None if checkpoint is None else checkpoint.save_last(trainer)
         then = "nothing was saved" if path is None else f"go on with: {command_to_resume(trainer, path)}"
         if path is not None and (said := _put_in_queue_again(trainer, received)):
             then = f"{said}; {then}"
@@ -161,6 +167,10 @@ def command_to_resume(trainer: L.Trainer, path: Path) -> str:
     config = Path(folder, "config.yaml") if folder else None
     with_config = f" --config {shlex.quote(str(config))}" if config is not None and config.is_file() else ""
     return f"python train.py fit{with_config} --ckpt_path {shlex.quote(str(path))}"
+
+
+def _of_kind(trainer: L.Trainer, kind: type[Kind]) -> list[Kind]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
 
 
 def _is_last_step(trainer: L.Trainer) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from processes import start, wait_for_checkpoint
@@ -11,7 +9,7 @@ from processes import start, wait_for_checkpoint
 import llm
 from llm.checkpoint import read_checkpoint
 from llm.errors import CheckpointError
-from llm.training import AtomicCheckpointIO, newest_checkpoint
+from llm.training import AtomicCheckpointIO
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):

@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from runs import Curve, fit, fit_until_stopped
+from runs import Curve, Kill, fit, fit_until_stopped
 
 
 class Signal(L.Callback):
@@ -58,18 +58,6 @@ def test_a_run_that_was_stopped_at_any_moment_has_the_same_curve_and_weights(tmp
         assert not different, (hook, count)
         assert {**first.values, **second.values} == whole.values, (hook, count)
         assert not first.values.keys() & second.values.keys(), (hook, count)
-
-
-class Kill(L.Callback):
-    """Ends a run, as a kill would, where its nth step begins."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def on_train_batch_start(self, *_):
-        self.count -= 1
-        if self.count == 0:
-            raise RuntimeError("killed")
 
 
 def test_a_validation_that_was_made_again_is_not_made_a_third_time(tmp_path):
