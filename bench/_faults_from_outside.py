@@ -19,7 +19,7 @@ from bench._processes import REPOSITORY, Ended, Moment, Run
 from bench.faults import FIT, GO_ON, VARIANTS, Lost, Result, fault, moments, prepare, result_of, uninterrupted
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-STARTING = ("setup", "on_fit_start", "on_sanity_check_start")
+STARTING = ("setup", "on_fit_start", "on_train_start")
 SLURM = {
     "SLURM_JOB_ID": "4711",
     "SLURM_JOB_NAME": "train",

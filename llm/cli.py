@@ -44,7 +44,7 @@ from llm.training import (
 )
 from llm.training.checkpointing import best_and_last
 from llm.training.hardware import has_native_bfloat16
-from llm.training.ranks import adopt_launcher, refuse_more_processes_than_cores
+from llm.training.ranks import adopt_launcher, refuse_more_processes_than_cores, without_looks
 from llm.training.run_folder import CHECKPOINTS, held
 from llm.training.where import RUNS, choose_checkpoint, logger_to_go_on_with
 
@@ -140,6 +140,7 @@ class GPTCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
+        callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples))
         always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor
 
+from llm.config import OptimConfig
 from llm.errors import ConfigError
 from llm.process import Interrupted, name_of
+
+log = logging.getLogger("llm")
 
 _SECONDS_TO_END = 30.0
 _SECONDS_OF_GRACE = 10.0
@@ -63,6 +70,46 @@ def adopt_launcher(trainer: Any, devices_given: bool, strategy_given: bool) -> N
 
 
 HOW_TO_GO_ON = "go on from the last checkpoint with --ckpt_path last"
+
+
+def total_norm(gradients: Iterable[Tensor], strategy: Any, device: torch.device) -> Tensor:
+    """The norm of all gradients together, of which each process has all, or under FSDP a piece.
+
+    Args:
+        gradients: those that this process has.
+        strategy: the Trainer's.
+        device: where the norm is to be.
+    """
+    norm = torch.nn.utils.get_total_norm(gradients).to(device)
+    if isinstance(strategy, FSDPStrategy):
+        return strategy.reduce(norm.square(), reduce_op="sum").sqrt()
+    return norm
+
+
+def refuse_muon_in_pieces(strategy: Any, optim: OptimConfig) -> None:
+    """Muon makes whole matrices orthogonal.
+
+    Raises:
+        ConfigError: FSDP would give it pieces.
+    """
+    if isinstance(strategy, FSDPStrategy) and optim.kind == "muon":
+        raise ConfigError(
+            "model.optim.kind muon needs whole matrices, and strategy fsdp cuts them up: use adamw, or ddp"
+        )
+
+
+def without_looks(callbacks: list[L.Callback], strategy: Any, looks: tuple[type[L.Callback], ...]) -> list[L.Callback]:
+    """Under FSDP no process has the whole model between two steps, to look into it or to generate with it.
+
+    Args:
+        callbacks: of a run.
+        strategy: the setting.
+        looks: the kinds that need a whole model; left out under FSDP, which is said.
+    """
+    if not (isinstance(strategy, FSDPStrategy) or str(strategy).startswith("fsdp")):
+        return callbacks
+    log.info("strategy fsdp: no looks inside and no samples while training; generate from a checkpoint instead")
+    return [callback for callback in callbacks if not isinstance(callback, looks)]
 
 
 class EndTogether(L.Callback):

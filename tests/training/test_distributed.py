@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from llm.checkpoint import read_checkpoint
 from llm.training import newest_checkpoint
 
+needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core can't run two processes")
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.val_check_interval=3"]
 ENDLESS = "--trainer.max_steps=1000000"
 
@@ -39,6 +40,7 @@ def steps_in(text: str) -> int:
 
 
 @pytest.mark.slow
+@needs_two_cores
 def test_two_processes_train_as_one_does_with_twice_the_batch(tmp_path):
     (tmp_path / "two").mkdir()
     (tmp_path / "one").mkdir()
@@ -65,6 +67,7 @@ def test_two_processes_train_as_one_does_with_twice_the_batch(tmp_path):
 
 
 @pytest.mark.slow
+@needs_two_cores
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_either_process_saves_and_ends_both(tmp_path, rank):
     run = start(tmp_path, *TWO, ENDLESS)
@@ -79,6 +82,7 @@ def test_a_signal_to_either_process_saves_and_ends_both(tmp_path, rank):
 
 
 @pytest.mark.slow
+@needs_two_cores
 def test_a_kill_of_either_process_ends_both_and_the_run_goes_on_as_if_it_had_not(tmp_path):
     words = [*TWO, "--trainer.max_steps=300", "--checkpoint.every=10"]
     for name in ("whole", "killed"):
@@ -105,6 +109,7 @@ def test_a_kill_of_either_process_ends_both_and_the_run_goes_on_as_if_it_had_not
 
 
 @pytest.mark.slow
+@needs_two_cores
 def test_another_number_of_processes_is_refused_with_both_numbers(tmp_path):
     run_to_its_end(tmp_path, *TWO, "--trainer.max_steps=3")
     run = start(tmp_path, "--trainer.max_steps=6", "--ckpt_path=last")
@@ -114,6 +119,7 @@ def test_another_number_of_processes_is_refused_with_both_numbers(tmp_path):
 
 
 @pytest.mark.slow
+@needs_two_cores
 def test_torchrun_starts_as_many_as_it_says_and_a_signal_or_a_kill_ends_all(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command = [*torchrun, str(REPOSITORY / "train.py"), *WORDS, ENDLESS]
@@ -149,3 +155,31 @@ def test_fsdp_without_a_gpu_is_refused_in_a_line(tmp_path):
     assert run.returncode == 1
     assert "Traceback" not in errors
     assert "fsdp" in errors.strip().splitlines()[-1].lower()
+
+
+@pytest.mark.gpu
+def test_fsdp_trains_as_one_device_does_and_goes_on(tmp_path):
+    devices = torch.cuda.device_count()
+    words = [
+        "--trainer.accelerator=cuda",
+        "--trainer.precision=32-true",
+        "--model.gpt.dropout=0",
+        "--model.optim.final_learning_rate=1.0",
+    ]
+    sharded = [*words, f"--trainer.devices={devices}", "--trainer.strategy=fsdp", "--data.batch_size=4"]
+    for name in ("one", "sharded"):
+        (tmp_path / name).mkdir()
+    one = [*words, "--trainer.devices=1", f"--data.batch_size={4 * devices}"]
+    expected = run_to_its_end(tmp_path / "one", *one, "--trainer.max_steps=6")
+    run_to_its_end(tmp_path / "sharded", *sharded, "--trainer.max_steps=3")
+    found = run_to_its_end(tmp_path / "sharded", *sharded, "--trainer.max_steps=6", "--ckpt_path=last")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_fsdp_refuses_muon(tmp_path):
+    run = start(tmp_path, "--trainer.accelerator=cuda", "--trainer.strategy=fsdp", "--model.optim.kind=muon")
+    errors = errors_of(run)
+    assert run.returncode == 1
+    assert "needs whole matrices" in errors.strip().splitlines()[-1]
