@@ -51,20 +51,25 @@ def reason_of(error: BaseException) -> str | None:
         return f"{error.strerror or error}{f': {error.filename!r}' if error.filename else ''}"
     if isinstance(error, MemoryError | RuntimeError) and (isinstance(error, MemoryError) or _NO_MEMORY(str(error))):
         return "there is not enough memory; use a smaller model, batch_size or context_length"
-    if isinstance(error, RuntimeError):
-        return _loss_of_a_process(str(error))
-    return None
+    return _loss_of_a_process(error)
 
 
-def _loss_of_a_process(message: str) -> str | None:
-    """What to tell about a process that a run can't do without and that is gone."""
+def _loss_of_a_process(error: BaseException) -> str | None:
+    """What to tell about a process that a run can't do without and that is gone.
+
+    That one which loads data is, torch finds out in a signal handler, so amid anything, which may make an error of its
+    own of it.
+    """
     go_on = "go on from the last checkpoint with --ckpt_path last"
-    if lost := _LOST_WORKER(message):
-        how = f" ({lost[2].strip().lower()})" if lost[2] else ""
-        return (
-            f"the process {lost[1]}, which loads data, has ended{how}, perhaps for want of memory; {go_on}, and if it "
-            "happens again with fewer --data.num_workers"
-        )
-    if _LOST_PEER(message):
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, RuntimeError) and (lost := _LOST_WORKER(str(found))):
+            how = f" ({lost[2].strip().lower()})" if lost[2] else ""
+            return (
+                f"the process {lost[1]}, which loads data, has ended{how}, perhaps for want of memory; {go_on}, and if "
+                "it happens again with fewer --data.num_workers"
+            )
+        found = found.__cause__ or found.__context__
+    if isinstance(error, RuntimeError) and _LOST_PEER(str(error)):
         return f"another process of this run has ended, and so does this one; {go_on}"
     return None

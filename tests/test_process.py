@@ -69,3 +69,12 @@ def test_output_whose_reader_has_left_asks_to_end_once_and_is_silent():
 def test_a_lost_process_is_told_in_a_line(message, expected):
     reason = reason_of(RuntimeError(message))
     assert reason is None if expected is None else reason.startswith(expected)
+
+
+def test_a_lost_loader_is_found_behind_the_error_that_was_made_of_it():
+    with pytest.raises(TypeError) as caught:
+        try:
+            raise RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
+        except RuntimeError as error:
+            raise TypeError("unsupported callable") from error
+    assert "the process 4711" in (reason_of(caught.value) or "")
