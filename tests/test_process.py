@@ -72,9 +72,6 @@ def test_a_lost_process_is_told_in_a_line(message, expected):
 
 
 def test_a_lost_loader_is_found_behind_the_error_that_was_made_of_it():
-    with pytest.raises(TypeError) as caught:
-        try:
-            raise RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
-        except RuntimeError as error:
-            raise TypeError("unsupported callable") from error
-    assert "the process 4711" in (reason_of(caught.value) or "")
+    made_of_it = TypeError("unsupported callable")
+    made_of_it.__cause__ = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
+    assert "the process 4711" in (reason_of(made_of_it) or "")
