@@ -145,7 +145,8 @@ class GPTCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
         trainer = super()._instantiate_trainer(config, [*callbacks, *always])
-        trainer.callbacks.append(StopSafely())  # behind those that save, which Lightning puts last
+        # Behind those that save, which Lightning puts last.
+        trainer.callbacks.append(StopSafely())  # type: ignore[attr-defined]
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -135,7 +135,7 @@ class Output:
 def prepare() -> None:
     """Let nothing from outside end this process with a traceback, or leave it behind. Call it first of all."""
     listen(leave_at_once)
-    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
     if "LOCAL_RANK" in os.environ:
         end_with_parent()
 

@@ -122,7 +122,7 @@ class LanguageModel(L.LightningModule):
         loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
         if accuracy is not None:
             mine = torch.stack([loss.detach(), accuracy])
-            of_all: Tensor = self.trainer.strategy.reduce(mine, reduce_op="mean")  # type: ignore[assignment]
+            of_all: Tensor = self.trainer.strategy.reduce(mine, reduce_op="mean")
             self.note("train/loss", of_all[0])
             self.note("train/perplexity", of_all[0].exp())
             self.note("train/token_accuracy", of_all[1])

@@ -68,14 +68,17 @@ def test_two_processes_train_as_one_does_with_twice_the_batch(tmp_path):
 
 @pytest.mark.slow
 @needs_two_cores
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_either_process_saves_and_ends_both(tmp_path, rank):
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (None, signal.SIGINT)])
+def test_a_signal_to_either_process_or_both_saves_and_ends_both(tmp_path, rank, number):
     run = start(tmp_path, *TWO, ENDLESS)
     last = wait_for_checkpoint(tmp_path, run)
-    os.kill(members(tmp_path)[rank], signal.SIGTERM)
+    if rank is None:
+        os.killpg(run.pid, number)  # Ctrl+C in a terminal
+    else:
+        os.kill(members(tmp_path)[rank], number)
     errors = errors_of(run, 60)
-    assert run.returncode == 128 + signal.SIGTERM, errors
-    assert errors.count("stopped by SIGTERM") == 1, errors
+    assert run.returncode == 128 + number, errors
+    assert errors.count(f"stopped by {number.name}") == 1, errors
     assert "Traceback" not in errors
     assert read_checkpoint(last)["global_step"] == steps_in(errors)
     wait_until(lambda: not members(tmp_path), None, 10)
