@@ -136,7 +136,7 @@ def prepare() -> None:
     """Let nothing from outside end this process with a traceback, or leave it behind. Call it first of all."""
     listen(leave_at_once)
     sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
-    if "LOCAL_RANK" in os.environ:
+    if rank() or "TORCHELASTIC_RUN_ID" in os.environ:  # the Trainer's first process started it, or torchrun did
         end_with_parent()
 
 

@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from llm.config import OptimConfig
-from llm.errors import ConfigError
+from llm.errors import HOW_TO_GO_ON, ConfigError
 from llm.process import Interrupted, name_of
 
 log = logging.getLogger("llm")
@@ -67,9 +67,6 @@ def adopt_launcher(trainer: Any, devices_given: bool, strategy_given: bool) -> N
         trainer.num_nodes = world // here
     if not strategy_given and world > 1:
         trainer.strategy = "ddp"
-
-
-HOW_TO_GO_ON = "go on from the last checkpoint with --ckpt_path last"
 
 
 def total_norm(gradients: Iterable[Tensor], strategy: Any, device: torch.device) -> Tensor:

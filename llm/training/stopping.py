@@ -53,8 +53,8 @@ class StopSafely(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Listen, in place of Lightning, which would save amid a step, and wait for others in a signal handler."""
         del pl_module
-        if stage == "fit":
-            trainer._signal_connector.register_signal_handlers = self._listen  # type: ignore[method-assign]
+        handle = self._listen if stage == "fit" else lambda: None  # elsewhere there is nothing to save
+        trainer._signal_connector.register_signal_handlers = handle  # type: ignore[method-assign]
 
     def _listen(self) -> None:
         self._received, self._outcome, self._amid_step = None, None, False
