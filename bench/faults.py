@@ -180,9 +180,7 @@ def survive(
     prepare(folder)
     chosen = moments(kind, counts, rng)
     happened = []
-    for _ in range(20 * kills):  # a moment may not come in a run that goes on near its end
-        if len(happened) == kills:
-            break
+    for _ in range(kills):
         if kind == "random":
             run = Run(folder, words, environment=environment)
             run.process.join(rng.uniform(0.2, 2.5))
@@ -199,7 +197,7 @@ def survive(
                 raise Lost(f"{variant}, {moment}: {error}") from error
         if ended.status == -9:
             happened.append(moment)
-        elif kind == "random":  # it was over before
+        else:  # the moment did not come: the run is over
             break
     ended = Run(folder, words, environment=environment).wait()
     if ended.status != 0:
