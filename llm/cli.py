@@ -27,11 +27,12 @@ from llm.files import remove_stale, write_whole
 from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
 from llm.pretrained import read_pretrained
+from llm.process import Interrupted
 from llm.settings import LINKS, adopt, adopt_optim, given_settings, hyperparameters, is_given, refuse_link_targets
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
-    Interrupted,
+    EndTogether,
     LanguageModel,
     OneCurve,
     PredictionWriter,
@@ -41,7 +42,9 @@ from llm.training import (
     TextSamples,
     Throughput,
 )
+from llm.training.checkpointing import best_and_last
 from llm.training.hardware import has_native_bfloat16
+from llm.training.ranks import adopt_launcher, refuse_more_processes_than_cores, without_looks
 from llm.training.run_folder import CHECKPOINTS, held
 from llm.training.where import RUNS, choose_checkpoint, logger_to_go_on_with
 
@@ -93,6 +96,8 @@ class GPTCLI(LightningCLI):
         given = given_settings(args)
         if subcommand == "fit" and not is_given("trainer.precision", given):
             _choose_precision(config)
+        adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
+        refuse_more_processes_than_cores(config.trainer)
         if subcommand != "fit" and not is_given("trainer.logger", given):
             config.trainer.logger = False
         if subcommand != "fit" or config.trainer.logger is False:
@@ -135,10 +140,14 @@ class GPTCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), StopSafely()]
+        callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples))
+        always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
-        return super()._instantiate_trainer(config, [*callbacks, *always])
+        trainer = super()._instantiate_trainer(config, [*callbacks, *always])
+        # Behind those that save, which Lightning puts last.
+        trainer.callbacks.append(StopSafely())  # type: ignore[attr-defined]
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Train with the run's folders in hand: a run that could not be saved does not begin."""
@@ -150,7 +159,7 @@ class GPTCLI(LightningCLI):
     def _folders(self) -> list[Path]:
         """Where the run writes to: the loggers' folders and that of the checkpoints."""
         folders = [Path(path) for logger in self.trainer.loggers if (path := getattr(logger, "log_dir", None))]
-        if isinstance(checkpoint := self.trainer.checkpoint_callback, BestAndLast):
+        if checkpoint := best_and_last(self.trainer):
             run = folders[0] if folders else Path(self.trainer.default_root_dir)
             folders.append(Path(checkpoint.folder or run / CHECKPOINTS))
         return folders
@@ -167,8 +176,8 @@ class GPTCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
-        checkpoint = self.trainer.checkpoint_callback
-        if not self.trainer.is_global_zero or not isinstance(checkpoint, BestAndLast):
+        checkpoint = best_and_last(self.trainer)
+        if not self.trainer.is_global_zero or checkpoint is None:
             return
         path = checkpoint.best_model_path or checkpoint.last_model_path
         if path:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llm.data.sharded import TokenArray
 from llm.errors import ConfigError
+from llm.process import shield_worker
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets, both (B, T) and int64; the targets are the inputs moved by one token."""
@@ -208,6 +209,7 @@ class WindowLoader(DataLoader[Batch]):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=shield_worker,
         )
         self.order = order
         self.position = position

@@ -19,6 +19,7 @@ from llm.inspection.guard import same_randomness
 from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
 from llm.inspection.writers import TensorBoard, write_maps, write_shapes
+from llm.process import Interrupted
 from llm.training.module import LanguageModel
 from llm.training.run_folder import goes_on_in_its_folder
 from llm.training.schedule import Every
@@ -170,7 +171,9 @@ class Inspection(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write what an interrupted run leaves; where gradients are no numbers, say in which layers."""
-        if not trainer.is_global_zero or not isinstance(exception, LLMError | KeyboardInterrupt):
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        if not isinstance(exception, LLMError | Interrupted | KeyboardInterrupt):
             return
         module = _ours(pl_module)
 

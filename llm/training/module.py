@@ -25,7 +25,8 @@ from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
 from llm.training.compiling import Compiled
 from llm.training.loss import head_loss
-from llm.training.optimizer import build_optimizer, build_schedule
+from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
+from llm.training.ranks import refuse_muon_in_pieces, total_norm
 from llm.training.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 
 _GPT = GPTConfig()
@@ -91,6 +92,7 @@ class LanguageModel(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compile, if asked to, what training calls; the module itself, its names and its hooks stay as they are."""
+        remember_shapes(self.gpt)
         if self.compile_model and stage == "fit":
             self._features = Compiled(self.gpt.features)
 
@@ -119,9 +121,11 @@ class LanguageModel(L.LightningModule):
         inputs, targets = batch
         loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
         if accuracy is not None:
-            self.note("train/loss", loss.detach())
-            self.note("train/perplexity", loss.detach().exp())
-            self.note("train/token_accuracy", accuracy)
+            mine = torch.stack([loss.detach(), accuracy])
+            of_all: Tensor = self.trainer.strategy.reduce(mine, reduce_op="mean")
+            self.note("train/loss", of_all[0])
+            self.note("train/perplexity", of_all[0].exp())
+            self.note("train/token_accuracy", of_all[1])
         return loss
 
     def note(self, name: str, value: Tensor | float) -> None:
@@ -152,7 +156,7 @@ class LanguageModel(L.LightningModule):
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = total_norm(gradients, self.trainer.strategy, self.device)
         size = float(norm)
         # With a loss scaler, gradients that overflow are its business: it skips the step and scales down.
         if not self._has_loss_scaler and not math.isfinite(size):
@@ -178,6 +182,7 @@ class LanguageModel(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """What `optim` describes, with learning rates that change at every optimizer step."""
+        refuse_muon_in_pieces(self.trainer.strategy, self.optim)
         optimizer = build_optimizer(self.gpt, self.optim, scaled=self._has_loss_scaler)
         schedule = build_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
