@@ -20,6 +20,7 @@ from torch import Tensor
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
 from llm.tokenizers import Tokenizer
+from llm.trust import refuse_named_code
 
 ENTRY = "llm"
 VERSION = 1
@@ -64,6 +65,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{shown} is no checkpoint of this package: it has no entry {ENTRY!r} and 'state_dict'")
     if (version := checkpoint[ENTRY].get("version")) != VERSION:
         raise CheckpointError(f"{shown} has version {version!r}, this package reads version {VERSION}")
+    refuse_named_code(checkpoint, shown)
     tokenizer = checkpoint[ENTRY].setdefault("tokenizer", None)
     if tokenizer is not None and not (isinstance(tokenizer, dict) and isinstance(tokenizer.get("kind"), str)):
         raise CheckpointError(f"{shown} is damaged: its tokenizer is no dict with a kind")

@@ -40,6 +40,7 @@ from llm.training import (
     newest_checkpoint,
 )
 from llm.training.hardware import has_native_bfloat16
+from llm.trust import HELP, only_trusted_classes, refuse_functions, take_allowed
 
 log = logging.getLogger("llm")
 
@@ -65,6 +66,10 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 class GPTCLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict` with a `LanguageModel` on a `TextDataModule`."""
 
+    def __init__(self, *args: Any, allowed_classes: Sequence[str] = (), **kwargs: Any) -> None:
+        self.allowed_classes = allowed_classes  # besides the trusted ones; see llm.trust
+        super().__init__(*args, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks of every run under names of their own, and the links."""
         parser.add_lightning_class_args(Inspection, "inspect")
@@ -82,6 +87,7 @@ class GPTCLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
+        refuse_functions(config, self.allowed_classes)
         given = given_settings(args)
         if subcommand == "fit" and not is_given("trainer.precision", given):
             _choose_precision(config)
@@ -106,6 +112,9 @@ class GPTCLI(LightningCLI):
                 f"{subcommand} needs a trained model: "
                 "give --ckpt_path FILE, --ckpt_path last, or --model.pretrained PATH"
             )
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what every run has: safe checkpoints, throughput, a progress bar, a safe stop."""
@@ -184,9 +193,10 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     words = list(sys.argv[1:] if args is None else args)
     be_quiet()
     parser_kwargs: dict[str, Any] = {"exit_on_error": False}
-    if default_config is not None and not any(word.split("=")[0] in ("-c", "--config") for word in words):
-        for subcommand in GPTCLI.subcommands():
-            parser_kwargs[subcommand] = {"default_config_files": [str(default_config)], "exit_on_error": False}
+    names_a_file = any(word.split("=")[0] in ("-c", "--config") for word in words)
+    default_files = [] if default_config is None or names_a_file else [str(default_config)]
+    for subcommand in GPTCLI.subcommands():
+        parser_kwargs[subcommand] = {"default_config_files": default_files, "exit_on_error": False, "epilog": HELP}
     parsers: list[LightningArgumentParser] = []
 
     class Parser(LightningArgumentParser):
@@ -195,18 +205,22 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
             parsers.append(self)
 
     try:
+        allowed, words = take_allowed(words)
         refuse_link_targets(words)
-        GPTCLI(
-            LanguageModel,
-            TextDataModule,
-            save_config_callback=SaveConfig,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=123,
-            parser_kwargs=parser_kwargs,
-            parser_class=Parser,
-            args=words,
-            auto_configure_optimizers=False,
-        )
+        with only_trusted_classes(allowed):
+            GPTCLI(
+                LanguageModel,
+                TextDataModule,
+                save_config_callback=SaveConfig,
+                trainer_defaults=TRAINER_DEFAULTS,
+                seed_everything_default=123,
+                parser_kwargs=parser_kwargs,
+                parser_class=Parser,
+                args=words,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                allowed_classes=allowed,
+            )
     except Interrupted as error:
         log.info(str(error))
         return 128 + error.signal_number

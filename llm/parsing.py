@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from llm.errors import ConfigError
+from llm.trust import refusal
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
@@ -35,6 +36,8 @@ def explain(message: str, known: Collection[str]) -> str:
         near = suggestion(wrong[1] or wrong[2], known)
         return f"{message}{near.replace('mean ', 'mean --') or '; see --help'}"
     key = re.search(r'Parser key "([\w.]+)"', message)
+    if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return f"{key[1] + ': ' if key else ''}{refusal(denied[1])}"
     if key is None:  # a class could not be made: there its name says where
         return _about_a_class(message) or message
     given = re.search(r"(?:Given value|Got value): (.*)", message)
@@ -119,6 +122,8 @@ def settings_of_files(words: Sequence[str]) -> dict[str, dict[str, Any]]:
             continue
         if not equals:
             path = words[index + 1] if index + 1 < len(words) else ""
+        if "://" in path:
+            raise ConfigError(f"{path!r} is a URL: download the file yourself, read it, and give its path")
         if not Path(path).is_file():
             continue  # the parser will say so
         try:

@@ -270,6 +270,11 @@ class TextDataModule(L.LightningDataModule):
 
     # What a checkpoint needs to know of the data.
 
+    @classmethod
+    def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
+        """Not possible, and Lightning would unpickle what it finds behind a URL, code included."""
+        raise CheckpointError("a checkpoint holds no data: make a TextDataModule with the settings of the run")
+
     def state_dict(self) -> dict[str, Any]:
         """What the order of the training batches depends on, besides the position, which is the trainer's."""
         settings = {name: getattr(self, name) for name in _ORDER_SETTINGS}

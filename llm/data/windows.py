@@ -172,6 +172,12 @@ class WindowOrder:
             for positions_of_batch in slices:
                 yield list(itertools.islice(windows, len(positions_of_batch)))
 
+    def windows_of(self, epoch: int, batch: int) -> list[int]:
+        """The windows of one batch of an epoch, wherever the iteration is."""
+        positions = self._slice(batch)
+        permutation = KeyedPermutation(self.n_windows, self.seed, epoch) if self.shuffle else None
+        return permutation(positions).tolist() if permutation else list(positions)
+
     def _slice(self, batch: int) -> range:
         """The positions in the epoch that make up this process's batch."""
         start = batch * self.batch_size * self.world_size
@@ -209,8 +215,13 @@ class WindowLoader(DataLoader[Batch]):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+        self.windows = windows
         self.order = order
         self.position = position
+
+    def starts_of(self, epoch: int, batch: int) -> list[int]:
+        """Where in the tokens the windows of one batch of an epoch begin."""
+        return [self.windows.starts[window] for window in self.order.windows_of(epoch, batch)]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         if (position := self.position()) is not None:

@@ -7,24 +7,25 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
 
 from llm.checkpoint import ENTRY, config_of, describe
 from llm.config import GPTConfig, OptimConfig, SamplingConfig
 from llm.data.prompts import Prompt
 from llm.data.windows import Batch
-from llm.errors import CheckpointError, TrainingError
+from llm.errors import CheckpointError
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
 from llm.training.compiling import Compiled
+from llm.training.finite import StepGuard
 from llm.training.loss import head_loss
+from llm.training.metrics import SplitMetrics
 from llm.training.optimizer import build_optimizer, build_schedule
 
 _GPT = GPTConfig()
@@ -44,6 +45,9 @@ class LanguageModel(L.LightningModule):
         pretrained: begin with these weights: a checkpoint, a Hugging Face GPT-2 folder, nanoGPT's or the book's
             file, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`. On the command line, architecture and tokenizer
             come from there too.
+        non_finite: what to do at a step whose loss or gradient is no number: `stop` the run before the weights are
+            spoilt, or `skip` the step and count it. Either way the batch is written to the folder `non_finite` of
+            the run.
 
     Raises:
         CheckpointError: the weights can't be read.
@@ -57,6 +61,7 @@ class LanguageModel(L.LightningModule):
         sampling: SamplingConfig = _SAMPLING,
         compile: bool = False,
         pretrained: str | None = None,
+        non_finite: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
         self.gpt = GPT(gpt)
@@ -66,16 +71,10 @@ class LanguageModel(L.LightningModule):
         self.optim = optim
         self.sampling = sampling
         self.compile_model = compile
+        self.guard = StepGuard(non_finite)
         self._features: Callable[[Tensor], Tensor] = self.gpt.features
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
-        self.evaluation = nn.ModuleDict(
-            {
-                # A loss that is no number must show, as infinity: by default it would be left out of the mean. (With
-                # the strategy "disable", torchmetrics 1.9 leaves out the weights too.)
-                split: nn.ModuleDict({name: MeanMetric(nan_strategy=math.inf) for name in ("loss", "accuracy")})
-                for split in ("validation", "test")
-            }
-        )
+        self.evaluation = nn.ModuleDict({split: SplitMetrics() for split in ("validation", "test")})
         self.side_work_seconds = 0.0
 
     @property
@@ -89,6 +88,7 @@ class LanguageModel(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compile, if asked to, what training calls; the module itself, its names and its hooks stay as they are."""
+        self.guard.begin()
         if self.compile_model and stage == "fit":
             self._features = Compiled(self.gpt.features)
 
@@ -116,6 +116,7 @@ class LanguageModel(L.LightningModule):
         del batch_idx
         inputs, targets = batch
         loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
+        self.guard.watch(self.trainer.fit_loop.total_batch_idx, batch, loss.detach())
         if accuracy is not None:
             self.log("train/loss", loss.detach())
             self.log("train/perplexity", loss.detach().exp())
@@ -128,22 +129,19 @@ class LanguageModel(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip, log the norm from before, and stop a run whose gradients are no numbers while its weights still are.
+        """Clip, and log the norm from before; or stop, or leave the step out, if the gradients are no numbers.
 
         Raises:
-            TrainingError: a gradient is infinite or not a number.
+            TrainingError: a loss or a gradient is infinite or not a number, and `non_finite` is `stop`.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        size = float(norm)
-        # With a loss scaler, gradients that overflow are its business: it skips the step and scales down.
-        if not self._has_loss_scaler and not math.isfinite(size):
-            raise TrainingError(
-                f"step {self.global_step}: the gradient norm is {size}, so the loss is no number any more; "
-                "the weights are still those of the step before. Try a lower learning_rate, a longer warmup_steps or "
-                "a higher precision"
-            )
+        size = self.guard.admit(self, optimizer, norm)
+        if self.is_logging and self.guard.action == "skip":
+            self.log("train/skipped_steps", float(self.guard.skipped))
+        if size is None:
+            return
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             if not size <= gradient_clip_val:  # else each gradient would be multiplied by one
                 torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
@@ -156,12 +154,13 @@ class LanguageModel(L.LightningModule):
                 self.log("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
 
     @property
-    def _has_loss_scaler(self) -> bool:
+    def has_loss_scaler(self) -> bool:
+        """Whether the loss is scaled against underflow (float16)."""
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """What `optim` describes, with learning rates that change at every optimizer step."""
-        optimizer = build_optimizer(self.gpt, self.optim, scaled=self._has_loss_scaler)
+        optimizer = build_optimizer(self.gpt, self.optim, scaled=self.has_loss_scaler)
         schedule = build_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -187,11 +186,11 @@ class LanguageModel(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the validation before."""
-        self._reset_metrics("validation")
+        self._metrics("validation").reset()
 
     def on_test_epoch_start(self) -> None:
         """Forget the test before."""
-        self._reset_metrics("test")
+        self._metrics("test").reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the validation metrics."""
@@ -214,30 +213,16 @@ class LanguageModel(L.LightningModule):
     def _evaluate(self, batch: Batch, split: str) -> None:
         inputs, targets = batch
         loss, accuracy = head_loss(self.gpt.head, self.gpt.features(inputs), targets, with_accuracy=True)
-        metrics = self._metrics(split)
-        metrics["loss"].update(loss, targets.numel())
-        metrics["accuracy"].update(accuracy, targets.numel())
+        self._metrics(split).update(loss, accuracy, targets.numel())
 
     def _log_evaluation(self, split: str) -> None:
-        metrics = self._metrics(split)
-        loss = float(metrics["loss"].compute())
-        values = {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            "token_accuracy": float(metrics["accuracy"].compute()),
-        }
         datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None and hasattr(datamodule, "bytes_per_token"):
-            values["bits_per_byte"] = loss / math.log(2) / datamodule.bytes_per_token(split)
+        bytes_per_token = datamodule.bytes_per_token(split) if hasattr(datamodule, "bytes_per_token") else None
+        values = self._metrics(split).values(bytes_per_token)
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
 
-    def _reset_metrics(self, split: str) -> None:
-        with torch.inference_mode(False):  # else a module that was evaluated could not be trained afterwards
-            for metric in self._metrics(split).values():
-                metric.reset()
-
-    def _metrics(self, split: str) -> dict[str, Metric]:
-        return dict(self.evaluation[split].items())  # type: ignore[operator]
+    def _metrics(self, split: str) -> SplitMetrics:
+        return self.evaluation[split]  # type: ignore[return-value]
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[Continuation] | list[Tensor]:
         """What `prediction` says, for a batch of prompts.
@@ -254,9 +239,21 @@ class LanguageModel(L.LightningModule):
 
     # Checkpoints
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Self:  # type: ignore[override]
+        """The module of a checkpoint. Lightning's own way would unpickle what it finds behind a URL, code included.
+
+        Raises:
+            CheckpointError: it can't be read; `llm.load` reads the same files.
+        """
+        found = read_pretrained(checkpoint_path)
+        module = cls(found.config)
+        module.gpt.load_state_dict(found.weights)
+        return module
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the architecture and the tokenizer, so that the file alone is enough to generate."""
-        checkpoint[ENTRY] = describe(self.gpt.config, self.tokenizer)
+        checkpoint[ENTRY] = {**describe(self.gpt.config, self.tokenizer), "skipped_steps": self.guard.state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make sure that the weights belong to this architecture.
@@ -280,6 +277,7 @@ class LanguageModel(L.LightningModule):
                 "the checkpoint holds weights alone, so there is no run to go on with: begin one from them with "
                 "--model.pretrained FILE in place of --ckpt_path"
             )
+        self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))
 
     # Time that is not training
 
