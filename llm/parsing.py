@@ -96,6 +96,9 @@ def _about_a_class(message: str) -> str | None:
         return f"{path}: {reason}{near}"
     if wrong := re.search(r"Expected a dot import path string: (.*)", message):
         return f"there is no class {wrong[1]!r}"
+    if wrong := re.search(r"Import path does not correspond to a subclass of ([\w.]+)", message):
+        given = re.search(r"Given value: (.*)", message)
+        return f"expected the class_path of a {wrong[1]}{f', got {given[1]}' if given else ''}"
     # In a union, what is about one of its classes says more than which types there are.
     errors = re.findall(r"^ *- (?!Expected a|Not a valid subclass|a class path|a dict)(.+)", message, re.MULTILINE)
     return errors[0] if errors else None
