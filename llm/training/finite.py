@@ -106,7 +106,8 @@ class StepGuard:
                 f"{found}. That is {self._in_a_row} steps in a row left out, so the run goes nowhere; the weights are "
                 "those from before. Try a lower learning_rate, a longer warmup_steps or a higher precision"
             )
-        log.warning("%s. Left out; so far %d", found, self.skipped)
+        if level == worst:
+            log.warning("%s. Left out; so far %d", found, self.skipped)
         optimizer.zero_grad(set_to_none=True)  # without a gradient, an optimizer leaves weight and state alone
         return None
 

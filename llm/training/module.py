@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
 
 from llm.checkpoint import ENTRY, config_of, describe
 from llm.config import GPTConfig, OptimConfig, SamplingConfig
@@ -25,7 +26,6 @@ from llm.pretrained import adapt, read_pretrained
 from llm.training.compiling import Compiled
 from llm.training.finite import StepGuard
 from llm.training.loss import head_loss
-from llm.training.metrics import SplitMetrics
 from llm.training.optimizer import build_optimizer, build_schedule
 
 _GPT = GPTConfig()
@@ -74,7 +74,14 @@ class LanguageModel(L.LightningModule):
         self.guard = StepGuard(non_finite)
         self._features: Callable[[Tensor], Tensor] = self.gpt.features
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
-        self.evaluation = nn.ModuleDict({split: SplitMetrics() for split in ("validation", "test")})
+        self.evaluation = nn.ModuleDict(
+            {
+                # A loss that is no number must show, as infinity: by default it would be left out of the mean. (With
+                # the strategy "disable", torchmetrics 1.9 leaves out the weights too.)
+                split: nn.ModuleDict({name: MeanMetric(nan_strategy=math.inf) for name in ("loss", "accuracy")})
+                for split in ("validation", "test")
+            }
+        )
         self.side_work_seconds = 0.0
 
     @property
@@ -186,11 +193,11 @@ class LanguageModel(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the validation before."""
-        self._metrics("validation").reset()
+        self._reset_metrics("validation")
 
     def on_test_epoch_start(self) -> None:
         """Forget the test before."""
-        self._metrics("test").reset()
+        self._reset_metrics("test")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the validation metrics."""
@@ -213,16 +220,30 @@ class LanguageModel(L.LightningModule):
     def _evaluate(self, batch: Batch, split: str) -> None:
         inputs, targets = batch
         loss, accuracy = head_loss(self.gpt.head, self.gpt.features(inputs), targets, with_accuracy=True)
-        self._metrics(split).update(loss, accuracy, targets.numel())
+        metrics = self._metrics(split)
+        metrics["loss"].update(loss, targets.numel())
+        metrics["accuracy"].update(accuracy, targets.numel())
 
     def _log_evaluation(self, split: str) -> None:
+        metrics = self._metrics(split)
+        loss = float(metrics["loss"].compute())
+        values = {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "token_accuracy": float(metrics["accuracy"].compute()),
+        }
         datamodule = getattr(self.trainer, "datamodule", None)
-        bytes_per_token = datamodule.bytes_per_token(split) if hasattr(datamodule, "bytes_per_token") else None
-        values = self._metrics(split).values(bytes_per_token)
+        if datamodule is not None and hasattr(datamodule, "bytes_per_token"):
+            values["bits_per_byte"] = loss / math.log(2) / datamodule.bytes_per_token(split)
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
 
-    def _metrics(self, split: str) -> SplitMetrics:
-        return self.evaluation[split]  # type: ignore[return-value]
+    def _reset_metrics(self, split: str) -> None:
+        with torch.inference_mode(False):  # else a module that was evaluated could not be trained afterwards
+            for metric in self._metrics(split).values():
+                metric.reset()
+
+    def _metrics(self, split: str) -> dict[str, Metric]:
+        return dict(self.evaluation[split].items())  # type: ignore[operator]
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[Continuation] | list[Tensor]:
         """What `prediction` says, for a batch of prompts.
