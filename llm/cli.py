@@ -25,7 +25,15 @@ from llm.errors import ConfigError, reason_of
 from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
 from llm.pretrained import read_pretrained
-from llm.settings import LINKS, adopt, flatten, given_settings, is_given, refuse_link_targets
+from llm.settings import (
+    LINKS,
+    adopt,
+    flatten,
+    given_settings,
+    is_given,
+    refuse_link_targets,
+    refuse_no_training,
+)
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
@@ -119,6 +127,8 @@ class GPTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what every run has: safe checkpoints, throughput, a progress bar, a safe stop."""
         config = self._get(self.config_init, "trainer")
+        if self.subcommand == "fit":
+            refuse_no_training(config)
         for name in ("val_check_interval", "accumulate_grad_batches"):
             if config[name] == 0:
                 raise ConfigError(f"trainer.{name} must be at least 1, got 0")

@@ -218,7 +218,7 @@ class TextDataModule(L.LightningDataModule):
         Raises:
             DataError: there is not one full batch, and `drop_last` leaves out the others.
         """
-        windows = SlidingWindows(self.train_tokens, self.context_length, self.stride)
+        windows = SlidingWindows(self.train_tokens, self.context_length, self.stride, self.vocab_size)
         order = WindowOrder(
             len(windows),
             self.batch_size,
@@ -254,7 +254,7 @@ class TextDataModule(L.LightningDataModule):
         return DataLoader(prompts, batch_size=self.batch_size, collate_fn=list)
 
     def _evaluation_loader(self, tokens: TokenArray) -> WindowLoader:
-        windows = SlidingWindows(tokens, self.context_length, self.context_length)
+        windows = SlidingWindows(tokens, self.context_length, self.context_length, self.vocab_size)
         rank, world_size = self._rank_and_world_size()
         order = WindowOrder(len(windows), self.batch_size, False, False, self.seed, rank, world_size)
         return WindowLoader(windows, order, num_workers=self.num_workers)
