@@ -203,7 +203,7 @@ def _content(module: LanguageModel, micro: Micro) -> dict[str, Any]:
     epoch, batch = _place(module, micro)
     inputs, targets = micro.batch
     ids = torch.cat([inputs, targets[:, -1:]], dim=1).tolist()  # (B, T), (B, 1) -> (B, T + 1)
-    starts = _starts(module, micro) or [None] * len(ids)
+    starts: list[int] | list[None] = _starts(module, micro) or [None] * len(ids)
     windows = [
         {"begins_at_token": start, "text": _text(module, row), "ids": row}
         for start, row in zip(starts, ids, strict=True)

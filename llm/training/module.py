@@ -261,7 +261,7 @@ class LanguageModel(L.LightningModule):
     # Checkpoints
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Self:
         """The module of a checkpoint. Lightning's own way would unpickle what it finds behind a URL, code included.
 
         Raises:
