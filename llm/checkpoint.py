@@ -45,6 +45,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     shown = repr(str(path))
     if "://" in str(path):
         raise CheckpointError(f"{shown} is a URL: download the file yourself, and only from where you trust")
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):  # a pipe would be waited for
+        raise CheckpointError(f"{shown} is no regular file; save the checkpoint in one first")
     if Path(path).is_file() and not zipfile.is_zipfile(path):
         raise CheckpointError(f"{shown} is no checkpoint, or was cut short: it is not in torch's file format")
     try:

@@ -76,6 +76,7 @@ class GPTCLI(LightningCLI):
 
     def __init__(self, *args: Any, allowed_classes: Sequence[str] = (), **kwargs: Any) -> None:
         self.allowed_classes = allowed_classes  # besides the trusted ones; see llm.trust
+        self.first_step = 0
         super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -108,6 +109,7 @@ class GPTCLI(LightningCLI):
         if config.ckpt_path is not None:
             config.model.pretrained = None  # the checkpoint's weights would replace them anyway
             checkpoint = read_checkpoint(config.ckpt_path)
+            self.first_step = checkpoint.get("global_step", 0)
             adopt(config, given, config_of(checkpoint, config.ckpt_path), checkpoint[ENTRY]["tokenizer"])
         elif config.model.pretrained is not None:
             told = {"n_head": config.model.gpt.n_head} if is_given("model.gpt.n_head", given) else {}
@@ -157,6 +159,8 @@ class GPTCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
         checkpoint = self.trainer.checkpoint_callback
+        if self.trainer.is_global_zero and self.trainer.global_step == self.first_step:
+            log.warning("no step was made: the run was at its end already, at step %d", self.first_step)
         if not self.trainer.is_global_zero or not isinstance(checkpoint, BestAndLast):
             return
         path = checkpoint.best_model_path or checkpoint.last_model_path

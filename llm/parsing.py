@@ -133,6 +133,8 @@ def settings_of_files(words: Sequence[str]) -> dict[str, dict[str, Any]]:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path!r} is not valid YAML: {error}") from error
+        if _is_larger(content, _MOST_VALUES):
+            raise ConfigError(f"{path!r} holds more than {_MOST_VALUES:,} values, as no configuration does")
         if not isinstance(content, dict):
             held = "nothing" if content is None else repr(content)
             raise ConfigError(
@@ -140,6 +142,21 @@ def settings_of_files(words: Sequence[str]) -> dict[str, dict[str, Any]]:
             )
         found[path] = content
     return found
+
+
+_MOST_VALUES = 100_000
+
+
+def _is_larger(content: Any, most: int) -> bool:
+    """Whether something read from YAML has more values in it than that; by aliases a few lines can have millions."""
+    left = [content]
+    for _ in range(most):
+        if not left:
+            return False
+        value = left.pop()
+        if isinstance(value, dict | list):
+            left += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    return bool(left)
 
 
 def check_settings(path: str, settings: dict[Any, Any], known: Collection[str], prefix: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from llm.__main__ import main as command
+from llm.checkpoint import read_checkpoint
 from llm.cli import main as train
 from llm.config import GPTConfig, TokenizerConfig
 from llm.data import TextDataModule, TokenStore
@@ -227,6 +229,48 @@ def test_a_run_that_would_train_nothing_is_refused(capsys):
     for name in ("max_steps", "max_epochs", "limit_train_batches"):
         assert f"trainer.{name} is 0, so nothing would be trained" in error_of(capsys, fit, f"--trainer.{name}=0")
     assert not Path("runs").exists()
+
+
+def test_a_run_that_was_at_its_end_says_so(capsys, trained):
+    assert fit("--ckpt_path", trained) == 0
+    assert "no step was made: the run was at its end already, at step 2" in capsys.readouterr().err
+
+
+def test_a_configuration_that_unfolds_is_refused(capsys):
+    levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    for content in (
+        "\n".join(["a0: &a0 [x, x, x]", *levels, "data: {corpus: *a9}"]),
+        "data: &a {corpus: *a}",
+        "data: {corpus: &a [*a]}",
+    ):
+        Path("bomb.yaml").write_text(content)
+        assert "holds more than 100,000 values" in error_of(capsys, fit, "--config", "bomb.yaml")
+
+
+def test_what_is_no_regular_file_is_not_waited_for(capsys):
+    os.mkfifo("pipe")
+    for file in ("pipe", "/dev/zero"):
+        for call, words in (
+            (fit, ["--ckpt_path", file]),
+            (fit, ["--model.pretrained", file]),
+            (fit, ["--data.corpus", file]),
+            (command, [["generate", "--ckpt", file, "--prompt", "a"]]),
+            (command, [["import", "--from", file, "--out", "x.ckpt"]]),
+        ):
+            assert "no regular file" in error_of(capsys, call, *words)
+
+
+def test_a_run_that_diverges_ends_with_the_batch_and_whole_weights(capsys):
+    words = ["--model.optim.learning_rate=1e30", "--model.optim.warmup_steps=0", "--trainer.max_steps=20"]
+    message = error_of(capsys, fit, *words, "--checkpoint.every=1")
+    step = int(re.search(r"step (\d+): the (?:loss|gradient norm) is", message)[1])
+    kept = json.loads(Path(re.search(r"token ids and text are in '([^']+)'", message)[1]).read_text())
+    assert kept["step"] == step
+    assert all(window["text"] for window in kept["batches"][0]["windows"])
+    (last,) = Path("runs").rglob("last.ckpt")
+    saved = read_checkpoint(last)
+    assert saved["global_step"] == step
+    assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
 
 
 def test_bad_options_of_commands_are_one_line(capsys, trained):

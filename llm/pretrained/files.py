@@ -33,6 +33,8 @@ def read_content(path: Path) -> Content:
     """
     if path.name.endswith(".index.json"):
         return Content(_read_shards(path), {})
+    if path.exists() and not path.is_file():  # a pipe would be waited for, and a device has no end
+        raise CheckpointError(f"{str(path)!r} is no regular file; save the weights in one first")
     try:
         with path.open("rb") as file:
             start = file.read(9)
