@@ -27,8 +27,8 @@ DecodeStep = Callable[[GPT, KeyValueCache, Tensor, Tensor], Tensor]
 SLOTS = 256
 """The cache of a fast step has a multiple of this many slots, since each size is compiled anew."""
 
-_WORTH_IT = 6e10
-"""Weights read (steps times parameters) from which on compiling pays off: 500 tokens of GPT-2 124M. It takes 5 to 20
+_WORTH_IT = 4e10
+"""Weights read (steps times parameters) from which on compiling pays off: 320 tokens of GPT-2 124M. It takes 3 to 10
 seconds, and a plain step about 0.15 nanoseconds longer for each weight."""
 
 
