@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import shlex
 import sys
@@ -18,16 +19,18 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.tensorboard.summary import hparams
 
-from llm.checkpoint import ENTRY, config_of, read_checkpoint
+from llm.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
 from llm.console import be_quiet, fail
 from llm.data import TextDataModule
 from llm.errors import ConfigError, reason_of
+from llm.files import remove_stale, write_whole
 from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
 from llm.pretrained import read_pretrained
 from llm.settings import (
     LINKS,
     adopt,
+    adopt_optim,
     flatten,
     given_settings,
     is_given,
@@ -39,26 +42,25 @@ from llm.training import (
     BestAndLast,
     Interrupted,
     LanguageModel,
+    OneCurve,
     PredictionWriter,
     RunProgress,
     StartingPoint,
     StopSafely,
     TextSamples,
     Throughput,
-    newest_checkpoint,
 )
 from llm.training.hardware import has_native_bfloat16
+from llm.training.run_folder import CHECKPOINTS, held
+from llm.training.where import RUNS, choose_checkpoint, logger_to_go_on_with
 from llm.trust import HELP, only_trusted_classes, refuse_functions, take_allowed
 
 log = logging.getLogger("llm")
 
-RUNS = "runs"
-"""The folder in which every run gets a folder of its own."""
-
 TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": {
         "class_path": "TensorBoardLogger",
-        "init_args": {"save_dir": "runs", "name": "", "default_hp_metric": False},
+        "init_args": {"save_dir": RUNS, "name": "", "default_hp_metric": False},
     },
     "max_steps": 1000,
     "gradient_clip_val": 1.0,
@@ -88,6 +90,13 @@ class GPTCLI(LightningCLI):
         parser.link_arguments("data.context_length", LINKS["data.context_length"])
         parser.link_arguments("data.vocab_size", LINKS["data.vocab_size"], apply_on="instantiate")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            help = "With --ckpt_path last: if there is no checkpoint yet, begin at step 0."
+            parser.add_argument("--fresh", type=bool, default=False, nargs="?", const=True, help=help)
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then let a checkpoint decide what it already knows: architecture and tokenizer."""
         names = _names(self._subcommand_parsers.values())
@@ -104,13 +113,16 @@ class GPTCLI(LightningCLI):
             config.trainer.logger = False
         if subcommand != "fit" or config.trainer.logger is False:
             self.save_config_callback = None  # there is no folder of this run
-        if config.ckpt_path in ("last", "best"):
-            config.ckpt_path = str(newest_checkpoint(_runs_folder(config), config.ckpt_path))
+        config.ckpt_path = choose_checkpoint(config, subcommand)
+        self._data_before: dict[str, Any] = {}
         if config.ckpt_path is not None:
             config.model.pretrained = None  # the checkpoint's weights would replace them anyway
             checkpoint = read_checkpoint(config.ckpt_path)
             self.first_step = checkpoint.get("global_step", 0)
             adopt(config, given, config_of(checkpoint, config.ckpt_path), checkpoint[ENTRY]["tokenizer"])
+            if subcommand == "fit":
+                adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
+                self._data_before = checkpoint.get(TextDataModule.__qualname__) or {}
         elif config.model.pretrained is not None:
             told = {"n_head": config.model.gpt.n_head} if is_given("model.gpt.n_head", given) else {}
             found = read_pretrained(config.model.pretrained, told)
@@ -134,6 +146,8 @@ class GPTCLI(LightningCLI):
         for name in ("val_check_interval", "accumulate_grad_batches"):
             if config[name] == 0:
                 raise ConfigError(f"trainer.{name} must be at least 1, got 0")
+        if self.subcommand == "fit" and (logger := logger_to_go_on_with(self.config["fit"])) is not None:
+            kwargs["logger"] = logger
         kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
         batches = config["max_steps"] * config["accumulate_grad_batches"]
         if isinstance(interval := config["val_check_interval"], int) and 0 < batches < interval:
@@ -143,14 +157,31 @@ class GPTCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        always: list[L.Callback] = [StartingPoint(), Throughput(), StopSafely()]
+        always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), StopSafely()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
         return super()._instantiate_trainer(config, [*callbacks, *always])
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Train with the run's folders in hand: a run that could not be saved does not begin."""
+        with contextlib.ExitStack() as stack:
+            if subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                stack.enter_context(held(self._folders()))
+            super()._run_subcommand(subcommand)
+
+    def _folders(self) -> list[Path]:
+        """Where the run writes to: the loggers' folders and that of the checkpoints."""
+        folders = [Path(path) for logger in self.trainer.loggers if (path := getattr(logger, "log_dir", None))]
+        if isinstance(checkpoint := self.trainer.checkpoint_callback, BestAndLast):
+            run = folders[0] if folders else Path(self.trainer.default_root_dir)
+            folders.append(Path(checkpoint.folder or run / CHECKPOINTS))
+        return folders
+
     def before_fit(self) -> None:
-        """Find out what is wrong with the data before there is a run folder, then say where that is."""
+        """Find out what is wrong with the data before anything of the run is written, then say where that will be."""
         if self.trainer.local_rank == 0:
+            remove_stale(Path(self.datamodule.cache_dir))
+            self.datamodule.refuse_other_corpus(self._data_before)
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
         if self.trainer.loggers and self.trainer.is_global_zero:
@@ -180,16 +211,22 @@ class SaveConfig(SaveConfigCallback):
     """Writes the run's configuration to its folder, and to TensorBoard as text and as hyper-parameters."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write `config.yaml` where a run has a folder: the others would leave it in the working directory."""
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+        """Nothing yet: a checkpoint that is refused leaves the `config.yaml` that is there as it is."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write."""
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write to TensorBoard what went into `config.yaml`."""
+        """Write `config.yaml` to the run's folder, and the same to TensorBoard."""
         del pl_module, stage
         text = self.parser.dump(self.config, skip_none=False)
         settings = flatten({key: value for key, value in yaml.safe_load(text).items() if key in ("model", "data")})
         for logger in trainer.loggers:
+            if folder := getattr(logger, "log_dir", None):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                write_whole(Path(folder, self.config_filename), text.encode())
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)
                 # Lightning's own way would log a first value of the metric, before there is one.
@@ -278,15 +315,6 @@ def _choose_precision(config: Any) -> None:
     if config.trainer.precision is None and has_native_bfloat16(str(config.trainer.accelerator)):
         config.trainer.precision = "bf16-mixed"
         log.info("precision:   bf16-mixed, native here; --trainer.precision 32-true for float32 throughout")
-
-
-def _runs_folder(config: Any) -> str:
-    logger = config.trainer.logger
-    return (
-        logger.init_args.save_dir
-        if hasattr(logger, "init_args")
-        else TRAINER_DEFAULTS["logger"]["init_args"]["save_dir"]
-    )
 
 
 def _as_list(value: Any) -> list[Any]:

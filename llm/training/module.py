@@ -15,11 +15,10 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from llm.checkpoint import ENTRY, config_of, describe
+from llm.checkpoint import ENTRY, describe
 from llm.config import GPTConfig, OptimConfig, SamplingConfig
 from llm.data.prompts import Prompt
 from llm.data.windows import Batch
-from llm.errors import CheckpointError
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
@@ -27,6 +26,7 @@ from llm.training.compiling import Compiled
 from llm.training.finite import StepGuard
 from llm.training.loss import head_loss
 from llm.training.optimizer import build_optimizer, build_schedule
+from llm.training.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 
 _GPT = GPTConfig()
 _OPTIM = OptimConfig()
@@ -83,6 +83,7 @@ class LanguageModel(L.LightningModule):
             }
         )
         self.side_work_seconds = 0.0
+        self._noted: dict[str, Any] = {}
 
     @property
     def tokenizer(self) -> Any:
@@ -125,10 +126,25 @@ class LanguageModel(L.LightningModule):
         loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
         self.guard.watch(self.trainer.fit_loop.total_batch_idx, batch, loss.detach())
         if accuracy is not None:
-            self.log("train/loss", loss.detach())
-            self.log("train/perplexity", loss.detach().exp())
-            self.log("train/token_accuracy", accuracy)
+            self.note("train/loss", loss.detach())
+            self.note("train/perplexity", loss.detach().exp())
+            self.note("train/token_accuracy", accuracy)
         return loss
+
+    def note(self, name: str, value: Tensor | float) -> None:
+        """A value of this step, for the progress bar now and for the loggers when the step is made."""
+        self.log(name, value, logger=False)
+        self._noted[name] = value
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make a step, and log what was noted of it: before a checkpoint can be written, so that no curve has a gap.
+
+        Values are logged under the number of steps made. (Lightning would log them after the checkpoint, one below.)
+        """
+        super().optimizer_step(*args, **kwargs)
+        if self._noted:
+            self.trainer._logger_connector.log_metrics(self._noted, step=self.trainer.global_step + 1)
+            self._noted = {}
 
     def configure_gradient_clipping(
         self,
@@ -146,7 +162,7 @@ class LanguageModel(L.LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients)
         size = self.guard.admit(self, optimizer, norm)
         if self.is_logging and self.guard.action == "skip":
-            self.log("train/skipped_steps", float(self.guard.skipped))
+            self.note("train/skipped_steps", float(self.guard.skipped))
         if size is None:
             return
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
@@ -155,10 +171,10 @@ class LanguageModel(L.LightningModule):
         elif gradient_clip_val:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         if self.is_logging:
-            self.log("train/gradient_norm", norm)
-            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+            self.note("train/gradient_norm", norm)
+            self.note("train/learning_rate", optimizer.param_groups[0]["lr"])
             if self.optim.kind == "muon":
-                self.log("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
+                self.note("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
 
     @property
     def has_loss_scaler(self) -> bool:
@@ -235,7 +251,10 @@ class LanguageModel(L.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None and hasattr(datamodule, "bytes_per_token"):
             values["bits_per_byte"] = loss / math.log(2) / datamodule.bytes_per_token(split)
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
+        found = {f"{split}/{name}": value for name, value in values.items()}
+        if self.trainer.state.fn == "fit":
+            found["step"] = float(self.trainer.global_step)  # what Lightning logs it under
+        self.log_dict(found, sync_dist=True)
 
     def _reset_metrics(self, split: str) -> None:
         with torch.inference_mode(False):  # else a module that was evaluated could not be trained afterwards
@@ -273,31 +292,18 @@ class LanguageModel(L.LightningModule):
         return module
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the architecture and the tokenizer, so that the file alone is enough to generate."""
-        checkpoint[ENTRY] = {**describe(self.gpt.config, self.tokenizer), "skipped_steps": self.guard.state()}
+        """Add the architecture and the tokenizer, so that the file alone is enough to generate; and the settings."""
+        checkpoint[ENTRY] = describe(self.gpt.config, self.tokenizer)
+        checkpoint[ENTRY][SETTINGS] = settings_of(self.trainer, self.optim)
+        checkpoint[ENTRY]["skipped_steps"] = self.guard.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make sure that the weights belong to this architecture.
+        """Make sure that the weights belong to this architecture and tokenizer, and the rest to this run.
 
         Raises:
-            CheckpointError: they don't, and says which settings differ; or a run is to go on from weights alone.
+            CheckpointError: they don't, and says what differs; or a run is to go on from what holds no run.
         """
-        if ENTRY not in checkpoint:
-            raise CheckpointError(f"this is no checkpoint of this package: it has no entry {ENTRY!r}")
-        theirs, ours = config_of(checkpoint, "the checkpoint").to_dict(), self.gpt.config.to_dict()
-        weightless = {"dropout", "projection_init"}
-        different = [
-            f"{name} ({theirs.get(name)} in the checkpoint, {ours[name]} now)"
-            for name in ours
-            if theirs.get(name) != ours[name] and name not in weightless
-        ]
-        if different:
-            raise CheckpointError(f"the checkpoint is of another architecture: {', '.join(different)}")
-        if self._trainer is not None and self._trainer.state.fn == "fit" and "optimizer_states" not in checkpoint:
-            raise CheckpointError(
-                "the checkpoint holds weights alone, so there is no run to go on with: begin one from them with "
-                "--model.pretrained FILE in place of --ckpt_path"
-            )
+        refuse_what_does_not_fit(checkpoint, self)
         self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))
 
     # Time that is not training
