@@ -160,27 +160,54 @@ def test_a_damaged_safetensors_file(folder, data):
         llm.load(path)
 
 
-@tries(60)
-@given(st.data())
-def test_a_damaged_token_store(folder, data):
-    store = folder / "store"
-    corpus = folder / "corpus.txt"
+def stored(folder: Path) -> Path:
+    """A token store of several shards."""
+    store, corpus = folder / "store", folder / "stored.txt"
     if not store.exists():
         corpus.write_text(TEXT)
         tokenize(Plan([corpus], CharTokenizer.from_text(TEXT), block_bytes=64, shard_tokens=100), store)
+    return store
+
+
+def use(store: Path, folder: Path) -> None:
+    """Open a store and take all batches of it."""
+    TokenStore.open(store).tokens().tolist()
+    datamodule = TextDataModule(str(store), context_length=8, cache_dir=str(folder / "cache"))
+    datamodule.setup("fit")
+    for inputs, targets in datamodule.train_dataloader():
+        assert max(int(inputs.max()), int(targets.max())) < datamodule.vocab_size
+
+
+@tries(60)
+@given(st.data())
+def test_a_damaged_token_store(folder, data):
+    store = stored(folder)
     name = data.draw(st.sampled_from(sorted(file.name for file in store.iterdir())))
     whole = (store / name).read_bytes()
     (store / name).write_bytes(data.draw(damage(whole)))
     try:
         with bounded(), contextlib.suppress(LLMError, FileNotFoundError):
-            opened = TokenStore.open(store)
-            opened.tokens().tolist()
-            datamodule = TextDataModule(str(store), context_length=8, cache_dir=str(folder / "cache"))
-            datamodule.setup("fit")
-            for inputs, targets in datamodule.train_dataloader():
-                assert max(int(inputs.max()), int(targets.max())) < datamodule.vocab_size
+            use(store, folder)
     finally:
         (store / name).write_bytes(whole)
+
+
+@tries(40)
+@given(st.data())
+def test_a_damaged_folder_of_hugging_face(folder, data):
+    model = folder / "hf"
+    if not model.exists():
+        tokenizer = tokenizers()[2]
+        config = GPTConfig(vocab_size=tokenizer.vocab_size, context_length=8, n_layer=1, n_head=2, n_embd=4)
+        export(Pretrained("llm", config, GPT(config).state_dict(), tokenizer), model, "hf")
+    file = data.draw(st.sampled_from(sorted(model.iterdir())))
+    whole = file.read_bytes()
+    file.write_bytes(data.draw(damage(whole)))
+    try:
+        with bounded(), contextlib.suppress(LLMError):
+            llm.load(model)
+    finally:
+        file.write_bytes(whole)
 
 
 # Damaged values
@@ -208,22 +235,52 @@ def tokenizers() -> list[Tokenizer]:
     ]
 
 
+def spoil(draw, state, anything=ANYTHING):
+    """Replace, remove or add a value or two, somewhere in nested dicts and lists."""
+    for _ in range(draw(st.integers(1, 2))):
+        spot, key = state, None
+        while isinstance(spot, dict | list) and len(spot) and (key is None or draw(st.booleans())):
+            parent, key = spot, draw(st.sampled_from(list(spot) if isinstance(spot, dict) else range(len(spot))))
+            spot = parent[key]
+        kind = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+        if kind == "replace":
+            parent[key] = draw(anything)
+        elif kind == "remove":
+            del parent[key]
+        else:
+            state[draw(st.text(max_size=5))] = draw(anything)
+
+
+@tries(60)
+@given(st.data())
+def test_odd_values_in_a_checkpoint(checkpoint, folder, data):
+    content = torch.load(checkpoint, weights_only=True)
+    spoil(data.draw, content, ANYTHING | st.just(torch.zeros(2, 3)))
+    write_checkpoint(content, folder / "values.ckpt")
+    with bounded(), contextlib.suppress(LLMError):
+        llm.load(folder / "values.ckpt")
+
+
+@tries(60)
+@given(st.data())
+def test_odd_values_in_the_description_of_a_token_store(folder, data):
+    store = stored(folder)
+    whole = (store / "store.json").read_text()
+    described = json.loads(whole)
+    spoil(data.draw, described, ANYTHING.filter(lambda value: not isinstance(value, bytes)))
+    (store / "store.json").write_text(json.dumps(described, default=str))
+    try:
+        with bounded(), contextlib.suppress(LLMError):
+            use(store, folder)
+    finally:
+        (store / "store.json").write_text(whole)
+
+
 @tries(120)
 @given(st.data())
 def test_a_damaged_tokenizer(data):
     state = json.loads(json.dumps(data.draw(st.sampled_from(tokenizers())).to_dict()))
-    for _ in range(data.draw(st.integers(1, 2))):
-        spot, key = state, None
-        while isinstance(spot, dict | list) and len(spot) and (key is None or data.draw(st.booleans())):
-            parent, key = spot, data.draw(st.sampled_from(list(spot) if isinstance(spot, dict) else range(len(spot))))
-            spot = parent[key]
-        kind = data.draw(st.sampled_from(["replace", "remove", "add"]))
-        if kind == "replace":
-            parent[key] = data.draw(ANYTHING)
-        elif kind == "remove":
-            del parent[key]
-        elif isinstance(state, dict):
-            state[data.draw(st.text(max_size=5))] = data.draw(ANYTHING)
+    spoil(data.draw, state)
     with bounded(), contextlib.suppress(TokenizerError):
         tokenizer = tokenizer_from_dict(state)
         ids = tokenizer.encode("the cat abc")
@@ -381,3 +438,19 @@ def test_damaged_files_at_the_command_line(checkpoint, folder, capsys, data):
     one_line(command, ["generate", "--ckpt", str(path), "--prompt", "abc", "--max_new_tokens", "2"], capsys)
     (folder / "corpus.txt").write_text("abcdefgh" * 20)
     one_line(train, ["validate", "--ckpt_path", str(path), "--data.corpus=corpus.txt"], capsys)
+
+
+@tries(14, seldom=10)
+@given(st.data())
+def test_a_run_that_goes_on_from_odd_values(folder, capsys, data):
+    words = ["fit", "--config", "good.yaml", "--trainer.val_check_interval=2"]
+    (folder / "corpus.txt").write_text(TEXT)
+    (folder / "good.yaml").write_text(CONFIGURATION)
+    begun = folder / "begun" / "last.ckpt"
+    if not begun.exists():
+        assert train([*words, "--checkpoint.folder=begun"]) == 0
+    content = torch.load(begun, weights_only=True)
+    spoil(data.draw, content, ANYTHING | st.just(torch.zeros(2, 3)))
+    write_checkpoint(content, folder / "odd" / "last.ckpt")
+    odd = ["--ckpt_path=odd/last.ckpt", "--trainer.max_steps=3", "--checkpoint.folder=odd"]
+    one_line(train, [*words, *odd], capsys)

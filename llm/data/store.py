@@ -27,7 +27,7 @@ VERSION = 2
 DESCRIPTION = "store.json"
 HEADER_SIZE = 512
 CHECKED_BYTES = 32 << 20
-"""Up to this size a shard is held to its checksum whenever it is opened, which takes some hundredths of a second. Ids
+"""Up to this size a store is held to its checksums whenever it is opened, which takes some hundredths of a second. Ids
 of larger ones are looked at when they are used."""
 
 _MAGIC = b"LLMTOKEN"
@@ -149,6 +149,10 @@ class TokenStore:
                 raise ValueError(f"it is {kind!r} version {version}")
             shards = tuple((str(name), int(n_tokens)) for name, n_tokens in described.pop("shards"))
             store = cls(path=path, shards=shards, **described)
+            if not all(type(count) is int for count in (store.n_tokens, store.n_documents, store.n_bytes)):
+                raise ValueError("its figures are no whole numbers")
+            if store.header_size != HEADER_SIZE or any(Path(name).name != name for name, _ in shards):
+                raise ValueError("its shards do not lie beside it")
             if store.dtype not in _DTYPES or store.n_tokens != sum(n_tokens for _, n_tokens in shards):
                 raise ValueError("its figures contradict each other")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -165,7 +169,7 @@ class TokenStore:
                 store.source_hash,
             ):
                 raise DataError(f"{str(path)!r} is damaged: {name} is another store's; tokenize the text again")
-            if n_tokens * np.dtype(store.dtype).itemsize <= CHECKED_BYTES:
+            if store.n_tokens * np.dtype(store.dtype).itemsize <= CHECKED_BYTES:
                 header.verify(path / name)
         return store
 
