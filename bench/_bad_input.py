@@ -16,6 +16,7 @@ import torch
 
 from bench._processes import REPOSITORY, Ended, Moment, Run
 from bench.faults import FIT, GO_ON, VARIANTS, Lost, begun, fault, prepare, refused, result_of, survive, uninterrupted
+from llm import LanguageModel
 from llm.checkpoint import read_checkpoint
 
 CANARY = "canary"
@@ -44,6 +45,7 @@ class Poison(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Listen to the embeddings."""
         del stage
+        assert isinstance(pl_module, LanguageModel)
 
         def spoil(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
             del module, args
@@ -55,7 +57,10 @@ class Poison(L.Callback):
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Spoil one gradient."""
         if self.where == "gradient" and trainer.fit_loop.total_batch_idx in self.batches:
-            pl_module.gpt.final_norm.weight.grad[0] = self.value
+            assert isinstance(pl_module, LanguageModel)
+            gradient = next(pl_module.gpt.final_norm.parameters()).grad
+            assert gradient is not None
+            gradient[0] = self.value
 
 
 def poison(batches: list[int], where: str, value: str) -> list[str]:
