@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.forkserver as forkserver
 import os
 import signal
 import sys
@@ -111,7 +112,7 @@ def _server() -> Any:
     try:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["llm.cli", __name__])
-        multiprocessing.forkserver.ensure_running()
+        forkserver.ensure_running()
     finally:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
     return context
@@ -168,7 +169,7 @@ def _kill_at(moment: Moment | None) -> Counter[str]:
             if moment is not None and (moment.kind, moment.number) == ("file", counts["file"]):
                 _send(moment, moment.delay)
 
-    call._call_callback_hooks = count_hook
+    call._call_callback_hooks = count_hook  # type: ignore[assignment]
     sys.addaudithook(count_file)
     return counts
 

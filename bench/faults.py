@@ -179,7 +179,7 @@ def survive(
     words = [*FIT, *VARIANTS[variant], *GO_ON]
     prepare(folder)
     chosen = moments(kind, counts, rng)
-    happened: list[str] = []
+    happened: list[Moment] = []
     for _ in range(kills):
         if kind == "random":
             run = Run(folder, words, environment=environment)
