@@ -118,6 +118,8 @@ class Inspection(L.Callback):
         module, writer = _ours(pl_module), TensorBoard(_experiments(trainer), 0)
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
         self._try("shapes", module, lambda: write_shapes(module.gpt, batch_size, writer, _folder(trainer)))
+        if not self.every.never and self.features & {"scores", "gradients"}:
+            self._try("curves", module, writer.curves)
         if not module.gpt.config.is_causal:
             log.warning(SEES_THE_FUTURE)
             self._try("warning", module, lambda: writer.text("warning", SEES_THE_FUTURE))

@@ -142,13 +142,15 @@ class BestAndLast(Checkpoint):
         return BestAndLast.__qualname__
 
     def state_dict(self) -> dict[str, Any]:
-        """The lowest loss so far, so that a resumed run does not take a worse one for the best."""
-        return {"best_loss": self.best_loss, "best_model_path": self.best_model_path}
+        """The lowest loss so far, and what was validated, so that a resumed run knows both."""
+        state = {"best_loss": self.best_loss, "best_model_path": self.best_model_path}
+        return state if self._validated_batch < 0 else {**state, "validated_batch": self._validated_batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the lowest loss so far."""
         self.best_loss = state_dict["best_loss"]
         self.best_model_path = state_dict["best_model_path"]
+        self._validated_batch = state_dict.get("validated_batch", -1)
 
     def _save(self, trainer: L.Trainer, name: str) -> Path | None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

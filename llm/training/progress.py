@@ -25,6 +25,8 @@ class StartingPoint(L.Callback):
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log it as step 0."""
         del pl_module
+        if trainer.global_step > 0:  # a run that goes on from its end is looked at again
+            return
         found = {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("validation")
         }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from processes import errors_of, start, wait_for_checkpoint
-from runs import STEPS, Curve, Kill, fit
+from tiny_runs import STEPS, Curve, Kill, fit
 
 import llm
 from llm.checkpoint import read_checkpoint, weights_of

@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from runs import Curve, Kill, fit, fit_until_stopped
+from tiny_runs import Curve, Kill, fit, fit_until_stopped
 
 
 class Signal(L.Callback):
