@@ -29,7 +29,6 @@ SIGNALS = [
 READER_LEFT = 13
 """The number of SIGPIPE, which Python does not let come: what is written to then raises an error instead."""
 
-_SECONDS_A_WORKER_LASTS = 10
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -155,13 +154,18 @@ def end_with_parent() -> None:
 def shield_worker(number: int) -> None:
     """Let a process that loads data go on when a signal is sent to all processes of a run.
 
-    The training process finishes its step with it, and saves. After SIGTERM, which is also how it is ended, it lasts
-    ten seconds more.
+    The training process finishes its step with it, and saves. Only from that one it takes SIGTERM.
     """
     del number
     for signal_number in SIGNALS:
-        signal.signal(signal_number, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_A_WORKER_LASTS))
-    else:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal_number != signal.SIGTERM:
+            signal.signal(signal_number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True, name="obey").start()
+
+
+def _obey(parent: int) -> None:
+    while (received := signal.sigwaitinfo({signal.SIGTERM})) is not None and received.si_pid != parent:
+        pass
+    os._exit(0)

@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
+from llm.data.windows import WindowLoader
 from llm.process import Interrupted, listen, listen_as_before, name_of, say
 from llm.training.checkpointing import best_and_last
 
@@ -137,14 +138,16 @@ class StopSafely(L.Callback):
         return int(trainer.strategy.reduce(mine, reduce_op="max"))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Listen no more."""
-        del trainer, pl_module, stage
+        """Listen no more; end the processes that load data."""
+        del pl_module, stage
         self._listen_no_more()
+        _end_loaders(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Listen no more."""
-        del trainer, pl_module, exception
+        """Listen no more; end the processes that load data."""
+        del pl_module, exception
         self._listen_no_more()
+        _end_loaders(trainer)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -167,6 +170,12 @@ def command_to_resume(trainer: L.Trainer, path: Path) -> str:
     config = Path(folder, "config.yaml") if folder else None
     with_config = f" --config {shlex.quote(str(config))}" if config is not None and config.is_file() else ""
     return f"python train.py fit{with_config} --ckpt_path {shlex.quote(str(path))}"
+
+
+def _end_loaders(trainer: L.Trainer) -> None:
+    for loader in (trainer.train_dataloader, trainer.val_dataloaders):
+        if isinstance(loader, WindowLoader):
+            loader.close()
 
 
 def _of_kind(trainer: L.Trainer, kind: type[Kind]) -> list[Kind]:
