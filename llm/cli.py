@@ -127,7 +127,8 @@ class GPTCLI(LightningCLI):
             adopt(config, given, config_of(checkpoint, config.ckpt_path), checkpoint[ENTRY]["tokenizer"])
             if subcommand == "fit":
                 adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
-                self._data_before = checkpoint.get(TextDataModule.__qualname__) or {}
+                before = checkpoint.get(TextDataModule.__qualname__)
+                self._data_before = before if isinstance(before, dict) else {}
         elif config.model.pretrained is not None:
             told = {"n_head": config.model.gpt.n_head} if is_given("model.gpt.n_head", given) else {}
             found = read_pretrained(config.model.pretrained, told)

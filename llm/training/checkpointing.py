@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm.checkpoint import read_checkpoint, write_checkpoint
-from llm.errors import ConfigError
+from llm.errors import CheckpointError, ConfigError
 from llm.files import keeping
 from llm.training.module import LanguageModel
 from llm.training.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
@@ -35,7 +36,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             CheckpointError: it is missing, no checkpoint of ours, or damaged.
         """
         del map_location, weights_only
-        return read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        written_by = checkpoint.get("pytorch-lightning_version")  # Lightning compares it before it asks anybody else
+        if not isinstance(written_by, str) or not re.fullmatch(r"\d+(\.[\w+]+)*", written_by):
+            raise CheckpointError(
+                f"{str(path)!r} is damaged: it should say which version of Lightning wrote it "
+                f"(pytorch-lightning_version), and says {str(written_by)[:40]!r}"
+            )
+        return checkpoint
 
 
 class BestAndLast(Checkpoint):
