@@ -13,7 +13,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
@@ -176,7 +175,9 @@ def _kill_at(moment: Moment | None) -> Counter[str]:
 
 def _send(moment: Moment, delay: float = 0.0) -> None:
     if delay > 0:
-        threading.Thread(target=lambda: (time.sleep(delay), _send(moment)), daemon=True).start()
+        later = threading.Timer(delay, _send, (moment,))
+        later.daemon = True
+        later.start()
     elif not moment.to_worker:
         os.kill(os.getpid(), moment.sends)
     elif workers := multiprocessing.active_children():

@@ -28,7 +28,16 @@ from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
 from llm.pretrained import read_pretrained
 from llm.process import Interrupted
-from llm.settings import LINKS, adopt, adopt_optim, given_settings, hyperparameters, is_given, refuse_link_targets
+from llm.settings import (
+    LINKS,
+    adopt,
+    adopt_optim,
+    given_settings,
+    hyperparameters,
+    is_given,
+    refuse_link_targets,
+    refuse_no_training,
+)
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
@@ -47,6 +56,7 @@ from llm.training.hardware import has_native_bfloat16
 from llm.training.ranks import adopt_launcher, refuse_more_processes_than_cores, without_looks
 from llm.training.run_folder import CHECKPOINTS, held
 from llm.training.where import RUNS, choose_checkpoint, logger_to_go_on_with
+from llm.trust import HELP, only_trusted_classes, refuse_functions, take_allowed
 
 log = logging.getLogger("llm")
 
@@ -68,6 +78,11 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 class GPTCLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict` with a `LanguageModel` on a `TextDataModule`."""
+
+    def __init__(self, *args: Any, allowed_classes: Sequence[str] = (), **kwargs: Any) -> None:
+        self.allowed_classes = allowed_classes  # besides the trusted ones; see llm.trust
+        self.first_step = 0
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks of every run under names of their own, and the links."""
@@ -93,6 +108,7 @@ class GPTCLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
+        refuse_functions(config, self.allowed_classes)
         given = given_settings(args)
         if subcommand == "fit" and not is_given("trainer.precision", given):
             _choose_precision(config)
@@ -107,6 +123,7 @@ class GPTCLI(LightningCLI):
         if config.ckpt_path is not None:
             config.model.pretrained = None  # the checkpoint's weights would replace them anyway
             checkpoint = read_checkpoint(config.ckpt_path)
+            self.first_step = checkpoint.get("global_step", 0)
             adopt(config, given, config_of(checkpoint, config.ckpt_path), checkpoint[ENTRY]["tokenizer"])
             if subcommand == "fit":
                 adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
@@ -123,9 +140,14 @@ class GPTCLI(LightningCLI):
                 "give --ckpt_path FILE, --ckpt_path last, or --model.pretrained PATH"
             )
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what every run has: safe checkpoints, throughput, a progress bar, a safe stop."""
         config = self._get(self.config_init, "trainer")
+        if self.subcommand == "fit":
+            refuse_no_training(config)
         for name in ("val_check_interval", "accumulate_grad_batches"):
             if config[name] == 0:
                 raise ConfigError(f"trainer.{name} must be at least 1, got 0")
@@ -177,6 +199,8 @@ class GPTCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
         checkpoint = best_and_last(self.trainer)
+        if self.trainer.is_global_zero and self.trainer.global_step == self.first_step:
+            log.warning("no step was made: the run was at its end already, at step %d", self.first_step)
         if not self.trainer.is_global_zero or checkpoint is None:
             return
         path = checkpoint.best_model_path or checkpoint.last_model_path
@@ -229,9 +253,10 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     words = list(sys.argv[1:] if args is None else args)
     be_quiet()
     parser_kwargs: dict[str, Any] = {"exit_on_error": False}
-    if default_config is not None and not any(word.split("=")[0] in ("-c", "--config") for word in words):
-        for subcommand in GPTCLI.subcommands():
-            parser_kwargs[subcommand] = {"default_config_files": [str(default_config)], "exit_on_error": False}
+    names_a_file = any(word.split("=")[0] in ("-c", "--config") for word in words)
+    default_files = [] if default_config is None or names_a_file else [str(default_config)]
+    for subcommand in GPTCLI.subcommands():
+        parser_kwargs[subcommand] = {"default_config_files": default_files, "exit_on_error": False, "epilog": HELP}
     parsers: list[LightningArgumentParser] = []
 
     class Parser(LightningArgumentParser):
@@ -240,18 +265,22 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
             parsers.append(self)
 
     try:
+        allowed, words = take_allowed(words)
         refuse_link_targets(words)
-        GPTCLI(
-            LanguageModel,
-            TextDataModule,
-            save_config_callback=SaveConfig,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=123,
-            parser_kwargs=parser_kwargs,
-            parser_class=Parser,
-            args=words,
-            auto_configure_optimizers=False,
-        )
+        with only_trusted_classes(allowed):
+            GPTCLI(
+                LanguageModel,
+                TextDataModule,
+                save_config_callback=SaveConfig,
+                trainer_defaults=TRAINER_DEFAULTS,
+                seed_everything_default=123,
+                parser_kwargs=parser_kwargs,
+                parser_class=Parser,
+                args=words,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                allowed_classes=allowed,
+            )
     except Interrupted as error:
         log.info(str(error))
         return 128 + error.signal_number

@@ -25,6 +25,8 @@ GPT2_SIZES: dict[str, dict[str, int]] = {
 """GPT-2's published sizes (Radford et al. 2019, table 2)."""
 
 _LARGEST = 2**31 - 1
+_MOST_SAMPLES = 10_000
+"""All samples of a prompt are generated side by side; more would fill the memory before the first one."""
 _MOST_LAYERS = 10_000
 """More would take minutes to build before anything could tell that they don't fit into memory."""
 
@@ -250,6 +252,7 @@ class SamplingConfig:
         _check(all(self.stop), "stop holds an empty text, which is everywhere")
         _check(all(token >= 0 for token in self.stop_ids), f"stop_ids must be at least 0, got {self.stop_ids}")
         _check(self.n_samples >= 1, f"n_samples must be at least 1, got {self.n_samples}")
+        _check(self.n_samples <= _MOST_SAMPLES, f"n_samples must be at most {_MOST_SAMPLES}, got {self.n_samples}")
         _check(self.min_p is None or 0 <= self.min_p <= 1, f"min_p must be from 0 to 1, got {self.min_p}")
         _check(
             0 < self.repetition_penalty < float("inf"),

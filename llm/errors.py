@@ -48,7 +48,10 @@ class TrainingError(LLMError, RuntimeError):
 def reason_of(error: BaseException) -> str | None:
     """What to tell a user about an error that no line of code is to blame for; None for all others."""
     if isinstance(error, LLMError):
-        return str(error)
+        message = str(error)
+        if "Original Traceback" in message:  # of a process that gathers batches: what it raised comes last
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        return message
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename!r}' if error.filename else ''}"
     if isinstance(error, MemoryError | RuntimeError) and (isinstance(error, MemoryError) or _NO_MEMORY(str(error))):
