@@ -86,7 +86,7 @@ def neighbours_table(model: GPT, tokenizer: Tokenizer, ids: Sequence[int]) -> st
     lines = [["token", "nearest, with the cosine"], ["---", "---"]]
     for label, row, values in zip(tick_labels(tokenizer, ids), found.tolist(), cosines.tolist(), strict=True):
         names = tick_labels(tokenizer, row)
-        cell = ", ".join(f"{markdown(name)} {value:.2f}" for name, value in zip(names, values, strict=True))
+        cell = ", ".join(f"“{markdown(name)}” {value:.2f}" for name, value in zip(names, values, strict=True))
         lines.append([markdown(label), cell])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -77,6 +77,6 @@ def lens_table(layers: Sequence[LensLayer], ids: Sequence[int], tokenizer: Token
         for layer, guess in zip(layers, guesses, strict=True):
             rank = f", rank {int(layer.ranks[position])}" if position < len(layer.ranks) else ""
             probability = float(layer.top_probabilities[position, 0])
-            cells.append(f"{markdown(guess[position])} ({probability:.0%}{rank})")
+            cells.append(f"“{markdown(guess[position])}” ({probability:.0%}{rank})")
         lines.append([label, following, *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -37,6 +37,7 @@ from llm.model import GPT
 log = logging.getLogger(__name__)
 
 _NOT_HELD = "In float32; fused attention, which training runs on, never holds scores and weights."
+_LENS = "What each layer would say next (how sure it is, and the rank it gives to the token that really came next)."
 _LENS_POSITIONS = 6
 _POSITIONS = 128
 _HISTOGRAM_VALUES = 10_000
@@ -110,7 +111,8 @@ class TensorBoard:
         """The logit lens at the last positions of the text."""
         if report.tokenizer is not None:
             layers = logit_lens(report.model, report.capture, 1, _LENS_POSITIONS)
-            self.text("logit lens", lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer))
+            table = lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer)
+            self.text("logit lens", f"{_LENS}\n\n{table}")
 
     def positions(self, report: Report) -> None:
         """How alike the positional embeddings are."""
