@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import lightning as L
-import numpy as np
 from torch.utils.data import DataLoader
 
 from llm.config import TokenizerConfig
+from llm.data.counting import count_tokens, text_size
 from llm.data.opening import choose_tokenizer, open_corpus
 from llm.data.prompts import Prompt, read_prompts
 from llm.data.sharded import TokenArray
@@ -21,7 +21,6 @@ from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
-_COUNT_AT_ONCE = 1 << 20
 _ORDER_SETTINGS = ("context_length", "stride", "batch_size", "shuffle", "drop_last", "seed")
 
 
@@ -90,17 +89,16 @@ class TextDataModule(L.LightningDataModule):
         self.seed = seed
         self.cache_dir = cache_dir
         self.allow_changed_data = allow_changed_data
-        for name, least in (
-            ("context_length", 1),
-            ("stride", 1),
-            ("batch_size", 1),
-            ("num_workers", 0),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        leasts = {"context_length": 1, "stride": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
+        problems = [
+            f"{name} must be at least {least}, got {getattr(self, name)}"
+            for name, least in leasts.items()
+            if getattr(self, name) < least
+        ]
         if not 0 <= validation_share < 1:
-            raise ConfigError(f"validation_share must be in [0, 1), got {validation_share}")
+            problems.append(f"validation_share must be in [0, 1), got {validation_share}")
+        if problems:
+            raise ConfigError(*problems)
         self.tokenizer: Tokenizer = self._make_tokenizer(tokenizer)
         self.vocab_size = int(self.tokenizer.vocab_size)
 
@@ -158,19 +156,15 @@ class TextDataModule(L.LightningDataModule):
     def bytes_per_token(self, split: str) -> float:
         """Mean size in UTF-8 bytes of a token of `validation` or `test`: what turns nats per token into bits per byte.
 
-        Counted token by token. Where tokens don't keep white space (words), the mean over the whole text instead.
+        Counted token by token; special tokens are no text and have none. Where tokens don't keep white space (words),
+        the mean over the whole text instead.
         """
         store = self.validation_store if split == "validation" else self.test_store
         tokens = self.validation_tokens if split == "validation" else self.test_tokens
         if store.n_bytes > 0 and (not self.tokenizer.lossless or len(tokens) == 0):
             return store.n_bytes / store.n_tokens
-        counts = np.zeros(self.vocab_size, np.int64)
-        for start in range(0, len(tokens), _COUNT_AT_ONCE):
-            part = np.asarray(tokens[start : start + _COUNT_AT_ONCE])
-            counts += np.bincount(part, minlength=self.vocab_size)
-        used = counts.nonzero()[0]
-        n_bytes = sum(int(counts[token]) * len(self.tokenizer.token_bytes(int(token))) for token in used)
-        return n_bytes / max(1, len(tokens))
+        n_bytes = text_size(count_tokens(tokens, self.vocab_size), self.tokenizer).n_bytes
+        return n_bytes / len(tokens) if n_bytes else math.nan
 
     # What Lightning calls.
 

@@ -67,6 +67,7 @@ class LanguageModel(L.LightningModule):
         self.sampling = sampling
         self.compile_model = compile
         self._features: Callable[[Tensor], Tensor] = self.gpt.features
+        self._to_log: list[Tensor] = []  # (loss, accuracy) of each batch of a step that will be logged
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
         self.evaluation = nn.ModuleDict(
             {
@@ -89,6 +90,7 @@ class LanguageModel(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compile, if asked to, what training calls; the module itself, its names and its hooks stay as they are."""
+        self._to_log.clear()
         if self.compile_model and stage == "fit":
             self._features = Compiled(self.gpt.features)
 
@@ -117,10 +119,20 @@ class LanguageModel(L.LightningModule):
         inputs, targets = batch
         loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
         if accuracy is not None:
-            self.log("train/loss", loss.detach())
-            self.log("train/perplexity", loss.detach().exp())
-            self.log("train/token_accuracy", accuracy)
+            self._to_log.append(torch.stack([loss.detach(), accuracy]))
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the loss that this step's gradient is of: the mean over its batches, on all processes."""
+        del optimizer
+        if self._to_log:
+            loss, accuracy = torch.stack(self._to_log).mean(dim=0)  # (batches, 2) -> (2)
+            self._to_log.clear()
+            if self.trainer.world_size > 1:
+                loss, accuracy = self.trainer.strategy.reduce(torch.stack([loss, accuracy]), reduce_op="mean")
+            self.log("train/loss", loss)
+            self.log("train/perplexity", loss.exp())
+            self.log("train/token_accuracy", accuracy)
 
     def configure_gradient_clipping(
         self,
