@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from llm.cli import main
+from llm.starting import main
 
 if __name__ == "__main__":
     sys.exit(main(default_config=Path(__file__).parent / "configs" / "default.yaml"))

@@ -13,17 +13,21 @@ from typing import Any
 
 import lightning as L
 import yaml
+from jsonargparse import namespace_to_dict
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from llm.checkpoint import ENTRY, config_of, read_checkpoint
-from llm.console import be_quiet, fail
+from llm.console import KeepsLines, be_quiet, fail
 from llm.data import TextDataModule
-from llm.errors import ConfigError, reason_of
+from llm.errors import ConfigError, LLMError, reason_of
+from llm.help import description
 from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
+from llm.preflight import Plan, PreflightDone, RecordPreflight, preflight
 from llm.pretrained import read_pretrained
 from llm.settings import LINKS, adopt, flatten, given_settings, is_given, refuse_link_targets
 from llm.training import (
@@ -71,6 +75,14 @@ class GPTCLI(LightningCLI):
         parser.add_lightning_class_args(TextSamples, "samples")
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_argument(
+            "--preflight",
+            type=bool,
+            nargs="?",
+            const=True,
+            default=False,
+            help="Of fit: say what the run will be, what it needs, and everything that is wrong with it; then stop.",
+        )
         parser.link_arguments("data.context_length", LINKS["data.context_length"])
         parser.link_arguments("data.vocab_size", LINKS["data.vocab_size"], apply_on="instantiate")
 
@@ -83,6 +95,8 @@ class GPTCLI(LightningCLI):
         subcommand = self.config.subcommand
         config = self.config[subcommand]
         given = given_settings(args)
+        self.start_step: int = 0
+        self.trained_vocab: int | None = None
         if subcommand == "fit" and not is_given("trainer.precision", given):
             _choose_precision(config)
         if subcommand != "fit" and not is_given("trainer.logger", given):
@@ -94,12 +108,15 @@ class GPTCLI(LightningCLI):
         if config.ckpt_path is not None:
             config.model.pretrained = None  # the checkpoint's weights would replace them anyway
             checkpoint = read_checkpoint(config.ckpt_path)
-            adopt(config, given, config_of(checkpoint, config.ckpt_path), checkpoint[ENTRY]["tokenizer"])
+            theirs = config_of(checkpoint, config.ckpt_path)
+            self.start_step, self.trained_vocab = checkpoint.get("global_step", 0), theirs.vocab_size
+            adopt(config, given, theirs, checkpoint[ENTRY]["tokenizer"])
         elif config.model.pretrained is not None:
             told = {"n_head": config.model.gpt.n_head} if is_given("model.gpt.n_head", given) else {}
             found = read_pretrained(config.model.pretrained, told)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
+            self.trained_vocab = found.config.vocab_size
             adopt(config, given, found.config, None if found.tokenizer is None else found.tokenizer.to_dict())
         elif subcommand != "fit":
             raise ConfigError(
@@ -107,12 +124,20 @@ class GPTCLI(LightningCLI):
                 "give --ckpt_path FILE, --ckpt_path last, or --model.pretrained PATH"
             )
 
+    def before_instantiate_classes(self) -> None:
+        """Find out what is wrong, all of it, before there is a model or a run folder; the first process does."""
+        self.plan: Plan | None = None
+        if self.subcommand != "fit" or rank_zero_only.rank != 0:
+            return
+        config = self.config.fit
+        plan = preflight(namespace_to_dict(config), self.start_step, self.trained_vocab, alone=config.preflight)
+        self.plan = plan
+        # The tokenizer is learned and the text is read once.
+        self.parser.add_instantiator(lambda *_, **__: plan.datamodule, TextDataModule, subclasses=False)
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what every run has: safe checkpoints, throughput, a progress bar, a safe stop."""
         config = self._get(self.config_init, "trainer")
-        for name in ("val_check_interval", "accumulate_grad_batches"):
-            if config[name] == 0:
-                raise ConfigError(f"trainer.{name} must be at least 1, got 0")
         kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
         batches = config["max_steps"] * config["accumulate_grad_batches"]
         if isinstance(interval := config["val_check_interval"], int) and 0 < batches < interval:
@@ -125,15 +150,9 @@ class GPTCLI(LightningCLI):
         always: list[L.Callback] = [StartingPoint(), Throughput(), StopSafely()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
+        if self.plan is not None:
+            always.append(RecordPreflight(self.plan))
         return super()._instantiate_trainer(config, [*callbacks, *always])
-
-    def before_fit(self) -> None:
-        """Find out what is wrong with the data before there is a run folder, then say where that is."""
-        if self.trainer.local_rank == 0:
-            self.datamodule.prepare_data()
-            self.datamodule.setup("fit")
-        if self.trainer.loggers and self.trainer.is_global_zero:
-            log.info("run folder: %s", self.trainer.loggers[0].log_dir)
 
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
@@ -183,10 +202,14 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     """
     words = list(sys.argv[1:] if args is None else args)
     be_quiet()
-    parser_kwargs: dict[str, Any] = {"exit_on_error": False}
+    parser_kwargs: dict[str, Any] = {"exit_on_error": False, "formatter_class": KeepsLines}
     if default_config is not None and not any(word.split("=")[0] in ("-c", "--config") for word in words):
         for subcommand in GPTCLI.subcommands():
             parser_kwargs[subcommand] = {"default_config_files": [str(default_config)], "exit_on_error": False}
+    for subcommand in GPTCLI.subcommands():
+        parser_kwargs.setdefault(subcommand, {"exit_on_error": False})
+        usage = f"python train.py {subcommand} [options]"
+        parser_kwargs[subcommand] |= {"usage": usage, "description": description(subcommand)}
     parsers: list[LightningArgumentParser] = []
 
     class Parser(LightningArgumentParser):
@@ -210,11 +233,15 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     except Interrupted as error:
         log.info(str(error))
         return 128 + error.signal_number
+    except PreflightDone as done:
+        return done.status
     except argparse.ArgumentError as error:
         return fail(_explain(str(error), _names(parsers)), 2)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     except Exception as error:
+        if isinstance(error, LLMError):
+            return max(fail(str(problem), 1) for problem in error.args)
         if (reason := reason_of(error)) is not None:
             return fail(reason, 1)
         if isinstance(error, MisconfigurationException) or _is_about_a_setting(error):
@@ -249,7 +276,6 @@ def _choose_precision(config: Any) -> None:
     """Multiply in bfloat16 where the device does so natively; weights and optimizer stay in float32."""
     if config.trainer.precision is None and has_native_bfloat16(str(config.trainer.accelerator)):
         config.trainer.precision = "bf16-mixed"
-        log.info("precision:   bf16-mixed, native here; --trainer.precision 32-true for float32 throughout")
 
 
 def _runs_folder(config: Any) -> str:

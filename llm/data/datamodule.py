@@ -15,7 +15,7 @@ from llm.data.opening import choose_tokenizer, open_corpus
 from llm.data.prompts import Prompt, read_prompts
 from llm.data.sharded import TokenArray
 from llm.data.store import TokenStore
-from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
+from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder, window_starts
 from llm.errors import CheckpointError, ConfigError, DataError
 from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer
@@ -213,20 +213,23 @@ class TextDataModule(L.LightningDataModule):
             DataError: there is not one full batch, and `drop_last` leaves out the others.
         """
         windows = SlidingWindows(self.train_tokens, self.context_length, self.stride)
-        order = WindowOrder(
-            len(windows),
-            self.batch_size,
-            self.shuffle,
-            self.drop_last,
-            self.seed,
-            *self._rank_and_world_size(),
-        )
+        order = self.train_order(*self._rank_and_world_size())
+        return WindowLoader(windows, order, self._position, self.num_workers)
+
+    def train_order(self, rank: int = 0, world_size: int = 1) -> WindowOrder:
+        """The training batches of one process.
+
+        Raises:
+            DataError: there is not one full batch, and `drop_last` leaves out the others.
+        """
+        n_windows = len(window_starts(len(self.train_tokens), self.context_length, self.stride))
+        order = WindowOrder(n_windows, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
         if len(order) == 0:
             raise DataError(
-                f"no full batch to train on: {len(windows)} windows for a batch_size of {self.batch_size} on "
-                f"{order.world_size} device(s); use a smaller batch_size or stride, or drop_last false"
+                f"no full batch to train on: {n_windows} windows for a batch_size of {self.batch_size} on "
+                f"{world_size} device(s); use a smaller batch_size or stride, or drop_last false"
             )
-        return WindowLoader(windows, order, self._position, self.num_workers)
+        return order
 
     def val_dataloader(self) -> WindowLoader | list[Any]:
         """Windows side by side over the validation tokens, none left out."""

@@ -26,6 +26,7 @@ from llm.pretrained import adapt, read_pretrained
 from llm.training.compiling import Compiled
 from llm.training.loss import head_loss
 from llm.training.optimizer import build_optimizer, build_schedule
+from llm.training.schedule import steps_of_run
 
 _GPT = GPTConfig()
 _OPTIM = OptimConfig()
@@ -184,16 +185,19 @@ class LanguageModel(L.LightningModule):
         Lightning's own estimate would set up the data loader before a resumed run's counters are loaded.
         """
         trainer = self.trainer
-        limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+        batches = 0
         if trainer.max_epochs and trainer.max_epochs > 0:
             datamodule = getattr(trainer, "datamodule", None)
             if datamodule is None:
                 return int(trainer.estimated_stepping_batches)
-            batches, limit = len(datamodule.train_dataloader()), trainer.limit_train_batches
-            if limit is not None:
-                batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-            limits.append(math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
-        return min(limits, default=None)
+            batches = len(datamodule.train_dataloader())
+        return steps_of_run(
+            trainer.max_steps,
+            trainer.max_epochs,
+            batches,
+            trainer.limit_train_batches,
+            trainer.accumulate_grad_batches,
+        )
 
     # Evaluation
 
