@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import yaml
-from jsonargparse import namespace_to_dict
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -75,16 +74,15 @@ class GPTCLI(LightningCLI):
         parser.add_lightning_class_args(TextSamples, "samples")
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.add_argument(
-            "--preflight",
-            type=bool,
-            nargs="?",
-            const=True,
-            default=False,
-            help="Of fit: say what the run will be, what it needs, and everything that is wrong with it; then stop.",
-        )
         parser.link_arguments("data.context_length", LINKS["data.context_length"])
         parser.link_arguments("data.vocab_size", LINKS["data.vocab_size"], apply_on="instantiate")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            help = "Say what the run will be, what it needs, and everything that is wrong with it; then stop."
+            parser.add_argument("--preflight", type=bool, nargs="?", const=True, default=False, help=help)
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then let a checkpoint decide what it already knows: architecture and tokenizer."""
@@ -130,7 +128,7 @@ class GPTCLI(LightningCLI):
         if self.subcommand != "fit" or rank_zero_only.rank != 0:
             return
         config = self.config.fit
-        plan = preflight(namespace_to_dict(config), self.start_step, self.trained_vocab, alone=config.preflight)
+        plan = preflight(config.clone().as_dict(), self.start_step, self.trained_vocab, alone=config.preflight)
         self.plan = plan
         # The tokenizer is learned and the text is read once.
         self.parser.add_instantiator(lambda *_, **__: plan.datamodule, TextDataModule, subclasses=False)

@@ -95,9 +95,9 @@ def memory_may_not_do(plan: Plan) -> Iterator[str]:
     if plan.memory is None or plan.free_memory is None or _is_shared_out(plan):
         return
     processes = _on_this_memory(plan)
-    if plan.memory.state * processes <= plan.free_memory < plan.memory.peak * processes:
+    if plan.memory.state * processes <= plan.free_memory < plan.memory.to_come * processes:
         yield (
-            f"memory may not do: about {in_bytes(plan.memory.peak * processes)} of {in_bytes(plan.free_memory)}; a "
+            f"memory may not do: about {in_bytes(plan.memory.to_come * processes)} of {in_bytes(plan.free_memory)}; a "
             "smaller batch_size needs less (with trainer.accumulate_grad_batches for the same step)"
         )
 

@@ -61,8 +61,9 @@ class Memory:
         activations: what the backward pass will need; see `activation_bytes`.
         copies: weights in 16 bits under mixed precision, the head's gradient if it is computed along with the loss,
             and gradients on their way to other processes.
-        process: what the process holds without a model: Python, torch, the tables of a tokenizer. On a processor also
-            what its allocator loses between tensors, a third of the activations, and 64 MiB of kernels.
+        overhead: on a processor, what the allocator loses between tensors, a third of the activations, and 64 MiB of
+            kernels.
+        held: what the process has already: Python, torch, the tables of a tokenizer.
     """
 
     weights: int
@@ -70,7 +71,8 @@ class Memory:
     optimizer: int
     activations: int
     copies: int
-    process: int
+    overhead: int
+    held: int
 
     @property
     def state(self) -> int:
@@ -78,9 +80,14 @@ class Memory:
         return self.weights + self.gradients + self.optimizer
 
     @property
+    def to_come(self) -> int:
+        """All but what the process has already."""
+        return self.state + self.activations + self.copies + self.overhead
+
+    @property
     def peak(self) -> int:
         """All of it."""
-        return self.state + self.activations + self.copies + self.process
+        return self.to_come + self.held
 
 
 def expected_memory(
@@ -90,7 +97,7 @@ def expected_memory(
     precision: str,
     device: str,
     world_size: int = 1,
-    process: int = 0,
+    held: int = 0,
 ) -> Memory:
     """The peak of one process.
 
@@ -101,7 +108,7 @@ def expected_memory(
         precision: Lightning's word, such as `32-true` or `bf16-mixed`.
         device: its kind, such as `cpu` or `cuda`.
         world_size: number of processes.
-        process: what the process holds now.
+        held: what the process holds now.
     """
     size = {"64-true": 8, "bf16-true": 2, "16-true": 2}.get(precision, 4)
     P, weights = parameters.total, parameters.total * size
@@ -112,20 +119,20 @@ def expected_memory(
         copies += weights
     optimizer = (2 * (P - parameters.muon) + parameters.muon) * size
     activations = activation_bytes(config, batch_size, precision, device)
-    if device == "cpu":
-        process += _KERNELS + activations // 3
-    return Memory(weights, weights, optimizer, activations, copies, process)
+    overhead = _KERNELS + activations // 3 if device == "cpu" else 0
+    return Memory(weights, weights, optimizer, activations, copies, overhead, held)
 
 
 def activation_bytes(config: GPTConfig, batch_size: int, precision: str, device: str) -> int:
     """What the forward pass of a batch keeps for the backward pass.
 
-    Of each token in each block: the vector as it enters attention and perceptron (2 C); both normalised (2 C);
-    queries, keys and values (3 C); what attention gave (C); the hidden layer before and after its activation
-    (2 hidden); and what dropout drew (2 C), in bits on a GPU and in values on a processor. Attention keeps nothing
-    more where it is fused. On a processor it is not while there is dropout: three tables of weights (3 H T) are kept
-    then. Besides, what one block holds in passing: the hidden layer and its gradients (4 hidden), or five tables. Last,
-    the scores: of one block of tokens where the loss is fused, else of all of them, three times.
+    Of each token in each block: the vector as it enters attention and perceptron (2 C); both normalised (2 C; 4 C by
+    the root mean square); queries, keys and values (3 C; normalised ones 3 C more, turned ones 2 C); what attention
+    gave (C); the hidden layer before and after its activation (2 hidden); and what dropout drew (2 C), in bits on a
+    GPU and in values on a processor. Attention keeps nothing more where it is fused. On a processor it is not while
+    there is dropout: three tables of weights (3 H T) are kept then. Besides, what one block holds in passing: the
+    hidden layer and its gradients (4 hidden), or five tables. Last, the scores: of one block of tokens where the loss
+    is fused, else of all of them, three times.
 
     Args:
         config: the architecture.
@@ -142,7 +149,9 @@ def activation_bytes(config: GPTConfig, batch_size: int, precision: str, device:
     if config.mlp != "none":
         per_token += 2 * config.hidden_size * value + drawn
     if config.qk_norm:
-        per_token += 4 * C * value
+        per_token += 3 * C * value
+    if config.norm == "rms_norm":
+        per_token += 2 * C * stream
     if config.positions == "rotary":
         per_token += 2 * C * value
     passing = 4 * config.hidden_size * value

@@ -30,21 +30,29 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         )
         yield "steps", _steps(plan)
     if (parameters := plan.parameters) is not None:
-        yield (
-            "parameters",
-            f"{parameters.total:,}, of them {parameters.embeddings:,} in embeddings and head",
-        )
+        yield "parameters", f"{parameters.total:,}, of them {parameters.embeddings:,} in embeddings and head"
     if plan.device is not None:
-        yield "device", f"{plan.device}{f' x {plan.world_size}' if plan.world_size > 1 else ''}, {plan.precision}"
+        mixed = ": products in bfloat16, weights in float32 (--trainer.precision 32-true for float32 throughout)"
+        count = f" x {plan.world_size}" if plan.world_size > 1 else ""
+        yield "device", f"{plan.device}{count}, {plan.precision}{mixed if plan.precision == 'bf16-mixed' else ''}"
     if (memory := plan.memory) is not None:
         free = "" if plan.free_memory is None else f" of {in_bytes(plan.free_memory)} free"
         each = " for each device" if plan.world_size > 1 else ""
-        what = f"weights {in_bytes(memory.weights)}, gradients the same, optimizer {in_bytes(memory.optimizer)}"
-        yield "memory", f"about {in_bytes(memory.peak)}{free}{each}: {what}, activations {in_bytes(memory.activations)}"
+        what = (
+            f"weights {in_bytes(memory.weights)}, gradients the same, optimizer {in_bytes(memory.optimizer)}, "
+            f"activations {in_bytes(memory.activations)}"
+        )
+        yield "memory", f"about {in_bytes(memory.to_come)}{free}{each}: {what}"
+        if plan.measured is not None:
+            more = f" with {in_bytes(memory.held)} that the process has already" if memory.held else ""
+            yield (
+                "",
+                f"{in_bytes(plan.measured)} at the peak of a few steps{more}; {in_bytes(memory.peak)} was expected",
+            )
     if plan.seconds is not None:
         yield (
             "time",
-            f"{in_time(plan.seconds)}{', measured on a few steps' if plan.measured else ', within a factor of two'}",
+            f"{in_time(plan.seconds)}{', from a few steps' if plan.measured else ', reckoned; within a factor of two'}",
         )
     if plan.folder is not None:
         size, free = plan.checkpoint_bytes, plan.free_disk
