@@ -125,7 +125,7 @@ class GPTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find out what is wrong, all of it, before there is a model or a run folder; the first process does."""
         self.plan: Plan | None = None
-        if self.subcommand != "fit" or rank_zero_only.rank != 0:
+        if self.subcommand != "fit" or getattr(rank_zero_only, "rank", 0) != 0:
             return
         config = self.config.fit
         plan = preflight(config.clone().as_dict(), self.start_step, self.trained_vocab, alone=config.preflight)

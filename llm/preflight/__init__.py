@@ -13,7 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from llm.errors import LLMError
 from llm.inspection.guard import same_randomness
 from llm.preflight.checks import HINTING, REFUSING
-from llm.preflight.plan import Plan, make_plan
+from llm.preflight.making import make_plan
+from llm.preflight.plan import Plan
 from llm.preflight.table import table
 from llm.preflight.timing import measure_steps, reckoned_seconds
 

@@ -36,13 +36,13 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         count = f" x {plan.world_size}" if plan.world_size > 1 else ""
         yield "device", f"{plan.device}{count}, {plan.precision}{mixed if plan.precision == 'bf16-mixed' else ''}"
     if (memory := plan.memory) is not None:
-        free = "" if plan.free_memory is None else f" of {in_bytes(plan.free_memory)} free"
+        there = "" if plan.free_memory is None else f" of {in_bytes(plan.free_memory)} free"
         each = " for each device" if plan.world_size > 1 else ""
         what = (
             f"weights {in_bytes(memory.weights)}, gradients the same, optimizer {in_bytes(memory.optimizer)}, "
             f"activations {in_bytes(memory.activations)}"
         )
-        yield "memory", f"about {in_bytes(memory.to_come)}{free}{each}: {what}"
+        yield "memory", f"about {in_bytes(memory.to_come)}{there}{each}: {what}"
         if plan.measured is not None:
             more = f" with {in_bytes(memory.held)} that the process has already" if memory.held else ""
             yield (

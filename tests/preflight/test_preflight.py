@@ -114,8 +114,8 @@ def test_problems_of_the_text_are_among_them(fit, tmp_path):
 
 
 def test_a_model_larger_than_the_memory_and_the_disk_is_refused(fit, monkeypatch):
-    monkeypatch.setattr("llm.preflight.plan.free_memory", lambda device: 10_000)
-    monkeypatch.setattr("llm.preflight.plan.shutil.disk_usage", lambda path: type("Usage", (), {"free": 20_000}))
+    monkeypatch.setattr("llm.preflight.making.free_memory", lambda device: 10_000)
+    monkeypatch.setattr("llm.preflight.making.shutil.disk_usage", lambda path: type("Usage", (), {"free": 20_000}))
     status, lines = fit(*QUICK)
     assert status == 1
     memory, disk = errors(lines)
@@ -126,7 +126,7 @@ def test_a_model_larger_than_the_memory_and_the_disk_is_refused(fit, monkeypatch
 
 
 def test_memory_that_may_not_do_is_a_hint(fit, monkeypatch):
-    monkeypatch.setattr("llm.preflight.plan.free_memory", lambda device: 1_000_000)
+    monkeypatch.setattr("llm.preflight.making.free_memory", lambda device: 1_000_000)
     status, lines = fit(*QUICK, "--preflight")
     assert status == 0
     assert any(hint.startswith("memory may not do") for hint in hints(lines))
