@@ -1,7 +1,8 @@
 """What inspection costs: `python -m bench.inspection quick_start` or `... 30m`.
 
-Trains twice on the sample story, with inspection at its default frequency and without it, and prints the share of the
-time that went into inspection, the time of a step with and without, and whether the losses are the same to the bit.
+Trains twice on the sample story, with inspection at its default frequency and without it, in the precision that
+`train.py fit` chooses, and prints the share of the time that went into inspection, the time of a step with and without,
+and whether the losses are the same to the bit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm import GPTConfig, LanguageModel, OptimConfig, TextDataModule
 from llm.inspection import Inspection
+from llm.training.hardware import has_native_bfloat16
 
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     # model, data, steps: configs/default.yaml
@@ -79,6 +81,7 @@ def train(name: str, steps: int, inspect: bool, folder: Path) -> Result:
         logger=TensorBoardLogger(str(folder), name="on" if inspect else "off"),
         # the clock last, so that it does not see what others do before the step
         callbacks=[*([Inspection()] if inspect else []), clock],
+        precision="bf16-mixed" if has_native_bfloat16("auto") else "32-true",
         gradient_clip_val=1.0,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -6,6 +6,7 @@ The public names are imported when they are first used, so that `import llm` cos
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from llm.pretrained import load
     from llm.tokenizers import build_tokenizer
     from llm.training import LanguageModel
+
+# Weights and activations in pages of 2 MB: fewer look-ups of addresses, up to a tenth less time on a CPU under Linux.
+# Torch reads this when it first allocates memory.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "GPT",

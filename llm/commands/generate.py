@@ -50,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULT.fast,
         help="compile first, which takes some seconds, then decode faster (%(default)s: where it pays off)",
     )
+    add(
+        "--lookahead",
+        type=int,
+        default=_DEFAULT.lookahead,
+        metavar="N",
+        help="tokens to guess from what the text said before: the same text, sooner; 0 for none (%(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -75,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         n_samples=arguments.n,
         seed=arguments.seed,
         fast=arguments.fast,
+        lookahead=arguments.lookahead,
     )
     if arguments.batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {arguments.batch_size}")

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from llm.config import SamplingConfig
 from llm.errors import ConfigError
 from llm.generation.fast import SLOTS, DecodeStep, FastStep, is_worth_it
+from llm.generation.lookahead import Lookahead
 from llm.generation.sampling import choose
 from llm.model import GPT, KeyValueCache, decode, prefill
 
@@ -167,7 +168,8 @@ def random_source(seed: int, prompt: Tensor, sample: int) -> torch.Generator:
 class Reader:
     """Gives the scores of the next token of each text, as long as texts only grow at their ends.
 
-    While all texts fit into the context, a step reads one token a row, from the cache. Beyond that, the window of the
+    While all texts fit into the context, a step reads one token a row, from the cache, and of a text that is alone a
+    guess of what follows, so that the next steps may have nothing to read. Beyond that, the window of the
     last `context_length` tokens moves, and with it the position of every token in it: keys and values, which were
     computed from the old positions and from tokens that are no longer seen, say nothing about the new window. So that
     the scores stay exactly those of the window, each step then reads the whole window again.
@@ -186,10 +188,11 @@ class Reader:
         self._cache: KeyValueCache | None = None
         self._is_filled = False
         self._decode: DecodeStep = decode
+        self._lookahead = Lookahead(sampling.lookahead) if sampling.lookahead and len(texts) == 1 else None
         if model.config.is_causal:
             n_slots = max(map(len, texts)) + sampling.max_new_tokens
             if is_worth_it(model, sampling):
-                self._decode = FastStep(model, len(texts))
+                self._decode = FastStep(model, 1 + sampling.lookahead if self._lookahead else len(texts))
                 n_slots = -(-n_slots // SLOTS) * SLOTS
             self._cache = KeyValueCache(model, len(texts), min(n_slots, self._context_length))
 
@@ -201,13 +204,26 @@ class Reader:
                 return torch.stack([self._plain_logits(window) for window in windows])
             fits = all(len(self.texts[row]) <= self._context_length for row in running)
             if self._is_filled and fits:
-                last = [text[-1] for text in self.texts]
-                positions = [min(len(text), self._context_length) - 1 for text in self.texts]
-                return self._decode(self.model, self._cache, self._tensor(last), self._tensor(positions))
+                if self._lookahead is not None:
+                    return self._decode_ahead(self.texts[0], self._cache, self._lookahead)
+                ids = self._tensor([text[-1] for text in self.texts])
+                positions = self._tensor([min(len(text), self._context_length) - 1 for text in self.texts])
+                return self._decode(self.model, self._cache, ids[:, None], positions[:, None])[:, 0]  # (B, 1, V)
             self._is_filled = True
             windows = [text[-self._context_length :] for text in self.texts]
             ids = pad_sequence([torch.tensor(window) for window in windows], batch_first=True).to(self.device)  # (B, T)
             return prefill(self.model, self._cache, ids, self._tensor(list(map(len, windows))))
+
+    def _decode_ahead(self, text: list[int], cache: KeyValueCache, lookahead: Lookahead) -> Tensor:
+        if (scores := lookahead.scores(text)) is not None:
+            return scores[None]  # (V) -> (1, V)
+        has_room = len(text) + lookahead.n_guesses <= cache.n_slots
+        guess = lookahead.guess(text) if has_room else []
+        ids = self._tensor([text[-1], *guess])[None]  # (1, 1 + guessed)
+        positions = torch.arange(len(text) - 1, len(text) + len(guess), device=self.device)[None]
+        scores = self._decode(self.model, cache, ids, positions)[0]  # (1, T, V) -> (T, V)
+        lookahead.keep(text, guess, scores)
+        return scores[:1]
 
     def _plain_logits(self, window: list[int]) -> Tensor:
         ids = self._tensor(window)[None]  # (T) -> (1, T)

@@ -27,8 +27,8 @@ DecodeStep = Callable[[GPT, KeyValueCache, Tensor, Tensor], Tensor]
 SLOTS = 256
 """The cache of a fast step has a multiple of this many slots, since each size is compiled anew."""
 
-_WORTH_IT = 6e10
-"""Weights read (steps times parameters) from which on compiling pays off: 500 tokens of GPT-2 124M. It takes 5 to 20
+_WORTH_IT = 4e10
+"""Weights read (steps times parameters) from which on compiling pays off: 320 tokens of GPT-2 124M. It takes 3 to 10
 seconds, and a plain step about 0.15 nanoseconds longer for each weight."""
 
 
@@ -40,24 +40,31 @@ def is_worth_it(model: GPT, sampling: SamplingConfig) -> bool:
 
 
 class FastStep:
-    """`decode`, compiled at its first call; where that fails, a log line says why, and it is `decode` as it is.
+    """`decode`, compiled for each shape at its first call; where that fails, a log line says why, and it is `decode`.
 
     Args:
         model: whose weights are used, as they are at each call.
-        n_rows: B, texts side by side.
+        n_rows: the most tokens that are read in one step: texts side by side, times tokens of each.
     """
 
     def __init__(self, model: GPT, n_rows: int) -> None:
-        self.is_compiled = False
+        self._compiled: set[torch.Size] = set()
         self._step: DecodeStep = _graph_step() if model.head.weight.is_cuda else _row_step(model, n_rows)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it is, for a shape at least, and runs."""
+        return bool(self._compiled) and self._step is not decode
 
     def __call__(self, model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
         """As `decode`."""
-        if self.is_compiled or self._step is decode:
+        if ids.shape in self._compiled or self._step is decode:
             return self._step(model, cache, ids, positions)
         try:
-            logits = self._step(model, cache, ids, positions)
-            self.is_compiled = True
+            # Each shape, size of the cache and model is a form of the same code: there may be more than eight.
+            with torch._dynamo.config.patch(recompile_limit=64):
+                logits = self._step(model, cache, ids, positions)
+            self._compiled.add(ids.shape)
         except Exception as error:  # whatever hinders a compiler, the text can be had without it
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             log.warning("decoding is not compiled, and slower: %s", lines[0] if lines else type(error).__name__)

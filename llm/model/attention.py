@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
+from llm.model.functions import rms_norm
 
 
 def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor:
@@ -161,7 +162,7 @@ class SelfAttention(Attention):
             return query, key, value
         qk, value = qkv[:, :, :2], qkv[:, :, 2]  # queries and keys in one go: (B, T, 2, H, D), (B, T, H, D)
         if self.qk_gain is not None:
-            qk = F.rms_norm(qk, qk.shape[-1:])  # a root mean square of 1: the length is the square root of D
+            qk = rms_norm(qk)  # a root mean square of 1: the length is the square root of D
         if self.rotary is not None:
             qk = self.rotary(qk, positions)
         query, key = qk.permute(2, 0, 3, 1, 4)  # (B, T, 2, H, D) -> 2 x (B, H, T, D)

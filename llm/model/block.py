@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.model.attention import build_attention
+from llm.model.functions import rms_norm, squared_relu
 
 
 def build_norm(config: GPTConfig) -> nn.Module:
@@ -13,7 +14,7 @@ def build_norm(config: GPTConfig) -> nn.Module:
     if config.norm == "none":
         return nn.Identity()
     if config.norm == "rms_norm":
-        return nn.RMSNorm(config.n_embd, eps=config.norm_epsilon)
+        return RMSNorm(config.n_embd, eps=config.norm_epsilon)
     return nn.LayerNorm(config.n_embd, eps=config.norm_epsilon, bias=config.bias)
 
 
@@ -37,7 +38,15 @@ class SquaredReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The shape stays."""
-        return x.relu().square()
+        return squared_relu(x)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Divides each vector by its root mean square, and multiplies by a trained gain."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shape stays."""
+        return rms_norm(x, self.weight, self.eps)
 
 
 class MLP(nn.Module):

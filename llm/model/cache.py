@@ -1,7 +1,7 @@
 """Remember keys and values, so that each new token costs one position and not the whole text again.
 
 A causal model never changes its mind about the past: the keys and values of a position depend on earlier tokens only.
-`prefill` runs a model over the prompts and keeps them; `decode` runs it over one token a row and adds to them. Both
+`prefill` runs a model over the prompts and keeps them; `decode` runs it over what comes next and adds to them. Both
 use the blocks' own parts, so their logits are those of `GPT.forward`.
 
 Prompts of unequal length are padded at their end. A causal position never sees what comes after it, so no real token
@@ -76,11 +76,11 @@ def prefill(model: GPT, cache: KeyValueCache, ids: Tensor, lengths: Tensor) -> T
 
 
 def decode_block(block: Block, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-    """One block of `decode`: `(B, 1, C)` -> `(B, 1, C)`; adds to `keys` and `values`, `(B, H, S, D)`."""
-    query, key, value = block.attention.project(block.attention_norm(x), positions[:, None])  # 3 x (B, H, 1, D)
-    rows = torch.arange(len(x), device=x.device)
-    keys[rows, :, positions], values[rows, :, positions] = key[:, :, 0], value[:, :, 0]
-    context = block.attention.context(query, keys, values, mask[:, None, None])  # (B, S) -> (B, 1, 1, S)
+    """One block of `decode`: `(B, T, C)` -> `(B, T, C)`; adds to `keys` and `values`, `(B, H, S, D)`."""
+    query, key, value = block.attention.project(block.attention_norm(x), positions)  # 3 x (B, H, T, D)
+    rows = torch.arange(len(x), device=x.device)[:, None]  # (B, 1)
+    keys[rows, :, positions], values[rows, :, positions] = key.transpose(1, 2), value.transpose(1, 2)  # (B, T, H, D)
+    context = block.attention.context(query, keys, values, mask[:, None])  # (B, T, S) -> (B, 1, T, S)
     return block.after_attention(x, block.attention.output(context))
 
 
@@ -90,20 +90,20 @@ BlockStep = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 def decode(
     model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor, block_step: BlockStep = decode_block
 ) -> Tensor:
-    """Read one more token in each row.
+    """Read some more tokens in each row, most often one.
 
     Args:
         model: the model that the cache was made for, in eval mode.
-        cache: holds each row's tokens before its position; what is read is added.
-        ids: (B) the tokens.
-        positions: (B) where each stands in its row, counted from 0.
+        cache: holds each row's tokens before its first position; what is read is added.
+        ids: (B, T) the tokens.
+        positions: (B, T) where each stands in its row, counted from 0.
         block_step: another form of `decode_block`, such as a compiled one.
 
     Returns:
-        (B, V) the logits after them.
+        (B, T, V) the logits after each of them.
     """
-    x = model.embeddings(ids[:, None], positions[:, None])  # (B) -> (B, 1, C)
-    mask = torch.arange(cache.n_slots, device=ids.device) <= positions[:, None]  # (S) <= (B, 1) -> (B, S)
+    x = model.embeddings(ids, positions)  # (B, T) -> (B, T, C)
+    mask = torch.arange(cache.n_slots, device=ids.device) <= positions[..., None]  # (S) <= (B, T, 1) -> (B, T, S)
     for block, keys, values in cache.layers(model):
-        x = block_step(block, x, keys, values, positions, mask)  # (B, 1, C) -> (B, 1, C)
-    return model.head(model.final_norm(x[:, 0]))  # (B, 1, C) -> (B, V)
+        x = block_step(block, x, keys, values, positions, mask)  # (B, T, C) -> (B, T, C)
+    return model.head(model.final_norm(x))  # (B, T, C) -> (B, T, V)

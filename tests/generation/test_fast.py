@@ -34,7 +34,7 @@ def test_compiled_logits_are_the_plain_ones(make_model, n_rows):
     plain, compiled = KeyValueCache(model, n_rows, 16), KeyValueCache(model, n_rows, 16)
     starts = torch.arange(n_rows) % 3  # unequal positions
     for position in range(14):
-        ids, positions = torch.randint(50, (n_rows,)), starts + position
+        ids, positions = torch.randint(50, (n_rows, 1)), starts[:, None] + position
         expected = decode(model, plain, ids, positions)
         torch.testing.assert_close(step(model, compiled, ids, positions), expected, atol=1e-4, rtol=1e-4)
     assert step.is_compiled
@@ -56,9 +56,9 @@ def test_padding_of_the_vocabulary_is_left_out(make_model, monkeypatch, n_rows):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     model = make_model(vocab_multiple=64).requires_grad_(False)
     plain, fast = KeyValueCache(model, n_rows, 16), KeyValueCache(model, n_rows, 16)
-    ids, positions = torch.randint(50, (n_rows,)), torch.zeros(n_rows, dtype=torch.int64)
+    ids, positions = torch.randint(50, (n_rows, 1)), torch.zeros(n_rows, 1, dtype=torch.int64)
     expected = decode(model, plain, ids, positions)
-    assert expected.shape == (n_rows, 50)
+    assert expected.shape == (n_rows, 1, 50)
     torch.testing.assert_close(FastStep(model, n_rows)(model, fast, ids, positions), expected)
 
 
@@ -107,7 +107,7 @@ def test_graphs_on_a_gpu_give_the_same_text(make_model, prompts, n_rows):
     step = FastStep(model, n_rows)
     cache = KeyValueCache(model, n_rows, 32)
     for position in range(6):
-        ids, positions = (torch.full((n_rows,), value, device="cuda") for value in (position, position))
+        ids, positions = (torch.full((n_rows, 1), value, device="cuda") for value in (position, position))
         with torch.no_grad():
             step(model, cache, ids, positions)
     assert step.is_compiled

@@ -31,7 +31,8 @@ def logits_step_by_step(model, ids, lengths, n_slots):
     yield positions, prefill(model, cache, pad_sequence(prompts, batch_first=True), torch.tensor(lengths))
     while int(positions.max()) + 1 < ids.shape[1]:
         positions = positions + 1
-        yield positions, decode(model, cache, ids[torch.arange(len(ids)), positions], positions)
+        tokens = ids[torch.arange(len(ids)), positions]
+        yield positions, decode(model, cache, tokens[:, None], positions[:, None])[:, 0]
 
 
 @given(
@@ -66,6 +67,22 @@ def test_scores_over_their_sum_are_cached_too(tiny, scores):
         torch.testing.assert_close(logits, whole[torch.arange(2), positions])
 
 
+@given(seed=st.integers(0, 1000), n_read=st.integers(1, 4), kept=st.integers(0, 4))
+def test_several_tokens_in_one_step(tiny, seed, n_read, kept):
+    model = make(tiny, seed)
+    ids = torch.randint(17, (2, 8))
+    lengths, cache = torch.tensor([1, 3]), KeyValueCache(model, 2, 8)
+    prefill(model, cache, ids[:, :3], lengths)
+    positions = lengths[:, None] + torch.arange(n_read)  # (B, T)
+    guesses = ids.gather(1, positions)
+    guesses[:, kept:] = torch.randint(17, guesses[:, kept:].shape)  # some turn out to be wrong, and are overwritten
+    decode(model, cache, guesses, positions)
+    right = min(kept, n_read)
+    later = lengths[:, None] + torch.arange(right, 5)
+    found, whole = decode(model, cache, ids.gather(1, later), later), model(ids)
+    torch.testing.assert_close(found, whole.gather(1, later[..., None].expand_as(found)), **CLOSE)
+
+
 def test_the_shape_of_gpt2(tiny):
     model = make(replace(tiny, n_embd=64, n_head=4, n_layer=4, vocab_size=300, context_length=64), std=0.1)
     ids = torch.randint(300, (2, 64))
@@ -82,8 +99,8 @@ def test_padding_is_never_seen(tiny):
     lengths, cache, other = torch.tensor([6, 2]), KeyValueCache(model, 2, 8), KeyValueCache(model, 2, 8)
     assert torch.equal(prefill(model, cache, ids, lengths), prefill(model, other, padded, lengths))
     for token in (3, 5):
-        tokens, lengths = torch.tensor([token, token]), lengths + 1
-        step, same = (decode(model, held, tokens, lengths - 1) for held in (cache, other))
+        tokens, lengths = torch.tensor([[token], [token]]), lengths + 1
+        step, same = (decode(model, held, tokens, lengths[:, None] - 1) for held in (cache, other))
         torch.testing.assert_close(step, same)
 
 
@@ -91,12 +108,12 @@ def test_slots_beyond_a_position_do_not_matter(tiny):
     model = make(tiny)
     cache = KeyValueCache(model, 1, 8)
     prefill(model, cache, torch.tensor([[1, 2, 3]]), torch.tensor([3]))
-    before = decode(model, cache, torch.tensor([4]), torch.tensor([3]))
+    before = decode(model, cache, torch.tensor([[4]]), torch.tensor([[3]]))
     for tensor in (*cache.keys, *cache.values):
         assert (tensor[:, :, 4:] == 0).all()
         assert (tensor[:, :, :4] != 0).any()
         tensor[:, :, 4:] = 1e3
-    torch.testing.assert_close(decode(model, cache, torch.tensor([4]), torch.tensor([3])), before)
+    torch.testing.assert_close(decode(model, cache, torch.tensor([[4]]), torch.tensor([[3]])), before)
 
 
 def test_the_cache_is_as_large_as_it_says(tiny):
@@ -129,7 +146,7 @@ def test_the_whole_step_is_one_graph_for_all_positions(tiny):
     compiled = torch.compile(decode, fullgraph=True, dynamic=False, backend=backend)
     cache, other = KeyValueCache(model, 2, 8), KeyValueCache(model, 2, 8)
     for position in range(8):
-        ids, positions = torch.randint(17, (2,)), torch.tensor([position, position])
+        ids, positions = torch.randint(17, (2, 1)), torch.tensor([[position], [position]])
         torch.testing.assert_close(compiled(model, cache, ids, positions), decode(model, other, ids, positions))
     assert len(graphs) == 1
 

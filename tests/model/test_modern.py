@@ -175,7 +175,7 @@ def test_cached_logits_are_those_of_the_whole_model(tiny, attention, settings):
     torch.testing.assert_close(prefill(model, cache, ids[:, :5], lengths), whole[rows, lengths - 1], **CLOSE)
     for step in range(3):
         positions = lengths + step
-        logits = decode(model, cache, ids[rows, positions], positions)
+        logits = decode(model, cache, ids[rows, positions][:, None], positions[:, None])[:, 0]
         torch.testing.assert_close(logits, whole[rows, positions], **CLOSE)
 
 
