@@ -125,9 +125,13 @@ class GPTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find out what is wrong, all of it, before there is a model or a run folder; the first process does."""
         self.plan: Plan | None = None
-        if self.subcommand != "fit" or getattr(rank_zero_only, "rank", 0) != 0:
+        if self.subcommand != "fit":
             return
         config = self.config.fit
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            if config.preflight:
+                raise PreflightDone(0)
+            return
         plan = preflight(config.clone().as_dict(), self.start_step, self.trained_vocab, alone=config.preflight)
         self.plan = plan
         # The tokenizer is learned and the text is read once.

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from functools import cached_property
 from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
 
 from llm.config import TokenizerConfig
-from llm.data.counting import count_tokens, text_size
-from llm.data.opening import choose_tokenizer, open_corpus
+from llm.data.opening import choose_tokenizer
 from llm.data.prompts import Prompt, read_prompts
 from llm.data.sharded import TokenArray
-from llm.data.store import TokenStore
+from llm.data.splits import Splits
 from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder, window_starts
 from llm.errors import CheckpointError, ConfigError, DataError
 from llm.pretrained import read_tokenizer
@@ -24,7 +21,7 @@ _GPT2 = TokenizerConfig()
 _ORDER_SETTINGS = ("context_length", "stride", "batch_size", "shuffle", "drop_last", "seed")
 
 
-class TextDataModule(L.LightningDataModule):
+class TextDataModule(Splits, L.LightningDataModule):
     """A text corpus, its tokenizer, and the windows cut from it.
 
     Args:
@@ -99,7 +96,7 @@ class TextDataModule(L.LightningDataModule):
             problems.append(f"validation_share must be in [0, 1), got {validation_share}")
         if problems:
             raise ConfigError(*problems)
-        self.tokenizer: Tokenizer = self._make_tokenizer(tokenizer)
+        self.tokenizer = self._make_tokenizer(tokenizer)
         self.vocab_size = int(self.tokenizer.vocab_size)
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
@@ -108,63 +105,6 @@ class TextDataModule(L.LightningDataModule):
         if tokenizer.checkpoint is not None:
             return read_tokenizer(tokenizer.checkpoint)
         return choose_tokenizer(self.corpus, tokenizer, self.cache_dir)
-
-    # Stores and splits: opened when first asked for.
-
-    @cached_property
-    def corpus_store(self) -> TokenStore:
-        """The training corpus (and, without one of its own, the validation text) as token ids."""
-        return self._store(self.corpus)
-
-    @cached_property
-    def validation_store(self) -> TokenStore:
-        """What the validation tokens are part of."""
-        return self.corpus_store if self.validation_corpus is None else self._store(self.validation_corpus)
-
-    @cached_property
-    def test_store(self) -> TokenStore:
-        """What the test tokens are part of."""
-        return self.validation_store if self.test_corpus is None else self._store(self.test_corpus)
-
-    def _store(self, corpus: str | list[str]) -> TokenStore:
-        return open_corpus(corpus, self.tokenizer, self.cache_dir)
-
-    @property
-    def train_tokens(self) -> TokenArray:
-        """(N,) ids to train on: the corpus up to the share that is kept for validation."""
-        return self.corpus_store.tokens(0, self._split_at)
-
-    @property
-    def validation_tokens(self) -> TokenArray:
-        """(N,) ids to validate on; empty with a share of 0 and no validation corpus."""
-        if self.validation_corpus is None:
-            return self.corpus_store.tokens(self._split_at)
-        return self.validation_store.tokens()
-
-    @property
-    def test_tokens(self) -> TokenArray:
-        """(N,) ids to test on: the test corpus, or else the validation tokens."""
-        return self.validation_tokens if self.test_corpus is None else self.test_store.tokens()
-
-    @property
-    def _split_at(self) -> int:
-        """Where validation begins. Cut before windowing, so that no window reaches over it."""
-        n_tokens = self.corpus_store.n_tokens
-        share = self.validation_share if self.validation_corpus is None else 0.0
-        return n_tokens - math.ceil(n_tokens * share)
-
-    def bytes_per_token(self, split: str) -> float:
-        """Mean size in UTF-8 bytes of a token of `validation` or `test`: what turns nats per token into bits per byte.
-
-        Counted token by token; special tokens are no text and have none. Where tokens don't keep white space (words),
-        the mean over the whole text instead.
-        """
-        store = self.validation_store if split == "validation" else self.test_store
-        tokens = self.validation_tokens if split == "validation" else self.test_tokens
-        if store.n_bytes > 0 and (not self.tokenizer.lossless or len(tokens) == 0):
-            return store.n_bytes / store.n_tokens
-        n_bytes = text_size(count_tokens(tokens, self.vocab_size), self.tokenizer).n_bytes
-        return n_bytes / len(tokens) if n_bytes else math.nan
 
     # What Lightning calls.
 
@@ -275,7 +215,7 @@ class TextDataModule(L.LightningDataModule):
             **settings,
             "corpus": self.corpus_store.source_hash,
             "tokenizer": self.tokenizer.fingerprint,
-            "train_tokens": self._split_at,
+            "train_tokens": self.split_at,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

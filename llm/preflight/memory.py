@@ -126,13 +126,13 @@ def expected_memory(
 def activation_bytes(config: GPTConfig, batch_size: int, precision: str, device: str) -> int:
     """What the forward pass of a batch keeps for the backward pass.
 
-    Of each token in each block: the vector as it enters attention and perceptron (2 C); both normalised (2 C; 4 C by
-    the root mean square); queries, keys and values (3 C; normalised ones 3 C more, turned ones 2 C); what attention
-    gave (C); the hidden layer before and after its activation (2 hidden); and what dropout drew (2 C), in bits on a
-    GPU and in values on a processor. Attention keeps nothing more where it is fused. On a processor it is not while
-    there is dropout: three tables of weights (3 H T) are kept then. Besides, what one block holds in passing: the
-    hidden layer and its gradients (4 hidden), or five tables. Last, the scores: of one block of tokens where the loss
-    is fused, else of all of them, three times.
+    Of each token in each block: the vector as it enters attention and perceptron (2 C); both normalised (2 C);
+    queries, keys and values (3 C; normalised ones 3 C more, turned ones 2 C); what attention gave (C); the hidden
+    layer before and after its activation (2 hidden); and what dropout drew (2 C), in bits on a GPU and in values on a
+    processor. Attention keeps nothing more where it is fused. On a processor it is not while there is dropout: three
+    tables of weights (3 H T) are kept then. Besides, what one block holds in passing: the hidden layer and its
+    gradients (4 hidden), or five tables. Last, the scores: of one block of tokens where the loss is fused, else of all
+    of them, three times.
 
     Args:
         config: the architecture.
@@ -150,8 +150,6 @@ def activation_bytes(config: GPTConfig, batch_size: int, precision: str, device:
         per_token += 2 * config.hidden_size * value + drawn
     if config.qk_norm:
         per_token += 3 * C * value
-    if config.norm == "rms_norm":
-        per_token += 2 * C * stream
     if config.positions == "rotary":
         per_token += 2 * C * value
     passing = 4 * config.hidden_size * value
