@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from llm.checkpoint import ENTRY, config_of, read_checkpoint
+from llm.config import GPTConfig
 from llm.console import KeepsLines, be_quiet, fail
 from llm.data import TextDataModule
 from llm.errors import ConfigError, LLMError, reason_of
@@ -94,7 +95,7 @@ class GPTCLI(LightningCLI):
         config = self.config[subcommand]
         given = given_settings(args)
         self.start_step: int = 0
-        self.trained_vocab: int | None = None
+        self.trained: GPTConfig | None = None
         if subcommand == "fit" and not is_given("trainer.precision", given):
             _choose_precision(config)
         if subcommand != "fit" and not is_given("trainer.logger", given):
@@ -107,14 +108,14 @@ class GPTCLI(LightningCLI):
             config.model.pretrained = None  # the checkpoint's weights would replace them anyway
             checkpoint = read_checkpoint(config.ckpt_path)
             theirs = config_of(checkpoint, config.ckpt_path)
-            self.start_step, self.trained_vocab = checkpoint.get("global_step", 0), theirs.vocab_size
+            self.start_step, self.trained = checkpoint.get("global_step", 0), theirs
             adopt(config, given, theirs, checkpoint[ENTRY]["tokenizer"])
         elif config.model.pretrained is not None:
             told = {"n_head": config.model.gpt.n_head} if is_given("model.gpt.n_head", given) else {}
             found = read_pretrained(config.model.pretrained, told)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
-            self.trained_vocab = found.config.vocab_size
+            self.trained = found.config
             adopt(config, given, found.config, None if found.tokenizer is None else found.tokenizer.to_dict())
         elif subcommand != "fit":
             raise ConfigError(
@@ -132,7 +133,7 @@ class GPTCLI(LightningCLI):
             if config.preflight:
                 raise PreflightDone(0)
             return
-        plan = preflight(config.clone().as_dict(), self.start_step, self.trained_vocab, alone=config.preflight)
+        plan = preflight(config.clone().as_dict(), self.start_step, self.trained, alone=config.preflight)
         self.plan = plan
         # The tokenizer is learned and the text is read once.
         self.parser.add_instantiator(lambda *_, **__: plan.datamodule, TextDataModule, subclasses=False)

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from llm.config import GPTConfig
 from llm.errors import LLMError
 from llm.inspection.guard import same_randomness
 from llm.preflight.checks import HINTING, REFUSING
@@ -49,13 +50,13 @@ class PreflightDone(Exception):
         self.status = status
 
 
-def preflight(settings: dict[str, Any], start: int = 0, trained_vocab: int | None = None, alone: bool = False) -> Plan:
+def preflight(settings: dict[str, Any], start: int = 0, trained: GPTConfig | None = None, alone: bool = False) -> Plan:
     """Look at a run before it begins, say what it will be, and refuse it if it can't be.
 
     Args:
         settings: of `fit`, as nested dicts.
         start: the step at which it goes on.
-        trained_vocab: tokens in the vocabulary of the weights that it begins with.
+        trained: the architecture of the weights that it begins with.
         alone: nothing follows: take the time to make a few steps with a throwaway copy of the model.
 
     Raises:
@@ -63,7 +64,7 @@ def preflight(settings: dict[str, Any], start: int = 0, trained_vocab: int | Non
         PreflightDone: the preflight was `alone`, and found nothing that refuses.
     """
     with same_randomness(torch.device("cpu")):  # the run is bit for bit that without
-        plan = make_plan(settings, start, trained_vocab)
+        plan = make_plan(settings, start, trained)
         problems = [problem for check in REFUSING for problem in check(plan)]
         if not problems:
             _find_out_time(plan, measured=alone)

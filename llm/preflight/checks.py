@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 
 from llm.preflight.plan import Plan, existing
 from llm.preflight.sizes import in_bytes
+from llm.pretrained.adapting import differences
 from llm.training.hardware import has_native_bfloat16
+
+_WEIGHTLESS = ("dropout", "projection_init")
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -36,13 +39,22 @@ def nothing_to_do(plan: Plan) -> Iterator[str]:
             yield f"trainer.{name} is 0, so there is nothing to train; leave it out, or set it to 1 or more"
 
 
-def another_vocabulary(plan: Plan) -> Iterator[str]:
-    """Trained weights and a tokenizer that do not go together."""
-    if plan.trained_vocab is not None and plan.gpt is not None and plan.trained_vocab != plan.gpt.vocab_size:
-        yield (
-            f"the weights have a vocabulary of {plan.trained_vocab:,} tokens, the tokenizer of this run has "
-            f"{plan.gpt.vocab_size:,}: use the tokenizer that they were trained with (data.tokenizer.checkpoint)"
-        )
+def other_weights(plan: Plan) -> Iterator[str]:
+    """Trained weights, and an architecture or a tokenizer that they do not go with."""
+    if plan.trained is None or plan.gpt is None:
+        return
+    if plan.setting("ckpt_path") is None:
+        if different := differences(plan.trained, plan.gpt):
+            yield f"the pretrained weights are of another architecture: {', '.join(different)}"
+        return
+    theirs, ours = plan.trained.to_dict(), plan.gpt.to_dict()
+    different = [
+        f"{name} ({theirs[name]} in the checkpoint, {ours[name]} now)"
+        for name in ours
+        if theirs[name] != ours[name] and name not in _WEIGHTLESS
+    ]
+    if different:
+        yield f"the checkpoint is of another architecture: {', '.join(different)}"
 
 
 def too_little_memory(plan: Plan) -> Iterator[str]:
@@ -177,7 +189,7 @@ def nothing_left(plan: Plan) -> Iterator[str]:
 REFUSING: tuple[Check, ...] = (
     settings_that_can_not_be,
     nothing_to_do,
-    another_vocabulary,
+    other_weights,
     too_little_memory,
     too_little_disk,
     folder_that_can_not_be_written,

@@ -27,7 +27,7 @@ _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", 
 """Arguments of the Trainer that are not tried out: they are no plain values, or leave something behind."""
 
 
-def make_plan(settings: dict[str, Any], start: int = 0, trained_vocab: int | None = None) -> Plan:
+def make_plan(settings: dict[str, Any], start: int = 0, trained: GPTConfig | None = None) -> Plan:
     """Find out all that can be known before a run, without a model, a trainer or a folder.
 
     What learns a vocabulary or makes token ids is done here, once: the data module of the plan is that of the run.
@@ -35,9 +35,9 @@ def make_plan(settings: dict[str, Any], start: int = 0, trained_vocab: int | Non
     Args:
         settings: of `fit`, as nested dicts of plain values.
         start: see `Plan`.
-        trained_vocab: see `Plan`.
+        trained: see `Plan`.
     """
-    plan = Plan(settings, start, trained_vocab)
+    plan = Plan(settings, start, trained)
     model, data = settings["model"], settings["data"]
     plan.optim = plan.make(lambda: OptimConfig(**model["optim"]))
     plan.make(lambda: SamplingConfig(**model["sampling"]))

@@ -43,7 +43,7 @@ class Plan:
     Args:
         settings: what the user set, and the defaults, as nested dicts.
         start: the step at which the run goes on; 0 for a new one.
-        trained_vocab: of the weights that the run begins with: tokens in their vocabulary.
+        trained: the architecture of the weights that the run begins with.
         problems: what was wrong with a part of the run when it was made, in the words of that part.
         seconds: how long the run will take.
         measured: the peak of memory in bytes, if some steps were made.
@@ -51,7 +51,7 @@ class Plan:
 
     settings: dict[str, Any]
     start: int = 0
-    trained_vocab: int | None = None
+    trained: GPTConfig | None = None
     problems: list[str] = field(default_factory=list)
     datamodule: TextDataModule | None = None
     corpus: Corpus | None = None

@@ -11,9 +11,11 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from llm import GPT, GPTConfig
 from llm.checkpoint import read_checkpoint
 from llm.cli import main
 from llm.data import datamodule as of_data
+from llm.pretrained import Pretrained, export
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = ["--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8", "--data.context_length=16"]
@@ -169,18 +171,21 @@ def test_an_interval_that_lightning_would_refuse_later_is_refused_now(fit):
     assert "is 600 batches and an epoch has 586" in errors(lines)[0]
 
 
-def test_another_vocabulary_than_the_weights_is_refused(fit, tmp_path):
+def test_other_weights_than_the_run_wants_are_refused(fit, tmp_path):
+    gpt = GPTConfig(vocab_size=97, context_length=8, n_layer=1, n_head=2, n_embd=8)
+    export(Pretrained("llm", gpt, GPT(gpt).state_dict()), "weights.safetensors", "safetensors")
+    status, lines = fit("--model.pretrained=weights.safetensors", *QUICK, "--model.gpt.n_layer=2", "--samples.every=-1")
+    assert status == 1
+    samples, weights = errors(lines)
+    assert "at least 0 steps" in samples
+    for expected in ("vocab_size (97 in the weights, 62 wanted)", "n_layer (1 in", "the weights have 8 positions"):
+        assert expected in weights
     assert fit(*QUICK)[0] == 0
     (last,) = tmp_path.rglob("last.ckpt")
-    other = tmp_path / "other.txt"
-    other.write_text("abc" * 1000)
-    words = ["--data.tokenizer.kind=char", f"--data.tokenizer.checkpoint={last}"]
-    assert fit("--preflight", f"--model.pretrained={last}", f"--data.corpus={other}", *words)[0] == 0
-    ids = tmp_path / "ids.bin"
-    ids.write_bytes(bytes(2000))
-    status, lines = fit("--preflight", f"--ckpt_path={last}", "--data.tokenizer.kind=gpt2", f"--data.corpus={ids}")
-    assert status == 1, lines
-    assert "gpt2" in errors(lines)[-1]
+    status, lines = fit(f"--ckpt_path={last}", "--model.gpt.n_layer=2", "--data.context_length=8")
+    assert status == 1
+    assert "n_layer (1 in the checkpoint, 2 now)" in errors(lines)[0]
+    assert "context_length (16 in the checkpoint, 8 now)" in errors(lines)[0]
 
 
 def test_a_run_that_goes_on_says_from_where(fit, tmp_path):
