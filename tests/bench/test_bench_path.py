@@ -10,8 +10,10 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_and_shows_both_curves():
+def test_the_benchmark_runs_and_shows_both_curves(tmp_path):
+    picture = tmp_path / "path.png"
     command = [sys.executable, "-m", "bench.path", "--corpus", "data/story.txt", "--tiny", "--json"]
+    command += ["--picture", str(picture)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     gpt2, modern = (found["runs"][name]["curve"] for name in ("gpt2", "modern"))
@@ -23,3 +25,4 @@ def test_the_benchmark_runs_and_shows_both_curves():
             assert all(later[clock] >= earlier[clock] for earlier, later in itertools.pairwise(curve))
     assert found["goal"] == gpt2[-1]["validation_loss"]
     assert found["runs"]["modern"]["gpt"]["positions"] == "rotary"
+    assert picture.read_bytes().startswith(b"\x89PNG")
