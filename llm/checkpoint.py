@@ -6,8 +6,6 @@ architecture and the tokenizer as plain dicts: the file alone is enough to gener
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 import zipfile
 from importlib.metadata import version as version_of
@@ -17,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm.config import GPTConfig
+from llm.config import GPTConfig, OptimConfig
 from llm.errors import CheckpointError, LLMError
+from llm.files import whole_file
 from llm.tokenizers import Tokenizer
 
 ENTRY = "llm"
@@ -44,8 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     shown = repr(str(path))
     if "://" in str(path):
         raise CheckpointError(f"{shown} is a URL: download the file yourself, and only from where you trust")
-    if Path(path).is_file() and not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{shown} is no checkpoint, or was cut short: it is not in torch's file format")
+    _verify(Path(path))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
@@ -72,28 +70,52 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Write beside the target, bring it to the disk, and move it into place.
+def _verify(path: Path) -> None:
+    """Hold every part of a file to its checksum: torch writes a CRC-32 of each, and does not look at it when it reads.
 
-    What was at `path` stays whole until the new file is.
+    0.1 s for 500 MB in the page cache, which the reading of the tensors then finds warm.
+
+    Raises:
+        CheckpointError: the file is cut short, a bit of it was changed, or it is no file of torch's.
+    """
+    if not path.is_file():  # torch says what it is
+        return
+    shown = repr(str(path))
+    if (size := path.stat().st_size) == 0:
+        raise CheckpointError(f"{shown} is empty: it is no checkpoint, or was cut short")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            # So that reading takes no longer than the file is long, whoever made it.
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or size < sum(
+                p.file_size for p in parts
+            ):
+                raise CheckpointError(f"{shown} is no checkpoint: torch does not write such files")
+            damaged = archive.testzip()
+    except OSError as error:
+        raise CheckpointError(f"can't read {shown}: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError) as error:
+        reason = "it is not in torch's file format" if str(error) == "File is not a zip file" else str(error)
+        raise CheckpointError(f"{shown} is no checkpoint, or was cut short: {reason}") from error
+    if damaged is not None:
+        raise CheckpointError(f"{shown} is damaged: its part {damaged!r} does not match its checksum")
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Write a checkpoint in one move: what was at `path` stays whole until the new file is on the disk.
 
     Raises:
         CheckpointError: it can't be written.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with whole_file(target) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
     except OSError as error:
-        raise CheckpointError(f"can't write the checkpoint {str(target)!r}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):  # nothing there to remove, nor a folder it could be in
-            temporary.unlink()
+        raise CheckpointError(
+            f"can't write the checkpoint {str(target)!r}: {error.strerror}; the one before it, if any, is whole"
+        ) from error
 
 
 def checkpoint_of(config: GPTConfig, weights: dict[str, Tensor], tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -132,3 +154,18 @@ def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:
         return GPTConfig(**checkpoint[ENTRY]["gpt"])
     except (TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"{str(path)!r} holds an architecture that can't be built: {error}") from error
+
+
+def optim_of(checkpoint: dict[str, Any], path: str | Path) -> OptimConfig | None:
+    """The optimizer settings that a checkpoint was trained with; None if it does not say.
+
+    Raises:
+        CheckpointError: they are not such that a run can have.
+    """
+    settings = checkpoint[ENTRY].get("settings")
+    if settings is None:
+        return None
+    try:
+        return OptimConfig(**settings["optim"])
+    except (TypeError, KeyError, LLMError) as error:
+        raise CheckpointError(f"{str(path)!r} is damaged: its settings can't be used: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import shlex
 import sys
@@ -19,41 +20,40 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-from llm.checkpoint import ENTRY, config_of, read_checkpoint
-from llm.config import GPTConfig
+from llm.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
 from llm.console import KeepsLines, be_quiet, fail
 from llm.data import TextDataModule
 from llm.errors import ConfigError, LLMError, reason_of
+from llm.files import remove_stale, write_whole
 from llm.help import description
 from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
-from llm.preflight import Plan, PreflightDone, RecordPreflight, preflight
+from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, preflight
 from llm.pretrained import read_pretrained
-from llm.settings import LINKS, adopt, flatten, given_settings, is_given, refuse_link_targets
+from llm.settings import LINKS, adopt, adopt_optim, flatten, given_settings, is_given, refuse_link_targets
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
     Interrupted,
     LanguageModel,
+    OneCurve,
     PredictionWriter,
     RunProgress,
     StartingPoint,
     StopSafely,
     TextSamples,
     Throughput,
-    newest_checkpoint,
 )
 from llm.training.hardware import has_native_bfloat16
+from llm.training.run_folder import CHECKPOINTS, held
+from llm.training.where import RUNS, choose_checkpoint, logger_to_go_on_with
 
 log = logging.getLogger("llm")
-
-RUNS = "runs"
-"""The folder in which every run gets a folder of its own."""
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": {
         "class_path": "TensorBoardLogger",
-        "init_args": {"save_dir": "runs", "name": "", "default_hp_metric": False},
+        "init_args": {"save_dir": RUNS, "name": "", "default_hp_metric": False},
     },
     "max_steps": 1000,
     "gradient_clip_val": 1.0,
@@ -81,8 +81,10 @@ class GPTCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
-            help = "Say what the run will be, what it needs, and everything that is wrong with it; then stop."
-            parser.add_argument("--preflight", type=bool, nargs="?", const=True, default=False, help=help)
+            fresh = "With --ckpt_path last: if there is no checkpoint yet, begin at step 0."
+            alone = "Say what the run will be, what it needs, and everything that is wrong with it; then stop."
+            for name, help in (("--fresh", fresh), ("--preflight", alone)):
+                parser.add_argument(name, type=bool, default=False, nargs="?", const=True, help=help)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -94,28 +96,31 @@ class GPTCLI(LightningCLI):
         subcommand = self.config.subcommand
         config = self.config[subcommand]
         given = given_settings(args)
-        self.start_step: int = 0
-        self.trained: GPTConfig | None = None
+        self.start = Start()
         if subcommand == "fit" and not is_given("trainer.precision", given):
             _choose_precision(config)
         if subcommand != "fit" and not is_given("trainer.logger", given):
             config.trainer.logger = False
         if subcommand != "fit" or config.trainer.logger is False:
             self.save_config_callback = None  # there is no folder of this run
-        if config.ckpt_path in ("last", "best"):
-            config.ckpt_path = str(newest_checkpoint(_runs_folder(config), config.ckpt_path))
+        config.ckpt_path = choose_checkpoint(config, subcommand)
         if config.ckpt_path is not None:
             config.model.pretrained = None  # the checkpoint's weights would replace them anyway
             checkpoint = read_checkpoint(config.ckpt_path)
             theirs = config_of(checkpoint, config.ckpt_path)
-            self.start_step, self.trained = checkpoint.get("global_step", 0), theirs
             adopt(config, given, theirs, checkpoint[ENTRY]["tokenizer"])
+            if subcommand == "fit":
+                adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
+                data = checkpoint.get(TextDataModule.__qualname__) or {}
+                logger = logger_to_go_on_with(config)
+                folder = None if logger is None else Path(logger.log_dir)
+                self.start = Start(checkpoint.get("global_step", 0), theirs, data, folder)
         elif config.model.pretrained is not None:
             told = {"n_head": config.model.gpt.n_head} if is_given("model.gpt.n_head", given) else {}
             found = read_pretrained(config.model.pretrained, told)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
-            self.trained = found.config
+            self.start = Start(trained=found.config)
             adopt(config, given, found.config, None if found.tokenizer is None else found.tokenizer.to_dict())
         elif subcommand != "fit":
             raise ConfigError(
@@ -133,7 +138,9 @@ class GPTCLI(LightningCLI):
             if config.preflight:
                 raise PreflightDone(0)
             return
-        plan = preflight(config.clone().as_dict(), self.start_step, self.trained, alone=config.preflight)
+        remove_stale(Path(config.data.cache_dir))
+        settings = config.clone().as_dict()
+        plan = preflight(settings, self.start, alone=config.preflight)
         self.plan = plan
         # The tokenizer is learned and the text is read once.
         self.parser.add_instantiator(lambda *_, **__: plan.datamodule, TextDataModule, subclasses=False)
@@ -141,6 +148,8 @@ class GPTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what every run has: safe checkpoints, throughput, a progress bar, a safe stop."""
         config = self._get(self.config_init, "trainer")
+        if self.subcommand == "fit" and (logger := logger_to_go_on_with(self.config["fit"])) is not None:
+            kwargs["logger"] = logger
         kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
         batches = config["max_steps"] * config["accumulate_grad_batches"]
         if isinstance(interval := config["val_check_interval"], int) and 0 < batches < interval:
@@ -150,12 +159,27 @@ class GPTCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        always: list[L.Callback] = [StartingPoint(), Throughput(), StopSafely()]
+        always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), StopSafely()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
         if self.plan is not None:
             always.append(RecordPreflight(self.plan))
         return super()._instantiate_trainer(config, [*callbacks, *always])
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Train with the run's folders in hand: a run that could not be saved does not begin."""
+        with contextlib.ExitStack() as stack:
+            if subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                stack.enter_context(held(self._folders()))
+            super()._run_subcommand(subcommand)
+
+    def _folders(self) -> list[Path]:
+        """Where the run writes to: the loggers' folders and that of the checkpoints."""
+        folders = [Path(path) for logger in self.trainer.loggers if (path := getattr(logger, "log_dir", None))]
+        if isinstance(checkpoint := self.trainer.checkpoint_callback, BestAndLast):
+            run = folders[0] if folders else Path(self.trainer.default_root_dir)
+            folders.append(Path(checkpoint.folder or run / CHECKPOINTS))
+        return folders
 
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
@@ -179,16 +203,22 @@ class SaveConfig(SaveConfigCallback):
     """Writes the run's configuration to its folder, and to TensorBoard as text and as hyper-parameters."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write `config.yaml` where a run has a folder: the others would leave it in the working directory."""
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+        """Nothing yet: a checkpoint that is refused leaves the `config.yaml` that is there as it is."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write."""
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write to TensorBoard what went into `config.yaml`."""
+        """Write `config.yaml` to the run's folder, and the same to TensorBoard."""
         del pl_module, stage
         text = self.parser.dump(self.config, skip_none=False)
         settings = flatten({key: value for key, value in yaml.safe_load(text).items() if key in ("model", "data")})
         for logger in trainer.loggers:
+            if folder := getattr(logger, "log_dir", None):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                write_whole(Path(folder, self.config_filename), text.encode())
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)
                 # Lightning's own way would log a first value of the metric, before there is one.
@@ -279,15 +309,6 @@ def _choose_precision(config: Any) -> None:
     """Multiply in bfloat16 where the device does so natively; weights and optimizer stay in float32."""
     if config.trainer.precision is None and has_native_bfloat16(str(config.trainer.accelerator)):
         config.trainer.precision = "bf16-mixed"
-
-
-def _runs_folder(config: Any) -> str:
-    logger = config.trainer.logger
-    return (
-        logger.init_args.save_dir
-        if hasattr(logger, "init_args")
-        else TRAINER_DEFAULTS["logger"]["init_args"]["save_dir"]
-    )
 
 
 def _as_list(value: Any) -> list[Any]:

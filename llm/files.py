@@ -1,14 +1,26 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all: written beside their place, brought to the disk, and moved into it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+_TEMPORARY = re.compile(r".+\.(?P<host>[^/]+)\.(?P<process>\d+)\.tmp")
+
+
+def temporary_for(target: Path) -> Path:
+    """Where a file or folder is written before it takes its place: beside it, so that one move is enough.
+
+    Never the folder for temporary files, which may be on another file system, from where a file is copied, not moved.
+    """
+    return target.with_name(f"{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 @contextmanager
@@ -17,15 +29,16 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
 
     If anything is raised, nothing is left, and what was at `target` stays.
     """
-    temporary = target.with_name(f"{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = temporary_for(target)
     try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
+        move_into_place(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # nothing there to remove, nor a folder it could be in
+            temporary.unlink()
 
 
 def write_whole(target: Path, content: bytes) -> None:
@@ -34,13 +47,57 @@ def write_whole(target: Path, content: bytes) -> None:
         file.write(content)
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove what processes of this machine left half-written when they were killed."""
-    pattern = re.compile(rf".*\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
-    for file in folder.glob("*.tmp"):
-        match = pattern.fullmatch(file.name)
-        if match and not _is_alive(int(match[1])):
-            file.unlink(missing_ok=True)
+def move_into_place(temporary: Path, target: Path) -> None:
+    """Replace `target`, and bring the folder's new entry to the disk too: else a power cut could take it back."""
+    temporary.replace(target)
+    if os.name != "nt":  # there, folders can't be opened
+        with contextlib.suppress(OSError):  # some file systems can't do it; the file is in its place all the same
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+@contextmanager
+def keeping(target: Path, previous: Path) -> Iterator[None]:
+    """What is at `target` becomes `previous`, if what is done within replaces it.
+
+    At every moment both are whole: until the end `previous` is what it was, and `target` is never away. It takes a
+    second name (a hard link), not a copy, where the file system has such.
+    """
+    temporary = temporary_for(previous)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(target, temporary)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                shutil.copyfile(target, temporary)
+        yield
+        if temporary.exists():
+            move_into_place(temporary, previous)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def remove_stale(folder: Path, held: bool = False) -> None:
+    """Remove what processes left half-written when they were killed.
+
+    Args:
+        folder: where.
+        held: no other process writes to this folder. Else only what processes of this machine left that are no more.
+    """
+    for path in folder.glob("*.tmp"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None:
+            continue
+        if held or (match["host"] == socket.gethostname() and not _is_alive(int(match["process"]))):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _is_alive(process: int) -> bool:

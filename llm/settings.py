@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from llm.config import GPTConfig
+from llm.config import GPTConfig, OptimConfig
 from llm.errors import ConfigError
 from llm.parsing import settings_of_files
 
@@ -81,12 +82,35 @@ def adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[st
     if tokenizer_state is None:
         return
     tokenizer, theirs = config.data.tokenizer, tokenizer_state.get("encoding", tokenizer_state["kind"])
-    if is_given("data.tokenizer.kind", given) and tokenizer.kind != theirs:
-        raise ConfigError(f"the checkpoint has the tokenizer {theirs!r}; leave data.tokenizer {tokenizer.kind!r} out")
+    for name, value in {"kind": theirs, "pattern": tokenizer_state.get("pattern")}.items():
+        _refuse_other(name, value, tokenizer[name], given)
+    specials = tokenizer_state.get("specials")
+    _refuse_other("specials", specials and list(specials), tokenizer.specials and list(tokenizer.specials), given)
+    if is_given("data.tokenizer.checkpoint", given):  # loading the weights will say if it is another
+        return
     if tokenizer_state["kind"] == "bpe":  # the name says it all
         tokenizer.kind = theirs
     else:
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
+
+
+def _refuse_other(name: str, theirs: Any, given_value: Any, given: set[str]) -> None:
+    """Hold what the user said of the tokenizer to the checkpoint's."""
+    if is_given(f"data.tokenizer.{name}", given) and given_value is not None and given_value != theirs:
+        raise ConfigError(
+            f"data.tokenizer.{name} is {theirs!r} in the checkpoint, {given_value!r} is given: leave it out, so that "
+            "the checkpoint's tokenizer is used"
+        )
+
+
+def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None:
+    """Take the settings of the optimizer from the checkpoint that a run goes on from, except for what the user set.
+
+    If that differs, the checkpoint is refused when it is loaded.
+    """
+    for name, value in dataclasses.asdict(optim).items() if optim is not None else ():
+        if not is_given(f"model.optim.{name}", given):
+            config.model.optim[name] = value
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

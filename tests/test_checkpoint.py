@@ -1,3 +1,6 @@
+import random
+import zipfile
+
 import pytest
 import torch
 
@@ -68,3 +71,38 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, saved):
     ):
         with pytest.raises(CheckpointError, match=message):
             read_checkpoint(path)
+
+
+def test_a_changed_bit_is_named_or_changes_nothing(saved):
+    path, model, _ = saved
+    whole, weights = path.read_bytes(), model.state_dict()
+    rng = random.Random(1)
+    refused = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            found = read_checkpoint(path)["state_dict"]
+        except CheckpointError:
+            refused += 1
+        else:
+            assert all(torch.equal(found[f"gpt.{name}"], tensor) for name, tensor in weights.items())
+    assert refused > 200
+
+
+def test_the_part_that_is_damaged_is_named(saved):
+    path, model, _ = saved
+    content = bytearray(path.read_bytes())
+    content[content.index(model.embeddings.token.weight.detach().numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"its part '.*/data/\d+' does not match its checksum"):
+        read_checkpoint(path)
+
+
+def test_a_file_that_would_grow_when_read_is_refused(tmp_path):
+    path = tmp_path / "x.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with pytest.raises(CheckpointError, match="torch does not write such files"):
+        read_checkpoint(path)

@@ -147,8 +147,43 @@ def test_a_checkpoint_brings_architecture_and_tokenizer(trained, capsys):
 
 def test_resuming_goes_on_where_it_stopped(trained):
     assert run("fit", *QUICK, "--ckpt_path", str(trained), "--trainer.max_steps=5") == 0
-    steps = [llm.checkpoint.read_checkpoint(path)["global_step"] for path in Path("runs").rglob("last.ckpt")]
-    assert sorted(steps) == [3, 5]
+    content = llm.checkpoint.read_checkpoint(trained)
+    assert content["global_step"] == 5, "in the same folder"
+    before = llm.checkpoint.read_checkpoint(trained.with_name("previous.ckpt"))
+    assert before["global_step"] == 3
+
+
+def test_a_resumed_run_is_one_curve(trained):
+    assert (
+        run("fit", *QUICK, "--ckpt_path", str(trained), "--trainer.max_steps=6", "--trainer.log_every_n_steps=1") == 0
+    )
+    events = EventAccumulator(str(trained.parents[1]), {"scalars": 0}).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [4, 5, 6]
+    assert [event.step for event in events.Scalars("validation/loss")] == [0, 3, 6]
+
+
+def test_another_checkpoint_than_the_last_begins_a_run_of_its_own(trained):
+    best = trained.with_name("best.ckpt")
+    content = trained.read_bytes()
+    assert run("fit", *QUICK, "--ckpt_path", str(best), "--trainer.max_steps=5") == 0
+    assert trained.read_bytes() == content
+    assert Path("runs/gpt/version_1/checkpoints/last.ckpt").is_file()
+
+
+def test_a_checkpoint_brings_the_settings_of_its_optimizer(capsys):
+    assert run("fit", *QUICK, *CHAR, "--model.optim.learning_rate=0.004") == 0
+    assert run("fit", *QUICK, "--ckpt_path=last", "--trainer.max_steps=5") == 0
+    saved = yaml.safe_load(Path("runs/gpt/version_0/config.yaml").read_text())
+    assert saved["model"]["optim"]["learning_rate"] == 0.004
+    config = Path("runs/gpt/version_0/config.yaml").read_bytes()
+    message = error(capsys, "fit", *QUICK, "--ckpt_path=last", "--model.optim.learning_rate=0.005")
+    assert "learning_rate (0.004 in the checkpoint, 0.005 now)" in message
+    assert Path("runs/gpt/version_0/config.yaml").read_bytes() == config
+
+
+@pytest.mark.parametrize("words", [["--data.tokenizer.kind=gpt2"], ["--data.tokenizer.specials=[<|x|>]", *CHAR]])
+def test_another_tokenizer_than_the_checkpoint_is_refused(trained, capsys, words):
+    assert "in the checkpoint" in error(capsys, "fit", *QUICK, "--ckpt_path", str(trained), *words)
 
 
 def test_predict_continues_every_prompt(trained, capsys, tmp_path):
@@ -189,7 +224,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         ([f"--data.corpus={empty}"], "is empty"),
         (["--data.tokenizer.kind=nonsense"], "unknown tokenizer 'nonsense'"),
         (["--ckpt_path=nowhere.ckpt"], "there is no checkpoint 'nowhere.ckpt'"),
-        (["--ckpt_path=last"], "no readable last.ckpt"),
+        (["--ckpt_path=last"], "there is no checkpoint in 'runs/gpt' and below; begin afresh with --fresh"),
         ([f"--ckpt_path={short}"], "is no checkpoint"),
     ):
         assert expected in error(capsys, "fit", *words), words

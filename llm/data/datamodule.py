@@ -8,12 +8,13 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from llm.config import TokenizerConfig
-from llm.data.opening import choose_tokenizer
+from llm.data.opening import choose_tokenizer, hash_of_corpus
 from llm.data.prompts import Prompt, read_prompts
+from llm.data.resuming import refuse_other_data
 from llm.data.sharded import TokenArray
 from llm.data.splits import Splits
 from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder, window_starts
-from llm.errors import CheckpointError, ConfigError, DataError
+from llm.errors import ConfigError, DataError
 from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer
 
@@ -214,6 +215,7 @@ class TextDataModule(Splits, L.LightningDataModule):
         return {
             **settings,
             "corpus": self.corpus_store.source_hash,
+            "corpus_bytes": self.corpus_store.n_bytes,
             "tokenizer": self.tokenizer.fingerprint,
             "train_tokens": self.split_at,
         }
@@ -226,14 +228,14 @@ class TextDataModule(Splits, L.LightningDataModule):
         """
         if self.trainer is None or self.trainer.state.fn != "fit" or self.allow_changed_data:
             return
-        now = self.state_dict()
-        changed = [
-            f"{name} ({state_dict.get(name)} in the checkpoint, {now[name]} now)"
-            for name in now
-            if state_dict.get(name) != now[name]
-        ]
-        if changed:
-            raise CheckpointError(
-                f"the training data is not what the checkpoint was trained on: {', '.join(changed)}; restore it, "
-                "or go on all the same with --data.allow_changed_data true"
-            )
+        refuse_other_data(state_dict, self.state_dict())
+
+    def refuse_other_corpus(self, state_dict: dict[str, Any]) -> None:
+        """As `load_state_dict`, for the corpus alone: before it is tokenized.
+
+        Raises:
+            CheckpointError: it is another one, and `allow_changed_data` is off.
+            DataError: it can't be read.
+        """
+        if not self.allow_changed_data and "corpus" in state_dict:
+            refuse_other_data(state_dict, {"corpus": hash_of_corpus(self.corpus, self.cache_dir)})

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from llm.errors import DataError
+from llm.files import write_whole
 
 _REMEMBERED_FROM = 1 << 20
 """Bytes from which a file's hash is worth remembering."""
@@ -84,8 +84,6 @@ def _read(memory: Path | None) -> dict[str, Any]:
 
 def _write(memory: Path, content: dict[str, Any]) -> None:
     """In one move; a memory that can't be written costs time, nothing else."""
-    temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        temporary.replace(memory)
+        write_whole(memory, json.dumps(content).encode())

@@ -55,6 +55,18 @@ def open_corpus(corpus: str | Sequence[str], tokenizer: Tokenizer, cache_dir: st
     return store
 
 
+def hash_of_corpus(corpus: str | Sequence[str], cache_dir: str | Path) -> str:
+    """The `source_hash` that the store of a corpus has, without making it.
+
+    Raises:
+        DataError: the corpus can't be read.
+    """
+    path = find_token_ids(corpus)
+    if path is None:
+        return source_hash(resolve_corpus(corpus), cache_dir=cache_dir)
+    return corpus_hash([path], cache_dir) if path.is_file() else TokenStore.open(path).source_hash
+
+
 def open_or_build(
     paths: Sequence[Path], tokenizer: Tokenizer, cache_dir: str | Path, text_hash: str | None = None
 ) -> TokenStore:

@@ -20,6 +20,7 @@ from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
 from llm.inspection.writers import TensorBoard, write_maps, write_shapes
 from llm.training.module import LanguageModel
+from llm.training.run_folder import goes_on_in_its_folder
 from llm.training.schedule import Every
 
 log = logging.getLogger(__name__)
@@ -121,14 +122,15 @@ class Inspection(L.Callback):
             self._try("warning", module, lambda: writer.text("warning", SEES_THE_FUTURE))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the untrained model."""
+        """Look at the model that the run begins with."""
         self._ids, self._notes, self._film, self._flow = [], [], Film(), None
         nowhere = not _experiments(trainer) and _folder(trainer) is None
         if not trainer.is_global_zero or self.every.never or nowhere or not self.features - _OF_A_STEP:
             return
         module = _ours(pl_module)
         self._try("attention maps", module, lambda: self._choose_ids(trainer, module))
-        self._look(trainer, module)
+        if not goes_on_in_its_folder(trainer):  # there, it was looked at
+            self._look(trainer, module)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 from PIL import Image
+
+from llm.files import write_whole
 
 _MILLISECONDS = 500
 _LAST = 2000
@@ -51,11 +52,6 @@ class Film:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file as a whole: under another name first, so that nobody ever sees half of it."""
+    """Write a file as a whole, and the folder that it is in: nobody ever sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    other = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        other.write_bytes(content)
-        other.replace(path)
-    finally:
-        other.unlink(missing_ok=True)
+    write_whole(path, content)

@@ -10,12 +10,11 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from llm.config import GPTConfig
 from llm.errors import LLMError
 from llm.inspection.guard import same_randomness
 from llm.preflight.checks import HINTING, REFUSING
 from llm.preflight.making import make_plan
-from llm.preflight.plan import Plan
+from llm.preflight.plan import Plan, Start
 from llm.preflight.table import table
 from llm.preflight.timing import measure_steps, reckoned_seconds
 
@@ -26,6 +25,7 @@ __all__ = [
     "PreflightDone",
     "Problems",
     "RecordPreflight",
+    "Start",
     "make_plan",
     "preflight",
     "table",
@@ -50,13 +50,12 @@ class PreflightDone(Exception):
         self.status = status
 
 
-def preflight(settings: dict[str, Any], start: int = 0, trained: GPTConfig | None = None, alone: bool = False) -> Plan:
+def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool = False) -> Plan:
     """Look at a run before it begins, say what it will be, and refuse it if it can't be.
 
     Args:
         settings: of `fit`, as nested dicts.
-        start: the step at which it goes on.
-        trained: the architecture of the weights that it begins with.
+        start: what it begins with besides.
         alone: nothing follows: take the time to make a few steps with a throwaway copy of the model.
 
     Raises:
@@ -64,7 +63,7 @@ def preflight(settings: dict[str, Any], start: int = 0, trained: GPTConfig | Non
         PreflightDone: the preflight was `alone`, and found nothing that refuses.
     """
     with same_randomness(torch.device("cpu")):  # the run is bit for bit that without
-        plan = make_plan(settings, start, trained)
+        plan = make_plan(settings, start)
         problems = [problem for check in REFUSING for problem in check(plan)]
         if not problems:
             _find_out_time(plan, measured=alone)
@@ -96,7 +95,7 @@ def _find_out_time(plan: Plan, measured: bool) -> None:
         seconds = reckoned_seconds(plan.gpt, plan.parameters.total, batch_size, plan.precision, plan.device)
     if seconds is None:
         return
-    batches = (plan.steps - plan.start) * plan.accumulated
+    batches = (plan.steps - plan.start.step) * plan.accumulated
     plan.seconds = max(0, batches) * seconds + _validations(plan, batches) * seconds / 3  # forward is a third
 
 

@@ -41,13 +41,13 @@ def nothing_to_do(plan: Plan) -> Iterator[str]:
 
 def other_weights(plan: Plan) -> Iterator[str]:
     """Trained weights, and an architecture or a tokenizer that they do not go with."""
-    if plan.trained is None or plan.gpt is None:
+    if plan.start.trained is None or plan.gpt is None:
         return
     if plan.setting("ckpt_path") is None:
-        if different := differences(plan.trained, plan.gpt):
+        if different := differences(plan.start.trained, plan.gpt):
             yield f"the pretrained weights are of another architecture: {', '.join(different)}"
         return
-    theirs, ours = plan.trained.to_dict(), plan.gpt.to_dict()
+    theirs, ours = plan.start.trained.to_dict(), plan.gpt.to_dict()
     different = [
         f"{name} ({theirs[name]} in the checkpoint, {ours[name]} now)"
         for name in ours
@@ -182,8 +182,8 @@ def precision(plan: Plan) -> Iterator[str]:
 
 def nothing_left(plan: Plan) -> Iterator[str]:
     """A checkpoint that is at the end of its run."""
-    if plan.start and plan.steps is not None and plan.start >= plan.steps:
-        yield f"the checkpoint is at step {plan.start:,} of {plan.steps:,}: nothing is left; set trainer.max_steps"
+    if plan.steps is not None and plan.start.step >= max(1, plan.steps):
+        yield f"the checkpoint is at step {plan.start.step:,} of {plan.steps:,}: nothing is left; set trainer.max_steps"
 
 
 REFUSING: tuple[Check, ...] = (

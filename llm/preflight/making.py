@@ -19,7 +19,7 @@ from llm.data.opening import find_token_ids
 from llm.data.windows import window_starts
 from llm.inspection import Inspection
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
-from llm.preflight.plan import Corpus, Plan, existing
+from llm.preflight.plan import Corpus, Plan, Start, existing
 from llm.training import BestAndLast, TextSamples
 from llm.training.schedule import batches_of_epoch, steps_of_run
 
@@ -27,17 +27,16 @@ _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", 
 """Arguments of the Trainer that are not tried out: they are no plain values, or leave something behind."""
 
 
-def make_plan(settings: dict[str, Any], start: int = 0, trained: GPTConfig | None = None) -> Plan:
+def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     """Find out all that can be known before a run, without a model, a trainer or a folder.
 
     What learns a vocabulary or makes token ids is done here, once: the data module of the plan is that of the run.
 
     Args:
         settings: of `fit`, as nested dicts of plain values.
-        start: see `Plan`.
-        trained: see `Plan`.
+        start: what the run begins with.
     """
-    plan = Plan(settings, start, trained)
+    plan = Plan(settings, start or Start())
     model, data = settings["model"], settings["data"]
     plan.optim = plan.make(lambda: OptimConfig(**model["optim"]))
     plan.make(lambda: SamplingConfig(**model["sampling"]))
@@ -73,13 +72,14 @@ def make_plan(settings: dict[str, Any], start: int = 0, trained: GPTConfig | Non
             process_memory() if plan.device == "cpu" else 0,
         )
         plan.free_memory = free_memory(plan.device)
-    plan.folder = _folder(settings["trainer"]["logger"])
+    plan.folder = plan.start.folder or _folder(settings["trainer"]["logger"])
     with contextlib.suppress(OSError):
         plan.free_disk = shutil.disk_usage(existing(plan.folder or Path())).free
     return plan
 
 
 def _read_corpus(plan: Plan, datamodule: Any) -> Corpus:
+    datamodule.refuse_other_corpus(plan.start.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
     tokens = len(datamodule.train_tokens)

@@ -36,22 +36,37 @@ class Corpus:
     batches: int
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with, besides its settings.
+
+    Args:
+        step: at which it goes on; 0 for a new one.
+        trained: the architecture of its weights; None for new ones.
+        data: what the checkpoint knows of its corpus.
+        folder: of the run that goes on.
+    """
+
+    step: int = 0
+    trained: GPTConfig | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+
 @dataclass
 class Plan:
     """A run before it begins. What could not be found out, because something is wrong, is None.
 
     Args:
         settings: what the user set, and the defaults, as nested dicts.
-        start: the step at which the run goes on; 0 for a new one.
-        trained: the architecture of the weights that the run begins with.
+        start: what the run begins with.
         problems: what was wrong with a part of the run when it was made, in the words of that part.
         seconds: how long the run will take.
         measured: the peak of memory in bytes, if some steps were made.
     """
 
     settings: dict[str, Any]
-    start: int = 0
-    trained: GPTConfig | None = None
+    start: Start = field(default_factory=Start)
     problems: list[str] = field(default_factory=list)
     datamodule: TextDataModule | None = None
     corpus: Corpus | None = None

@@ -67,7 +67,7 @@ def _shared(plan: Plan) -> str:
 def _steps(plan: Plan) -> str:
     if plan.steps is None:
         return "until stopped"
-    begin = f", going on after {plan.start:,}" if plan.start else ""
+    begin = f", going on after {plan.start.step:,}" if plan.start.step else ""
     of = f" of {plan.accumulated} batches" if plan.accumulated > 1 else ""
     epochs = "" if plan.epochs is None else f", {plan.epochs:,.1f} epochs"
     every = plan.validates_every

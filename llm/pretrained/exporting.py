@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from llm.checkpoint import ENTRY, describe
 from llm.errors import CheckpointError, ConfigError, TokenizerError
+from llm.files import move_into_place, temporary_for
 from llm.pretrained import huggingface
 from llm.pretrained.base import Pretrained
 from llm.pretrained.layout import HEAD
@@ -88,16 +89,16 @@ def _in_one_move(target: Path) -> Iterator[Path]:
     """A path beside the target to write to, moved into its place at the end, or removed if something went wrong."""
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    temporary = temporary_for(target)
+    old = temporary.with_suffix(".old")
     try:
         yield temporary
         if not target.is_dir():
-            temporary.replace(target)
+            move_into_place(temporary, target)
             return
         target.rename(old)  # a folder that is not empty can't be replaced in one move
         try:
-            temporary.replace(target)
+            move_into_place(temporary, target)
         except OSError:
             old.rename(target)
             raise

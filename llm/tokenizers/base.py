@@ -129,8 +129,7 @@ class Tokenizer(ABC):
     @property
     def fingerprint(self) -> str:
         """A hash (16 hex digits) that two tokenizers share only if they encode every text alike."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return fingerprint_of(self.to_dict())
 
     def split(self, text: str) -> list[bytes]:
         """The pieces of `text`, one for each id of `encode(text)`."""
@@ -156,3 +155,9 @@ class Tokenizer(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size})"
+
+
+def fingerprint_of(described: dict[str, Any]) -> str:
+    """The `fingerprint` of the tokenizer that a dict describes."""
+    canonical = json.dumps(described, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

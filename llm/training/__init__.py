@@ -1,9 +1,10 @@
 """Training: the LightningModule, its optimizer, and the callbacks that go with every run."""
 
-from llm.training.checkpointing import AtomicCheckpointIO, BestAndLast, Interrupted, StopSafely, newest_checkpoint
+from llm.training.checkpointing import AtomicCheckpointIO, BestAndLast, Interrupted, StopSafely
 from llm.training.module import LanguageModel
 from llm.training.predictions import PredictionWriter
 from llm.training.progress import RunProgress, StartingPoint, Throughput
+from llm.training.run_folder import OneCurve, newest_checkpoint
 from llm.training.samples import TextSamples
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "BestAndLast",
     "Interrupted",
     "LanguageModel",
+    "OneCurve",
     "PredictionWriter",
     "RunProgress",
     "StartingPoint",

@@ -18,8 +18,10 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm.checkpoint import read_checkpoint, write_checkpoint
-from llm.errors import CheckpointError, ConfigError, LLMError
+from llm.errors import ConfigError, LLMError
+from llm.files import keeping
 from llm.training.module import LanguageModel
+from llm.training.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -45,7 +47,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class BestAndLast(Checkpoint):
     """Keeps `best.ckpt`, the lowest validation loss so far, and `last.ckpt`, where to go on from.
 
-    `last.ckpt` is written after each validation and at the end.
+    `last.ckpt` is written after each validation and at the end; the one before it becomes `previous.ckpt`, where to go
+    on from if the disk damages the newest.
 
     Args:
         folder: where. Default: `checkpoints` in the folder of the run.
@@ -64,6 +67,7 @@ class BestAndLast(Checkpoint):
         self.best_model_path = ""
         self.last_model_path = ""
         self._saved_step = -1
+        self._validated_batch = -1
         self._step_before = -1
         self._amid_step = False
         self._due = False
@@ -77,7 +81,9 @@ class BestAndLast(Checkpoint):
         """Write `last.ckpt`, when it is time to."""
         del pl_module
         self._amid_step = trainer.global_step == self._step_before
-        if not self._amid_step and (self._due or (self.every and trainer.global_step % self.every == 0)):
+        is_time = self._due or (self.every and trainer.global_step % self.every == 0)
+        # Where a validation follows, it will be saved after that, with what was found.
+        if is_time and not self._amid_step and not _validation_follows(trainer):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -85,10 +91,11 @@ class BestAndLast(Checkpoint):
         del pl_module
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
+        self._validated_batch = trainer.fit_loop.total_batch_idx
         loss = float(trainer.callback_metrics.get("validation/loss", math.inf))
         if loss < self.best_loss:
             self.best_loss = loss
-            path = self._save(trainer, "best.ckpt")
+            path = self._save(trainer, BEST)
             self.best_model_path = "" if path is None else str(path)
         if self._amid_step:  # gradients are being accumulated, and a checkpoint does not hold them: wait for the step
             self._due = True
@@ -103,29 +110,69 @@ class BestAndLast(Checkpoint):
     def save_last(self, trainer: L.Trainer) -> Path | None:
         """Write `last.ckpt`, if it is not that of this step already; gives its path, or None where nothing is kept."""
         if trainer.global_step != self._saved_step:
-            path = self._save(trainer, "last.ckpt")
+            for logger in trainer.loggers:  # what a run goes on after is on the disk with it
+                logger.save()
+            path = self._save(trainer, LAST)
             self._saved_step, self._due = trainer.global_step, False
             self.last_model_path = "" if path is None else str(path)
         return Path(self.last_model_path) if self.last_model_path else None
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Where a validation is due and not over, see to it that a resumed run makes it; Lightning would skip it."""
+        del pl_module
+        if trainer.state.fn != "fit" or not (trainer.training or trainer.validating):
+            return
+        if self._validated_batch != trainer.fit_loop.total_batch_idx and _validation_follows(trainer):
+            loop = checkpoint["loops"]["fit_loop"]
+            for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
+                counts["completed"] = counts["processed"]
+            # As if it had been ended in its first batch.
+            validation = loop["epoch_loop.val_loop.batch_progress"]
+            validation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+            validation["current"] = dict.fromkeys(validation["total"], 0)
+            validation["is_last_batch"] = False
+
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint, of classes made from this one too."""
+        return BestAndLast.__qualname__
+
     def state_dict(self) -> dict[str, Any]:
-        """The lowest loss so far, so that a resumed run does not take a worse one for the best."""
-        return {"best_loss": self.best_loss, "best_model_path": self.best_model_path}
+        """The lowest loss so far, and what was validated, so that a resumed run knows both."""
+        state = {"best_loss": self.best_loss, "best_model_path": self.best_model_path}
+        return state if self._validated_batch < 0 else {**state, "validated_batch": self._validated_batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the lowest loss so far."""
         self.best_loss = state_dict["best_loss"]
         self.best_model_path = state_dict["best_model_path"]
+        self._validated_batch = state_dict.get("validated_batch", -1)
 
     def _save(self, trainer: L.Trainer, name: str) -> Path | None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return None
-        folder = self.folder or (trainer.log_dir and Path(trainer.log_dir, "checkpoints")) or "checkpoints"
+        folder = self.folder or (trainer.log_dir and Path(trainer.log_dir, CHECKPOINTS)) or CHECKPOINTS
         path = Path(folder, name)
         module = trainer.lightning_module
-        with module.side_work() if isinstance(module, LanguageModel) else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if isinstance(module, LanguageModel):
+                stack.enter_context(module.side_work())
+            if name == LAST and trainer.is_global_zero and self._is_whole(path, trainer):
+                stack.enter_context(keeping(path, path.with_name(PREVIOUS)))
             trainer.save_checkpoint(path)
         return path
+
+    def _is_whole(self, path: Path, trainer: L.Trainer) -> bool:
+        """Whether it is certain what a file holds: this run wrote or read it. Nothing else may become `previous`."""
+        known = [other for other in (self.last_model_path, trainer.ckpt_path) if other]
+        return path.is_file() and path.resolve() in [Path(other).resolve() for other in known]
+
+
+def _validation_follows(trainer: L.Trainer) -> bool:
+    """Whether the training batch that is being ended is one after which there is a validation."""
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and not loop.val_loop.skip and loop._should_check_val_fx(fetcher)
 
 
 class Interrupted(LLMError):
@@ -217,20 +264,3 @@ def _command_to_resume(trainer: L.Trainer, path: Path) -> str:
     config = Path(folder, "config.yaml") if folder else None
     with_config = f" --config {config}" if config is not None and config.is_file() else ""
     return f"python train.py fit{with_config} --ckpt_path {path}"
-
-
-def newest_checkpoint(folder: str | Path, name: str = "last") -> Path:
-    """The newest readable `last.ckpt`, or `best.ckpt`, in a folder and below.
-
-    Raises:
-        CheckpointError: there is none; a run is never silently begun afresh.
-    """
-    files = (path for path in Path(folder).rglob(f"{name}.ckpt") if path.is_file())
-    found = sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in found:
-        with contextlib.suppress(CheckpointError):
-            read_checkpoint(path)
-            return path
-    raise CheckpointError(
-        f"no readable {name}.ckpt in {str(folder)!r} and below; name a file, or leave --ckpt_path out to begin afresh"
-    )

@@ -15,17 +15,18 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from llm.checkpoint import ENTRY, config_of, describe
+from llm.checkpoint import ENTRY, describe
 from llm.config import GPTConfig, OptimConfig, SamplingConfig
 from llm.data.prompts import Prompt
 from llm.data.windows import Batch
-from llm.errors import CheckpointError, TrainingError
+from llm.errors import TrainingError
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
 from llm.training.compiling import Compiled
 from llm.training.loss import head_loss
 from llm.training.optimizer import build_optimizer, build_schedule
+from llm.training.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.training.schedule import steps_of_run
 
 _GPT = GPTConfig()
@@ -79,6 +80,7 @@ class LanguageModel(L.LightningModule):
             }
         )
         self.side_work_seconds = 0.0
+        self._noted: dict[str, Any] = {}
 
     @property
     def tokenizer(self) -> Any:
@@ -124,16 +126,30 @@ class LanguageModel(L.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the loss that this step's gradient is of: the mean over its batches, on all processes."""
+        """Note the loss that this step's gradient is of: the mean over its batches, on all processes."""
         del optimizer
         if self._to_log:
-            loss, accuracy = torch.stack(self._to_log).mean(dim=0)  # (batches, 2) -> (2)
+            mine = torch.stack(self._to_log).mean(dim=0)  # (batches, 2) -> (2)
             self._to_log.clear()
-            if self.trainer.world_size > 1:
-                loss, accuracy = self.trainer.strategy.reduce(torch.stack([loss, accuracy]), reduce_op="mean")
-            self.log("train/loss", loss)
-            self.log("train/perplexity", loss.exp())
-            self.log("train/token_accuracy", accuracy)
+            loss, accuracy = self.trainer.strategy.reduce(mine, reduce_op="mean")
+            self.note("train/loss", loss)
+            self.note("train/perplexity", loss.exp())
+            self.note("train/token_accuracy", accuracy)
+
+    def note(self, name: str, value: Tensor | float) -> None:
+        """A value of this step, for the progress bar now and for the loggers when the step is made."""
+        self.log(name, value, logger=False)
+        self._noted[name] = value
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make a step, and log what was noted of it: before a checkpoint can be written, so that no curve has a gap.
+
+        Values are logged under the number of steps made. (Lightning would log them after the checkpoint, one below.)
+        """
+        super().optimizer_step(*args, **kwargs)
+        if self._noted:
+            self.trainer._logger_connector.log_metrics(self._noted, step=self.trainer.global_step + 1)
+            self._noted = {}
 
     def configure_gradient_clipping(
         self,
@@ -163,10 +179,10 @@ class LanguageModel(L.LightningModule):
         elif gradient_clip_val:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         if self.is_logging:
-            self.log("train/gradient_norm", norm)
-            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+            self.note("train/gradient_norm", norm)
+            self.note("train/learning_rate", optimizer.param_groups[0]["lr"])
             if self.optim.kind == "muon":
-                self.log("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
+                self.note("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
 
     @property
     def _has_loss_scaler(self) -> bool:
@@ -245,7 +261,10 @@ class LanguageModel(L.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None and hasattr(datamodule, "bytes_per_token"):
             values["bits_per_byte"] = loss / math.log(2) / datamodule.bytes_per_token(split)
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
+        found = {f"{split}/{name}": value for name, value in values.items()}
+        if self.trainer.state.fn == "fit":
+            found["step"] = float(self.trainer.global_step)  # what Lightning logs it under
+        self.log_dict(found, sync_dist=True)
 
     def _reset_metrics(self, split: str) -> None:
         with torch.inference_mode(False):  # else a module that was evaluated could not be trained afterwards
@@ -271,31 +290,17 @@ class LanguageModel(L.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the architecture and the tokenizer, so that the file alone is enough to generate."""
+        """Add the architecture and the tokenizer, so that the file alone is enough to generate; and the settings."""
         checkpoint[ENTRY] = describe(self.gpt.config, self.tokenizer)
+        checkpoint[ENTRY][SETTINGS] = settings_of(self.trainer, self.optim)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make sure that the weights belong to this architecture.
+        """Make sure that the weights belong to this architecture and tokenizer, and the rest to this run.
 
         Raises:
-            CheckpointError: they don't, and says which settings differ; or a run is to go on from weights alone.
+            CheckpointError: they don't, and says what differs; or a run is to go on from what holds no run.
         """
-        if ENTRY not in checkpoint:
-            raise CheckpointError(f"this is no checkpoint of this package: it has no entry {ENTRY!r}")
-        theirs, ours = config_of(checkpoint, "the checkpoint").to_dict(), self.gpt.config.to_dict()
-        weightless = {"dropout", "projection_init"}
-        different = [
-            f"{name} ({theirs.get(name)} in the checkpoint, {ours[name]} now)"
-            for name in ours
-            if theirs.get(name) != ours[name] and name not in weightless
-        ]
-        if different:
-            raise CheckpointError(f"the checkpoint is of another architecture: {', '.join(different)}")
-        if self._trainer is not None and self._trainer.state.fn == "fit" and "optimizer_states" not in checkpoint:
-            raise CheckpointError(
-                "the checkpoint holds weights alone, so there is no run to go on with: begin one from them with "
-                "--model.pretrained FILE in place of --ckpt_path"
-            )
+        refuse_what_does_not_fit(checkpoint, self)
 
     # Time that is not training
 

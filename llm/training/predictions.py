@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llm.data.prompts import Prompt
 from llm.errors import ConfigError
+from llm.files import move_into_place, temporary_for
 from llm.generation import Continuation
 from llm.training.module import LanguageModel
 
@@ -37,8 +38,7 @@ class PredictionWriter(BasePredictionWriter):
 
     @property
     def _temporary(self) -> Path:
-        target = Path(self.output or "")
-        return target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        return temporary_for(Path(self.output or ""))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Tell the model what is asked for, and begin the file.
@@ -83,7 +83,7 @@ class PredictionWriter(BasePredictionWriter):
         if self._file is not None:
             os.fsync(self._file.fileno())
             self._file.close()
-            self._temporary.replace(str(self.output))
+            move_into_place(self._temporary, Path(str(self.output)))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave nothing behind of a run that failed."""

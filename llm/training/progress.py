@@ -25,6 +25,8 @@ class StartingPoint(L.Callback):
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log it as step 0."""
         del pl_module
+        if trainer.global_step > 0:  # a run that goes on from its end is looked at again
+            return
         found = {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("validation")
         }
@@ -60,10 +62,12 @@ class Throughput(L.Callback):
         if pl_module.is_logging:
             self._wait(pl_module)
             seconds = time.perf_counter() - self._start - pl_module.side_work_seconds
-            pl_module.log("train/tokens_per_second", self._tokens / seconds)
+            values = {"train/tokens_per_second": self._tokens / seconds}
             if peak := peak_flops(pl_module.device, str(trainer.precision)):
                 flops = self._tokens / trainer.world_size * self._flops_per_token(pl_module)
-                pl_module.log("train/model_flops_utilization", flops / seconds / peak)
+                values["train/model_flops_utilization"] = flops / seconds / peak
+            pl_module.log_dict(values, logger=False)
+            trainer._logger_connector.log_metrics(values, trainer.global_step)  # type: ignore[arg-type]
             self._restart(pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

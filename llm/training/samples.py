@@ -15,6 +15,7 @@ from llm.config import SamplingConfig
 from llm.errors import LLMError
 from llm.generation import stream_text
 from llm.training.module import LanguageModel
+from llm.training.run_folder import goes_on_in_its_folder
 from llm.training.schedule import Every
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ class TextSamples(L.Callback):
         """Write what the untrained model says."""
         assert isinstance(pl_module, LanguageModel)
         self._encoded = {} if self.every.never else self._encode(trainer, pl_module)
-        self._write(trainer, pl_module)
+        if not goes_on_in_its_folder(trainer):
+            self._write(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Write, when it is time to."""

@@ -92,23 +92,6 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_the_newest_readable_checkpoint_is_chosen(tmp_path):
-    writer = AtomicCheckpointIO()
-    for index, name in enumerate(("old", "new", "broken")):
-        path = tmp_path / name / "last.ckpt"
-        writer.save_checkpoint({"llm": {"version": 1}, "state_dict": {}}, path)
-        os.utime(path, (index, index))
-    (tmp_path / "broken" / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
-    os.utime(tmp_path / "broken" / "last.ckpt", (9, 9))
-    for folder in ("link", "pipe"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "link" / "last.ckpt").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(tmp_path / "pipe" / "last.ckpt")
-    assert newest_checkpoint(tmp_path) == tmp_path / "new" / "last.ckpt"
-    with pytest.raises(CheckpointError, match="no readable last"):
-        newest_checkpoint(tmp_path / "broken")
-
-
 def test_a_checkpoint_holds_tensors_and_plain_values_only(tmp_path):
     class Payload:
         def __reduce__(self):

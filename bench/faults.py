@@ -1,0 +1,395 @@
+"""What a run survives: kills, full disks, damaged files, another corpus, two runs in one folder.
+
+Every try is a real process in a folder of its own. A run that was killed is started again with the same command, until
+it ends; it has survived if it has the losses of one that was never interrupted, bit for bit, each exactly once, and the
+same weights and optimizer in `last.ckpt`, and the same `best.ckpt`. A fault that a run can't survive has to be refused
+with one line that says why, and leave what was there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bench._processes import COUNTS, Ended, Moment, Run
+from llm.checkpoint import read_checkpoint
+from llm.errors import CheckpointError
+
+TEXT = "the cat sat on the mat, and the dog sat by the door; a bird sang in the old oak tree.\n" * 12
+FIT = [
+    "fit",
+    "--data.corpus=corpus.txt",
+    "--data.tokenizer.kind=char",
+    "--data.context_length=8",
+    "--data.stride=8",
+    "--data.batch_size=8",
+    "--model.gpt={n_layer: 1, n_head: 2, n_embd: 16, dropout: 0.3}",
+    "--model.optim.warmup_steps=5",
+    "--trainer.accelerator=cpu",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.val_check_interval=7",
+    "--trainer.enable_progress_bar=false",
+    "--checkpoint.every=3",
+    "--inspect.every=0",
+    "--samples.every=0",
+]
+GO_ON = ["--ckpt_path=last", "--fresh"]
+VARIANTS: dict[str, list[str]] = {
+    "max_steps": ["--trainer.max_steps=31"],
+    "2 workers": ["--trainer.max_steps=31", "--data.num_workers=2"],
+    "accumulation": ["--trainer.max_steps=17", "--trainer.accumulate_grad_batches=2"],
+    "max_epochs": ["--trainer.max_steps=-1", "--trainer.max_epochs=3"],
+    "all": ["--trainer.max_steps=-1", "--trainer.max_epochs=4", "--trainer.accumulate_grad_batches=3",
+            "--data.num_workers=2", "--checkpoint.every=1"],
+    "muon": ["--trainer.max_steps=31", "--model.optim.kind=muon"],
+}  # fmt: skip
+EDGES = (
+    "on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step", "on_validation_start",
+    "on_validation_batch_end", "on_validation_end", "on_train_epoch_start", "on_train_epoch_end", "on_train_end",
+)  # fmt: skip
+
+
+class Lost(Exception):
+    """A try was not survived; the message says what was lost."""
+
+
+@dataclass
+class Fault:
+    """One kind of fault: `trial` raises `Lost`, or gives what happened in a word or two."""
+
+    name: str
+    tries: int
+    trial: Callable[[Path, random.Random], str]
+    lost: list[str] = field(default_factory=list)
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(name: str, tries: int) -> Callable[[Callable[[Path, random.Random], str]], Callable[..., str]]:
+    """Register a function as a fault that is tried so many times."""
+
+    def register(trial: Callable[[Path, random.Random], str]) -> Callable[[Path, random.Random], str]:
+        FAULTS[name] = Fault(name, tries, trial)
+        return trial
+
+    return register
+
+
+# What a run leaves
+
+
+@dataclass(frozen=True)
+class Result:
+    """What has to be the same: curves by name, (step, hex of the loss), and the content of both checkpoints."""
+
+    curves: dict[str, list[tuple[int, str]]]
+    last: dict[str, Any]
+    best: dict[str, Any]
+
+    def difference(self, other: Result) -> str | None:
+        """What is not the same, or None."""
+        for name, curve in self.curves.items():
+            if curve != other.curves[name]:
+                steps = sorted({step for step, _ in {*curve} ^ {*other.curves[name]}}) or [s for s, _ in curve]
+                return f"{name} differs at the steps {steps[:5]}, or is there twice"
+        for name in ("last", "best"):
+            if where := _different(getattr(self, name), getattr(other, name)):
+                return f"{name}.ckpt differs in {where}"
+        return None
+
+
+def result_of(folder: Path) -> Result:
+    """Read it from the newest run folder."""
+    (run, *_) = sorted((path.parent.parent for path in folder.rglob("last.ckpt")), key=lambda run: run.name)[::-1]
+    events = EventAccumulator(str(run), {"scalars": 0}).Reload()
+    curves = {
+        name: [(event.step, float(event.value).hex()) for event in events.Scalars(name)]
+        for name in ("train/loss", "validation/loss")
+    }
+    kept = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
+    checkpoints = [read_checkpoint(run / "checkpoints" / name) for name in ("last.ckpt", "best.ckpt")]
+    return Result(curves, *({name: content[name] for name in kept} for content in checkpoints))
+
+
+def _different(first: Any, second: Any, where: str = "") -> str | None:
+    """Where two nested values differ in a bit, or None."""
+    if isinstance(first, torch.Tensor):
+        return None if torch.equal(first, second) else where
+    if isinstance(first, dict | list):
+        keys = first.keys() if isinstance(first, dict) else range(len(first))
+        if len(first) != len(second):
+            return where
+        return next((found for key in keys if (found := _different(first[key], second[key], f"{where}/{key}"))), None)
+    return None if first == second else where
+
+
+@cache
+def uninterrupted(variant: str) -> tuple[Result, dict[str, int]]:
+    """What a variant's run leaves, and how often each moment comes in it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = prepare(Path(name))
+        ended = Run(folder, [*FIT, *VARIANTS[variant], *GO_ON]).wait()
+        if ended.status != 0:
+            raise RuntimeError(f"the run without a fault fails:\n{ended.errors}")
+        return result_of(folder), json.loads((folder / COUNTS).read_text())
+
+
+def prepare(folder: Path) -> Path:
+    """A working directory with a corpus."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "corpus.txt").write_text(TEXT)
+    return folder
+
+
+# Kills
+
+
+def moments(kind: str, counts: dict[str, int], rng: random.Random) -> Iterator[Moment]:
+    """Moments to be killed at, within what a run does."""
+    while True:
+        if kind == "save":
+            delay = rng.choice([0.0, rng.uniform(0, 0.004)])
+            yield Moment("file", number=rng.randint(1, counts["file"]), delay=delay)
+        else:
+            hook = rng.choice([hook for hook in EDGES if hook in counts])
+            delay = rng.choice([-1.0, 0.0, rng.uniform(0, 0.01)])
+            yield Moment("hook", hook, rng.randint(1, counts[hook]), delay)
+
+
+def survive(
+    folder: Path, rng: random.Random, variant: str, kind: str, kills: int = 1, environment: dict[str, str] | None = None
+) -> str:
+    """Kill a run, go on, kill it again, and so on; then let it end, and compare."""
+    expected, counts = uninterrupted(variant)
+    words = [*FIT, *VARIANTS[variant], *GO_ON]
+    prepare(folder)
+    chosen = moments(kind, counts, rng)
+    happened = []
+    for _ in range(kills):
+        if kind == "random":
+            run = Run(folder, words, environment=environment)
+            run.process.join(rng.uniform(0.2, 2.5))
+            ended, moment = run.kill(), Moment("random")
+        else:
+            moment = next(chosen)
+            ended = Run(folder, words, moment, environment).wait()
+        if ended.status not in (0, -9):
+            raise Lost(f"{variant}, after {happened}: {ended.last_line}")
+        for checkpoint in folder.rglob("*.ckpt"):
+            try:
+                read_checkpoint(checkpoint)
+            except CheckpointError as error:
+                raise Lost(f"{variant}, {moment}: {error}") from error
+        if ended.status == -9:
+            happened.append(moment)
+        else:  # the moment did not come: the run is over
+            break
+    ended = Run(folder, words, environment=environment).wait()
+    if ended.status != 0:
+        raise Lost(f"{variant}, after {happened}: {ended.last_line}")
+    if left := [path.name for path in folder.rglob("*.tmp")]:
+        raise Lost(f"{variant}, after {happened}: {left} was left")
+    if difference := result_of(folder).difference(expected):
+        raise Lost(f"{variant}, after {happened}: {difference}")
+    return f"{len(happened)} kills"
+
+
+@fault("kill -9 inside a save", 26)
+def _killed_in_save(folder: Path, rng: random.Random) -> str:
+    return survive(folder, rng, rng.choice(list(VARIANTS)), "save")
+
+
+@fault("kill -9 at an edge of epoch, accumulation or validation", 14)
+def _killed_at_edge(folder: Path, rng: random.Random) -> str:
+    return survive(folder, rng, rng.choice(list(VARIANTS)), "edge")
+
+
+@fault("kill -9 at any time", 6)
+def _killed_at_any_time(folder: Path, rng: random.Random) -> str:
+    return survive(folder, rng, rng.choice(list(VARIANTS)), "random")
+
+
+@fault("kill -9 three times in a row", 6)
+def _killed_three_times(folder: Path, rng: random.Random) -> str:
+    return survive(folder, rng, rng.choice(list(VARIANTS)), rng.choice(["save", "edge"]), kills=3)
+
+
+@fault("kill -9 inside a save, TMPDIR on another file system", 4)
+def _killed_with_another_tmpdir(folder: Path, rng: random.Random) -> str:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        if Path(other).stat().st_dev == folder.parent.stat().st_dev:
+            raise RuntimeError("there is no second file system")
+        happened = survive(folder, rng, "max_steps", "save", environment={"TMPDIR": other})
+        if left := [path.name for path in Path(other).rglob("*.ckpt*")]:
+            raise Lost(f"{left} was left in TMPDIR")
+        return happened
+
+
+# Damage
+
+
+def begun(folder: Path, steps: int = 18) -> Path:
+    """A run that was killed at a step; gives its folder of checkpoints."""
+    prepare(folder)
+    ended = Run(folder, [*FIT, *VARIANTS["max_steps"]], Moment("hook", "on_train_batch_start", steps)).wait()
+    assert ended.status == -9, ended.errors
+    return next(folder.rglob("last.ckpt")).parent
+
+
+def damage(path: Path, kind: str, rng: random.Random) -> None:
+    """Cut a file short, change one bit of a tensor in it, or empty it."""
+    content = bytearray(path.read_bytes())
+    if kind == "truncated":
+        del content[rng.randrange(1, len(content)) :]
+    elif kind == "bit-flipped":
+        tensor = next(iter(read_checkpoint(path)["state_dict"].values())).numpy().tobytes()
+        content[content.index(tensor) + rng.randrange(len(tensor))] ^= 1 << rng.randrange(8)
+    else:
+        content.clear()
+    path.unlink()  # what `previous.ckpt` may share stays
+    path.write_bytes(content)
+
+
+def refused(ended: Ended, *expected: str) -> str:
+    """Hold a run to have ended with one line that says why."""
+    if ended.status in (0, None) or ended.status < 0 or "Traceback" in ended.errors:
+        raise Lost(f"it ended with {ended.status}: {ended.last_line}")
+    if not all(text in ended.last_line for text in ("error: ", *expected)):
+        raise Lost(f"it does not say {expected}: {ended.last_line}")
+    return "refused"
+
+
+@fault("newest checkpoint truncated, bit-flipped or empty", 6)
+def _newest_damaged(folder: Path, rng: random.Random) -> str:
+    last = begun(folder) / "last.ckpt"
+    damage(last, rng.choice(["truncated", "bit-flipped", "empty"]), rng)
+    ended = Run(folder, [*FIT, *VARIANTS["max_steps"], *GO_ON]).wait()
+    if ended.status != 0 or f"{last.relative_to(folder)}'" not in ended.errors or "previous.ckpt" not in ended.errors:
+        raise Lost(f"it ended with {ended.status}: {ended.last_line}")
+    if difference := result_of(folder).difference(uninterrupted("max_steps")[0]):
+        raise Lost(difference)
+    return "the one before was used"
+
+
+@fault("all checkpoints damaged", 3)
+def _all_damaged(folder: Path, rng: random.Random) -> str:
+    checkpoints = begun(folder)
+    for name in ("last.ckpt", "previous.ckpt"):
+        damage(checkpoints / name, rng.choice(["truncated", "bit-flipped", "empty"]), rng)
+    return refused(Run(folder, [*FIT, *VARIANTS["max_steps"], *GO_ON]).wait(), "last.ckpt", "previous.ckpt")
+
+
+@fault("disk full in a save", 4)
+def _disk_full(folder: Path, rng: random.Random) -> str:
+    checkpoints = begun(folder)
+    before = read_checkpoint(checkpoints / "last.ckpt")["global_step"]
+    size = (checkpoints / "last.ckpt").stat().st_size
+    words = [*FIT, *VARIANTS["max_steps"], *GO_ON]
+    refused(Run(folder, words, largest_file=rng.randrange(size // 2, size - 1)).wait(), "can't write the checkpoint")
+    if [path.name for path in folder.rglob("*.tmp")] or read_checkpoint(checkpoints / "last.ckpt")[
+        "global_step"
+    ] != before:
+        raise Lost("the checkpoint from before is not what it was")
+    if Run(folder, words).wait().status != 0 or (lost := result_of(folder).difference(uninterrupted("max_steps")[0])):
+        raise Lost(f"it does not go on: {lost}")
+    return "refused, then gone on"
+
+
+# What is no longer the same
+
+
+@fault("corpus changed", 2)
+def _corpus_changed(folder: Path, rng: random.Random) -> str:
+    begun(folder)
+    content = list(TEXT)
+    content[rng.randrange(len(content))] = "X"
+    (folder / "corpus.txt").write_text("".join(content))
+    return refused(Run(folder, [*FIT, *VARIANTS["max_steps"], *GO_ON]).wait(), "corpus (SHA-256", "allow_changed_data")
+
+
+@fault("two runs in one folder", 2)
+def _two_runs(folder: Path, rng: random.Random) -> str:
+    del rng
+    prepare(folder)
+    first = Run(folder, [*FIT, "--trainer.max_steps=1000000"])
+    try:
+        while not list(folder.rglob("last.ckpt")):
+            time.sleep(0.05)
+        second = folder / "second"  # of the log alone
+        second.mkdir()
+        words = [word.replace("corpus.txt", "../corpus.txt") for word in FIT]
+        logger = f"--trainer.logger.init_args.save_dir={folder / 'runs'}"
+        return refused(Run(second, [*words, logger, "--ckpt_path=last"]).wait(), "has not ended")
+    finally:
+        first.kill()
+
+
+@fault("log folder that can't be written to", 1)
+def _unwritable(folder: Path, rng: random.Random) -> str:
+    del rng
+    prepare(folder)
+    (folder / "runs").write_text("a file where a folder is to be")
+    happened = refused(Run(folder, [*FIT, *VARIANTS["max_steps"]]).wait(), "can't write to")
+    if (folder / "data").exists():
+        raise Lost("it began to work before it said so")
+    return happened
+
+
+# The table
+
+
+def measure(fault: Fault, tries: int, seed: int, folder: Path) -> list[str]:
+    """Try a fault so many times; gives what was lost."""
+    lost = []
+    for number in range(tries):
+        where = folder / f"{number}"
+        try:
+            fault.trial(where, random.Random(f"{seed} {fault.name} {number}"))
+        except Lost as error:
+            lost.append(f"try {number}: {error}")
+        except Exception:
+            lost.append(f"try {number}: {traceback.format_exc()}")
+        finally:
+            shutil.rmtree(where, ignore_errors=True)
+    return lost
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("faults", nargs="*", help="parts of names; default: all")
+    parser.add_argument("--tiny", action="store_true", help="one try of each")
+    parser.add_argument("--times", type=int, default=1, help="so many times as many tries")
+    parser.add_argument("--seed", type=int, default=123)
+    arguments = parser.parse_args()
+    print("| fault | tries | survived | lost | seconds |\n|---|---|---|---|---|")
+    everything = []
+    for chosen in FAULTS.values():
+        if arguments.faults and not any(part in chosen.name for part in arguments.faults):
+            continue
+        tries = 1 if arguments.tiny else chosen.tries * arguments.times
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            lost = measure(chosen, tries, arguments.seed, Path(folder))
+        seconds = time.perf_counter() - start
+        print(f"| {chosen.name} | {tries} | {tries - len(lost)} | {len(lost)} | {seconds:.0f} |", flush=True)
+        everything += [f"{chosen.name}, {text}" for text in lost]
+    if everything:
+        raise SystemExit("\n".join(everything))
+
+
+if __name__ == "__main__":
+    main()

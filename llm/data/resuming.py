@@ -1,0 +1,37 @@
+"""Whether a resumed run goes on with the data that it began with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm.errors import CheckpointError
+
+_DIGITS = 12
+"""Of a hash, enough to tell two apart on a line."""
+
+
+def refuse_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Compare what the order of the training batches depends on, which a checkpoint keeps.
+
+    Args:
+        before: from the checkpoint.
+        now: of this run; what it does not have is not compared.
+
+    Raises:
+        CheckpointError: something differs; says both values.
+    """
+    changed = [
+        f"{name} ({_shown(before, name)} in the checkpoint, {_shown(now, name)} now)"
+        for name in now
+        if before.get(name) != now[name] and not (name == "corpus_bytes" and name not in before)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"the training data is not what the checkpoint was trained on: {', '.join(changed)}; restore it, "
+            "or go on all the same with --data.allow_changed_data true"
+        )
+
+
+def _shown(state: dict[str, Any], name: str) -> str:
+    value = str(state.get(name))
+    return f"SHA-256 {value[:_DIGITS]}..." if name == "corpus" else value
