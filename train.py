@@ -3,7 +3,11 @@
 import sys
 from pathlib import Path
 
-from llm.starting import main
+from llm import process
 
 if __name__ == "__main__":
+    process.prepare()  # before the imports that take seconds
+
+    from llm.starting import main
+
     sys.exit(main(default_config=Path(__file__).parent / "configs" / "default.yaml"))

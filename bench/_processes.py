@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.forkserver as forkserver
 import os
 import signal
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
@@ -26,19 +26,23 @@ COUNTS = "counts.json"
 
 @dataclass(frozen=True)
 class Moment:
-    """When a process kills itself with SIGKILL.
+    """When a process sends a signal, to itself or to one that loads its data.
 
     Args:
         kind: `hook`, around the calls of Lightning's hooks; or `file`, at an operation on a file of a checkpoint.
         name: of the hook.
         number: at which of them, from 1.
         delay: seconds from there; 0 is before it, a negative number right after it (of a hook).
+        sends: the signal.
+        to_worker: to the first process that loads data.
     """
 
     kind: str
     name: str = ""
     number: int = 1
     delay: float = 0.0
+    sends: int = signal.SIGKILL
+    to_worker: bool = False
 
 
 @dataclass
@@ -108,7 +112,7 @@ def _server() -> Any:
     try:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["llm.cli", __name__])
-        multiprocessing.forkserver.ensure_running()
+        forkserver.ensure_running()
     finally:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
     return context
@@ -134,7 +138,9 @@ def _run(
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     counts = _kill_at(moment)
     from llm.cli import main
+    from llm.process import prepare
 
+    prepare()
     status = main(words, default_config=REPOSITORY / "configs" / "default.yaml")
     if moment is None and largest_file is None:
         Path(COUNTS).write_text(json.dumps(counts))
@@ -152,24 +158,28 @@ def _kill_at(moment: Moment | None) -> Counter[str]:
         counts[hook] += not trainer.sanity_checking
         is_now = moment is not None and (moment.kind, moment.name, moment.number) == ("hook", hook, counts[hook])
         if is_now and moment is not None and moment.delay >= 0:
-            _kill(moment.delay)
+            _send(moment, moment.delay)
         call_hooks(trainer, hook, *args, **kwargs)
-        if is_now:
-            _kill()
+        if is_now and moment is not None:
+            _send(moment)
 
     def count_file(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("open", "os.rename", "os.link", "os.remove") and ".ckpt" in str(arguments[0]):
             counts["file"] += 1
             if moment is not None and (moment.kind, moment.number) == ("file", counts["file"]):
-                _kill(moment.delay)
+                _send(moment, moment.delay)
 
-    call._call_callback_hooks = count_hook
+    call._call_callback_hooks = count_hook  # type: ignore[assignment]
     sys.addaudithook(count_file)
     return counts
 
 
-def _kill(delay: float = 0.0) -> None:
+def _send(moment: Moment, delay: float = 0.0) -> None:
     if delay > 0:
-        threading.Thread(target=lambda: (time.sleep(delay), _kill()), daemon=True).start()
-    else:
-        os.kill(os.getpid(), signal.SIGKILL)
+        later = threading.Timer(delay, _send, (moment,))
+        later.daemon = True
+        later.start()
+    elif not moment.to_worker:
+        os.kill(os.getpid(), moment.sends)
+    elif workers := multiprocessing.active_children():
+        os.kill(workers[0].pid or 0, moment.sends)

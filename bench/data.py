@@ -1,4 +1,4 @@
-"""How fast text becomes token ids, and token ids become batches: `python -m bench.data [--tiny] [--json]`.
+"""How fast text becomes token ids, and token ids become batches: ours against tiktoken and a list of tensors.
 
 Each figure stands beside what a user would otherwise pick: tiktoken's own batch function, and a data set that keeps
 every window as a tensor. The sides of a comparison take turns; a ratio is the median of the ratios of the rounds.

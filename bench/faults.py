@@ -9,9 +9,12 @@ with one line that says why, and leave what was there.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
 import random
 import shutil
+import subprocess
 import tempfile
 import time
 import traceback
@@ -178,7 +181,7 @@ def survive(
     words = [*FIT, *VARIANTS[variant], *GO_ON]
     prepare(folder)
     chosen = moments(kind, counts, rng)
-    happened = []
+    happened: list[Moment] = []
     for _ in range(kills):
         if kind == "random":
             run = Run(folder, words, environment=environment)
@@ -293,20 +296,43 @@ def _all_damaged(folder: Path, rng: random.Random) -> str:
     return refused(Run(folder, [*FIT, *VARIANTS["max_steps"], *GO_ON]).wait(), "last.ckpt", "previous.ckpt")
 
 
-@fault("disk full in a save", 4)
-def _disk_full(folder: Path, rng: random.Random) -> str:
+def _goes_on_after_a_failed_save(folder: Path, fail: Callable[[list[str], int], Ended]) -> str:
     checkpoints = begun(folder)
-    before = read_checkpoint(checkpoints / "last.ckpt")["global_step"]
-    size = (checkpoints / "last.ckpt").stat().st_size
+    before = (checkpoints / "last.ckpt").read_bytes()
     words = [*FIT, *VARIANTS["max_steps"], *GO_ON]
-    refused(Run(folder, words, largest_file=rng.randrange(size // 2, size - 1)).wait(), "can't write the checkpoint")
-    if [path.name for path in folder.rglob("*.tmp")] or read_checkpoint(checkpoints / "last.ckpt")[
-        "global_step"
-    ] != before:
+    refused(fail(words, len(before)), "can't write the checkpoint")
+    if [path.name for path in folder.rglob("*.tmp")] or (checkpoints / "last.ckpt").read_bytes() != before:
         raise Lost("the checkpoint from before is not what it was")
     if Run(folder, words).wait().status != 0 or (lost := result_of(folder).difference(uninterrupted("max_steps")[0])):
         raise Lost(f"it does not go on: {lost}")
     return "refused, then gone on"
+
+
+@fault("file too large in a save", 2)
+def _file_too_large(folder: Path, rng: random.Random) -> str:
+    return _goes_on_after_a_failed_save(
+        folder, lambda words, size: Run(folder, words, largest_file=rng.randrange(size // 2, size - 1)).wait()
+    )
+
+
+@fault("disk full in a save", 2)
+def _disk_full(folder: Path, rng: random.Random) -> str:
+    def fail(words: list[str], size: int) -> Ended:
+        filler = folder / "filler"
+        disk = os.statvfs(folder)
+        filler.write_bytes(bytes(disk.f_bavail * disk.f_frsize - int(size * rng.uniform(0.5, 0.8))))
+        ended = Run(folder, words).wait()
+        filler.unlink()
+        return ended
+
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode != 0:  # only root may
+        return _file_too_large(folder, rng)
+    try:
+        return _goes_on_after_a_failed_save(folder, fail)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 # What is no longer the same
@@ -375,6 +401,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=1, help="so many times as many tries")
     parser.add_argument("--seed", type=int, default=123)
     arguments = parser.parse_args()
+    importlib.import_module("bench._faults_from_outside")
     print("| fault | tries | survived | lost | seconds |\n|---|---|---|---|---|")
     everything = []
     for chosen in FAULTS.values():
@@ -392,4 +419,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from bench import _bad_input, faults  # which adds its faults to that module, not to this copy of it
+
+    assert _bad_input
+    faults.main()

@@ -1,9 +1,11 @@
-"""Tokens a second against `transformers`: `python -m bench.generate`, greedy, same weights, same threads.
+"""Generated tokens a second: ours against transformers, litgpt and the book's function.
 
-Each row of the table interleaves the ways in one process, several times: `transformers.generate` as it comes and with
-its prompt lookup (`prompt_lookup_num_tokens=3`), ours plain (`fast: never`, no lookahead), compiled, and compiled with
-lookahead, which is how it comes. Times are medians; the first generation of each way, which warms up and compiles, is
-not among them, and what it cost more is the preparation.
+All with the same weights and threads. The ways take turns, several times: `transformers.generate` as it comes and with
+its prompt lookup (`prompt_lookup_num_tokens=3`); ours plain (`fast: never`, no lookahead), compiled, and compiled with
+lookahead, which is how it comes; for one row also `generate_text_simple` of the book LLMs from scratch, which reads the
+text again for each token, and litgpt's `generate`, which takes one row only, in a process of its own; its positions are
+rotary, so that its weights are others of the same shapes. Times are medians; the first generation of each way, which
+warms up and compiles, is not among them, and what it cost more is the preparation.
 
 What lookahead gains depends on how much a text repeats itself. Greedy text does, that of random weights too; with
 `--ckpt` a trained model speaks, and `--temperature` makes it draw.
@@ -14,10 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +32,11 @@ import transformers
 from torch import Tensor
 
 import llm
+from bench import _rivals
+from bench._turns import Sleeper
 from llm import GPT, GPTConfig, SamplingConfig, generate_batch
 from llm.data.opening import open_corpus
+from llm.pretrained import book
 from llm.pretrained.twin import hugging_face_twin
 
 Texts = list[list[int]]
@@ -45,6 +55,12 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], help="of the weights (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timed generations of each way (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for all (%(default)s)")
+    parser.add_argument(
+        "--litgpt_python",
+        metavar="PATH",
+        default=os.environ.get("LITGPT_PYTHON"),
+        help="the interpreter of an environment with litgpt; bench/README.md says how to make one ($LITGPT_PYTHON)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     arguments = parser.parse_args()
     if arguments.tiny:
@@ -69,33 +85,30 @@ def main() -> None:
         )
     twin = hugging_face_twin(model)
 
+    if not arguments.litgpt_python:
+        print("litgpt is left out: it needs --litgpt_python, see bench/README.md", file=sys.stderr)
+    if not find_spec("llms_from_scratch"):
+        print("the book is left out: it needs pip install --no-deps llms-from-scratch", file=sys.stderr)
+
     if not arguments.json:
         name = arguments.ckpt or f"GPT-2 {'tiny' if arguments.tiny else arguments.size} with random weights"
         print(
             f"{name}, {model.n_parameters / 1e6:.0f} million parameters, temperature {arguments.temperature:g}, "
             f"{arguments.tokens} tokens after {arguments.prompt_tokens}, {arguments.threads} threads, "
             f"torch {torch.__version__}, transformers {transformers.__version__}; tokens/s over all rows, medians of "
-            f"{arguments.repeats}; in brackets how often transformers'"
+            f"{arguments.repeats}"
         )
-        print(
-            f"{'weights':>8} {'rows':>4} " + " ".join(f"{name:>21}" for name in WAYS) + f" {'prepare':>8} {'same':>5}"
-        )
+        print("| weights | rows | way | tokens/s | against transformers | preparation (s) | same tokens |")
+        print("|---|---|---|---|---|---|---|")
     rows = []
     for precision in arguments.precisions:
         model.to(getattr(torch, precision))
         twin.to(getattr(torch, precision))
         for n_rows in arguments.batch_sizes:
-            row = {"precision": precision, **measure(model, twin, source, n_rows, arguments)}
+            row = {"precision": precision, **measure(model, twin, source, n_rows, precision, arguments)}
             rows.append(row)
             if not arguments.json:
-                cells = (
-                    f"{row['rates'][way]:.1f} ({row['ratios'][way]:.2f})" if way in row["rates"] else "" for way in WAYS
-                )
-                print(
-                    f"{precision:>8} {n_rows:>4} " + " ".join(f"{cell:>21}" for cell in cells),
-                    f"{row['preparation_seconds']:>6.1f} s {row['same_tokens']:>5.0%}",
-                    flush=True,
-                )
+                print_rows(row)
     if arguments.json:
         print(
             json.dumps(
@@ -104,7 +117,12 @@ def main() -> None:
         )
 
 
-WAYS = ("transformers", "transformers, lookup", "plain", "compiled", "compiled, lookahead")
+def print_rows(row: dict[str, Any]) -> None:
+    for way, rate in row["rates"].items():
+        preparation = f"{row['preparation_seconds'][way]:.1f}" if way.startswith("compiled") else ""
+        same = f"{row['same_tokens'][way]:.0%}" if way in row["same_tokens"] else ""
+        cells = f"{row['precision']} | {row['rows']} | {way} | {rate:.1f} | {row['ratios'][way]:.2f}"
+        print(f"| {cells} | {preparation} | {same} |", flush=True)
 
 
 def trained(arguments: argparse.Namespace) -> tuple[GPT, Tensor]:
@@ -117,7 +135,9 @@ def trained(arguments: argparse.Namespace) -> tuple[GPT, Tensor]:
     return loaded.model.eval(), torch.from_numpy(tokens.astype("int64"))
 
 
-def measure(model: GPT, twin: Any, source: Tensor, n_rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    model: GPT, twin: Any, source: Tensor, n_rows: int, precision: str, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Rates of the ways for one number of rows, and the medians of the ratios within a repeat."""
     torch.compiler.reset()
     T = arguments.prompt_tokens
@@ -141,29 +161,26 @@ def measure(model: GPT, twin: Any, source: Tensor, n_rows: int, arguments: argpa
 
         return way
 
-    ways = dict(
-        zip(
-            WAYS,
-            (
-                theirs(),
-                theirs(prompt_lookup_num_tokens=3),
-                ours("never", 0),
-                ours("always", 0),
-                ours("always", SamplingConfig().lookahead),
-            ),
-            strict=True,
-        )
-    )
-    if n_rows > 1:  # neither they nor we look up several texts at once
-        del ways["transformers, lookup"], ways["compiled, lookahead"]
+    ways = {"transformers": theirs(), "plain": ours("never", 0), "compiled": ours("always", 0)}
+    if n_rows == 1:  # neither they nor we look up several texts at once
+        ways["transformers, lookup"] = theirs(prompt_lookup_num_tokens=3)
+        ways["compiled, lookahead"] = ours("always", SamplingConfig().lookahead)
+    if n_rows == 1 and not arguments.temperature and find_spec("llms_from_scratch"):
+        ways["book"] = book_texts(model, prompts, arguments.tokens)
     first = {name: timed(way) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(arguments.repeats):
-        for name, way in ways.items():
-            seconds[name].append(timed(way)[0])
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        others: dict[str, Sleeper] = {}
+        if n_rows == 1 and arguments.litgpt_python:
+            others["litgpt"] = litgpt_process(model, precision, arguments, Path(folder))
+            stack.callback(others["litgpt"].end)
+            seconds["litgpt"] = []
+        for _ in range(arguments.repeats):
+            for name, way in ways.items():
+                seconds[name].append(timed(way)[0])
+            for name, sleeper in others.items():
+                seconds[name].append(sleeper.answer("go")["seconds"])
     n_tokens = n_rows * arguments.tokens
-    last = list(ways)[-1]
-    same = [ours == theirs for ours, theirs in zip(first[last][1], first["transformers"][1], strict=True)]
     return {
         "rows": n_rows,
         "rates": {name: n_tokens / statistics.median(times) for name, times in seconds.items()},
@@ -171,10 +188,41 @@ def measure(model: GPT, twin: Any, source: Tensor, n_rows: int, arguments: argpa
             name: statistics.median(theirs / ours for theirs, ours in zip(seconds["transformers"], times, strict=True))
             for name, times in seconds.items()
         },
-        "preparation_seconds": max(0.0, first[last][0] - statistics.median(seconds[last]))
-        + (max(0.0, first["compiled"][0] - statistics.median(seconds["compiled"])) if last != "compiled" else 0.0),
-        "same_tokens": sum(same) / len(same),
+        "preparation_seconds": {
+            name: max(0.0, taken - statistics.median(seconds[name])) for name, (taken, _) in first.items()
+        },
+        "same_tokens": {
+            name: sum(ours == theirs for ours, theirs in zip(texts, first["transformers"][1], strict=True)) / n_rows
+            for name, (_, texts) in first.items()
+        },
     }
+
+
+def shape(model: GPT) -> dict[str, int]:
+    config = model.config
+    sizes = {"V": config.vocab_size, "T": config.context_length}
+    return sizes | {"L": config.n_layer, "H": config.n_head, "C": config.n_embd}
+
+
+def book_texts(model: GPT, prompts: torch.Tensor, tokens: int) -> Callable[[], Texts]:
+    """The book's model with the weights of ours, writing."""
+    from llms_from_scratch.ch04 import generate_text_simple
+
+    theirs = _rivals.book_model(shape(model)).to(prompts.device, next(model.parameters()).dtype).eval()
+    theirs.out_head.weight = theirs.tok_emb.weight
+    theirs.load_state_dict(book.LAYOUT.to_theirs(model.state_dict(), model.config), strict=False)
+    context = model.config.context_length
+    return lambda: generate_text_simple(theirs, prompts, tokens, context)[:, prompts.shape[1] :].tolist()
+
+
+def litgpt_process(model: GPT, precision: str, arguments: argparse.Namespace, folder: Path) -> Sleeper:
+    """Has written one text, and waits."""
+    lengths = {"prompt_tokens": arguments.prompt_tokens, "tokens": arguments.tokens, "threads": arguments.threads}
+    settings = json.dumps({"size": shape(model), "precision": precision, **lengths})
+    command = [arguments.litgpt_python, "-m", "bench._rivals", settings]
+    sleeper = Sleeper(command, folder / "errors.txt", dict(os.environ))
+    sleeper.answer()
+    return sleeper
 
 
 def timed(way: Callable[[], Texts]) -> tuple[float, Texts]:

@@ -1,13 +1,14 @@
-"""What inspection costs: `python -m bench.inspection quick_start` or `... 30m`.
+"""What inspection costs: the same training with and without it.
 
-Trains twice on the sample story, with inspection at its default frequency and without it, in the precision that
-`train.py fit` chooses, and prints the share of the time that went into inspection, the time of a step with and without,
-and whether the losses are the same to the bit.
+`python -m bench.inspection quick_start`, or `... 30m`, trains twice on the sample story, with inspection at its default
+frequency and without it, in the precision that `train.py fit` chooses. It prints the share of the time that went into
+inspection, the time of a step with and without, and whether the losses are the same to the bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import statistics
 import tempfile
@@ -32,6 +33,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
         360,
     ),
     "30m": ({"n_layer": 6, "n_head": 6, "n_embd": 384}, {"context_length": 256, "stride": 64, "batch_size": 4}, 300),
+    "tiny": ({"n_layer": 1, "n_head": 2, "n_embd": 16}, {"context_length": 8, "stride": 64, "batch_size": 4}, 4),
 }
 
 
@@ -104,21 +106,39 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.inspection", description=__doc__)
     parser.add_argument("run", choices=RUNS, nargs="?", default="quick_start")
     parser.add_argument("--steps", type=int, help="optimizer steps (as many as that run has)")
+    parser.add_argument("--tiny", action="store_true", help="a run that only shows that this runs")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the lines")
     arguments = parser.parse_args()
-    steps = arguments.steps or RUNS[arguments.run][2]
-    for name in ("lightning.pytorch", "llm"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    name = "tiny" if arguments.tiny else arguments.run
+    steps = arguments.steps or RUNS[name][2]
+    for logger in ("lightning.pytorch", "llm"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        on, off = (train(arguments.run, steps, inspect, Path(folder)) for inspect in (True, False))
+        on, off = (train(name, steps, inspect, Path(folder)) for inspect in (True, False))
     training = on.seconds - on.inspection_seconds
-    share, size = on.inspection_seconds / training, on.n_parameters / 1e6
-    print(f"{arguments.run}: {size:.1f} million parameters, {steps} steps, {torch.get_num_threads()} threads")
+    share, same = on.inspection_seconds / training, on.losses == off.losses
+    if arguments.json:
+        found = {
+            "run": name,
+            "n_parameters": on.n_parameters,
+            "steps": steps,
+            "threads": torch.get_num_threads(),
+            "inspection_seconds": on.inspection_seconds,
+            "training_seconds": training,
+            "share": share,
+            "step_seconds": {"with": on.step_seconds, "without": off.step_seconds},
+            "run_seconds": {"with": on.seconds, "without": off.seconds},
+            "same_losses": same,
+        }
+        print(json.dumps(found, indent=1))
+        return
+    print(f"{name}: {on.n_parameters / 1e6:.1f} million parameters, {steps} steps, {torch.get_num_threads()} threads")
     print(f"inspection       {on.inspection_seconds:8.2f} s in {training:.1f} s of training: {share:.2%}")
     print(f"a step, with     {on.step_seconds * 1e3:8.1f} ms (median; a look apart)")
     print(f"a step, without  {off.step_seconds * 1e3:8.1f} ms")
     print(f"the whole run    {on.seconds:8.1f} s with, {off.seconds:.1f} s without")
-    print(f"losses           {'the same to the bit' if on.losses == off.losses else 'DIFFERENT'}")
+    print(f"losses           {'the same to the bit' if same else 'DIFFERENT'}")
 
 
 if __name__ == "__main__":

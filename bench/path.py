@@ -39,6 +39,7 @@ from llm.data import TextDataModule
 from llm.model import GPT
 from llm.training.optimizer import build_optimizer, build_schedule
 
+STORY = Path(__file__).parents[1] / "data" / "story.txt"
 MODERN = Path(__file__).parents[1] / "configs" / "modern.yaml"
 
 GPT2 = {
@@ -146,7 +147,7 @@ def cross_entropy(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How soon a loss is reached, against GPT-2 with AdamW.")
-    parser.add_argument("--corpus", required=True, help="a text file, a folder or a pattern")
+    parser.add_argument("--corpus", default=str(STORY), help="a text file, a folder or a pattern (%(default)s)")
     parser.add_argument("--gpt2_steps", type=int, default=2000, help="of GPT-2 (%(default)s)")
     parser.add_argument("--modern_steps", type=int, default=None, help="of the modern preset (max_steps of its file)")
     parser.add_argument("--every", type=int, default=100, help="GPT-2's steps between validations (%(default)s)")
@@ -158,7 +159,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     file = yaml.safe_load(MODERN.read_text(encoding="utf-8"))
-    modern, data = file["model"], {"context_length": 64, "batch_size": 12}
+    modern, data = file["model"], dict[str, Any](context_length=64, batch_size=12)
     modern_steps = arguments.modern_steps or file["trainer"]["max_steps"]
     every = arguments.every
     gpt2 = GPT2

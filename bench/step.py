@@ -1,9 +1,12 @@
-"""One training step: `python -m bench.step`, ours through the Trainer against bare loops and `transformers`.
+"""One training step: ours through the Trainer against bare loops, transformers, litgpt and the book's loop.
 
 Every way trains the same architecture on the same random tokens in a process of its own, so that its peak memory is
 its own. The processes take turns, a few steps each, and while one steps the others sleep; a round is one turn of each.
 Times are medians over rounds of a turn's median step, ratios are medians over rounds of the quotient within a round.
 The processor time of a step is there because other programs on the machine lengthen it less than the wall-clock's.
+
+MFU, where the GPU's peak is known, is model FLOP utilization: a token needs 6 N + 12 L H Q T operations (PaLM,
+Chowdhery et al. 2022, appendix B; see `llm.training.hardware`), times tokens/s, divided by the peak in 16 bits.
 """
 
 from __future__ import annotations
@@ -11,20 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench._turns import Sleeper, Stopwatch
+
 SIZES: dict[str, dict[str, int]] = {
     "30m": {"V": 50257, "T": 256, "L": 6, "H": 6, "C": 384, "B": 4, "steps": 3},
     "small": {"V": 65, "T": 64, "L": 4, "H": 4, "C": 128, "B": 12, "steps": 30},
+    "124m": {"V": 50257, "T": 1024, "L": 12, "H": 12, "C": 768, "B": 16, "steps": 10},
     "tiny": {"V": 65, "T": 8, "L": 1, "H": 2, "C": 8, "B": 2, "steps": 20},
 }
 """Vocabulary, context, layers, heads, width, batch; and the steps of a turn."""
@@ -35,80 +37,161 @@ WAYS = {
     "module loop": "a bare loop over our module's own training step, bfloat16",
     "trainer": "ours: Trainer, default callbacks, bfloat16",
     "trainer compiled": "ours, with --model.compile true",
+    "trainer float32": "ours, with --trainer.precision 32-true",
     "transformers": "transformers' Trainer, its GPT-2, float32",
     "transformers bf16": "transformers' Trainer, its GPT-2, bfloat16",
+    "litgpt": "what litgpt pretrain runs, its GPT with rotary positions, compiled, float32",
+    "litgpt bf16": "the same, bfloat16, which is its default",
+    "book": "LLMs from scratch: its GPTModel and its train_model_simple, float32",
 }
+IN_32_BITS = ("loop", "trainer float32", "transformers", "litgpt", "book")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m bench.step", description=__doc__)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["30m", "small"], help="(%(default)s)")
+    ways = "".join(f"\n  {way:<17} {what}" for way, what in WAYS.items())
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m bench.step", description=f"{__doc__}\nWays:{ways}", formatter_class=raw)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, help="(30m small; on a GPU 124m)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="(all)")
+    parser.add_argument("--batch", type=int, help="windows in a batch (the size's own)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="(cuda where there is one)")
     parser.add_argument("--tiny", action="store_true", help="a size that only shows that this runs, nothing compiled")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each way (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for all (%(default)s)")
+    parser.add_argument(
+        "--litgpt_python",
+        metavar="PATH",
+        default=os.environ.get("LITGPT_PYTHON"),
+        help="the interpreter of an environment with litgpt; bench/README.md says how to make one ($LITGPT_PYTHON)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
-        turns(arguments.way, SIZES[arguments.sizes[0]], arguments.threads, Path(arguments.folder))
+        take_turns(arguments.way, size_of(arguments.sizes[0], arguments), arguments.threads, Path(arguments.folder))
         return
-    if find_spec("transformers") is None or find_spec("accelerate") is None:
-        print("transformers' Trainer is left out: it needs transformers and accelerate", file=sys.stderr)
-        arguments.ways = [way for way in arguments.ways if "transformers" not in way]
+    device = device_name(arguments)
+    arguments.sizes = arguments.sizes or (["30m", "small"] if arguments.device == "cpu" else ["124m"])
+    programs = {way.split()[0] for way in arguments.ways}
+    there = {program for program in sorted(programs) if is_there(program, arguments)}
+    arguments.ways = [way for way in arguments.ways if way.split()[0] in there]
     if arguments.tiny:
         arguments.sizes, arguments.rounds = ["tiny"], 1
         arguments.ways = [way for way in arguments.ways if "compiled" not in way]
     with tempfile.TemporaryDirectory() as folder:
         results = {size: measure(size, arguments, folder) for size in arguments.sizes}
     if arguments.json:
-        print(json.dumps({"settings": vars(arguments), "load": os.getloadavg(), "sizes": results}, indent=1))
+        sizes = {"device": device, "load": os.getloadavg(), "sizes": results}
+        print(json.dumps({"settings": vars(arguments), **sizes}, indent=1))
         return
     for size, rows in results.items():
-        print(f"\n{size}: {SIZES[size]}, {arguments.threads} threads, {arguments.rounds} rounds", end="")
-        print(f", load before and after {rows[0]['load_before']:.1f}, {os.getloadavg()[0]:.1f}")
-        print(f"| {'way':<17} | ms a step | processor ms | against loop | against compiled | peak MB | of loop's |")
-        print("|---|---|---|---|---|---|---|")
-        for row in rows:
-            print(
-                f"| {row['way']:<17} | {row['ms']:.1f} | {row['cpu_ms']:.1f} | {row['to_loop']:.2f} | "
-                f"{row['to_compiled']:.2f} | {row['peak_mb']:.0f} | {row['peak_mb'] / rows[0]['peak_mb']:.2f} |"
-            )
+        print(f"\n{size}: {size_of(size, arguments)}, {device}, {arguments.threads} threads", end="")
+        print(f", {arguments.rounds} rounds, load before and after {rows[0]['load_before']:.1f}", end="")
+        print(f", {os.getloadavg()[0]:.1f}")
+        print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    names = [
+        "ms a step",
+        "processor ms",
+        "tokens/s",
+        "MFU",
+        "against loop",
+        "against compiled",
+        "peak MB",
+        "of first's",
+    ]
+    with_mfu = any(row["mfu"] is not None for row in rows)
+    lines = [f"| {'way':<17} | {' | '.join(name for name in names if with_mfu or name != 'MFU')} |"]
+    lines += [f"|---{'|---' * (len(names) - (not with_mfu))}|"]
+    for row in rows:
+        mfu = "" if row["mfu"] is None else f"{row['mfu']:.1%}"
+        cells = [f"{row['way']:<17}", f"{row['ms']:.1f}", f"{row['cpu_ms']:.1f}", f"{row['tokens_per_second']:,.0f}"]
+        cells += [mfu] * with_mfu
+        cells += [f"{row['to_loop']:.2f}", f"{row['to_compiled']:.2f}"]
+        cells += [f"{row['peak_mb']:.0f}", f"{row['peak_mb'] / rows[0]['peak_mb']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def size_of(name: str, arguments: argparse.Namespace) -> dict[str, int]:
+    return SIZES[name] | ({"B": arguments.batch} if arguments.batch else {})
+
+
+def device_name(arguments: argparse.Namespace) -> str:
+    """What all run on, in words; settles `--device`."""
+    import torch
+
+    arguments.device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.device == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        sys.exit("error: --device cuda: torch finds no CUDA device")
+    from llm.training.hardware import peak_flops
+
+    peak = peak_flops(torch.device("cuda"), "bf16-mixed")
+    known = f"peak {peak / 1e12:.0f} TFLOP/s in 16 bits, dense" if peak else "peak not known, so no MFU"
+    return f"{torch.cuda.get_device_name()} ({known})"
+
+
+def is_there(program: str, arguments: argparse.Namespace) -> bool:
+    """Whether what a way needs is installed; if not, says how to get it."""
+    missing = {
+        "transformers": [name for name in ("transformers", "accelerate") if find_spec(name) is None],
+        "litgpt": [] if arguments.litgpt_python else ["--litgpt_python, see bench/README.md"],
+        "book": [] if find_spec("llms_from_scratch") else ["pip install --no-deps llms-from-scratch"],
+    }.get(program)
+    if missing:
+        print(f"{program} is left out: it needs {' and '.join(missing)}", file=sys.stderr)
+    return not missing
 
 
 def measure(size: str, arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
     """One row for each way."""
     load = os.getloadavg()[0]
-    processes: dict[str, subprocess.Popen[str]] = {}
+    environment = dict(os.environ)
+    if arguments.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    if arguments.tiny:
+        environment["TORCHDYNAMO_DISABLE"] = "1"  # litgpt always compiles
+    sleepers: dict[str, Sleeper] = {}
     rounds: dict[str, list[dict[str, float]]] = {way: [] for way in arguments.ways}
     try:
         for way in arguments.ways:
             own = Path(folder, size, way)
             own.mkdir(parents=True)
-            command = [sys.executable, "-m", "bench.step", "--way", way, "--sizes", size]
-            command += ["--threads", str(arguments.threads), "--folder", str(own)]
-            processes[way] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            answer(processes[way])  # it has warmed up, and sleeps
+            python = arguments.litgpt_python if way.startswith("litgpt") else sys.executable
+            command = [python, "-m", "bench.step", "--way", way, "--sizes", size, "--threads", str(arguments.threads)]
+            command += ["--folder", str(own), *(["--batch", str(arguments.batch)] if arguments.batch else [])]
+            sleepers[way] = Sleeper(command, own / "errors.txt", environment)
+            sleepers[way].answer()  # it has warmed up, and sleeps
         for _ in range(arguments.rounds):
-            for way, process in processes.items():
-                rounds[way].append(answer(process, "go"))
+            for way, sleeper in sleepers.items():
+                rounds[way].append(sleeper.answer("go"))
     finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
-    return [
-        {
-            "way": way,
-            "ms": statistics.median(turn["ms"] for turn in turns),
-            "cpu_ms": statistics.median(turn["cpu_ms"] for turn in turns),
-            "to_loop": ratio(rounds.get("loop"), turns),
-            "to_compiled": ratio(rounds.get("loop compiled"), turns),
-            "peak_mb": turns[-1]["peak_mb"],
-            "load_before": load,
-        }
-        for way, turns in rounds.items()
-    ]
+        for sleeper in sleepers.values():
+            sleeper.end()
+    n_tokens = size_of(size, arguments)["B"] * size_of(size, arguments)["T"]
+    rows = []
+    for way, turns in rounds.items():
+        ms = statistics.median(turn["ms"] for turn in turns)
+        tokens_per_second = n_tokens / ms * 1e3
+        rows.append(
+            {
+                "way": way,
+                "ms": ms,
+                "cpu_ms": statistics.median(turn["cpu_ms"] for turn in turns),
+                "tokens_per_second": tokens_per_second,
+                "mfu": utilization(way, size_of(size, arguments), tokens_per_second, arguments.device),
+                "to_loop": ratio(rounds.get("loop"), turns),
+                "to_compiled": ratio(rounds.get("loop compiled"), turns),
+                "peak_mb": turns[-1]["peak_mb"],
+                "load_before": load,
+            }
+        )
+    return rows
 
 
 def ratio(theirs: list[dict[str, float]] | None, ours: list[dict[str, float]]) -> float:
@@ -117,189 +200,48 @@ def ratio(theirs: list[dict[str, float]] | None, ours: list[dict[str, float]]) -
     return statistics.median([a["ms"] / b["ms"] for a, b in pairs] or [float("nan")])
 
 
-def answer(process: subprocess.Popen[str], word: str | None = None) -> dict[str, float]:
-    """Send a word to a process, wait for its line."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    if word is not None:
-        print(word, file=process.stdin, flush=True)
-    line = process.stdout.readline()
-    if not line:
-        sys.exit(f"error: {' '.join(map(str, process.args))} ended")  # type: ignore[arg-type]
-    return dict(json.loads(line))
+def utilization(way: str, size: dict[str, int], tokens_per_second: float, device: str) -> float | None:
+    """MFU of a way that computes in 16 bits, where the peak is known."""
+    if way in IN_32_BITS or device == "cpu":
+        return None
+    import torch
+
+    from llm import GPT, GPTConfig
+    from llm.training.hardware import flops_per_token, peak_flops
+
+    config = GPTConfig(size["V"], size["T"], size["L"], size["H"], size["C"], dropout=0.0)
+    with torch.device("meta"):
+        n_parameters = GPT(config).n_parameters
+    peak = peak_flops(torch.device(device), "bf16-mixed")
+    return peak and tokens_per_second * flops_per_token(config, n_parameters) / peak
 
 
-class Stopwatch:
-    """Called after every step; waits for its turn whenever one is over."""
-
-    def __init__(self, warmup: int, steps: int) -> None:
-        self.left, self.steps = warmup, steps
-        self.wall: list[float] = []
-        self.cpu: list[float] = []
-        self.before = time.perf_counter(), time.process_time()
-        self.pipe, sys.stdout = sys.stdout, sys.stderr  # what others print is no answer
-
-    def __call__(self) -> None:
-        """Note the step; after the last of a turn, say how long they took and wait."""
-        now = time.perf_counter(), time.process_time()
-        self.wall.append(now[0] - self.before[0])
-        self.cpu.append(now[1] - self.before[1])
-        self.left -= 1
-        if self.left == 0:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
-            wall, cpu = statistics.median(self.wall), statistics.fmean(self.cpu)
-            print(json.dumps({"ms": wall * 1e3, "cpu_ms": cpu * 1e3, "peak_mb": peak}), file=self.pipe, flush=True)
-            sys.stdin.readline()
-            self.left, self.wall, self.cpu = self.steps, [], []
-        self.before = time.perf_counter(), time.process_time()
-
-
-def turns(way: str, size: dict[str, int], threads: int, folder: Path) -> None:
+def take_turns(way: str, size: dict[str, int], threads: int, folder: Path) -> None:
     """Train one way for ever: whoever asks for turns ends the process, too."""
     import torch
 
+    from bench import _rivals
+
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    watch = Stopwatch(warmup=3 if size["L"] > 1 else 1, steps=size["steps"])
+    Stopwatch(warmup=3 if size["L"] > 1 else 1, steps=size["steps"]).follow_optimizers()
     ids = torch.randint(size["V"], (16 * size["B"], size["T"] + 1))
-    if way.startswith("loop"):
-        loop(watch, size, ids, "compiled" in way)
-    elif way == "module loop":
-        module_loop(watch, size, ids)
-    elif way.startswith("trainer"):
-        trainer(watch, size, ids, "compiled" in way, folder)
+    if way.startswith("transformers"):
+        _rivals.transformers(size, ids, "bf16" in way, folder)
+    elif way.startswith("litgpt"):
+        _rivals.litgpt(size, ids, "bf16-mixed" if "bf16" in way else "32-true", folder)
+    elif way == "book":
+        _rivals.book(size, ids)
     else:
-        transformers(watch, size, ids, "bf16" in way, folder)
+        from bench import _ways
 
-
-def gpt_config(size: dict[str, int]) -> Any:
-    from llm import GPTConfig
-
-    return GPTConfig(size["V"], size["T"], size["L"], size["H"], size["C"], dropout=0.0)
-
-
-def loop(watch: Callable[[], None], size: dict[str, int], ids: Any, compiled: bool) -> None:
-    """What a person writes who writes the loop: AdamW as torch has it, the gradient norm clipped."""
-    import torch
-    import torch.nn.functional as F
-
-    from llm import GPT
-
-    model = GPT(gpt_config(size))
-    forward = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
-    while True:
-        for batch in ids.split(size["B"]):
-            with torch.autocast("cpu", torch.bfloat16, enabled=compiled):
-                logits = forward(batch[:, :-1])
-                loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            watch()
-
-
-def module_loop(watch: Callable[[], None], size: dict[str, int], ids: Any) -> None:
-    """Our module without a Trainer: what the Trainer's own cost is measured against."""
-    import torch
-
-    from llm.training import LanguageModel
-    from llm.training.loss import head_loss
-    from llm.training.optimizer import build_optimizer
-
-    module = LanguageModel(gpt_config(size))
-    optimizer = build_optimizer(module.gpt, module.optim)
-    while True:
-        for batch in ids.split(size["B"]):
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = head_loss(module.gpt.head, module.gpt.features(batch[:, :-1]), batch[:, 1:]).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            watch()
-
-
-def trainer(watch: Callable[[], None], size: dict[str, int], ids: Any, compiled: bool, folder: Path) -> None:
-    """As a user does: `train.py fit` with all its callbacks, on a text of random tokens."""
-    from bench._turns import Turns
-    from llm.cli import main as train
-
-    Turns.watch = watch
-    corpus, tokenizer = folder / "corpus.txt", "gpt2"
-    if size["V"] == 65:
-        letters = [chr(ord("0") + token) for token in range(65)]
-        corpus.write_text("".join(letters) + "".join(letters[token] for token in ids.flatten().tolist()))
-        tokenizer = "char"
-    else:
-        from llm import TokenizerConfig
-        from llm.tokenizers import build_tokenizer
-
-        corpus.write_text(build_tokenizer(TokenizerConfig("gpt2"), []).decode(ids.flatten().tolist()))
-    words = {
-        "data.corpus": corpus,
-        "data.tokenizer.kind": tokenizer,
-        "data.context_length": size["T"],
-        "data.batch_size": size["B"],
-        "data.cache_dir": folder / "cache",
-        "model.gpt.n_layer": size["L"],
-        "model.gpt.n_head": size["H"],
-        "model.gpt.n_embd": size["C"],
-        "model.gpt.dropout": 0.0,
-        "model.compile": str(compiled).lower(),
-        "trainer.accelerator": "cpu",
-        "trainer.max_steps": 1_000_000,
-        "trainer.val_check_interval": 1_000_000,
-        "trainer.num_sanity_val_steps": 0,
-        "trainer.logger.init_args.save_dir": folder / "runs",
-        "trainer.callbacks+": "bench._turns.Turns",
-    }
-    if tokenizer == "char":
-        words["data.tokenizer.specials"] = "[]"
-    if status := train(["fit", *(f"--{name}={value}" for name, value in words.items())]):
-        sys.exit(status)
-
-
-def transformers(watch: Callable[[], None], size: dict[str, int], ids: Any, bf16: bool, folder: Path) -> None:
-    """`transformers.Trainer` with its GPT-2 of the same shape."""
-    import transformers
-
-    class Watch(transformers.TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            del args, state, control
-            watch()
-
-    config = transformers.GPT2Config(
-        vocab_size=size["V"],
-        n_positions=size["T"],
-        n_embd=size["C"],
-        n_layer=size["L"],
-        n_head=size["H"],
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=0,
-        eos_token_id=0,
-        use_cache=False,
-    )
-    # Their loss moves the labels itself, so that all T + 1 tokens would be read: one fewer, for equal work.
-    rows = [{"input_ids": row[:-1], "labels": row[:-1]} for row in ids]
-    settings = transformers.TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=size["B"],
-        max_steps=1_000_000,
-        logging_steps=10,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        bf16=bf16,
-        learning_rate=1e-3,
-        disable_tqdm=True,
-    )
-    transformers.Trainer(
-        transformers.GPT2LMHeadModel(config), settings, train_dataset=rows, callbacks=[Watch()]
-    ).train()
+        if way.startswith("loop"):
+            _ways.loop(size, ids, "compiled" in way)
+        elif way == "module loop":
+            _ways.module_loop(size, ids)
+        else:
+            flags = {"trainer compiled": ["--model.compile=true"], "trainer float32": ["--trainer.precision=32-true"]}
+            _ways.trainer(size, ids, folder, *flags.get(way, []))
 
 
 if __name__ == "__main__":

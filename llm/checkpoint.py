@@ -19,6 +19,7 @@ from llm.config import GPTConfig, OptimConfig
 from llm.errors import CheckpointError, LLMError
 from llm.files import whole_file
 from llm.tokenizers import Tokenizer
+from llm.trust import refuse_named_code
 
 ENTRY = "llm"
 VERSION = 1
@@ -43,6 +44,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     shown = repr(str(path))
     if "://" in str(path):
         raise CheckpointError(f"{shown} is a URL: download the file yourself, and only from where you trust")
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):  # a pipe would be waited for
+        raise CheckpointError(f"{shown} is no regular file; save the checkpoint in one first")
     _verify(Path(path))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -55,13 +58,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{shown} is no checkpoint of this package: it holds something other than tensors and plain values, "
             "and is not opened"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file can make torch raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{shown} is no checkpoint, or is damaged: {reason}") from error
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(n), dict) for n in (ENTRY, "state_dict")):
         raise CheckpointError(f"{shown} is no checkpoint of this package: it has no entry {ENTRY!r} and 'state_dict'")
     if (version := checkpoint[ENTRY].get("version")) != VERSION:
         raise CheckpointError(f"{shown} has version {version!r}, this package reads version {VERSION}")
+    refuse_named_code(checkpoint, shown)
     tokenizer = checkpoint[ENTRY].setdefault("tokenizer", None)
     if tokenizer is not None and not (isinstance(tokenizer, dict) and isinstance(tokenizer.get("kind"), str)):
         raise CheckpointError(f"{shown} is damaged: its tokenizer is no dict with a kind")

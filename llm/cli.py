@@ -30,11 +30,20 @@ from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, preflight
 from llm.pretrained import read_pretrained
-from llm.settings import LINKS, adopt, adopt_optim, flatten, given_settings, is_given, refuse_link_targets
+from llm.process import Interrupted
+from llm.settings import (
+    LINKS,
+    adopt,
+    adopt_optim,
+    given_settings,
+    hyperparameters,
+    is_given,
+    refuse_link_targets,
+)
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
-    Interrupted,
+    EndTogether,
     LanguageModel,
     OneCurve,
     PredictionWriter,
@@ -44,9 +53,12 @@ from llm.training import (
     TextSamples,
     Throughput,
 )
+from llm.training.checkpointing import best_and_last
 from llm.training.hardware import has_native_bfloat16
+from llm.training.ranks import adopt_launcher, refuse_more_processes_than_cores, without_looks
 from llm.training.run_folder import CHECKPOINTS, held
 from llm.training.where import RUNS, choose_checkpoint, logger_to_go_on_with
+from llm.trust import HELP, only_trusted_classes, refuse_functions, take_allowed
 
 log = logging.getLogger("llm")
 
@@ -68,6 +80,11 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 class GPTCLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict` with a `LanguageModel` on a `TextDataModule`."""
+
+    def __init__(self, *args: Any, allowed_classes: Sequence[str] = (), **kwargs: Any) -> None:
+        self.allowed_classes = allowed_classes  # besides the trusted ones; see llm.trust
+        self.first_step = 0
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks of every run under names of their own, and the links."""
@@ -95,10 +112,13 @@ class GPTCLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
+        refuse_functions(config, self.allowed_classes)
         given = given_settings(args)
         self.start = Start()
         if subcommand == "fit" and not is_given("trainer.precision", given):
             _choose_precision(config)
+        adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
+        refuse_more_processes_than_cores(config.trainer)
         if subcommand != "fit" and not is_given("trainer.logger", given):
             config.trainer.logger = False
         if subcommand != "fit" or config.trainer.logger is False:
@@ -107,6 +127,7 @@ class GPTCLI(LightningCLI):
         if config.ckpt_path is not None:
             config.model.pretrained = None  # the checkpoint's weights would replace them anyway
             checkpoint = read_checkpoint(config.ckpt_path)
+            self.first_step = checkpoint.get("global_step", 0)
             theirs = config_of(checkpoint, config.ckpt_path)
             adopt(config, given, theirs, checkpoint[ENTRY]["tokenizer"])
             if subcommand == "fit":
@@ -145,6 +166,9 @@ class GPTCLI(LightningCLI):
         # The tokenizer is learned and the text is read once.
         self.parser.add_instantiator(lambda *_, **__: plan.datamodule, TextDataModule, subclasses=False)
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what every run has: safe checkpoints, throughput, a progress bar, a safe stop."""
         config = self._get(self.config_init, "trainer")
@@ -159,12 +183,16 @@ class GPTCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), StopSafely()]
+        callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples))
+        always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
         if self.plan is not None:
             always.append(RecordPreflight(self.plan))
-        return super()._instantiate_trainer(config, [*callbacks, *always])
+        trainer = super()._instantiate_trainer(config, [*callbacks, *always])
+        # Behind those that save, which Lightning puts last.
+        trainer.callbacks.append(StopSafely())  # type: ignore[attr-defined]
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Train with the run's folders in hand: a run that could not be saved does not begin."""
@@ -176,15 +204,17 @@ class GPTCLI(LightningCLI):
     def _folders(self) -> list[Path]:
         """Where the run writes to: the loggers' folders and that of the checkpoints."""
         folders = [Path(path) for logger in self.trainer.loggers if (path := getattr(logger, "log_dir", None))]
-        if isinstance(checkpoint := self.trainer.checkpoint_callback, BestAndLast):
+        if checkpoint := best_and_last(self.trainer):
             run = folders[0] if folders else Path(self.trainer.default_root_dir)
             folders.append(Path(checkpoint.folder or run / CHECKPOINTS))
         return folders
 
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
-        checkpoint = self.trainer.checkpoint_callback
-        if not self.trainer.is_global_zero or not isinstance(checkpoint, BestAndLast):
+        checkpoint = best_and_last(self.trainer)
+        if self.trainer.is_global_zero and self.trainer.global_step == self.first_step:
+            log.warning("no step was made: the run was at its end already, at step %d", self.first_step)
+        if not self.trainer.is_global_zero or checkpoint is None:
             return
         path = checkpoint.best_model_path or checkpoint.last_model_path
         if path:
@@ -214,7 +244,7 @@ class SaveConfig(SaveConfigCallback):
         """Write `config.yaml` to the run's folder, and the same to TensorBoard."""
         del pl_module, stage
         text = self.parser.dump(self.config, skip_none=False)
-        settings = flatten({key: value for key, value in yaml.safe_load(text).items() if key in ("model", "data")})
+        settings = hyperparameters(yaml.safe_load(text))
         for logger in trainer.loggers:
             if folder := getattr(logger, "log_dir", None):
                 Path(folder).mkdir(parents=True, exist_ok=True)
@@ -236,13 +266,16 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     words = list(sys.argv[1:] if args is None else args)
     be_quiet()
     parser_kwargs: dict[str, Any] = {"exit_on_error": False, "formatter_class": KeepsLines}
-    if default_config is not None and not any(word.split("=")[0] in ("-c", "--config") for word in words):
-        for subcommand in GPTCLI.subcommands():
-            parser_kwargs[subcommand] = {"default_config_files": [str(default_config)], "exit_on_error": False}
+    names_a_file = any(word.split("=")[0] in ("-c", "--config") for word in words)
+    default_files = [] if default_config is None or names_a_file else [str(default_config)]
     for subcommand in GPTCLI.subcommands():
-        parser_kwargs.setdefault(subcommand, {"exit_on_error": False})
-        usage = f"python train.py {subcommand} [options]"
-        parser_kwargs[subcommand] |= {"usage": usage, "description": description(subcommand)}
+        parser_kwargs[subcommand] = {
+            "default_config_files": default_files,
+            "exit_on_error": False,
+            "usage": f"python train.py {subcommand} [options]",
+            "description": description(subcommand),
+            "epilog": HELP,
+        }
     parsers: list[LightningArgumentParser] = []
 
     class Parser(LightningArgumentParser):
@@ -251,18 +284,22 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
             parsers.append(self)
 
     try:
+        allowed, words = take_allowed(words)
         refuse_link_targets(words)
-        GPTCLI(
-            LanguageModel,
-            TextDataModule,
-            save_config_callback=SaveConfig,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=123,
-            parser_kwargs=parser_kwargs,
-            parser_class=Parser,
-            args=words,
-            auto_configure_optimizers=False,
-        )
+        with only_trusted_classes(allowed):
+            GPTCLI(
+                LanguageModel,
+                TextDataModule,
+                save_config_callback=SaveConfig,
+                trainer_defaults=TRAINER_DEFAULTS,
+                seed_everything_default=123,
+                parser_kwargs=parser_kwargs,
+                parser_class=Parser,
+                args=words,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                allowed_classes=allowed,
+            )
     except Interrupted as error:
         log.info(str(error))
         return 128 + error.signal_number

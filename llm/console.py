@@ -9,12 +9,15 @@ import warnings
 from jsonargparse import DefaultHelpFormatter
 from tqdm import tqdm
 
+from llm.process import rank
+
 log = logging.getLogger("llm")
 
 
 def fail(message: str, status: int) -> int:
     """Print an error on one line; gives the exit status."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    which = f" (process {rank()})" if rank() else ""
+    print(f"error{which}: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 
@@ -42,7 +45,7 @@ def be_quiet() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     if not log.handlers:
         log.addHandler(_AboveTheBar())
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.WARNING if rank() else logging.INFO)  # several processes say things once
         log.propagate = False
     for message in (
         ".*does not have many workers.*",

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import re
 
+HOW_TO_GO_ON = "go on from the last checkpoint with --ckpt_path last"
+
+_LOST_WORKER = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited)"
+).search
+_LOST_PEER = re.compile("connection (?:closed|reset) by peer|broken pipe|NCCL", re.IGNORECASE).search
 _NO_MEMORY = re.compile("can't allocate memory|out of memory|storage size calculation overflowed", re.IGNORECASE).search
 
 
@@ -45,9 +51,32 @@ class TrainingError(LLMError, RuntimeError):
 def reason_of(error: BaseException) -> str | None:
     """What to tell a user about an error that no line of code is to blame for; None for all others."""
     if isinstance(error, LLMError):
-        return str(error)
+        message = str(error)
+        if "Original Traceback" in message:  # of a process that gathers batches: what it raised comes last
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        return message
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename!r}' if error.filename else ''}"
     if isinstance(error, MemoryError | RuntimeError) and (isinstance(error, MemoryError) or _NO_MEMORY(str(error))):
         return "there is not enough memory; use a smaller model, batch_size or context_length"
+    return _loss_of_a_process(error)
+
+
+def _loss_of_a_process(error: BaseException) -> str | None:
+    """What to tell about a process that a run can't do without and that is gone.
+
+    That one which loads data is, torch finds out in a signal handler, so amid anything, which may make an error of its
+    own of it.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, RuntimeError) and (lost := _LOST_WORKER(str(found))):
+            how = f" ({lost[2].strip().lower()})" if lost[2] else ""
+            return (
+                f"the process {lost[1]}, which loads data, has ended{how}, perhaps for want of memory; {HOW_TO_GO_ON}, "
+                "and if it happens again with fewer --data.num_workers"
+            )
+        found = found.__cause__ or found.__context__
+    if isinstance(error, RuntimeError) and _LOST_PEER(str(error)):
+        return f"another process of this run has ended, and so does this one; {HOW_TO_GO_ON}"
     return None

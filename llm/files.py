@@ -110,3 +110,13 @@ def _is_alive(process: int) -> bool:
     except OSError:  # it is somebody else's
         return True
     return True
+
+
+def size_text(n_bytes: int) -> str:
+    """How large something is, for people: `812 bytes`, `34.5 kB`, `3.7 MB`, `1.2 GB`."""
+    if n_bytes < 1000:
+        return f"{n_bytes} bytes"
+    for unit, size in (("kB", 10**3), ("MB", 10**6)):
+        if round(n_bytes / size, 1) < 1000:
+            return f"{n_bytes / size:.1f} {unit}"
+    return f"{n_bytes / 10**9:,.1f} GB"

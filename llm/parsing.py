@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from llm.errors import ConfigError
+from llm.trust import refusal
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
@@ -35,6 +36,8 @@ def explain(message: str, known: Collection[str]) -> str:
         near = suggestion(wrong[1] or wrong[2], known)
         return f"{message}{near.replace('mean ', 'mean --') or '; see --help'}"
     key = re.search(r'Parser key "([\w.]+)"', message)
+    if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return f"{key[1] + ': ' if key else ''}{refusal(denied[1])}"
     if key is None:  # a class could not be made: there its name says where
         return _about_a_class(message) or message
     given = re.search(r"(?:Given value|Got value): (.*)", message)
@@ -93,6 +96,9 @@ def _about_a_class(message: str) -> str | None:
         return f"{path}: {reason}{near}"
     if wrong := re.search(r"Expected a dot import path string: (.*)", message):
         return f"there is no class {wrong[1]!r}"
+    if wrong := re.search(r"Import path does not correspond to a subclass of ([\w.]+)", message):
+        given = re.search(r"Given value: (.*)", message)
+        return f"expected the class_path of a {wrong[1]}{f', got {given[1]}' if given else ''}"
     # In a union, what is about one of its classes says more than which types there are.
     errors = re.findall(r"^ *- (?!Expected a|Not a valid subclass|a class path|a dict)(.+)", message, re.MULTILINE)
     return errors[0] if errors else None
@@ -119,12 +125,16 @@ def settings_of_files(words: Sequence[str]) -> dict[str, dict[str, Any]]:
             continue
         if not equals:
             path = words[index + 1] if index + 1 < len(words) else ""
+        if "://" in path:
+            raise ConfigError(f"{path!r} is a URL: download the file yourself, read it, and give its path")
         if not Path(path).is_file():
             continue  # the parser will say so
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path!r} is not valid YAML: {error}") from error
+        if _is_larger(content, _MOST_VALUES):
+            raise ConfigError(f"{path!r} holds more than {_MOST_VALUES:,} values, as no configuration does")
         if not isinstance(content, dict):
             held = "nothing" if content is None else repr(content)
             raise ConfigError(
@@ -132,6 +142,21 @@ def settings_of_files(words: Sequence[str]) -> dict[str, dict[str, Any]]:
             )
         found[path] = content
     return found
+
+
+_MOST_VALUES = 100_000
+
+
+def _is_larger(content: Any, most: int) -> bool:
+    """Whether something read from YAML has more values in it than that; by aliases a few lines can have millions."""
+    left = [content]
+    for _ in range(most):
+        if not left:
+            return False
+        value = left.pop()
+        if isinstance(value, dict | list):
+            left += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    return bool(left)
 
 
 def check_settings(path: str, settings: dict[Any, Any], known: Collection[str], prefix: str = "") -> None:

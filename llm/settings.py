@@ -94,6 +94,20 @@ def adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[st
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
 
 
+def refuse_no_training(trainer: Any) -> None:
+    """A run that can't make a step would end as if all were well.
+
+    Args:
+        trainer: the settings of the Trainer.
+
+    Raises:
+        ConfigError: it would train on nothing.
+    """
+    for name in ("max_steps", "max_epochs", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            raise ConfigError(f"trainer.{name} is 0, so nothing would be trained; give more, or leave it out")
+
+
 def _refuse_other(name: str, theirs: Any, given_value: Any, given: set[str]) -> None:
     """Hold what the user said of the tokenizer to the checkpoint's."""
     if is_given(f"data.tokenizer.{name}", given) and given_value is not None and given_value != theirs:
@@ -111,6 +125,25 @@ def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None
     for name, value in dataclasses.asdict(optim).items() if optim is not None else ():
         if not is_given(f"model.optim.{name}", given):
             config.model.optim[name] = value
+
+
+_NO_HYPERPARAMETERS = (
+    "data.allow_changed_data",
+    "data.cache_dir",
+    "data.num_workers",
+    "data.prompts",
+    "data.test_corpus",
+    "model.compile",
+    "model.sampling.",
+)
+
+
+def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a run's result depends on, by dotted name: of model and data what is set, no paths, texts or speed."""
+    found = flatten({key: value for key, value in settings.items() if key in ("model", "data")})
+    return {
+        name: value for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)
+    }
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from llm.files import keeping, remove_stale, temporary_for, whole_file, write_whole
+from llm.files import keeping, remove_stale, size_text, temporary_for, whole_file, write_whole
 
 
 def test_a_file_is_there_when_it_is_whole(tmp_path):
@@ -64,3 +64,21 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([mine, elsewhere])
     remove_stale(tmp_path, held=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (34_512, "34.5 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (3_700_000, "3.7 MB"),
+        (1_200_000_000, "1.2 GB"),
+        (1_234_567_000_000, "1,234.6 GB"),
+    ],
+)
+def test_sizes_for_people(n_bytes, text):
+    assert size_text(n_bytes) == text

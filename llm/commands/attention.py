@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.commands.devices import find_device
     from llm.commands.targets import refuse_source
     from llm.errors import ConfigError
+    from llm.files import size_text
     from llm.inspection import inspect
     from llm.pretrained import load
 
@@ -39,4 +40,4 @@ def run(arguments: argparse.Namespace) -> None:
     for note in report.notes:
         print(f"warning: {note}", file=sys.stderr)
     report.page(out)
-    print(f"open {out} in a browser ({out.stat().st_size / 1e6:.1f} MB; it needs no network)")
+    print(f"open {out} in a browser ({size_text(out.stat().st_size)}; it needs no network)")

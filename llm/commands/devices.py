@@ -15,7 +15,7 @@ def find_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # `meta` is a device too, but nothing can be read from it
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
     return device

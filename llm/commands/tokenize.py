@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.data.opening import learn_tokenizer
     from llm.data.tokenize import Plan, tokenize
     from llm.errors import ConfigError
+    from llm.files import size_text
 
     for name in ("shard_tokens", "threads"):
         value = getattr(arguments, name)
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     store = tokenize(plan, Path(arguments.output))
     print(
         f"{arguments.output}: {store.n_tokens:,} token ids of {store.n_documents:,} document(s), "
-        f"{store.n_bytes / 1e6:,.1f} MB of text, in {len(store.shards)} file(s) "
+        f"{size_text(store.n_bytes)} of text, in {len(store.shards)} file(s) "
         f"({arguments.tokenizer}, {time.perf_counter() - started:.1f} s)"
     )
     print(f"train on it: python train.py fit --data.corpus {arguments.output}")

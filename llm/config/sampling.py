@@ -7,6 +7,9 @@ from typing import Literal
 
 from llm.config.checks import checks
 
+_MOST_SAMPLES = 10_000
+"""All samples of a prompt are generated side by side; more would fill the memory before the first one."""
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -54,6 +57,7 @@ class SamplingConfig:
             check(all(self.stop), "stop holds an empty text, which is everywhere")
             check(all(token >= 0 for token in self.stop_ids), f"stop_ids must be at least 0, got {self.stop_ids}")
             check(self.n_samples >= 1, f"n_samples must be at least 1, got {self.n_samples}")
+            check(self.n_samples <= _MOST_SAMPLES, f"n_samples must be at most {_MOST_SAMPLES}, got {self.n_samples}")
             check(self.min_p is None or 0 <= self.min_p <= 1, f"min_p must be from 0 to 1, got {self.min_p}")
             check(
                 0 < self.repetition_penalty < float("inf"),

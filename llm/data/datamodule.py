@@ -14,7 +14,7 @@ from llm.data.resuming import refuse_other_data
 from llm.data.sharded import TokenArray
 from llm.data.splits import Splits
 from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder, window_starts
-from llm.errors import ConfigError, DataError
+from llm.errors import CheckpointError, ConfigError, DataError
 from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer
 
@@ -153,7 +153,7 @@ class TextDataModule(Splits, L.LightningDataModule):
         Raises:
             DataError: there is not one full batch, and `drop_last` leaves out the others.
         """
-        windows = SlidingWindows(self.train_tokens, self.context_length, self.stride)
+        windows = SlidingWindows(self.train_tokens, self.context_length, self.stride, self.vocab_size)
         order = self.train_order(*self._rank_and_world_size())
         return WindowLoader(windows, order, self._position, self.num_workers)
 
@@ -192,7 +192,7 @@ class TextDataModule(Splits, L.LightningDataModule):
         return DataLoader(prompts, batch_size=self.batch_size, collate_fn=list)
 
     def _evaluation_loader(self, tokens: TokenArray) -> WindowLoader:
-        windows = SlidingWindows(tokens, self.context_length, self.context_length)
+        windows = SlidingWindows(tokens, self.context_length, self.context_length, self.vocab_size)
         rank, world_size = self._rank_and_world_size()
         order = WindowOrder(len(windows), self.batch_size, False, False, self.seed, rank, world_size)
         return WindowLoader(windows, order, num_workers=self.num_workers)
@@ -207,6 +207,11 @@ class TextDataModule(Splits, L.LightningDataModule):
         return divmod(self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.num_training_batches))
 
     # What a checkpoint needs to know of the data.
+
+    @classmethod
+    def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
+        """Not possible, and Lightning would unpickle what it finds behind a URL, code included."""
+        raise CheckpointError("a checkpoint holds no data: make a TextDataModule with the settings of the run")
 
     def state_dict(self) -> dict[str, Any]:
         """What the order of the training batches depends on, besides the position, which is the trainer's."""

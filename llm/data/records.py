@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llm.errors import DataError
+
+LONGEST_BYTES = 64 << 20
+"""The longest line of JSON, and the most of a text file that is read at once where there is no place to cut it."""
 
 _BLOCK_BYTES = 1 << 17
 
@@ -29,7 +33,7 @@ def json_lines(path: Path, field: str, start: int) -> Iterator[tuple[int, str, i
         raw = stack.enter_context(path.open("rb"))
         lines = stack.enter_context(_decompressed(path, raw))
         try:
-            for line, content in enumerate(lines, start=1):
+            for line, content in enumerate(_short_lines(path, lines), start=1):
                 if line > start and content.strip():
                     yield line, _field_of(path, line, content, field), raw.tell()
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -38,6 +42,19 @@ def json_lines(path: Path, field: str, start: int) -> Iterator[tuple[int, str, i
             if type(error).__name__ != "ZstdError":
                 raise
             raise DataError(f"{str(path)!r} is damaged after line {line}: {error}; fetch it again") from error
+
+
+def _short_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    for line in itertools.count(1):
+        content = file.readline(LONGEST_BYTES + 1)
+        if not content:
+            return
+        if len(content) > LONGEST_BYTES:
+            raise DataError(
+                f"{str(path)!r}, line {line}: longer than {LONGEST_BYTES:,} bytes, which would not fit into memory; "
+                "each line must hold one record"
+            )
+        yield content
 
 
 def _decompressed(path: Path, raw: BinaryIO) -> Any:

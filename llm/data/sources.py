@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from llm.data.records import json_lines, parquet_rows
+from llm.data.records import LONGEST_BYTES, json_lines, parquet_rows
 from llm.errors import DataError, TokenizerError
 from llm.tokenizers.base import UnknownPieceError
 
@@ -121,9 +121,6 @@ def _read_text(path: Path, number: int, cuts: str, start: int, block_bytes: int)
         ended = False
         while not ended:
             text, end, ended = _cut_block(path, file, cuts, start, block_bytes)
-            if (offset := text.find("\0")) >= 0:
-                offset = start + len(text[:offset].encode())
-                raise DataError(f"{str(path)!r} is not text: NUL byte at offset {offset}; give a UTF-8 text file")
             if start == 0:
                 text = text.removeprefix(_BYTE_ORDER_MARK)
                 if ended and not text.strip():
@@ -152,11 +149,18 @@ def _cut_block(path: Path, file: BinaryIO, cuts: str, start: int, size: int) -> 
                 f"{str(path)!r} is not UTF-8 text: byte 0x{block[error.start]:02x} at offset {start + error.start} "
                 f"({error.reason}); convert the file to UTF-8"
             ) from error
+        if (offset := block.find(b"\0")) >= 0:
+            raise DataError(f"{str(path)!r} is not text: NUL byte at offset {start + offset}; give a UTF-8 text file")
         if ended:
             return text, start + n_bytes, True
         if cut := last_cut(text, cuts):
             n_bytes -= len(text[cut:].encode())
             return text[:cut], start + n_bytes, False
+        if cuts and size >= LONGEST_BYTES:
+            raise DataError(
+                f"{str(path)!r} has no letter with white space after it in the {size:,} bytes from offset {start} on, "
+                "and so long a piece would not fit into memory: break it into words, or into records of .jsonl"
+            )
         size *= 2
 
 

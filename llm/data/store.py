@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,10 @@ FORMAT = "llm-tokens"
 VERSION = 2
 DESCRIPTION = "store.json"
 HEADER_SIZE = 512
+CHECKED_BYTES = 32 << 20
+"""Up to this size a store is held to its checksums whenever it is opened, which takes some hundredths of a second. Ids
+of larger ones are looked at when they are used."""
+
 _MAGIC = b"LLMTOKEN"
 _PREFIX = struct.Struct("<8sII")  # magic, version, length of the JSON
 _DTYPES = ("<u2", "<u4")
@@ -45,6 +50,7 @@ class ShardHeader:
         source_hash: of the files that were read.
         settings: what else decides where shards end, and what is in them.
         after: where in the files the next shard goes on: (files read whole, offset in the next one).
+        checksum: CRC-32 of the ids' bytes; None in stores from before it was kept.
     """
 
     dtype: str
@@ -55,11 +61,21 @@ class ShardHeader:
     source_hash: str
     settings: str
     after: tuple[int, int]
+    checksum: int | None = None
 
     def pack(self) -> bytes:
         """The header's bytes."""
         content = json.dumps(dataclasses.asdict(self)).encode()
         return (_PREFIX.pack(_MAGIC, VERSION, len(content)) + content).ljust(HEADER_SIZE, b"\0")
+
+    def verify(self, path: Path) -> None:
+        """Hold the ids of a shard to their checksum.
+
+        Raises:
+            DataError: they are not those that were written.
+        """
+        if self.checksum is not None and zlib.crc32(path.read_bytes()[HEADER_SIZE:]) != self.checksum:
+            raise DataError(f"{str(path)!r} is damaged: its ids are not those that were written; tokenize again")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -133,6 +149,10 @@ class TokenStore:
                 raise ValueError(f"it is {kind!r} version {version}")
             shards = tuple((str(name), int(n_tokens)) for name, n_tokens in described.pop("shards"))
             store = cls(path=path, shards=shards, **described)
+            if not all(type(count) is int for count in (store.n_tokens, store.n_documents, store.n_bytes)):
+                raise ValueError("its figures are no whole numbers")
+            if store.header_size != HEADER_SIZE or any(Path(name).name != name for name, _ in shards):
+                raise ValueError("its shards do not lie beside it")
             if store.dtype not in _DTYPES or store.n_tokens != sum(n_tokens for _, n_tokens in shards):
                 raise ValueError("its figures contradict each other")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -149,6 +169,8 @@ class TokenStore:
                 store.source_hash,
             ):
                 raise DataError(f"{str(path)!r} is damaged: {name} is another store's; tokenize the text again")
+            if store.n_tokens * np.dtype(store.dtype).itemsize <= CHECKED_BYTES:
+                header.verify(path / name)
         return store
 
     def write(self) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import sys
+import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -160,7 +161,7 @@ class _Piece:
 
 def _write_shard(plan: Plan, path: Path, pieces: Iterator[_Piece], done: tuple[int, int]) -> ShardHeader | None:
     """Fill one shard; None if there is nothing left to write."""
-    n_tokens, (n_documents, n_bytes) = 0, done
+    n_tokens, checksum, (n_documents, n_bytes) = 0, 0, done
     first = next(pieces, None)
     if first is None:
         return None
@@ -170,13 +171,22 @@ def _write_shard(plan: Plan, path: Path, pieces: Iterator[_Piece], done: tuple[i
         while piece is not None:
             for ids in piece.ids:
                 file.write(ids.data)
+                checksum = zlib.crc32(ids.data, checksum)
                 n_tokens += len(ids)
             n_documents += piece.n_documents
             n_bytes += piece.n_bytes
             after = piece.after
             piece = next(pieces, None) if n_tokens < plan.shard_tokens else None
         header = ShardHeader(
-            plan.dtype, n_tokens, n_documents, n_bytes, plan.fingerprint, plan.source_hash, plan.settings, after
+            plan.dtype,
+            n_tokens,
+            n_documents,
+            n_bytes,
+            plan.fingerprint,
+            plan.source_hash,
+            plan.settings,
+            after,
+            checksum,
         )
         file.seek(0)
         file.write(header.pack())

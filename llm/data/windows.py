@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from llm.data.sharded import TokenArray
-from llm.errors import ConfigError
+from llm.errors import ConfigError, DataError
+from llm.process import shield_worker
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets, both (B, T) and int64; the targets are the inputs moved by one token."""
@@ -35,17 +36,19 @@ class SlidingWindows(Dataset[Batch]):
         tokens: (N,) token ids, usually memory-mapped.
         context_length: T, tokens in a window.
         stride: tokens from the beginning of one window to the next.
+        vocab_size: what every id must be below; None for no limit.
 
     Raises:
         ConfigError: the context length or the stride is below 1.
     """
 
-    def __init__(self, tokens: TokenArray, context_length: int, stride: int) -> None:
+    def __init__(self, tokens: TokenArray, context_length: int, stride: int, vocab_size: int | None = None) -> None:
         for name, value in (("context_length", context_length), ("stride", stride)):
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         self.tokens = tokens
         self.context_length = context_length
+        self.vocab_size = vocab_size
         self.starts = window_starts(len(tokens), context_length, stride)
         self._offsets = np.arange(context_length + 1)
 
@@ -58,9 +61,19 @@ class SlidingWindows(Dataset[Batch]):
         return inputs[0], targets[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A batch of windows: inputs (B, T) and targets (B, T)."""
+        """A batch of windows: inputs (B, T) and targets (B, T).
+
+        Raises:
+            DataError: an id is outside the vocabulary, so the files are damaged.
+        """
         starts = np.array([self.starts[index] for index in indices])
         windows = self.tokens[starts[:, None] + self._offsets]  # (B, 1) + (T + 1,) -> (B, T + 1)
+        if self.vocab_size is not None and (largest := int(windows.max())) >= self.vocab_size:
+            row, column = np.argwhere(windows == largest)[0].tolist()
+            raise DataError(
+                f"token id {largest} at position {starts[row] + column:,} is outside the vocabulary of "
+                f"{self.vocab_size:,}: the token ids are damaged; tokenize the text again"
+            )
         ids = torch.from_numpy(windows.astype(np.int64))
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
@@ -172,6 +185,12 @@ class WindowOrder:
             for positions_of_batch in slices:
                 yield list(itertools.islice(windows, len(positions_of_batch)))
 
+    def windows_of(self, epoch: int, batch: int) -> list[int]:
+        """The windows of one batch of an epoch, wherever the iteration is."""
+        positions = self._slice(batch)
+        permutation = KeyedPermutation(self.n_windows, self.seed, epoch) if self.shuffle else None
+        return permutation(positions).tolist() if permutation else list(positions)
+
     def _slice(self, batch: int) -> range:
         """The positions in the epoch that make up this process's batch."""
         start = batch * self.batch_size * self.world_size
@@ -208,9 +227,15 @@ class WindowLoader(DataLoader[Batch]):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=shield_worker,
         )
+        self.windows = windows
         self.order = order
         self.position = position
+
+    def starts_of(self, epoch: int, batch: int) -> list[int]:
+        """Where in the tokens the windows of one batch of an epoch begin."""
+        return [self.windows.starts[window] for window in self.order.windows_of(epoch, batch)]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         if (position := self.position()) is not None:

@@ -19,6 +19,7 @@ from llm.inspection.guard import same_randomness
 from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
 from llm.inspection.writers import TensorBoard, write_maps, write_shapes
+from llm.process import Interrupted
 from llm.training.module import LanguageModel
 from llm.training.run_folder import goes_on_in_its_folder
 from llm.training.schedule import Every
@@ -117,6 +118,8 @@ class Inspection(L.Callback):
         module, writer = _ours(pl_module), TensorBoard(_experiments(trainer), 0)
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
         self._try("shapes", module, lambda: write_shapes(module.gpt, batch_size, writer, _folder(trainer)))
+        if not self.every.never and self.features & {"scores", "gradients"}:
+            self._try("curves", module, writer.curves)
         if not module.gpt.config.is_causal:
             log.warning(SEES_THE_FUTURE)
             self._try("warning", module, lambda: writer.text("warning", SEES_THE_FUTURE))
@@ -168,7 +171,9 @@ class Inspection(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write what an interrupted run leaves; where gradients are no numbers, say in which layers."""
-        if not trainer.is_global_zero or not isinstance(exception, LLMError | KeyboardInterrupt):
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        if not isinstance(exception, LLMError | Interrupted | KeyboardInterrupt):
             return
         module = _ours(pl_module)
 

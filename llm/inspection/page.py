@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llm.inspection.report import Report
 
 _STEPS = 65535
-"""Weights are held in 16 bits: to 0.000008."""
+"""A weight is kept as a whole number of 16 bits: to within 0.000008."""
 
 _MOST_VALUES = 1_400_000
 """Weights in a page: 2.8 MB, 3.7 MB as text."""
@@ -51,8 +51,7 @@ class Page(str):
 def attention_page(report: Report) -> Page:
     """The page of a report.
 
-    The weights are held in 16 bits each; a long text is cropped so that the page stays under 5 MB, and both are said
-    on it.
+    A weight takes 16 bits; a long text is cropped so that the page stays under 5 MB, and both are said on it.
     """
     config = report.model.config
     shown = min(len(report.ids), most_tokens(config.n_layer, config.heads, config.is_causal))

@@ -73,6 +73,17 @@ class TensorBoard:
         for experiment in self.experiments:
             experiment._get_file_writer().add_summary(summary, self.step)
 
+    def curves(self) -> None:
+        """Charts of many curves each, under `Custom Scalars`: a score's of all heads, a gradient's of all layers."""
+        charts = {
+            "loss": {"train and validation": ["train/loss", "validation/loss"]},
+            "heads": {name.replace("_", " "): [f"heads/{name.replace('_', ' ')}/.*"] for name in SCORES},
+            "gradients": {name: [f"gradients/{name}/.*"] for name in ("norm", "update to weight ratio")},
+        }
+        layout = {group: {name: ["Multiline", tags] for name, tags in of.items()} for group, of in charts.items()}
+        for experiment in self.experiments:
+            experiment.add_custom_scalars(layout)
+
     def maps(self, report: Report, log_scale: bool, hide_first: bool) -> None:
         """The heads of every layer."""
         for layer in range(report.model.config.n_layer):
@@ -130,11 +141,13 @@ class TensorBoard:
             experiment.add_embedding(table[ids], report.names(ids.tolist()), tag=tag, global_step=self.step)
 
     def gradients(self, flows: Iterable[LayerFlow]) -> None:
-        """Norm, size of the step and values that are no numbers, for every layer."""
-        values: dict[str, float] = {}
+        """Norm and size of the step for every layer, and how many values are no numbers; where there are any, whose."""
+        flows = list(flows)
+        values: dict[str, float] = {"gradients/non-finite values": sum(flow.non_finite for flow in flows)}
         for flow in flows:
             values[f"gradients/norm/{flow.name}"] = flow.norm
-            values[f"gradients/non-finite values/{flow.name}"] = flow.non_finite
+            if flow.non_finite:
+                values[f"gradients/non-finite values/{flow.name}"] = flow.non_finite
             if flow.update_ratio is not None:
                 values[f"gradients/update to weight ratio/{flow.name}"] = flow.update_ratio
         self.scalars(values)

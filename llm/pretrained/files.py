@@ -33,6 +33,8 @@ def read_content(path: Path) -> Content:
     """
     if path.name.endswith(".index.json"):
         return Content(_read_shards(path), {})
+    if path.exists() and not path.is_file():  # a pipe would be waited for, and a device has no end
+        raise CheckpointError(f"{str(path)!r} is no regular file; save the weights in one first")
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -81,7 +83,7 @@ def _read_safetensors(path: Path) -> Content:
     try:
         with safe_open(path, framework="pt") as file:
             return Content({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{str(path)!r} is damaged, or no safetensors file: {error}") from error
 
 
@@ -94,7 +96,7 @@ def _read_torch(path: Path) -> Any:
             f"{str(path)!r} is not opened: it is no file of torch, or holds something other than tensors and plain "
             "values, which could run code. Save the state dict alone, or use safetensors"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file can make torch raise anything
         reason = str(error).splitlines()[0] if isinstance(error, OSError | RuntimeError) else type(error).__name__
         raise CheckpointError(f"{str(path)!r} is damaged, or holds no weights: {reason}") from error
 

@@ -54,6 +54,8 @@ def locate(source: str | Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    if not str(source).strip():  # which would be the current folder
+        raise CheckpointError(f"the name of the weights is empty; give {READABLE}")
     path = Path(source).expanduser()
     if path.exists():
         return path

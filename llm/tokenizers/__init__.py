@@ -53,6 +53,17 @@ def tokenizer_from_dict(state: dict[str, Any]) -> Tokenizer:
         TokenizerError: the dict describes no tokenizer.
     """
     try:
-        return _CLASSES[state["kind"]].from_dict(state)
-    except (KeyError, TypeError) as error:
+        if all(_is_tokens(state.get(name, "")) for name in ("vocabulary", "specials")):
+            return _CLASSES[state["kind"]].from_dict(state)
+    except TokenizerError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TokenizerError(f"this describes no tokenizer: {str(state)[:80]}") from error
+    raise TokenizerError(f"this describes no tokenizer: {str(state)[:80]}")
+
+
+def _is_tokens(value: Any) -> bool:
+    """Whether a value is a text, a list of texts, or a dict of ids by their text."""
+    if isinstance(value, dict):
+        return all(isinstance(text, str) and type(token_id) is int for text, token_id in value.items())
+    return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(text, str) for text in value))

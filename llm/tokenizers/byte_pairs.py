@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,9 @@ import tiktoken
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
 from llm.tokenizers.bpe import CUTS, BPETokenizer
+
+_SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
+"""How special tokens are written, such as `<|endoftext|>`, `</s>` and `[EOS]`."""
 
 
 class BytePairTokenizer(BPETokenizer):
@@ -100,10 +104,11 @@ def from_merges(
 ) -> BytePairTokenizer:
     """The tokenizer of a vocabulary and the pairs that are joined, in their order.
 
-    What is in the vocabulary but neither a byte nor joined from others is a special token.
+    What is in the vocabulary but neither a byte nor joined from others is a special token, if it looks like one.
 
     Raises:
-        TokenizerError: the order of the ids is not that of the joins, so that the vocabulary alone does not say it.
+        TokenizerError: the order of the ids is not that of the joins, so that the vocabulary alone does not say it; or
+            joins are missing.
     """
     joined = [first + second for first, second in merges]
     ranks = [vocabulary.get(token, -1) for token in joined]
@@ -111,6 +116,11 @@ def from_merges(
         raise TokenizerError("the ids of the vocabulary are not in the order of its merges")
     plain = set(_PRINTABLE.values()) | set(joined)
     others = {token: token_id for token, token_id in vocabulary.items() if token not in plain}
+    if unjoined := [token for token in others if token not in specials and not _SPECIAL.fullmatch(token)]:
+        raise TokenizerError(
+            f"{len(unjoined)} tokens such as {unjoined[0]!r} are neither bytes, nor joined by the merges, nor special: "
+            "the merges are empty or cut short"
+        )
     tokens = {token: token_id for token, token_id in vocabulary.items() if token in plain}
     return BytePairTokenizer(tokens, others | {name: i for name, i in specials.items() if name not in tokens})
 

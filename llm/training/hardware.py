@@ -7,20 +7,32 @@ import torch
 from llm.config import GPTConfig
 
 PEAK_FLOPS: dict[str, float] = {
+    "GB200": 2500e12,
     "B200": 2250e12,
+    "GH200": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
+    "A30": 165e12,
+    "A10": 125e12,
+    "A10G": 70e12,
+    "RTX A6000": 155e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
     "V100": 125e12,
     "T4": 65e12,
 }
-"""Dense 16-bit floating-point operations a second with sums in float32, from NVIDIA's data sheets, by a part of the
-device's name; the first that fits counts. V100 and T4 have float16 only."""
+"""Dense 16-bit floating-point operations a second with sums in float32, from NVIDIA's data sheets, by words of the
+device's name; the first entry whose words are all there counts. V100 and T4 have float16 only."""
+
+_OTHER_CHIP = {"Laptop", "Ti", "SUPER", "D", "MIG"}
+"""Words that make a name of the table that of a slower or faster chip, or of a part of one."""
 
 
 def has_native_bfloat16(accelerator: str = "auto") -> bool:
@@ -47,26 +59,28 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     if device.type != "cuda" or not precision.startswith(("bf16", "16")):
         return None
     name = torch.cuda.get_device_name(device)
-    words = name.replace("-", " ").split()
+    words = set(name.replace("-", " ").split())
+    if words & _OTHER_CHIP:
+        return None
     for part, flops in PEAK_FLOPS.items():
-        if all(word in words for word in part.split()):
+        if words.issuperset(part.split()):
             return flops
     return None
 
 
 def flops_per_token(config: GPTConfig, n_parameters: int) -> float:
-    """Operations that training needs for one token, forward and backward: 6 N + 12 L C T.
+    """Operations that training needs for one token, forward and backward: 6 N + 12 L H Q T.
 
     N are the parameters that are multiplied with: not the positions, nor a token embedding of its own, which are
-    looked up. L layers, C the embedding size (heads times head size), T the context. Recomputation is not counted
-    (PaLM: Chowdhery et al. 2022, appendix B).
+    looked up. L layers, H heads of size Q, T the context. The whole square of scores counts, though a causal mask
+    spares half of it; recomputation does not (PaLM: Chowdhery et al. 2022, appendix B).
 
     Args:
         config: the architecture.
         n_parameters: all of them, shared ones once.
     """
-    looked_up = config.context_length * config.n_embd
+    looked_up = config.context_length * config.n_embd if config.positions == "learned" else 0
     if not config.tie_head:
         looked_up += config.padded_vocab_size * config.n_embd
     n_multiplied = n_parameters - looked_up
-    return 6.0 * n_multiplied + 12.0 * config.n_layer * config.n_embd * config.context_length
+    return 6.0 * n_multiplied + 12.0 * config.n_layer * config.heads * config.head_size * config.context_length

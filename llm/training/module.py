@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning as L
 import torch
@@ -19,13 +19,14 @@ from llm.checkpoint import ENTRY, describe
 from llm.config import GPTConfig, OptimConfig, SamplingConfig
 from llm.data.prompts import Prompt
 from llm.data.windows import Batch
-from llm.errors import TrainingError
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
 from llm.training.compiling import Compiled
+from llm.training.finite import StepGuard
 from llm.training.loss import head_loss
-from llm.training.optimizer import build_optimizer, build_schedule
+from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
+from llm.training.ranks import refuse_muon_in_pieces, total_norm
 from llm.training.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.training.schedule import steps_of_run
 
@@ -46,6 +47,9 @@ class LanguageModel(L.LightningModule):
         pretrained: begin with these weights: a checkpoint, a Hugging Face GPT-2 folder, nanoGPT's or the book's
             file, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`. On the command line, architecture and tokenizer
             come from there too.
+        non_finite: what to do at a step whose loss or gradient is no number: `stop` the run before the weights are
+            spoilt, or `skip` the step and count it. Either way the batch is written to the folder `non_finite` of
+            the run.
 
     Raises:
         CheckpointError: the weights can't be read.
@@ -59,6 +63,7 @@ class LanguageModel(L.LightningModule):
         sampling: SamplingConfig = _SAMPLING,
         compile: bool = False,
         pretrained: str | None = None,
+        non_finite: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
         self.gpt = GPT(gpt)
@@ -68,6 +73,7 @@ class LanguageModel(L.LightningModule):
         self.optim = optim
         self.sampling = sampling
         self.compile_model = compile
+        self.guard = StepGuard(non_finite)
         self._features: Callable[[Tensor], Tensor] = self.gpt.features
         self._to_log: list[Tensor] = []  # (loss, accuracy) of each batch of a step that will be logged
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
@@ -94,6 +100,8 @@ class LanguageModel(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Compile, if asked to, what training calls; the module itself, its names and its hooks stay as they are."""
         self._to_log.clear()
+        remember_shapes(self.gpt)
+        self.guard.begin()
         if self.compile_model and stage == "fit":
             self._features = Compiled(self.gpt.features)
 
@@ -121,6 +129,7 @@ class LanguageModel(L.LightningModule):
         del batch_idx
         inputs, targets = batch
         loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
+        self.guard.watch(self.trainer.fit_loop.total_batch_idx, batch, loss.detach())
         if accuracy is not None:
             self._to_log.append(torch.stack([loss.detach(), accuracy]))
         return loss
@@ -157,22 +166,19 @@ class LanguageModel(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip, log the norm from before, and stop a run whose gradients are no numbers while its weights still are.
+        """Clip, and log the norm from before; or stop, or leave the step out, if the gradients are no numbers.
 
         Raises:
-            TrainingError: a gradient is infinite or not a number.
+            TrainingError: a loss or a gradient is infinite or not a number, and `non_finite` is `stop`.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        size = float(norm)
-        # With a loss scaler, gradients that overflow are its business: it skips the step and scales down.
-        if not self._has_loss_scaler and not math.isfinite(size):
-            raise TrainingError(
-                f"step {self.global_step}: the gradient norm is {size}, so the loss is no number any more; "
-                "the weights are still those of the step before. Try a lower learning_rate, a longer warmup_steps or "
-                "a higher precision"
-            )
+        norm = total_norm(gradients, self.trainer.strategy, self.device)
+        size = self.guard.admit(self, optimizer, norm)
+        if self.is_logging and self.guard.action == "skip":
+            self.note("train/skipped_steps", float(self.guard.skipped))
+        if size is None:
+            return
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             if not size <= gradient_clip_val:  # else each gradient would be multiplied by one
                 torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
@@ -185,12 +191,14 @@ class LanguageModel(L.LightningModule):
                 self.note("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
 
     @property
-    def _has_loss_scaler(self) -> bool:
+    def has_loss_scaler(self) -> bool:
+        """Whether the loss is scaled against underflow (float16)."""
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """What `optim` describes, with learning rates that change at every optimizer step."""
-        optimizer = build_optimizer(self.gpt, self.optim, scaled=self._has_loss_scaler)
+        refuse_muon_in_pieces(self.trainer.strategy, self.optim)
+        optimizer = build_optimizer(self.gpt, self.optim, scaled=self.has_loss_scaler)
         schedule = build_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -289,10 +297,23 @@ class LanguageModel(L.LightningModule):
 
     # Checkpoints
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Self:
+        """The module of a checkpoint. Lightning's own way would unpickle what it finds behind a URL, code included.
+
+        Raises:
+            CheckpointError: it can't be read; `llm.load` reads the same files.
+        """
+        found = read_pretrained(checkpoint_path)
+        module = cls(found.config)
+        module.gpt.load_state_dict(found.weights)
+        return module
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the architecture and the tokenizer, so that the file alone is enough to generate; and the settings."""
         checkpoint[ENTRY] = describe(self.gpt.config, self.tokenizer)
         checkpoint[ENTRY][SETTINGS] = settings_of(self.trainer, self.optim)
+        checkpoint[ENTRY]["skipped_steps"] = self.guard.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make sure that the weights belong to this architecture and tokenizer, and the rest to this run.
@@ -301,6 +322,7 @@ class LanguageModel(L.LightningModule):
             CheckpointError: they don't, and says what differs; or a run is to go on from what holds no run.
         """
         refuse_what_does_not_fit(checkpoint, self)
+        self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))
 
     # Time that is not training
 

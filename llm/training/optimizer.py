@@ -14,6 +14,17 @@ from llm.model import Block, SelfAttention
 from llm.training.muon import MuonWithAdamW
 
 
+def remember_shapes(model: nn.Module) -> None:
+    """Note what is a matrix, before a strategy (FSDP) leaves each process a flat piece of it."""
+    for parameter in model.parameters():
+        parameter.whole_ndim = parameter.ndim  # type: ignore[attr-defined]
+
+
+def whole_ndim(parameter: nn.Parameter) -> int:
+    """The number of dimensions of a parameter, of which this process may hold a flat piece only."""
+    return getattr(parameter, "whole_ndim", parameter.ndim)
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices and embeddings, which decay, and biases and norms, which don't.
 
@@ -21,8 +32,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if whole_ndim(p) >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if whole_ndim(p) < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from llm.checkpoint import ENTRY, config_of, optim_of, weights_of
@@ -60,6 +61,7 @@ def refuse_what_does_not_fit(checkpoint: dict[str, Any], module: LanguageModel) 
             "the checkpoint holds weights alone, so there is no run to go on with: begin one from them with "
             "--model.pretrained FILE in place of --ckpt_path"
         )
+    _refuse_to_lose_an_average(checkpoint, trainer)
     _refuse_other_settings(checkpoint, module, trainer)
     _refuse_damaged_progress(checkpoint, trainer)
     _refuse_damaged_optimizer(checkpoint, module, trainer)
@@ -70,6 +72,8 @@ def _refuse_other_architecture(checkpoint: dict[str, Any], module: LanguageModel
     theirs, ours = config_of(checkpoint, "the checkpoint").to_dict(), module.gpt.config.to_dict()
     if different := _differences(theirs, {name: ours[name] for name in ours if name not in _WEIGHTLESS}):
         raise CheckpointError(f"the checkpoint is of another architecture: {different}")
+    if "state_dict" not in checkpoint:  # a strategy that cuts weights up has taken them out
+        return
     found, expected = weights_of(checkpoint), module.gpt.state_dict()
     wrong = [f"{name} is missing" for name in expected if name not in found]
     wrong += [f"{name} is none of this model's" for name in found if name not in expected]
@@ -97,6 +101,17 @@ def _refuse_other_tokenizer(checkpoint: dict[str, Any], ours: Any) -> None:
             f"with the fingerprint {fingerprint} in the checkpoint, {mine.get('encoding', mine['kind'])!r} of "
             f"{ours.vocab_size:,} tokens with the fingerprint {ours.fingerprint} now; leave data.tokenizer out, "
             "so that the checkpoint's is used"
+        )
+
+
+def _refuse_to_lose_an_average(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
+    """With averaged weights (EMA), these are a checkpoint's weights, and those that are trained stand beside them."""
+    averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if "current_model_state" in checkpoint and not averages:
+        raise CheckpointError(
+            "the checkpoint's weights are an average over steps, and this run has no callback that keeps one: give the "
+            "same (--trainer.callbacks=EMAWeightAveraging), or begin a new run from the average with "
+            "--model.pretrained FILE in place of --ckpt_path"
         )
 
 

@@ -12,8 +12,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_the_benchmark_runs_and_shows_both_curves(tmp_path):
     picture = tmp_path / "path.png"
-    command = [sys.executable, "-m", "bench.path", "--corpus", "data/story.txt", "--tiny", "--json"]
-    command += ["--picture", str(picture)]
+    command = [sys.executable, "-m", "bench.path", "--tiny", "--json", "--picture", str(picture)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     gpt2, modern = (found["runs"][name]["curve"] for name in ("gpt2", "modern"))

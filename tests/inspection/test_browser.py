@@ -215,6 +215,34 @@ def test_the_map_tells_the_weight_under_the_pointer(opened):
     assert float(told.rsplit(" ", 1)[1]) == pytest.approx(page.weights[page.chosen()][last, last], abs=1e-4)
 
 
+def test_masked_cells_of_the_map_are_no_zeros(opened):
+    """Lines stand where the mask is, with the card between them; a zero has an even colour."""
+    page = opened()
+
+    def alphas(across, down):
+        """Of 8 x 8 pixels at a share of the map's width and height."""
+        return page.browser.execute_script(
+            "const c = document.getElementById('map');"
+            "const [x, y] = [arguments[0] * c.width, arguments[1] * c.height].map((at) => Math.round(at) - 8);"
+            "return Array.from(c.getContext('2d').getImageData(x, y, 8, 8).data).filter((_, i) => i % 4 === 3)",
+            across,
+            down,
+        )
+
+    masked, shown = alphas(1, 0.6), alphas(0.5, 1)
+    assert min(masked) == 0
+    assert max(masked) > 0
+    assert set(shown) == {255}
+    assert page.texts("#blank") == ["masked: it comes later"]
+    page.all("#first")[0].click()
+    assert page.texts("#blank") == ["masked: it comes later, or left out"]
+
+
+def test_nothing_is_said_of_masks_where_there_are_none(opened):
+    page = opened(attention="self")
+    assert not page.all("#blank")[0].is_displayed()
+
+
 def test_any_text_is_shown_as_it_is_and_runs_nothing(opened):
     page = opened(NASTY)
     shown = page.browser.execute_script("return [...document.querySelectorAll('.token')].map((t) => t.textContent)")
@@ -233,8 +261,15 @@ def test_it_fits_wide_and_narrow_screens_light_and_dark(opened, browser, width, 
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
     try:
-        page = opened()
+        page = opened(f"{TEXT} internationalization {NASTY}")
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        for token in page.all(".token"):  # whatever the guesses, their table stays within its card
+            page.browser.execute_script("arguments[0].click()", token)
+            assert page.browser.execute_script(
+                "const lens = document.getElementById('lens'), card = lens.closest('.card').getBoundingClientRect();"
+                "return [...lens.querySelectorAll('th, td')].every((cell) => cell.scrollWidth <= cell.clientWidth"
+                " && cell.getBoundingClientRect().right <= card.right)"
+            )
         colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         brightness = sum(int(part) for part in colour.strip("rgb()").split(","))
         assert (brightness > 600) == (scheme == "light")

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import math
+import re
 
 import lightning as L
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_probe import make
 
 from llm.config import GPTConfig, OptimConfig, TokenizerConfig
@@ -84,6 +86,22 @@ def steps_of(accumulator, kind, tag):
     return [event.step for event in getattr(accumulator, kind)(tag)]
 
 
+def test_one_chart_has_the_curves_of_all_heads(run):
+    folder, _, _ = run(Inspection(every=100, features=["scores"]))
+    found = events(folder)
+    summary = found.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    groups = Layout.FromString(summary).category
+    charts = {chart.title: list(chart.multiline.tag) for group in groups for chart in group.chart}
+    tags = [tag for tag in found.Tags()["scalars"] if re.match(charts["previous token"][0], tag)]
+    assert sorted(tags) == [f"heads/previous token/layer {layer} head {head}" for layer in (0, 1) for head in (0, 1)]
+
+
+@pytest.mark.parametrize("settings", [{"every": 0}, {"every": 100, "features": ["maps"]}])
+def test_there_is_no_chart_without_curves(run, settings):
+    folder, _, _ = run(Inspection(**settings))
+    assert "custom_scalars__config__" not in events(folder).Tags()["tensors"]
+
+
 def test_everything_that_a_run_leaves(run):
     folder, _, module = run(Inspection(every=2, tokens=10))
     found = events(folder)
@@ -98,9 +116,11 @@ def test_everything_that_a_run_leaves(run):
         assert steps_of(found, "Tensors", f"{tag}/text_summary") == looks
     assert steps_of(found, "Tensors", "shapes/text_summary") == [0]
     for layer in ("token embeddings", "positional embeddings", "block 0", "block 1", "final norm"):
-        for number in ("norm", "update to weight ratio", "non-finite values"):
+        for number in ("norm", "update to weight ratio"):
             assert steps_of(found, "Scalars", f"gradients/{number}/{layer}") == looks[1:]
         assert steps_of(found, "Histograms", f"weights/{layer}") == looks[1:]
+    assert [event.value for event in found.Scalars("gradients/non-finite values")] == [0, 0, 0]
+    assert not [tag for tag in tags["scalars"] if tag.startswith("gradients/non-finite values/")]
     assert "layer 0.png" not in tags["images"]
 
     assert "| block 1 / weights | (B, H, T, T) | 2x2x16x16 | float32 | 4,096 |" in (folder / "shapes.md").read_text()
@@ -288,8 +308,9 @@ def test_gradients_that_are_no_numbers_are_named_by_layer(run, caplog, tmp_path)
     line = next(r.getMessage() for r in caplog.records if r.getMessage().startswith("gradients of step 2"))
     assert "block 1                  norm nan          2 non-finite" in line
     found = events(tmp_path / "run" / "version_0")
-    counts = {name: found.Scalars(f"gradients/non-finite values/{name}")[0].value for name in ("block 0", "block 1")}
-    assert counts == {"block 0": 0, "block 1": 2}
+    tag = "gradients/non-finite values"
+    counts = {name: found.Scalars(name)[-1].value for name in found.Tags()["scalars"] if name.startswith(tag)}
+    assert counts == {tag: 2, f"{tag}/block 1": 2}
     assert (tmp_path / "run" / "version_0" / "attention.html").is_file()  # the weights are still those of step 2
 
 

@@ -121,13 +121,13 @@ def test_gradients_are_clipped_to_the_norm(module, datamodule):
     assert min(norms) > 0.01, "the norm that is logged is the one before clipping"
 
 
-def test_a_gradient_that_is_no_number_stops_the_run_with_whole_weights(module, datamodule):
+def test_a_gradient_that_is_no_number_stops_the_run_with_whole_weights(module, datamodule, tmp_path):
     class Poison(L.Callback):
         def on_after_backward(self, trainer, pl_module):
             if trainer.global_step == 2:
                 pl_module.gpt.final_norm.weight.grad[0] = float("nan")
 
-    trainer = L.Trainer(max_steps=5, callbacks=[Poison()], **QUIET)
+    trainer = L.Trainer(max_steps=5, callbacks=[Poison()], default_root_dir=tmp_path, **QUIET)
     with pytest.raises(TrainingError, match="step 2: the gradient norm is nan"):
         trainer.fit(module, datamodule)
     assert all(parameter.isfinite().all() for parameter in module.parameters())

@@ -7,7 +7,7 @@ import torch
 
 from llm.config import GPTConfig, OptimConfig
 from llm.model import GPT
-from llm.training.optimizer import build_optimizer, build_schedule, learning_rate_at, parameter_groups
+from llm.training.optimizer import build_optimizer, build_schedule, learning_rate_at, parameter_groups, remember_shapes
 
 CONFIG = OptimConfig(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10)
 
@@ -20,6 +20,15 @@ def test_matrices_decay_and_vectors_do_not(tiny):
     assert all(parameter.ndim == 1 for parameter in undecayed["params"])
     grouped = {id(p) for group in (decayed, undecayed) for p in group["params"]}
     assert grouped == {id(parameter) for parameter in model.parameters()}
+
+
+def test_a_flat_piece_of_a_matrix_decays_as_the_matrix_does(tiny):
+    model = GPT(tiny)
+    remember_shapes(model)
+    whole = [id(parameter) for parameter in parameter_groups(model, 0.1)[0]["params"]]
+    for parameter in model.parameters():  # what FSDP leaves each process
+        parameter.data = parameter.data.flatten()[::2]
+    assert [id(parameter) for parameter in parameter_groups(model, 0.1)[0]["params"]] == whole
 
 
 def test_a_model_without_vectors_has_one_group():

@@ -14,6 +14,7 @@ function drawMap(at) {
   const small = make("canvas", { width: T, height: T });
   small.getContext("2d").putImageData(picture(state.layer, state.head), 0, 0);
   pen.imageSmoothingEnabled = false;
+  hatch(pen, margin, size, style.getPropertyValue("--mask"));
   pen.drawImage(small, margin, margin, size, size);
   const ink = style.getPropertyValue("--ink"), quiet = style.getPropertyValue("--quiet");
   const letters = Math.max(8, Math.min(12, cell)), step = Math.ceil(letters / cell);
@@ -61,4 +62,20 @@ function tell(at) {
   if (!at) { $("cell").textContent = " "; return; }
   const value = visible(at.query, at.key) ? now(at.query, at.key).toFixed(4) : "masked: it comes later";
   $("cell").textContent = `${quoted(at.query)} (${at.query}) looks at ${quoted(at.key)} (${at.key}): ${value}`;
+}
+// What stands for masked cells, so that they are not taken for zeros: slanted lines, under the map.
+function hatch(pen, margin, size, colour) {
+  pen.save();
+  pen.beginPath();
+  pen.rect(margin, margin, size, size);
+  pen.clip();
+  pen.beginPath();
+  for (let x = margin - size; x < margin + size; x += 6) {
+    pen.moveTo(x, margin + size);
+    pen.lineTo(x + size, margin);
+  }
+  pen.lineWidth = 1;
+  pen.strokeStyle = colour;
+  pen.stroke();
+  pen.restore();
 }

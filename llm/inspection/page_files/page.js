@@ -43,8 +43,8 @@ function buildGrid() {
   const button = thumb(ROLLOUT, 0, "attention rollout");
   button.style.width = `min(96px, calc((100% - ${4 * (H - 1)}px) / ${H}))`;
   button.style.minWidth = "28px";
-  grid.append(make("span", { className: "layer", textContent: "∏" }));
-  grid.append(make("div", { className: "wide" }, [button, "rollout through all layers"]));
+  grid.append(make("span", { className: "layer", textContent: "all" }));
+  grid.append(make("div", { className: "wide" }, [button, "rollout: all layers, one after the other"]));
   if (grid.querySelector(".thumb i")) {
     const words = Object.entries(BADGES).map(([name, letter]) => [make("b", { textContent: letter }), ` ${WORDS[name][0]}  `]);
     $("badges").append(...words.flat(), "(score above 0.5)");
@@ -111,11 +111,12 @@ function showLens() {
   const truth = token + 1 < T ? data.tokens[token + 1] : null;
   $("lens-title").textContent = `What each layer would say after ${quoted(token)}`
     + (truth === null ? "" : `; then came ${quoted(token + 1)}`);
-  const head = make("tr", {}, ["read after", "rank of what came", "guesses", "", ""].map((textContent) => make("th", { textContent })));
+  const head = make("tr", {}, ["read after", truth === null ? "" : "its rank", "guesses", "", ""].map((textContent) => make("th", { textContent })));
   const rows = data.lens.map((layer) => {
     const cells = layer.guesses[token].map((label, i) => {
       const name = fill(make("bdi", { className: label === truth ? "true" : "" }), label);
-      return make("td", {}, [name, make("small", { textContent: share(layer.chances[token][i]) })]);
+      const chance = make("small", { textContent: share(layer.chances[token][i]) });
+      return make("td", { title: label }, [make("div", {}, [name, chance])]);
     });
     while (cells.length < 3) cells.push(make("td"));
     const rank = token < layer.ranks.length ? layer.ranks[token].toLocaleString("en") : "";
@@ -155,7 +156,9 @@ function redraw() {
   for (const { layer, head, canvas } of thumbs) canvas.getContext("2d").putImageData(picture(layer, head), 0, 0);
   $("ramp").querySelector("i").style.background = `linear-gradient(90deg, ${RAMPS[theme()].map((c) => `rgb(${c})`).join(", ")})`;
   $("low").textContent = $("log").checked ? "0.0001" : "0";
-  $("ramp").querySelector("em").textContent = data.causal ? "blank: masked" : "";
+  const blank = [data.causal ? "masked: it comes later" : "", $("first").checked ? "left out" : ""].filter(Boolean);
+  $("blank").querySelector("em").textContent = blank.join(", or ");
+  $("blank").hidden = !blank.length;
   show();
 }
 function switchTheme() {
@@ -192,7 +195,7 @@ Object.assign(state, { layer: Math.floor(sharpest / H), head: sharpest % H });
 
 $("title").textContent = data.title;
 $("model").textContent = `${data.model}, tokens: ${T}`;
-const precision = `weights are shown to four places and held in 16 bits (to ${(0.5 / data.steps).toFixed(6)})`;
+const precision = `weights are shown to four decimal places; this file keeps them to within ${(0.5 / data.steps).toFixed(6)}`;
 $("notes").append(...[...data.notes, precision].map((textContent) => make("li", { textContent })));
 buildGrid();
 buildText();

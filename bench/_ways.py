@@ -1,0 +1,94 @@
+"""Ways to train: bare loops, and ours through the Trainer. Each function trains for ever, and imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from llm import GPT, GPTConfig
+
+Size = dict[str, int]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def gpt_config(size: Size) -> GPTConfig:
+    return GPTConfig(size["V"], size["T"], size["L"], size["H"], size["C"], dropout=0.0)
+
+
+def loop(size: Size, ids: torch.Tensor, compiled: bool) -> None:
+    """What a person writes who writes the loop: AdamW as torch has it, the gradient norm clipped."""
+    model = GPT(gpt_config(size)).to(DEVICE)
+    forward = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    ids = ids.to(DEVICE)
+    while True:
+        for batch in ids.split(size["B"]):
+            optimizer.zero_grad()
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=compiled):
+                logits = forward(batch[:, :-1])
+                loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+
+def module_loop(size: Size, ids: torch.Tensor) -> None:
+    """Our module's own step without a Trainer: what the Trainer's own cost is measured against."""
+    from llm.training import LanguageModel
+    from llm.training.loss import head_loss
+    from llm.training.optimizer import build_optimizer
+
+    module = LanguageModel(gpt_config(size)).to(DEVICE)
+    optimizer = build_optimizer(module.gpt, module.optim)
+    parameters = list(module.gpt.parameters())
+    ids = ids.to(DEVICE)
+    while True:
+        for batch in ids.split(size["B"]):
+            optimizer.zero_grad()
+            with torch.autocast(DEVICE, torch.bfloat16):
+                loss = head_loss(module.gpt.head, module.gpt.features(batch[:, :-1]), batch[:, 1:]).loss
+            loss.backward()
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if norm > 1.0:  # as the module does: nothing is multiplied by one
+                torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
+            optimizer.step()
+
+
+def trainer(size: Size, ids: torch.Tensor, folder: Path, *flags: str) -> None:
+    """As a user does: `train.py fit` with all its callbacks, on a text of random tokens."""
+    from llm import TokenizerConfig
+    from llm.cli import main as train
+    from llm.tokenizers import build_tokenizer
+
+    corpus, tokenizer = folder / "corpus.txt", "gpt2"
+    if size["V"] == 65:
+        letters = [chr(ord("0") + token) for token in range(65)]
+        corpus.write_text("".join(letters) + "".join(letters[token] for token in ids.flatten().tolist()))
+        tokenizer = "char"
+    else:
+        corpus.write_text(build_tokenizer(TokenizerConfig("gpt2"), []).decode(ids.flatten().tolist()))
+    words = {
+        "data.corpus": corpus,
+        "data.tokenizer.kind": tokenizer,
+        "data.context_length": size["T"],
+        "data.batch_size": size["B"],
+        "data.cache_dir": folder / "cache",
+        "model.gpt.n_layer": size["L"],
+        "model.gpt.n_head": size["H"],
+        "model.gpt.n_embd": size["C"],
+        "model.gpt.dropout": 0.0,
+        "trainer.accelerator": DEVICE,
+        "trainer.devices": 1,
+        "trainer.max_steps": 1_000_000,
+        "trainer.val_check_interval": 1_000_000,
+        "trainer.num_sanity_val_steps": 0,
+        "trainer.logger.init_args.save_dir": folder / "runs",
+    }
+    if tokenizer == "char":
+        words["data.tokenizer.specials"] = "[]"
+    if status := train(["fit", *(f"--{name}={value}" for name, value in words.items()), *flags]):
+        sys.exit(status)

@@ -1,0 +1,167 @@
+"""This process: which of several it is, and what may end it from outside.
+
+Signals, a closed terminal, a reader of its output who has left, a parent that is gone. Only the standard library is
+imported, so that all of it can be in place before the imports that take seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TextIO
+
+Handler = Callable[[int, FrameType | None], Any]
+
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # Windows has the first two
+    if hasattr(signal, name)
+]
+"""What asks a process to end: the machine, Ctrl+C, a terminal that closes, and what SLURM sends before a time limit."""
+
+READER_LEFT = 13
+"""The number of SIGPIPE, which Python does not let come: what is written to then raises an error instead."""
+
+_SECONDS_A_WORKER_LASTS = 10
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class Interrupted(BaseException):
+    """A signal ended the run. Not an `Exception`, so that nobody who expects errors takes it for one.
+
+    Args:
+        message: what was saved, and how to go on.
+        signal_number: the exit status is 128 plus this.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+def rank() -> int:
+    """The number of this process among several that train one model, by what started it; 0 for the first or only."""
+    numbers = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((int(number) for number in numbers if number.isdigit() and number != "0"), 0)
+
+
+def name_of(number: int) -> str:
+    """How a signal is called."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # not on this system
+        return f"signal {number}"
+
+
+def listen(handler: Handler) -> dict[int, Any]:
+    """Handle every signal that asks to end, except those that whoever started this process wants ignored (`nohup`).
+
+    Returns:
+        What handled them before, for `listen_as_before`; nothing if this is not the main thread, which alone can.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {
+        number: signal.signal(number, handler) for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+    }
+
+
+def listen_as_before(before: dict[int, Any]) -> None:
+    """Undo `listen`."""
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def say(text: str) -> None:
+    """Write a line from a signal handler, where logging is not safe; of several processes the first one speaks."""
+    if rank() == 0:
+        with contextlib.suppress(OSError):  # nobody listens any more
+            os.write(2, f"\n{text}\n".encode())
+
+
+def leave_at_once(number: int, frame: FrameType | None = None) -> None:
+    """End where there is nothing to save. Nothing is unwound, so that no traceback can come of it."""
+    del frame
+    say(f"stopped by {name_of(number)}; there was nothing to save")
+    os._exit(128 + number)
+
+
+class Output:
+    """A standard stream which, once its reader has left, asks the run to end as a signal would, and says no more.
+
+    Args:
+        stream: standard output or error.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, if anybody reads."""
+        with self._until_reader_leaves():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if anybody reads."""
+        with self._until_reader_leaves():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _until_reader_leaves(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # a pipe, a terminal
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            handler = signal.getsignal(signal.SIGTERM)
+            if callable(handler):
+                handler(READER_LEFT, None)
+
+
+def prepare() -> None:
+    """Let nothing from outside end this process with a traceback, or leave it behind. Call it first of all."""
+    listen(leave_at_once)
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
+    if rank() or "TORCHELASTIC_RUN_ID" in os.environ:  # the Trainer's first process started it, or torchrun did
+        end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End when the process that started this one is gone: what waits for a lost process may wait for half an hour."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+
+
+def shield_worker(number: int) -> None:
+    """Let a process that loads data go on when a signal is sent to all processes of a run.
+
+    The training process finishes its step with it, and saves. After SIGTERM, which is also how it is ended, it lasts
+    ten seconds more.
+    """
+    del number
+    for signal_number in SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_A_WORKER_LASTS))
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
