@@ -8,6 +8,6 @@ from llm import process
 if __name__ == "__main__":
     process.prepare()  # before the imports that take seconds
 
-    from llm.cli import main
+    from llm.starting import main
 
     sys.exit(main(default_config=Path(__file__).parent / "configs" / "default.yaml"))

@@ -37,6 +37,7 @@ from bench._turns import Sleeper
 from llm import GPT, GPTConfig, SamplingConfig, generate_batch
 from llm.data.opening import open_corpus
 from llm.pretrained import book
+from llm.pretrained.twin import hugging_face_twin
 
 Texts = list[list[int]]
 
@@ -228,41 +229,6 @@ def timed(way: Callable[[], Texts]) -> tuple[float, Texts]:
     start = time.perf_counter()
     texts = way()
     return time.perf_counter() - start, texts
-
-
-def hugging_face_twin(model: GPT) -> Any:
-    """Hugging Face's GPT-2 with the weights of ours."""
-    config = model.config
-    twin = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.context_length,
-            n_embd=config.n_embd,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-        )
-    ).eval()
-    parts = {
-        "embeddings.token": "wte",
-        "embeddings.position": "wpe",
-        "attention_norm": "ln_1",
-        "attention.qkv": "attn.c_attn",
-        "attention.projection": "attn.c_proj",
-        "mlp_norm": "ln_2",
-        "mlp.expand": "mlp.c_fc",
-        "mlp.projection": "mlp.c_proj",
-        "final_norm": "ln_f",
-        "blocks": "h",
-    }
-    theirs = twin.transformer.state_dict()
-    for name, tensor in model.state_dict().items():
-        if name == "head.weight":  # tied to the token embedding
-            continue
-        for part, other in parts.items():
-            name = name.replace(part, other)
-        is_linear = name.endswith("weight") and "c_" in name
-        theirs[name].copy_(tensor.T if is_linear else tensor)  # their Conv1D is (in, out)
-    return twin
 
 
 if __name__ == "__main__":

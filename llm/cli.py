@@ -13,30 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.tensorboard.summary import hparams
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from llm.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
-from llm.console import be_quiet, fail
+from llm.console import KeepsLines, be_quiet, fail
 from llm.data import TextDataModule
-from llm.errors import ConfigError, reason_of
-from llm.files import remove_stale, write_whole
+from llm.errors import ConfigError, LLMError, reason_of
+from llm.files import remove_stale
+from llm.help import description
 from llm.inspection import Inspection
 from llm.parsing import check_settings, explain, settings_of_files
+from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, preflight
 from llm.pretrained import read_pretrained
 from llm.process import Interrupted
+from llm.save_config import SaveConfig
 from llm.settings import (
     LINKS,
     adopt,
     adopt_optim,
     given_settings,
-    hyperparameters,
     is_given,
     refuse_link_targets,
-    refuse_no_training,
 )
 from llm.training import (
     AtomicCheckpointIO,
@@ -81,7 +81,6 @@ class GPTCLI(LightningCLI):
 
     def __init__(self, *args: Any, allowed_classes: Sequence[str] = (), **kwargs: Any) -> None:
         self.allowed_classes = allowed_classes  # besides the trusted ones; see llm.trust
-        self.first_step = 0
         super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -96,8 +95,10 @@ class GPTCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
-            help = "With --ckpt_path last: if there is no checkpoint yet, begin at step 0."
-            parser.add_argument("--fresh", type=bool, default=False, nargs="?", const=True, help=help)
+            fresh = "With --ckpt_path last: if there is no checkpoint yet, begin at step 0."
+            alone = "Say what the run will be, what it needs, and everything that is wrong with it; then stop."
+            for name, help in (("--fresh", fresh), ("--preflight", alone)):
+                parser.add_argument(name, type=bool, default=False, nargs="?", const=True, help=help)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -110,6 +111,7 @@ class GPTCLI(LightningCLI):
         config = self.config[subcommand]
         refuse_functions(config, self.allowed_classes)
         given = given_settings(args)
+        self.start = Start()
         if subcommand == "fit" and not is_given("trainer.precision", given):
             _choose_precision(config)
         adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
@@ -119,21 +121,24 @@ class GPTCLI(LightningCLI):
         if subcommand != "fit" or config.trainer.logger is False:
             self.save_config_callback = None  # there is no folder of this run
         config.ckpt_path = choose_checkpoint(config, subcommand)
-        self._data_before: dict[str, Any] = {}
         if config.ckpt_path is not None:
             config.model.pretrained = None  # the checkpoint's weights would replace them anyway
             checkpoint = read_checkpoint(config.ckpt_path)
-            self.first_step = checkpoint.get("global_step", 0)
-            adopt(config, given, config_of(checkpoint, config.ckpt_path), checkpoint[ENTRY]["tokenizer"])
+            theirs = config_of(checkpoint, config.ckpt_path)
+            adopt(config, given, theirs, checkpoint[ENTRY]["tokenizer"])
             if subcommand == "fit":
                 adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
-                before = checkpoint.get(TextDataModule.__qualname__)
-                self._data_before = before if isinstance(before, dict) else {}
+                data = checkpoint.get(TextDataModule.__qualname__)
+                data = data if isinstance(data, dict) else {}
+                logger = logger_to_go_on_with(config)
+                folder = None if logger is None else Path(logger.log_dir)
+                self.start = Start(checkpoint.get("global_step", 0), theirs, data, folder)
         elif config.model.pretrained is not None:
             told = {"n_head": config.model.gpt.n_head} if is_given("model.gpt.n_head", given) else {}
             found = read_pretrained(config.model.pretrained, told)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
+            self.start = Start(trained=found.config)
             adopt(config, given, found.config, None if found.tokenizer is None else found.tokenizer.to_dict())
         elif subcommand != "fit":
             raise ConfigError(
@@ -141,17 +146,29 @@ class GPTCLI(LightningCLI):
                 "give --ckpt_path FILE, --ckpt_path last, or --model.pretrained PATH"
             )
 
+    def before_instantiate_classes(self) -> None:
+        """Find out what is wrong, all of it, before there is a model or a run folder; the first process does."""
+        self.plan: Plan | None = None
+        if self.subcommand != "fit":
+            return
+        config = self.config.fit
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            if config.preflight:
+                raise PreflightDone(0)
+            return
+        remove_stale(Path(config.data.cache_dir))
+        settings = config.clone().as_dict()
+        plan = preflight(settings, self.start, alone=config.preflight)
+        self.plan = plan
+        # The tokenizer is learned and the text is read once.
+        self.parser.add_instantiator(lambda *_, **__: plan.datamodule, TextDataModule, subclasses=False)
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what every run has: safe checkpoints, throughput, a progress bar, a safe stop."""
         config = self._get(self.config_init, "trainer")
-        if self.subcommand == "fit":
-            refuse_no_training(config)
-        for name in ("val_check_interval", "accumulate_grad_batches"):
-            if config[name] == 0:
-                raise ConfigError(f"trainer.{name} must be at least 1, got 0")
         if self.subcommand == "fit" and (logger := logger_to_go_on_with(self.config["fit"])) is not None:
             kwargs["logger"] = logger
         kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
@@ -167,6 +184,8 @@ class GPTCLI(LightningCLI):
         always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
+        if self.plan is not None:
+            always.append(RecordPreflight(self.plan))
         trainer = super()._instantiate_trainer(config, [*callbacks, *always])
         # Behind those that save, which Lightning puts last.
         trainer.callbacks.append(StopSafely())  # type: ignore[attr-defined]
@@ -187,21 +206,11 @@ class GPTCLI(LightningCLI):
             folders.append(Path(checkpoint.folder or run / CHECKPOINTS))
         return folders
 
-    def before_fit(self) -> None:
-        """Find out what is wrong with the data before anything of the run is written, then say where that will be."""
-        if self.trainer.local_rank == 0:
-            remove_stale(Path(self.datamodule.cache_dir))
-            self.datamodule.refuse_other_corpus(self._data_before)
-            self.datamodule.prepare_data()
-            self.datamodule.setup("fit")
-        if self.trainer.loggers and self.trainer.is_global_zero:
-            log.info("run folder: %s", self.trainer.loggers[0].log_dir)
-
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
         checkpoint = best_and_last(self.trainer)
-        if self.trainer.is_global_zero and self.trainer.global_step == self.first_step:
-            log.warning("no step was made: the run was at its end already, at step %d", self.first_step)
+        if self.trainer.is_global_zero and self.trainer.global_step == self.start.step:
+            log.warning("no step was made: the run was at its end already, at step %d", self.start.step)
         if not self.trainer.is_global_zero or checkpoint is None:
             return
         path = checkpoint.best_model_path or checkpoint.last_model_path
@@ -217,33 +226,6 @@ class GPTCLI(LightningCLI):
             log.info("generate:    python -m llm generate --ckpt %s --prompt %s", path, prompt)
 
 
-class SaveConfig(SaveConfigCallback):
-    """Writes the run's configuration to its folder, and to TensorBoard as text and as hyper-parameters."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Nothing yet: a checkpoint that is refused leaves the `config.yaml` that is there as it is."""
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write."""
-        if trainer.is_global_zero:
-            self.save_config(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write `config.yaml` to the run's folder, and the same to TensorBoard."""
-        del pl_module, stage
-        text = self.parser.dump(self.config, skip_none=False)
-        settings = hyperparameters(yaml.safe_load(text))
-        for logger in trainer.loggers:
-            if folder := getattr(logger, "log_dir", None):
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                write_whole(Path(folder, self.config_filename), text.encode())
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)
-                # Lightning's own way would log a first value of the metric, before there is one.
-                for summary in hparams(settings, {"validation/loss": 0.0}):
-                    logger.experiment.file_writer.add_summary(summary)
-
-
 def main(args: Sequence[str] | None = None, default_config: Path | None = None) -> int:
     """Run the command line and give its exit status.
 
@@ -253,11 +235,17 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     """
     words = list(sys.argv[1:] if args is None else args)
     be_quiet()
-    parser_kwargs: dict[str, Any] = {"exit_on_error": False}
+    parser_kwargs: dict[str, Any] = {"exit_on_error": False, "formatter_class": KeepsLines}
     names_a_file = any(word.split("=")[0] in ("-c", "--config") for word in words)
     default_files = [] if default_config is None or names_a_file else [str(default_config)]
     for subcommand in GPTCLI.subcommands():
-        parser_kwargs[subcommand] = {"default_config_files": default_files, "exit_on_error": False, "epilog": HELP}
+        parser_kwargs[subcommand] = {
+            "default_config_files": default_files,
+            "exit_on_error": False,
+            "usage": f"python train.py {subcommand} [options]",
+            "description": description(subcommand),
+            "epilog": HELP,
+        }
     parsers: list[LightningArgumentParser] = []
 
     class Parser(LightningArgumentParser):
@@ -285,11 +273,15 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     except Interrupted as error:
         log.info(str(error))
         return 128 + error.signal_number
+    except PreflightDone as done:
+        return done.status
     except argparse.ArgumentError as error:
         return fail(_explain(str(error), _names(parsers)), 2)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     except Exception as error:
+        if isinstance(error, LLMError):
+            return max(fail(str(problem), 1) for problem in error.args)
         if (reason := reason_of(error)) is not None:
             return fail(reason, 1)
         if isinstance(error, MisconfigurationException) or _is_about_a_setting(error):
@@ -324,7 +316,6 @@ def _choose_precision(config: Any) -> None:
     """Multiply in bfloat16 where the device does so natively; weights and optimizer stay in float32."""
     if config.trainer.precision is None and has_native_bfloat16(str(config.trainer.accelerator)):
         config.trainer.precision = "bf16-mixed"
-        log.info("precision:   bf16-mixed, native here; --trainer.precision 32-true for float32 throughout")
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 
+from jsonargparse import DefaultHelpFormatter
 from tqdm import tqdm
 
 from llm.process import rank
@@ -18,6 +19,15 @@ def fail(message: str, status: int) -> int:
     which = f" (process {rank()})" if rank() else ""
     print(f"error{which}: {' '.join(message.split())}", file=sys.stderr)
     return status
+
+
+class KeepsLines(DefaultHelpFormatter):
+    """Leaves the lines of a description as they are, if it has several."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" not in text.strip():
+            return super()._fill_text(text, width, indent)
+        return "".join(f"{indent}{line}\n" for line in text.splitlines())
 
 
 class _AboveTheBar(logging.Handler):

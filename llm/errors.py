@@ -18,7 +18,10 @@ _NO_MEMORY = re.compile("can't allocate memory|out of memory|storage size calcul
 
 
 class LLMError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose; its arguments are what is wrong, a sentence each."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
 class ConfigError(LLMError, ValueError):

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.data.opening import open_or_build
+from llm.data.corpus import resolve_corpus
+from llm.data.counting import text_size
+from llm.data.opening import find_token_ids, open_corpus
 from llm.data.sharded import TokenArray
 from llm.data.sources import read_chunks
 from llm.errors import ConfigError, DataError
@@ -61,9 +63,9 @@ class Evaluation:
         return self.nats / math.log(2) / self.n_characters if self.n_characters else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """The measures by name."""
+        """The measures by name; those that nobody knows are left out."""
         names = ("n_tokens", "loss", "perplexity", "bits_per_byte", "bits_per_character")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name in names if not math.isnan(value := getattr(self, name))}
 
 
 class Window(NamedTuple):
@@ -158,21 +160,21 @@ def losses(
 def evaluate_text(
     model: GPT,
     tokenizer: Tokenizer,
-    paths: Sequence[Path],
+    corpus: str | Sequence[str],
     cache_dir: str | Path,
     stride: int | None = None,
     batch_size: int = 8,
     show_progress: bool = False,
 ) -> Evaluation:
-    """Measure a model on text files, joined by the end-of-text token where the tokenizer has one.
+    """Measure a model on a corpus; documents are joined by the end-of-text token where the tokenizer has one.
 
     Bytes and characters are counted token by token. Where tokens don't keep white space (words), they are the mean
-    over the whole text.
+    over the whole text; of token ids alone, nobody knows them then.
 
     Args:
         model: in eval mode; its attention is causal.
         tokenizer: the model's.
-        paths: the files.
+        corpus: what a run takes: text, a folder of token ids, or nanoGPT's `.bin`; see `open_corpus`.
         cache_dir: where token ids are kept, as in training.
         stride: see `losses`.
         batch_size: see `losses`.
@@ -181,7 +183,7 @@ def evaluate_text(
     Raises:
         LLMError: the text, an option or the kind of attention can't be used.
     """
-    store = open_or_build(paths, tokenizer, cache_dir)
+    store = open_corpus(corpus, tokenizer, cache_dir)
     n_tokens, nats = 0, 0.0
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for targets, lost in losses(model, store.tokens(), stride, batch_size, show_progress):
@@ -189,21 +191,9 @@ def evaluate_text(
         nats += float(lost.sum())
         counts += np.bincount(targets, minlength=len(counts))
     if tokenizer.lossless:
-        n_bytes, n_characters = _count_text(counts, tokenizer)
-        return Evaluation(n_tokens, nats, n_bytes, n_characters)
-    share = n_tokens / store.n_tokens
-    n_all = sum(len(text) for chunk in read_chunks(paths, tokenizer.cuts) for text in chunk.texts)
-    return Evaluation(n_tokens, nats, store.n_bytes * share, n_all * share)
-
-
-def _count_text(counts: np.ndarray[Any, Any], tokenizer: Tokenizer) -> tuple[int, int]:
-    """Bytes and characters in as many of each token; a character is counted with its first byte."""
-    n_bytes = n_characters = 0
-    specials = set(tokenizer.special_ids.values())
-    for token in counts.nonzero()[0].tolist():
-        if token in specials:
-            continue
-        content = tokenizer.token_bytes(token)
-        n_bytes += int(counts[token]) * len(content)
-        n_characters += int(counts[token]) * sum(byte & 0xC0 != 0x80 for byte in content)
-    return n_bytes, n_characters
+        return Evaluation(n_tokens, nats, *text_size(counts, tokenizer))
+    share, n_characters = n_tokens / store.n_tokens, 0
+    if find_token_ids(corpus) is None:
+        chunks = read_chunks(resolve_corpus(corpus), tokenizer.cuts)
+        n_characters = sum(len(text) for chunk in chunks for text in chunk.texts)
+    return Evaluation(n_tokens, nats, store.n_bytes * share, n_characters * share)

@@ -65,7 +65,7 @@ def test_bfloat16_is_the_default_where_it_is_native_and_nobody_said_otherwise(
 ):
     monkeypatch.setattr("llm.cli.has_native_bfloat16", lambda accelerator: native)
     assert run("fit", *QUICK, *CHAR, *words) == 0
-    assert ("precision:   bf16-mixed" in capsys.readouterr().err) == (precision == "bf16-mixed")
+    assert ("cpu, bf16-mixed" in capsys.readouterr().err) == (precision == "bf16-mixed")
     config = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
     assert config["trainer"]["precision"] == precision
 

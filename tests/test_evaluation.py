@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from llm.config import GPTConfig
+from llm.config import GPTConfig, TokenizerConfig
+from llm.data import TextDataModule
+from llm.data.tokenize import Plan, tokenize
 from llm.errors import ConfigError, DataError
 from llm.evaluation import Evaluation, evaluate_text, losses, sliding_windows
 from llm.model import GPT
@@ -151,7 +153,7 @@ def test_measures_of_a_uniform_model(tmp_path):
     tokenizer = CharTokenizer("abcä")
     model = GPT(replace(CONFIG, vocab_size=4)).eval()
     nn.init.zeros_(model.head.weight)
-    found = evaluate_text(model, tokenizer, [tmp_path / "a.txt"], tmp_path / "cache")
+    found = evaluate_text(model, tokenizer, str(tmp_path / "a.txt"), tmp_path / "cache")
     assert found.n_tokens == 79
     assert found.loss == pytest.approx(math.log(4))
     assert found.perplexity == pytest.approx(4)
@@ -163,7 +165,7 @@ def test_bits_do_not_depend_on_how_characters_are_cut(tmp_path):
     text = "猫が座った。 😀 naïve\n" * 30
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     model = make(GPTConfig(vocab_size=50257, context_length=16, n_layer=1, n_head=1, n_embd=4))
-    found = evaluate_text(model, BPETokenizer(), [tmp_path / "a.txt"], tmp_path / "cache")
+    found = evaluate_text(model, BPETokenizer(), str(tmp_path / "a.txt"), tmp_path / "cache")
     first = len(BPETokenizer().token_bytes(BPETokenizer().encode(text)[0]))
     assert found.n_bytes == len(text.encode()) - first
     assert found.n_characters == len(text) - (first > 0)
@@ -174,17 +176,55 @@ def test_what_stands_between_documents_is_no_text(tmp_path):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("abc" * 10)
     tokenizer = CharTokenizer("abc", ("<|endoftext|>",))
-    found = evaluate_text(
-        make(replace(CONFIG, vocab_size=4)), tokenizer, [tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / "cache"
-    )
+    model = make(replace(CONFIG, vocab_size=4))
+    found = evaluate_text(model, tokenizer, str(tmp_path), tmp_path / "cache")
     assert (found.n_tokens, found.n_bytes, found.n_characters) == (60, 59, 59)
+
+
+def test_validate_and_evaluate_agree_on_bits_per_byte(tmp_path):
+    """Where both see the same windows: side by side, judged but for the first token of each."""
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("abcä" * 50, encoding="utf-8")
+    cache = str(tmp_path / "cache")
+    config = TokenizerConfig("char")
+    data = TextDataModule(str(tmp_path), config, 16, validation_corpus=str(tmp_path), cache_dir=cache)
+    tokens = data.validation_tokens
+    assert data.tokenizer.end_of_text_id in tokens
+    n_bytes = 2 * 50 * len("abcä".encode())  # what stands between the documents is no text
+    assert data.bytes_per_token("validation") == pytest.approx(n_bytes / len(tokens))
+    model = make(replace(CONFIG, vocab_size=data.vocab_size))
+    found = evaluate_text(model, data.tokenizer, str(tmp_path), cache)
+    assert found.n_bytes == n_bytes - 1  # the first a is not predicted
+
+
+def test_token_ids_are_measured_as_the_text_that_they_are_of(tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("The Bishop was in Wenna.\n" * 40)
+    model = make(GPTConfig(vocab_size=50257, context_length=16, n_layer=1, n_head=1, n_embd=4))
+    expected = evaluate_text(model, BPETokenizer(), str(text), tmp_path / "cache")
+    tokenize(Plan([text], BPETokenizer()), tmp_path / "shards")
+    np.array(BPETokenizer().encode(text.read_text()), "<u2").tofile(tmp_path / "raw.bin")
+    for corpus in ("shards", "raw.bin"):
+        assert evaluate_text(model, BPETokenizer(), str(tmp_path / corpus), tmp_path / "cache") == expected
+
+
+def test_what_nobody_knows_of_token_ids_is_left_out(tmp_path):
+    (tmp_path / "a.txt").write_text("the cat sat " * 10)
+    tokenizer = WordTokenizer.from_text("the cat sat")
+    tokenize(Plan([tmp_path / "a.txt"], tokenizer), tmp_path / "shards")
+    model = make(replace(CONFIG, vocab_size=tokenizer.vocab_size))
+    found = evaluate_text(model, tokenizer, str(tmp_path / "shards"), tmp_path / "cache")
+    assert "bits_per_byte" in found.to_dict()
+    assert "bits_per_character" not in found.to_dict()
+    with pytest.raises(DataError, match="ids of the tokenizer 'word'"):
+        evaluate_text(model, CharTokenizer("abc"), str(tmp_path / "shards"), tmp_path / "cache")
 
 
 def test_words_are_measured_by_the_mean_of_the_text(tmp_path):
     (tmp_path / "a.txt").write_text("the  cat\nsat ä " * 10, encoding="utf-8")
     tokenizer = WordTokenizer.from_text("the cat sat ä")
     model = make(replace(CONFIG, vocab_size=tokenizer.vocab_size))
-    found = evaluate_text(model, tokenizer, [tmp_path / "a.txt"], tmp_path / "cache")
+    found = evaluate_text(model, tokenizer, str(tmp_path / "a.txt"), tmp_path / "cache")
     assert found.n_tokens == 39
     assert found.n_bytes == pytest.approx(160 * 39 / 40)
     assert found.n_characters == pytest.approx(150 * 39 / 40)

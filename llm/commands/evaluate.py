@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="corpus",
         nargs="+",
         required=True,
-        help="text files, folders, patterns, or known names such as story",
+        help="what fit takes: text files, folders, patterns, known names such as story; or token ids",
     )
     parser.add_argument(
         "--data.cache_dir", dest="cache_dir", default="data/cache", help="folder for token ids (%(default)s)"
@@ -34,7 +34,6 @@ def run(arguments: argparse.Namespace) -> None:
     import json
 
     from llm.commands.devices import find_device
-    from llm.data.corpus import resolve_corpus
     from llm.evaluation import evaluate_text
     from llm.pretrained import load
 
@@ -42,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     found = evaluate_text(
         model,
         tokenizer,
-        resolve_corpus(arguments.corpus),
+        arguments.corpus,
         arguments.cache_dir,
         arguments.stride,
         arguments.batch_size,

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from functools import cached_property
 from typing import Any
 
 import lightning as L
-import numpy as np
 from torch.utils.data import DataLoader
 
 from llm.config import TokenizerConfig
-from llm.data.opening import choose_tokenizer, hash_of_corpus, open_corpus
+from llm.data.opening import choose_tokenizer, hash_of_corpus
 from llm.data.prompts import Prompt, read_prompts
 from llm.data.resuming import refuse_other_data
 from llm.data.sharded import TokenArray
-from llm.data.store import TokenStore
-from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
+from llm.data.splits import Splits
+from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder, window_starts
 from llm.errors import CheckpointError, ConfigError, DataError
 from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
-_COUNT_AT_ONCE = 1 << 20
 _ORDER_SETTINGS = ("context_length", "stride", "batch_size", "shuffle", "drop_last", "seed")
 
 
-class TextDataModule(L.LightningDataModule):
+class TextDataModule(Splits, L.LightningDataModule):
     """A text corpus, its tokenizer, and the windows cut from it.
 
     Args:
@@ -91,18 +87,17 @@ class TextDataModule(L.LightningDataModule):
         self.seed = seed
         self.cache_dir = cache_dir
         self.allow_changed_data = allow_changed_data
-        for name, least in (
-            ("context_length", 1),
-            ("stride", 1),
-            ("batch_size", 1),
-            ("num_workers", 0),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        leasts = {"context_length": 1, "stride": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
+        problems = [
+            f"{name} must be at least {least}, got {getattr(self, name)}"
+            for name, least in leasts.items()
+            if getattr(self, name) < least
+        ]
         if not 0 <= validation_share < 1:
-            raise ConfigError(f"validation_share must be in [0, 1), got {validation_share}")
-        self.tokenizer: Tokenizer = self._make_tokenizer(tokenizer)
+            problems.append(f"validation_share must be in [0, 1), got {validation_share}")
+        if problems:
+            raise ConfigError(*problems)
+        self.tokenizer = self._make_tokenizer(tokenizer)
         self.vocab_size = int(self.tokenizer.vocab_size)
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
@@ -111,67 +106,6 @@ class TextDataModule(L.LightningDataModule):
         if tokenizer.checkpoint is not None:
             return read_tokenizer(tokenizer.checkpoint)
         return choose_tokenizer(self.corpus, tokenizer, self.cache_dir)
-
-    # Stores and splits: opened when first asked for.
-
-    @cached_property
-    def corpus_store(self) -> TokenStore:
-        """The training corpus (and, without one of its own, the validation text) as token ids."""
-        return self._store(self.corpus)
-
-    @cached_property
-    def validation_store(self) -> TokenStore:
-        """What the validation tokens are part of."""
-        return self.corpus_store if self.validation_corpus is None else self._store(self.validation_corpus)
-
-    @cached_property
-    def test_store(self) -> TokenStore:
-        """What the test tokens are part of."""
-        return self.validation_store if self.test_corpus is None else self._store(self.test_corpus)
-
-    def _store(self, corpus: str | list[str]) -> TokenStore:
-        return open_corpus(corpus, self.tokenizer, self.cache_dir)
-
-    @property
-    def train_tokens(self) -> TokenArray:
-        """(N,) ids to train on: the corpus up to the share that is kept for validation."""
-        return self.corpus_store.tokens(0, self._split_at)
-
-    @property
-    def validation_tokens(self) -> TokenArray:
-        """(N,) ids to validate on; empty with a share of 0 and no validation corpus."""
-        if self.validation_corpus is None:
-            return self.corpus_store.tokens(self._split_at)
-        return self.validation_store.tokens()
-
-    @property
-    def test_tokens(self) -> TokenArray:
-        """(N,) ids to test on: the test corpus, or else the validation tokens."""
-        return self.validation_tokens if self.test_corpus is None else self.test_store.tokens()
-
-    @property
-    def _split_at(self) -> int:
-        """Where validation begins. Cut before windowing, so that no window reaches over it."""
-        n_tokens = self.corpus_store.n_tokens
-        share = self.validation_share if self.validation_corpus is None else 0.0
-        return n_tokens - math.ceil(n_tokens * share)
-
-    def bytes_per_token(self, split: str) -> float:
-        """Mean size in UTF-8 bytes of a token of `validation` or `test`: what turns nats per token into bits per byte.
-
-        Counted token by token. Where tokens don't keep white space (words), the mean over the whole text instead.
-        """
-        store = self.validation_store if split == "validation" else self.test_store
-        tokens = self.validation_tokens if split == "validation" else self.test_tokens
-        if store.n_bytes > 0 and (not self.tokenizer.lossless or len(tokens) == 0):
-            return store.n_bytes / store.n_tokens
-        counts = np.zeros(self.vocab_size, np.int64)
-        for start in range(0, len(tokens), _COUNT_AT_ONCE):
-            part = np.asarray(tokens[start : start + _COUNT_AT_ONCE])
-            counts += np.bincount(part, minlength=self.vocab_size)
-        used = counts.nonzero()[0]
-        n_bytes = sum(int(counts[token]) * len(self.tokenizer.token_bytes(int(token))) for token in used)
-        return n_bytes / max(1, len(tokens))
 
     # What Lightning calls.
 
@@ -220,20 +154,23 @@ class TextDataModule(L.LightningDataModule):
             DataError: there is not one full batch, and `drop_last` leaves out the others.
         """
         windows = SlidingWindows(self.train_tokens, self.context_length, self.stride, self.vocab_size)
-        order = WindowOrder(
-            len(windows),
-            self.batch_size,
-            self.shuffle,
-            self.drop_last,
-            self.seed,
-            *self._rank_and_world_size(),
-        )
+        order = self.train_order(*self._rank_and_world_size())
+        return WindowLoader(windows, order, self._position, self.num_workers)
+
+    def train_order(self, rank: int = 0, world_size: int = 1) -> WindowOrder:
+        """The training batches of one process.
+
+        Raises:
+            DataError: there is not one full batch, and `drop_last` leaves out the others.
+        """
+        n_windows = len(window_starts(len(self.train_tokens), self.context_length, self.stride))
+        order = WindowOrder(n_windows, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
         if len(order) == 0:
             raise DataError(
-                f"no full batch to train on: {len(windows)} windows for a batch_size of {self.batch_size} on "
-                f"{order.world_size} device(s); use a smaller batch_size or stride, or drop_last false"
+                f"no full batch to train on: {n_windows} windows for a batch_size of {self.batch_size} on "
+                f"{world_size} device(s); use a smaller batch_size or stride, or drop_last false"
             )
-        return WindowLoader(windows, order, self._position, self.num_workers)
+        return order
 
     def val_dataloader(self) -> WindowLoader | list[Any]:
         """Windows side by side over the validation tokens, none left out."""
@@ -285,7 +222,7 @@ class TextDataModule(L.LightningDataModule):
             "corpus": self.corpus_store.source_hash,
             "corpus_bytes": self.corpus_store.n_bytes,
             "tokenizer": self.tokenizer.fingerprint,
-            "train_tokens": self._split_at,
+            "train_tokens": self.split_at,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

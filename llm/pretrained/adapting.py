@@ -30,18 +30,7 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
         ConfigError: anything else differs, or the context is longer than the weights' own.
     """
     theirs = found.config
-    different = [
-        f"{field.name} ({getattr(theirs, field.name)} in the weights, {getattr(config, field.name)} wanted)"
-        for field in dataclasses.fields(GPTConfig)
-        if field.name not in _FREE and getattr(theirs, field.name) != getattr(config, field.name)
-    ]
-    if config.context_length > theirs.context_length:
-        different.append(
-            f"context_length (the weights have {theirs.context_length} positions, {config.context_length} wanted; "
-            "set data.context_length to that or less)"
-        )
-    if config.tie_head and not theirs.tie_head:
-        different.append("tie_head (the weights have a head of their own)")
+    different = differences(theirs, config)
     if different:
         raise ConfigError(f"the pretrained weights are of another architecture: {', '.join(different)}")
     weights: Tensors = dict(found.weights)
@@ -55,6 +44,23 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
     elif theirs.tie_head:
         weights[HEAD] = weights[HEAD].clone()
     return dataclasses.replace(found, config=config, weights=weights)
+
+
+def differences(theirs: GPTConfig, config: GPTConfig) -> list[str]:
+    """What keeps weights of one architecture from being adapted to another, each with both values."""
+    different = [
+        f"{field.name} ({getattr(theirs, field.name)} in the weights, {getattr(config, field.name)} wanted)"
+        for field in dataclasses.fields(GPTConfig)
+        if field.name not in _FREE and getattr(theirs, field.name) != getattr(config, field.name)
+    ]
+    if config.context_length > theirs.context_length:
+        different.append(
+            f"context_length (the weights have {theirs.context_length} positions, {config.context_length} wanted; "
+            "set data.context_length to that or less)"
+        )
+    if config.tie_head and not theirs.tie_head:
+        different.append("tie_head (the weights have a head of their own)")
+    return different
 
 
 def _pad(table: Tensor, config: GPTConfig) -> Tensor:

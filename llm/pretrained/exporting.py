@@ -125,9 +125,7 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
     settings["dtype"] = str(pretrained.weights["embeddings.token.weight"].dtype).removeprefix("torch.")
     _write_json(folder / "config.json", settings)
     _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
-    # Their own names have the prefix, except for the head's.
-    names = {name: name if name.startswith("lm_head.") else f"transformer.{name}" for name in tensors}
-    _save({names[name]: tensor for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    _save(huggingface.with_prefix(tensors), folder / "model.safetensors", {"format": "pt"})
     if tokenizer is None:
         notes.append("there is no tokenizer, so no tokenizer files were written")
         return notes

@@ -178,3 +178,8 @@ def add_missing_biases(theirs: Tensors, weights: Tensors) -> bool:
             if bias not in theirs:
                 theirs[bias] = tensor.new_zeros(tensor.shape[0])
     return len(theirs) > before
+
+
+def with_prefix(theirs: Tensors) -> Tensors:
+    """Tensors by the names that they have in a whole model of theirs: all but the head's with a prefix."""
+    return {name if name.startswith("lm_head.") else f"transformer.{name}": tensor for name, tensor in theirs.items()}

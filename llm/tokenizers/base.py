@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,9 +17,6 @@ from llm.errors import TokenizerError
 
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: stands between two documents, and pads."""
-
-UNKNOWN_TOKENS = ("<|unk|>", "[UNK]")
-"""The special tokens that an unknown piece becomes, where a vocabulary has one of them."""
 
 
 class UnknownPieceError(TokenizerError):
@@ -164,36 +161,3 @@ def fingerprint_of(described: dict[str, Any]) -> str:
     """The `fingerprint` of the tokenizer that a dict describes."""
     canonical = json.dumps(described, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def check_specials(specials: Sequence[str]) -> tuple[str, ...]:
-    """The special tokens as a tuple.
-
-    Raises:
-        TokenizerError: one is empty or has white space in it.
-    """
-    for special in specials:
-        if not special or special.split() != [special]:
-            raise TokenizerError(f"a special token must be text without white space, got {special!r}")
-    return tuple(specials)
-
-
-def build_vocabulary(tokens: Sequence[str], specials: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """All tokens in the order of their ids, specials last; and the id of each.
-
-    Raises:
-        TokenizerError: a token is there twice or is empty.
-    """
-    every = (*tokens, *specials)
-    ids = {token: token_id for token_id, token in enumerate(every)}
-    if len(ids) != len(every):
-        twice = next(token for token_id, token in enumerate(every) if ids[token] != token_id)
-        raise TokenizerError(f"{twice!r} is in the vocabulary twice")
-    if "" in ids:
-        raise TokenizerError("the vocabulary has an empty token in it")
-    return every, ids
-
-
-def find_unknown_token(special_ids: dict[str, int]) -> int | None:
-    """The id that unknown pieces get, or None: then they are an error."""
-    return next((special_ids[name] for name in UNKNOWN_TOKENS if name in special_ids), None)

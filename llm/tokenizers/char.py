@@ -12,19 +12,13 @@ import numpy.typing as npt
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
-from llm.tokenizers.base import (
-    END_OF_TEXT,
-    Tokenizer,
-    UnknownPieceError,
-    build_vocabulary,
-    check_specials,
-    find_unknown_token,
-)
+from llm.tokenizers.base import END_OF_TEXT, UnknownPieceError
+from llm.tokenizers.vocabulary import VocabularyTokenizer
 
 _UNKNOWN = 2**32 - 1
 
 
-class CharTokenizer(Tokenizer):
+class CharTokenizer(VocabularyTokenizer):
     """One id for each distinct character (Unicode code point).
 
     Args:
@@ -38,15 +32,12 @@ class CharTokenizer(Tokenizer):
     """
 
     kind: ClassVar[str] = "char"
-    cuts = " \n"
 
     def __init__(self, vocabulary: Sequence[str], specials: Sequence[str] = ()) -> None:
         self.vocabulary = "".join(vocabulary)
         if len(self.vocabulary) != len(vocabulary):
             raise TokenizerError("each entry of a character vocabulary must be one character")
-        self.specials = check_specials(specials)
-        self._tokens, self._ids = build_vocabulary(tuple(self.vocabulary), self.specials)
-        self._unknown_id = find_unknown_token(self.special_ids)
+        super().__init__(tuple(self.vocabulary), specials)
         # Special tokens as wholes, then every other character, line breaks included.
         self._pieces = re.compile("|".join([*map(re.escape, self.specials), "."]), re.DOTALL)
 
@@ -64,34 +55,17 @@ class CharTokenizer(Tokenizer):
             characters.update(text)
         return cls(sorted(characters - set(specials)), specials)
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of characters and special tokens."""
-        return len(self._tokens)
+    def pieces(self, text: str) -> Sequence[str]:
+        """The characters."""
+        return self._pieces.findall(text) if self.specials else text
 
-    @property
-    def special_ids(self) -> dict[str, int]:
-        """The special tokens and their ids."""
-        return {special: self._ids[special] for special in self.specials}
-
-    def encode(self, text: str) -> list[int]:
-        """The id of each character; special tokens in the text become themselves.
-
-        Raises:
-            TokenizerError: a character is not in the vocabulary; names it and its place.
-        """
-        pieces = self._pieces.findall(text) if self.specials else text
-        if self._unknown_id is not None:
-            return [self._ids.get(piece, self._unknown_id) for piece in pieces]
-        try:
-            return [self._ids[piece] for piece in pieces]
-        except KeyError as error:
-            character = error.args[0]
-            offset = next(match.start() for match in self._pieces.finditer(text) if match[0] == character)
-            advice = (
-                f"this vocabulary has {self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
-            )
-            raise UnknownPieceError.at(f"character {character!r}", text, offset, advice) from None
+    def unknown(self, piece: str, text: str) -> UnknownPieceError:
+        """The error of a character; the first that equals it is where it is."""
+        offset = next(match.start() for match in self._pieces.finditer(text) if match[0] == piece)
+        advice = (
+            f"this vocabulary has {self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
+        )
+        return UnknownPieceError.at(f"character {piece!r}", text, offset, advice)
 
     def encode_array(self, text: str) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The ids of `text`, (N,): all characters looked up at once.
@@ -120,11 +94,7 @@ class CharTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         """The characters, one after the other."""
-        return "".join(self._tokens[self._check_id(token_id)] for token_id in ids)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes of one character or special token."""
-        return self._tokens[self._check_id(token_id)].encode()
+        return "".join(map(self.token, ids))
 
     def to_dict(self) -> dict[str, Any]:
         """Kind, characters and special tokens."""

@@ -8,14 +8,8 @@ from typing import Any, ClassVar, Self
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
-from llm.tokenizers.base import (
-    END_OF_TEXT,
-    Tokenizer,
-    UnknownPieceError,
-    build_vocabulary,
-    check_specials,
-    find_unknown_token,
-)
+from llm.tokenizers.base import END_OF_TEXT, UnknownPieceError
+from llm.tokenizers.vocabulary import VocabularyTokenizer
 
 PATTERNS = {
     "with_colon": re.compile(r"""([,.:;?_!"()']|--|\s)"""),
@@ -36,7 +30,7 @@ def split_words(text: str, pattern: str = "with_colon") -> list[str]:
     return [piece.strip() for piece in PATTERNS[pattern].split(text) if piece.strip()]
 
 
-class WordTokenizer(Tokenizer):
+class WordTokenizer(VocabularyTokenizer):
     """One id for each distinct word or punctuation mark.
 
     Strict without an unknown token among `specials`: a piece outside the vocabulary is then an error. Decoding joins
@@ -53,16 +47,13 @@ class WordTokenizer(Tokenizer):
 
     kind: ClassVar[str] = "word"
     lossless: ClassVar[bool] = False
-    cuts = " \n"
 
     def __init__(self, vocabulary: Sequence[str], pattern: str = "with_colon", specials: Sequence[str] = ()) -> None:
         if pattern not in PATTERNS:
             raise TokenizerError(f"pattern must be one of {', '.join(PATTERNS)}; got {pattern!r}")
+        super().__init__(vocabulary, specials)
         self.pattern = pattern
-        self.specials = check_specials(specials)
         self.vocabulary = tuple(vocabulary)
-        self._tokens, self._ids = build_vocabulary(self.vocabulary, self.specials)
-        self._unknown_id = find_unknown_token(self.special_ids)
         self._special_pattern = re.compile("(" + "|".join(map(re.escape, self.specials)) + ")" if specials else "(?!)")
 
     @classmethod
@@ -77,34 +68,19 @@ class WordTokenizer(Tokenizer):
         pieces = {piece for text in texts for piece in split_words(text, config.pattern)}
         return cls(sorted(pieces - set(specials)), config.pattern, specials)
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of words, punctuation marks and special tokens."""
-        return len(self._tokens)
+    def pieces(self, text: str) -> Sequence[str]:
+        """The words and punctuation marks."""
+        pieces: list[str] = []
+        for part in self._special_pattern.split(text):
+            pieces += [part] if part in self.specials else split_words(part, self.pattern)
+        return pieces
 
-    @property
-    def special_ids(self) -> dict[str, int]:
-        """The special tokens and their ids."""
-        return {special: self._ids[special] for special in self.specials}
-
-    def encode(self, text: str) -> list[int]:
-        """The id of each piece; special tokens in the text become themselves.
-
-        Raises:
-            TokenizerError: strict, and a piece is not in the vocabulary; names the piece and its place.
-        """
-        pieces = self._split(text)
-        if self._unknown_id is not None:
-            return [self._ids.get(piece, self._unknown_id) for piece in pieces]
-        try:
-            return [self._ids[piece] for piece in pieces]
-        except KeyError as error:
-            piece = error.args[0]
-            advice = (
-                f"this vocabulary of {self.vocab_size} tokens is strict: add <|unk|> to its specials to allow "
-                "unknown words"
-            )
-            raise UnknownPieceError.at(f"word {piece!r}", text, self._offset(text, piece), advice) from None
+    def unknown(self, piece: str, text: str) -> UnknownPieceError:
+        """The error of a word; where the first that equals it begins."""
+        advice = (
+            f"this vocabulary of {self.vocab_size} tokens is strict: add <|unk|> to its specials to allow unknown words"
+        )
+        return UnknownPieceError.at(f"word {piece!r}", text, self._offset(text, piece), advice)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The pieces joined with spaces, none before punctuation."""
@@ -117,18 +93,6 @@ class WordTokenizer(Tokenizer):
             piece = self.token(token_id)
             yield piece if first or piece[0] in _NO_SPACE_BEFORE else f" {piece}"
             first = False
-
-    def token(self, token_id: int) -> str:
-        """The piece behind an id.
-
-        Raises:
-            TokenizerError: the id is outside the vocabulary.
-        """
-        return self._tokens[self._check_id(token_id)]
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes of the piece, without the white space that was around it."""
-        return self.token(token_id).encode()
 
     def to_dict(self) -> dict[str, Any]:
         """Kind, vocabulary, pattern and special tokens."""
@@ -143,12 +107,6 @@ class WordTokenizer(Tokenizer):
     def from_dict(cls, state: dict[str, Any]) -> Self:
         """The tokenizer that `to_dict` described."""
         return cls(state["vocabulary"], state["pattern"], state["specials"])
-
-    def _split(self, text: str) -> list[str]:
-        pieces: list[str] = []
-        for part in self._special_pattern.split(text):
-            pieces += [part] if part in self.specials else split_words(part, self.pattern)
-        return pieces
 
     def _offset(self, text: str, piece: str) -> int:
         """Where the first piece that equals `piece` begins; looked for only to report it."""

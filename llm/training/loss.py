@@ -18,7 +18,7 @@ from torch import Tensor
 
 from llm.model import Head
 
-_LARGE_VOCABULARY = 4096
+LARGE_VOCABULARY = 4096
 """From this many tokens on blocks pay; below, all scores at once are small. See bench/README.md."""
 
 _BLOCK_BYTES = {"cpu": 1 << 26}
@@ -53,7 +53,7 @@ def head_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = Fals
         targets: (B, T) the tokens that really came.
         with_accuracy: count the tokens that were predicted, too.
     """
-    way = fused_loss if head.out_features >= _LARGE_VOCABULARY else plain_loss
+    way = fused_loss if head.out_features >= LARGE_VOCABULARY else plain_loss
     return way(head, x, targets, with_accuracy)
 
 
@@ -140,10 +140,14 @@ class HeadLoss(torch.autograd.Function):
         return found[0], found[1], None, None, None, None
 
 
+def block_bytes(device: str) -> int:
+    """What the scores of one block may take on this kind of device."""
+    return _BLOCK_BYTES.get(device, _BLOCK_BYTES_ELSEWHERE)
+
+
 def _rows_of_a_block(x: Tensor, n_tokens: int) -> int:
     """How many tokens' scores are held at once: as few blocks as fit, all of much the same size."""
-    n_bytes = _BLOCK_BYTES.get(x.device.type, _BLOCK_BYTES_ELSEWHERE)
-    most = max(1, n_bytes // (n_tokens * x.element_size()))
+    most = max(1, block_bytes(x.device.type) // (n_tokens * x.element_size()))
     return math.ceil(len(x) / math.ceil(len(x) / most)) if len(x) else 1
 
 

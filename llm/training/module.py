@@ -28,6 +28,7 @@ from llm.training.loss import head_loss
 from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
 from llm.training.ranks import refuse_muon_in_pieces, total_norm
 from llm.training.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
+from llm.training.schedule import steps_of_run
 
 _GPT = GPTConfig()
 _OPTIM = OptimConfig()
@@ -74,6 +75,7 @@ class LanguageModel(L.LightningModule):
         self.compile_model = compile
         self.guard = StepGuard(non_finite)
         self._features: Callable[[Tensor], Tensor] = self.gpt.features
+        self._to_log: list[Tensor] = []  # (loss, accuracy) of each batch of a step that will be logged
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
         self.evaluation = nn.ModuleDict(
             {
@@ -97,6 +99,7 @@ class LanguageModel(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compile, if asked to, what training calls; the module itself, its names and its hooks stay as they are."""
+        self._to_log.clear()
         remember_shapes(self.gpt)
         self.guard.begin()
         if self.compile_model and stage == "fit":
@@ -128,12 +131,19 @@ class LanguageModel(L.LightningModule):
         loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
         self.guard.watch(self.trainer.fit_loop.total_batch_idx, batch, loss.detach())
         if accuracy is not None:
-            mine = torch.stack([loss.detach(), accuracy])
-            of_all: Tensor = self.trainer.strategy.reduce(mine, reduce_op="mean")
-            self.note("train/loss", of_all[0])
-            self.note("train/perplexity", of_all[0].exp())
-            self.note("train/token_accuracy", of_all[1])
+            self._to_log.append(torch.stack([loss.detach(), accuracy]))
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Note the loss that this step's gradient is of: the mean over its batches, on all processes."""
+        del optimizer
+        if self._to_log:
+            mine = torch.stack(self._to_log).mean(dim=0)  # (batches, 2) -> (2)
+            self._to_log.clear()
+            loss, accuracy = self.trainer.strategy.reduce(mine, reduce_op="mean")
+            self.note("train/loss", loss)
+            self.note("train/perplexity", loss.exp())
+            self.note("train/token_accuracy", accuracy)
 
     def note(self, name: str, value: Tensor | float) -> None:
         """A value of this step, for the progress bar now and for the loggers when the step is made."""
@@ -199,16 +209,19 @@ class LanguageModel(L.LightningModule):
         Lightning's own estimate would set up the data loader before a resumed run's counters are loaded.
         """
         trainer = self.trainer
-        limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+        batches = 0
         if trainer.max_epochs and trainer.max_epochs > 0:
             datamodule = getattr(trainer, "datamodule", None)
             if datamodule is None:
                 return int(trainer.estimated_stepping_batches)
-            batches, limit = len(datamodule.train_dataloader()), trainer.limit_train_batches
-            if limit is not None:
-                batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-            limits.append(math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
-        return min(limits, default=None)
+            batches = len(datamodule.train_dataloader())
+        return steps_of_run(
+            trainer.max_steps,
+            trainer.max_epochs,
+            batches,
+            trainer.limit_train_batches,
+            trainer.accumulate_grad_batches,
+        )
 
     # Evaluation
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning as L
 
 from llm.errors import ConfigError
@@ -50,3 +52,28 @@ class Every:
         if self.steps is not None:
             return self.steps
         return max(1, trainer.max_steps // self.times) if trainer.max_steps > 0 else 1000
+
+
+def steps_of_run(
+    max_steps: int, max_epochs: int | None, batches: int, limit: int | float | None, accumulated: int
+) -> int | None:
+    """Optimizer steps in a run, or None if only a time limit or an interrupt will end it.
+
+    Args:
+        max_steps: Lightning's; -1 is no limit.
+        max_epochs: the same.
+        batches: of an epoch, as the loader gives them.
+        limit: Lightning's `limit_train_batches`: a number of them, or a share.
+        accumulated: batches of a step. The last step of an epoch may have fewer.
+    """
+    limits = [max_steps] if max_steps >= 0 else []
+    if max_epochs is not None and max_epochs >= 0:
+        limits.append(math.ceil(batches_of_epoch(batches, limit) / accumulated) * max_epochs)
+    return min(limits, default=None)
+
+
+def batches_of_epoch(batches: int, limit: int | float | None) -> int:
+    """How many batches an epoch has, of those that the loader gives; see `steps_of_run`."""
+    if limit is None:
+        return batches
+    return min(batches, limit if isinstance(limit, int) else int(batches * limit))

@@ -12,6 +12,7 @@ from torch import nn
 from llm.config import AttentionKind, GPTConfig
 from llm.errors import ConfigError
 from llm.model import GPT, MLP, Block
+from llm.pretrained.twin import hugging_face_twin
 
 KINDS = get_args(AttentionKind)
 
@@ -28,45 +29,12 @@ def make(config, seed=0):
 # The reference
 
 
-def hugging_face_twin(model):
-    """Hugging Face's GPT-2 with the weights of ours."""
-    transformers = pytest.importorskip("transformers")
-    config = model.config
-    twin = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.context_length,
-            n_embd=config.n_embd,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-        )
-    ).eval()
-
-    def copy(source, target, transpose=False):
-        with torch.no_grad():
-            target.weight.copy_(source.weight.T if transpose else source.weight)
-            if getattr(source, "bias", None) is not None:
-                target.bias.copy_(source.bias)
-
-    copy(model.embeddings.token, twin.transformer.wte)
-    copy(model.embeddings.position, twin.transformer.wpe)
-    for ours, theirs in zip(model.blocks, twin.transformer.h, strict=True):
-        copy(ours.attention_norm, theirs.ln_1)
-        copy(ours.attention.qkv, theirs.attn.c_attn, transpose=True)  # their Conv1D is (in, out)
-        copy(ours.attention.projection, theirs.attn.c_proj, transpose=True)
-        copy(ours.mlp_norm, theirs.ln_2)
-        copy(ours.mlp.expand, theirs.mlp.c_fc, transpose=True)
-        copy(ours.mlp.projection, theirs.mlp.c_proj, transpose=True)
-    copy(model.final_norm, twin.transformer.ln_f)
-    copy(model.head, twin.lm_head)
-    return twin
-
-
 @pytest.mark.parametrize(
     ("n_layer", "n_head", "n_embd", "T"), [(1, 1, 4, 1), (2, 2, 8, 7), (3, 4, 32, 16), (2, 3, 24, 16)]
 )
 def test_logits_are_those_of_hugging_face(n_layer, n_head, n_embd, T):
     config = GPTConfig(vocab_size=50, context_length=16, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+    pytest.importorskip("transformers")
     model = make(config)
     twin = hugging_face_twin(model)
     ids = torch.randint(50, (3, T))

@@ -63,6 +63,32 @@ def test_training_lowers_the_loss_and_logs(module, datamodule):
     assert expected <= set(trainer.callback_metrics)
 
 
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_logged_loss_is_that_of_the_whole_step(module, datamodule, accumulated):
+    expected, logged = [], []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            inputs, targets = batch
+            with torch.no_grad():
+                logits = pl_module.gpt(inputs)
+            expected.append(float(F.cross_entropy(logits.flatten(0, 1), targets.flatten())))
+
+    class Log(L.pytorch.loggers.CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            if "train/loss" in metrics:
+                logged.append((step, metrics["train/loss"], metrics["train/perplexity"]))
+
+    options = {**QUIET, "logger": Log("nowhere"), "limit_val_batches": 0, "accumulate_grad_batches": accumulated}
+    L.Trainer(max_steps=4, log_every_n_steps=2, callbacks=[Watch()], **options).fit(module, datamodule)
+    means = torch.tensor(expected).view(4, accumulated).mean(dim=1).tolist()
+    assert [step for step, *_ in logged] == [1, 3]
+    assert [loss for _, loss, _ in logged] == pytest.approx([means[1], means[3]], abs=1e-5)
+    assert [perplexity for *_, perplexity in logged] == pytest.approx(
+        [math.exp(means[1]), math.exp(means[3])], rel=1e-4
+    )
+
+
 def test_muon_logs_both_learning_rates(datamodule):
     torch.manual_seed(0)
     config = GPTConfig(datamodule.vocab_size, 8, n_layer=1, n_head=2, n_embd=16, dropout=0.0)

@@ -1,0 +1,12 @@
+"""Every setting of a model, its optimizer and its tokenizer, validated when it is made.
+
+Frozen dataclasses of primitives: what the command line parses, what a checkpoint stores, and what the code
+reads are the same thing.
+"""
+
+from llm.config.gpt import GPT2_SIZES, AttentionKind, GPTConfig
+from llm.config.optim import OptimConfig
+from llm.config.sampling import SamplingConfig
+from llm.config.tokenizer import TokenizerConfig
+
+__all__ = ["GPT2_SIZES", "AttentionKind", "GPTConfig", "OptimConfig", "SamplingConfig", "TokenizerConfig"]

@@ -1,0 +1,152 @@
+"""The architecture of a GPT."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from llm.config.checks import checks
+from llm.errors import ConfigError
+
+AttentionKind = Literal["dot", "self", "causal", "multi_head"]
+
+GPT2_SIZES: dict[str, dict[str, int]] = {
+    "124m": {"n_layer": 12, "n_head": 12, "n_embd": 768},
+    "355m": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "774m": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
+}
+"""GPT-2's published sizes (Radford et al. 2019, table 2)."""
+
+_LARGEST = 2**31 - 1
+_MOST_LAYERS = 10_000
+"""More would take minutes to build before anything could tell that they don't fit into memory."""
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The architecture of a GPT.
+
+    Args:
+        vocab_size: V, the number of token ids. On the command line it comes from the tokenizer.
+        context_length: T, the most tokens the model sees at once. On the command line it comes from
+            `data.context_length`.
+        n_layer: number of blocks.
+        n_head: H, number of attention heads. Used by `multi_head`; the other kinds have one head.
+        n_embd: C, size of the embedding vectors.
+        attention: `dot` has no weights of its own, `self` has trained queries, keys and values and sees the whole
+            text, `causal` sees only the past, `multi_head` is several causal heads and an output projection.
+        positions: how the model knows where a token stands: `learned` adds a trained vector for each position to the
+            token's, `rotary` turns queries and keys by an angle that grows with the position, so that a score depends
+            on the distance alone (Su et al. 2021).
+        qk_norm: compare queries and keys by the cosine of their angle times a trained factor, one for each layer, so
+            that no score grows without bound (Henry et al. 2020).
+        scores: `scaled` divides query·key by the square root of the head size, `raw` does not.
+        weights: `softmax` over the scores, or each score over their `sum` (a step on the notes' way; it can
+            divide by zero, so train with softmax).
+        norm: before each part of a block and before the head: `layer_norm`, `rms_norm`, which divides by the root mean
+            square and neither centres nor shifts (Zhang & Sennrich 2019), or `none`.
+        norm_epsilon: added to the variance, or the mean square, under the norm's square root.
+        mlp: a two-layer perceptron after each attention, named by its activation: `gelu` in GPT-2's tanh form,
+            `gelu_exact`, `relu`, `silu` or `squared_relu` (So et al. 2021); or none.
+        mlp_hidden: size of its hidden layer. Default: 4 C.
+        residual: whether each part of a block adds to its input or replaces it.
+        projection_init: how the last matrix of each part of a block starts: `small` and random, the smaller the more
+            blocks there are, as GPT-2's, or `zero`, so that every block begins by passing its input on.
+        dropout: share of values dropped in training, from 0 up to but not including 1.
+        bias: whether linear layers and norms have a bias.
+        qkv_bias: whether the query, key and value projections have one.
+        tie_head: whether the output head shares the token embedding's weights.
+        vocab_multiple: round the tables of embedding and head up to a multiple of this, such as 64 or 128, for
+            speed on a GPU. The rows beyond the vocabulary are never given out: there are always V logits.
+    """
+
+    vocab_size: int = 50257
+    context_length: int = 256
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    attention: AttentionKind = "multi_head"
+    positions: Literal["learned", "rotary"] = "learned"
+    qk_norm: bool = False
+    scores: Literal["scaled", "raw"] = "scaled"
+    weights: Literal["softmax", "sum"] = "softmax"
+    norm: Literal["layer_norm", "rms_norm", "none"] = "layer_norm"
+    norm_epsilon: float = 1e-5
+    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "squared_relu", "none"] = "gelu"
+    mlp_hidden: int | None = None
+    residual: bool = True
+    projection_init: Literal["small", "zero"] = "small"
+    dropout: float = 0.1
+    bias: bool = True
+    qkv_bias: bool = True
+    tie_head: bool = True
+    vocab_multiple: int = 1
+
+    def __post_init__(self) -> None:
+        with checks(self) as check:
+            for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "mlp_hidden", "vocab_multiple"):
+                value, most = getattr(self, name), _MOST_LAYERS if name == "n_layer" else _LARGEST
+                check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+                check(value is None or value <= most, f"{name} must be at most {most}, got {value}")
+            check(self.norm_epsilon > 0, f"norm_epsilon must be above 0, got {self.norm_epsilon}")
+            check(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+            check(
+                self.attention != "dot" or (self.positions == "learned" and not self.qk_norm),
+                f"positions {self.positions} with qk_norm {self.qk_norm}: rotary positions and qk_norm change queries "
+                "and keys but not values, and dot attention has one vector for all three: choose another attention",
+            )
+            check(
+                self.projection_init == "small" or self.residual,
+                "projection_init zero needs residual: without it a block would give nothing but zeros",
+            )
+            if self.n_head < 1:
+                return  # there is no size of a head to ask about
+            check(
+                self.n_embd % self.heads == 0,
+                f"n_embd must be divisible by n_head, so that every head has the same size: "
+                f"{self.n_embd} / {self.n_head} leaves {self.n_embd % self.n_head}",
+            )
+            check(
+                self.positions == "learned" or self.head_size % 2 == 0,
+                f"positions rotary turns pairs of values, so the head size must be even, got n_embd / n_head = "
+                f"{self.head_size}",
+            )
+
+    @property
+    def heads(self) -> int:
+        """H, the number of attention heads that the chosen kind really has."""
+        return self.n_head if self.attention == "multi_head" else 1
+
+    @property
+    def head_size(self) -> int:
+        """D, the size of one head's queries, keys and values."""
+        return self.n_embd // self.heads
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the perceptron's hidden layer."""
+        return 4 * self.n_embd if self.mlp_hidden is None else self.mlp_hidden
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows in the tables of embedding and head: V, rounded up to `vocab_multiple`."""
+        return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a position sees only itself and earlier ones, so that its next-token loss means something."""
+        return self.attention in ("causal", "multi_head")
+
+    @classmethod
+    def gpt2(cls, size: str, **overrides: Any) -> Self:
+        """One of GPT-2's published sizes: `124m`, `355m`, `774m` or `1558m`."""
+        if size not in GPT2_SIZES:
+            raise ConfigError(f"unknown GPT-2 size {size!r}; there are {', '.join(GPT2_SIZES)}")
+        return cls(**{"context_length": 1024, **GPT2_SIZES[size], **overrides})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as primitives, as checkpoints store them."""
+        return dataclasses.asdict(self)

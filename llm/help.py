@@ -1,0 +1,68 @@
+"""What `train.py --help` says, without importing anything large; and how each command's own help begins."""
+
+SUMMARIES = {
+    "fit": "train a model",
+    "validate": "measure a trained model on the validation text",
+    "test": "measure a trained model on a test text",
+    "predict": "continue prompts, or score them, with a trained model",
+}
+"""The commands of `train.py`."""
+
+_EXAMPLES = {
+    "fit": (
+        ("", "the quick start: a small GPT on a short story"),
+        ("--data.corpus my.txt --trainer.max_steps 2000", "on your own text"),
+        ("--config configs/gpt2/124m.yaml --preflight", "what would this run be?"),
+    ),
+    "validate": (("--ckpt_path best", "the best checkpoint of the newest run"),),
+    "test": (("--ckpt_path best --data.test_corpus other.txt", "on another text"),),
+    "predict": (("--ckpt_path best --data.prompts prompts.txt", "continue each line of a file"),),
+}
+
+_MOST_USED = {
+    "--config FILE": "take settings from a YAML file; flags after it win",
+    "--data.corpus": "what to train on: a text file, a folder, a pattern, token ids",
+    "--data.tokenizer.kind": "gpt2, word, char",
+    "--data.context_length": "tokens that the model sees at once",
+    "--data.batch_size": "windows in a batch; fewer need less memory",
+    "--model.gpt.n_layer": "number of blocks; n_head and n_embd are the heads and the width",
+    "--model.optim.learning_rate": "the peak of the learning rate",
+    "--trainer.max_steps": "how long to train, in optimizer steps",
+    "--trainer.val_check_interval": "batches from one validation to the next",
+    "--ckpt_path last": "go on with the newest run, or with the checkpoint of this path",
+    "--preflight": "say what the run will be, what it needs and what is wrong with it; then stop",
+}
+
+
+def overview() -> str:
+    """What `train.py --help` prints."""
+    commands = _columns({f"  {name}": summary for name, summary in SUMMARIES.items()})
+    return (
+        "usage: python train.py COMMAND [options]\n\n"
+        f"Train a GPT, and see inside it while it learns.\n\ncommands:\n{commands}\n\n{_used_most()}\n\n"
+        f"{_examples('fit')}\n\n"
+        "Every option of a command: python train.py COMMAND --help\n"
+        "What is done with a model besides: python -m llm --help"
+    )
+
+
+def description(command: str) -> str:
+    """How the help of a command begins: what it does, examples, the options that are used most."""
+    parts = [f"{SUMMARIES[command].capitalize()}.", _examples(command)]
+    if command == "fit":
+        parts.append(_used_most())
+    return "\n\n".join(parts)
+
+
+def _used_most() -> str:
+    return "most used options of fit:\n" + _columns({f"  {name}": what for name, what in _MOST_USED.items()})
+
+
+def _examples(command: str) -> str:
+    lines = {f"  python train.py {command} {words}".rstrip(): f"# {what}" for words, what in _EXAMPLES[command]}
+    return "examples:\n" + _columns(lines)
+
+
+def _columns(lines: dict[str, str]) -> str:
+    width = max(map(len, lines))
+    return "\n".join(f"{left.ljust(width)}  {right}" for left, right in lines.items())

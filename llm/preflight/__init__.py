@@ -1,0 +1,130 @@
+"""Before the first step: what a run will be, what it will need, and everything that can be foreseen to go wrong."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from llm.errors import LLMError
+from llm.inspection.guard import same_randomness
+from llm.preflight.checks import HINTING, REFUSING
+from llm.preflight.making import make_plan
+from llm.preflight.plan import Plan, Start
+from llm.preflight.table import table
+from llm.preflight.timing import measure_steps, reckoned_seconds
+
+__all__ = [
+    "HINTING",
+    "REFUSING",
+    "Plan",
+    "PreflightDone",
+    "Problems",
+    "RecordPreflight",
+    "Start",
+    "make_plan",
+    "preflight",
+    "table",
+]
+
+log = logging.getLogger("llm")
+
+
+class Problems(LLMError):
+    """Everything that is wrong with a run, a sentence each."""
+
+
+class PreflightDone(Exception):
+    """All that was asked for was the preflight.
+
+    Args:
+        status: what the process ends with: 0 if the run could begin, 1 if not.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool = False) -> Plan:
+    """Look at a run before it begins, say what it will be, and refuse it if it can't be.
+
+    Args:
+        settings: of `fit`, as nested dicts.
+        start: what it begins with besides.
+        alone: nothing follows: take the time to make a few steps with a throwaway copy of the model.
+
+    Raises:
+        Problems: the run can't be.
+        PreflightDone: the preflight was `alone`, and found nothing that refuses.
+    """
+    with same_randomness(torch.device("cpu")):  # the run is bit for bit that without
+        plan = make_plan(settings, start)
+        problems = [problem for check in REFUSING for problem in check(plan)]
+        if not problems:
+            _find_out_time(plan, measured=alone)
+    if alone or not problems:
+        log.info("%s", table(plan))
+    for check in HINTING:
+        for hint in check(plan):
+            log.info("hint: %s", hint)
+    if problems:
+        raise Problems(*dict.fromkeys(problems))
+    if alone:
+        log.info("no problems found; without --preflight, the run would begin now")
+        raise PreflightDone(0)
+    return plan
+
+
+def _find_out_time(plan: Plan, measured: bool) -> None:
+    if plan.gpt is None or plan.optim is None or plan.parameters is None or plan.device is None or plan.steps is None:
+        return
+    batch_size, seconds = plan.settings["data"]["batch_size"], None
+    if measured:
+        try:
+            found = measure_steps(plan.gpt, plan.optim, batch_size, plan.precision, plan.device)
+        except (RuntimeError, MemoryError) as error:
+            plan.problems.append(str(error))
+            return
+        seconds, plan.measured = found.seconds, found.peak
+    else:
+        seconds = reckoned_seconds(plan.gpt, plan.parameters.total, batch_size, plan.precision, plan.device)
+    if seconds is None:
+        return
+    batches = (plan.steps - plan.start.step) * plan.accumulated
+    plan.seconds = max(0, batches) * seconds + _validations(plan, batches) * seconds / 3  # forward is a third
+
+
+def _validations(plan: Plan, batches: int) -> float:
+    """Batches of all validations: the one before the first step, and those on the way."""
+    every = plan.validates_every
+    if every is None or plan.corpus is None:
+        return 0
+    data = plan.settings["data"]
+    each = math.ceil(plan.corpus.validation / data["context_length"] / data["batch_size"] / plan.world_size)
+    limit = plan.setting("trainer.limit_val_batches")
+    if limit is not None:
+        each = min(each, limit) if isinstance(limit, int) else int(each * limit)
+    return each * (1 + batches // every)
+
+
+class RecordPreflight(L.Callback):
+    """Leaves the table of a preflight with the run, in TensorBoard.
+
+    Args:
+        plan: what was found.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.text = "\n".join(f"    {line}" for line in table(plan).splitlines())
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write it."""
+        del pl_module
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.add_text("preflight", self.text, trainer.global_step)

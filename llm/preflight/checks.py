@@ -1,0 +1,218 @@
+"""What could go wrong in a run, looked for before it begins: each check is a function from a plan to sentences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from llm.preflight.plan import Plan, existing
+from llm.preflight.sizes import in_bytes
+from llm.pretrained.adapting import differences
+from llm.training.hardware import has_native_bfloat16
+
+_WEIGHTLESS = ("dropout", "projection_init")
+
+Check = Callable[[Plan], Iterator[str]]
+
+_COMMON_RATES = (1e-6, 3e-2)
+_BY_HEART = 20.0
+"""Passes through the text from which on a model learns it word by word rather than the language."""
+_TOKENS_PER_PARAMETER = 20.0
+"""At which a model is as good as its training compute allows (Hoffmann et al. 2022, table 3)."""
+
+
+# What no run can have: these refuse.
+
+
+def settings_that_can_not_be(plan: Plan) -> Iterator[str]:
+    """What the parts of the run said when they were made: settings, corpus, tokenizer, devices."""
+    yield from plan.problems
+
+
+def nothing_to_do(plan: Plan) -> Iterator[str]:
+    """Limits and intervals of zero."""
+    for name in ("val_check_interval", "accumulate_grad_batches"):
+        if plan.setting(f"trainer.{name}") == 0:
+            yield f"trainer.{name} must be at least 1, got 0"
+    for name in ("max_steps", "max_epochs", "limit_train_batches"):
+        if plan.setting(f"trainer.{name}") == 0:
+            yield f"trainer.{name} is 0, so there is nothing to train; leave it out, or set it to 1 or more"
+
+
+def other_weights(plan: Plan) -> Iterator[str]:
+    """Trained weights, and an architecture or a tokenizer that they do not go with."""
+    if plan.start.trained is None or plan.gpt is None:
+        return
+    if plan.setting("ckpt_path") is None:
+        if different := differences(plan.start.trained, plan.gpt):
+            yield f"the pretrained weights are of another architecture: {', '.join(different)}"
+        return
+    theirs, ours = plan.start.trained.to_dict(), plan.gpt.to_dict()
+    different = [
+        f"{name} ({theirs[name]} in the checkpoint, {ours[name]} now)"
+        for name in ours
+        if theirs[name] != ours[name] and name not in _WEIGHTLESS
+    ]
+    if different:
+        yield f"the checkpoint is of another architecture: {', '.join(different)}"
+
+
+def too_little_memory(plan: Plan) -> Iterator[str]:
+    """Weights, gradients and optimizer alone do not fit, whatever the batch."""
+    if plan.memory is None or plan.free_memory is None or _is_shared_out(plan):
+        return
+    if (needed := plan.memory.state * _on_this_memory(plan)) > plan.free_memory:
+        yield (
+            f"not enough memory: weights, gradients and optimizer take {in_bytes(needed)}, and {plan.device} has "
+            f"{in_bytes(plan.free_memory)} free; use a smaller n_layer or n_embd"
+        )
+
+
+def too_little_disk(plan: Plan) -> Iterator[str]:
+    """The checkpoints do not fit: best, last, and the one that is being written."""
+    size = plan.checkpoint_bytes
+    if size is None or plan.free_disk is None or plan.setting("trainer.enable_checkpointing") is False:
+        return
+    if 3 * size > plan.free_disk:
+        yield (
+            f"not enough disk: best.ckpt, last.ckpt and the one that is being written take 3 x {in_bytes(size)}, and "
+            f"{in_bytes(plan.free_disk)} are free where the run will be; free some, or set checkpoint.folder"
+        )
+
+
+def folder_that_can_not_be_written(plan: Plan) -> Iterator[str]:
+    """The run could leave nothing."""
+    if plan.folder is not None and not os.access(folder := existing(plan.folder), os.W_OK | os.X_OK):
+        yield f"the run folder can't be made: {str(folder)!r} is not writable; set another trainer.logger save_dir"
+
+
+def validation_that_never_comes(plan: Plan) -> Iterator[str]:
+    """Lightning refuses an interval longer than an epoch, where epochs are counted."""
+    interval = plan.setting("trainer.val_check_interval")
+    epochs = plan.setting("trainer.check_val_every_n_epoch")
+    if plan.corpus is None or epochs is None or not isinstance(interval, int) or plan.validates_every is None:
+        return
+    if interval > plan.corpus.batches:
+        yield (
+            f"trainer.val_check_interval is {interval} batches and an epoch has {plan.corpus.batches}: set "
+            "trainer.check_val_every_n_epoch to null to count over epochs, or a smaller interval"
+        )
+
+
+# What a run can have, but the user may not want: these are hints.
+
+
+def memory_may_not_do(plan: Plan) -> Iterator[str]:
+    """The expected peak is more than there is."""
+    if plan.memory is None or plan.free_memory is None or _is_shared_out(plan):
+        return
+    processes = _on_this_memory(plan)
+    if plan.memory.state * processes <= plan.free_memory < plan.memory.to_come * processes:
+        yield (
+            f"memory may not do: about {in_bytes(plan.memory.to_come * processes)} of {in_bytes(plan.free_memory)}; a "
+            "smaller batch_size needs less (with trainer.accumulate_grad_batches for the same step)"
+        )
+
+
+def learning_rate(plan: Plan) -> Iterator[str]:
+    """A rate that is hardly ever a good one, or that is never reached."""
+    if plan.optim is None:
+        return
+    low, high = _COMMON_RATES
+    if not low <= plan.optim.learning_rate <= high:
+        yield f"learning_rate {plan.optim.learning_rate:g} is unusual: {low:g} to {high:g} is common"
+    if plan.steps is not None and plan.optim.warmup_steps >= plan.steps > 0:
+        yield (
+            f"warmup_steps {plan.optim.warmup_steps} is no less than the run's {plan.steps:,} steps: "
+            "the learning rate never gets past its warm-up"
+        )
+
+
+def data_and_size(plan: Plan) -> Iterator[str]:
+    """Too little text for so long a run, too short or too long a run for such a model."""
+    if plan.steps is None or plan.corpus is None or plan.parameters is None or not plan.steps:
+        return
+    seen = plan.steps * plan.step_tokens
+    times, each = seen / plan.corpus.train, seen / plan.parameters.total
+    if times > _BY_HEART:
+        yield (
+            f"every token is seen about {times:,.0f} times: the model will learn the text by heart, and the validation "
+            "loss will rise again; more text helps (best.ckpt keeps the best)"
+        )
+    elif each < _TOKENS_PER_PARAMETER / 20:
+        yield (
+            f"{each:.2g} tokens for each parameter is little: about {_TOKENS_PER_PARAMETER:g} are the best use of "
+            "compute; train longer, or a smaller model"
+        )
+    elif each > _TOKENS_PER_PARAMETER * 20:
+        yield f"{each:,.0f} tokens for each parameter: a larger model would learn more from them"
+
+
+def validation(plan: Plan) -> Iterator[str]:
+    """No validation, or none before the end."""
+    if plan.corpus is None or not plan.steps:
+        return
+    every = plan.validates_every
+    if every is None:
+        yield "there is no validation, so there will be no best.ckpt; set data.validation_share or .validation_corpus"
+    elif every > plan.steps * plan.accumulated and plan.setting("trainer.check_val_every_n_epoch") is None:
+        yield (
+            f"the run has {plan.steps * plan.accumulated:,} batches, and trainer.val_check_interval is {every:,}: "
+            "validation comes at the end only"
+        )
+
+
+def accumulation(plan: Plan) -> Iterator[str]:
+    """A step that takes more batches than an epoch has."""
+    if plan.corpus is not None and plan.accumulated > plan.corpus.batches:
+        yield (
+            f"trainer.accumulate_grad_batches is {plan.accumulated} and an epoch has {plan.corpus.batches} batches: "
+            "a step ends with the epoch"
+        )
+
+
+def precision(plan: Plan) -> Iterator[str]:
+    """A precision that the device only imitates."""
+    asked = str(plan.setting("trainer.precision") or "")
+    if plan.device == "cpu" and asked in ("16-mixed", "16"):
+        yield f"trainer.precision {asked}: processors have no float16; bf16-mixed is taken"
+    elif plan.device in ("cpu", "cuda") and asked.startswith("bf16") and not has_native_bfloat16(plan.device):
+        yield f"trainer.precision {asked}: this device does not multiply bfloat16 natively, so it will be slow"
+
+
+def nothing_left(plan: Plan) -> Iterator[str]:
+    """A checkpoint that is at the end of its run."""
+    if plan.steps is not None and plan.start.step >= max(1, plan.steps):
+        yield f"the checkpoint is at step {plan.start.step:,} of {plan.steps:,}: nothing is left; set trainer.max_steps"
+
+
+REFUSING: tuple[Check, ...] = (
+    settings_that_can_not_be,
+    nothing_to_do,
+    other_weights,
+    too_little_memory,
+    too_little_disk,
+    folder_that_can_not_be_written,
+    validation_that_never_comes,
+)
+HINTING: tuple[Check, ...] = (
+    memory_may_not_do,
+    learning_rate,
+    data_and_size,
+    validation,
+    accumulation,
+    precision,
+    nothing_left,
+)
+
+
+def _is_shared_out(plan: Plan) -> bool:
+    """Whether the processes share one model out, so that each holds a part."""
+    strategy = str(plan.setting("trainer.strategy") or "auto")
+    return not (strategy == "auto" or strategy.startswith(("ddp", "single")))
+
+
+def _on_this_memory(plan: Plan) -> int:
+    """How many processes take from the same memory: on a processor all of this machine."""
+    nodes = plan.setting("trainer.num_nodes") or 1
+    return max(1, plan.world_size // nodes) if plan.device == "cpu" else 1

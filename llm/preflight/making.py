@@ -1,0 +1,134 @@
+"""From settings to a plan: every part of a run is made once, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
+from llm.data import TextDataModule
+from llm.data.corpus import resolve_corpus
+from llm.data.opening import find_token_ids
+from llm.data.windows import window_starts
+from llm.inspection import Inspection
+from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
+from llm.preflight.plan import Corpus, Plan, Start, existing
+from llm.training import BestAndLast, TextSamples
+from llm.training.schedule import batches_of_epoch, steps_of_run
+
+_NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", "max_time", "barebones"}
+"""Arguments of the Trainer that are not tried out: they are no plain values, or leave something behind."""
+
+
+def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
+    """Find out all that can be known before a run, without a model, a trainer or a folder.
+
+    What learns a vocabulary or makes token ids is done here, once: the data module of the plan is that of the run.
+
+    Args:
+        settings: of `fit`, as nested dicts of plain values.
+        start: what the run begins with.
+    """
+    plan = Plan(settings, start or Start())
+    model, data = settings["model"], settings["data"]
+    plan.optim = plan.make(lambda: OptimConfig(**model["optim"]))
+    plan.make(lambda: SamplingConfig(**model["sampling"]))
+    plan.make(lambda: Inspection(**settings["inspect"]))
+    plan.make(lambda: TextSamples(**settings["samples"]))
+    plan.make(lambda: BestAndLast(**settings["checkpoint"]))
+    _try_trainer(plan, settings["trainer"])
+    tokenizer = plan.make(lambda: TokenizerConfig(**data["tokenizer"]))
+    if tokenizer is not None:
+        plan.datamodule = plan.make(lambda: TextDataModule(**{**data, "tokenizer": tokenizer}))
+    told = {"context_length": data["context_length"]}
+    if plan.datamodule is not None:
+        told["vocab_size"] = plan.datamodule.vocab_size
+        plan.corpus = plan.make(lambda: _read_corpus(plan, plan.datamodule))
+    plan.gpt = plan.make(lambda: GPTConfig(**{**model["gpt"], **told}))
+    if plan.corpus is not None:
+        trainer = settings["trainer"]
+        max_steps, max_epochs = trainer["max_steps"], trainer["max_epochs"]
+        if debugged := trainer.get("fast_dev_run"):
+            max_steps, max_epochs = int(debugged), 1
+        plan.steps = steps_of_run(
+            max_steps, max_epochs, plan.corpus.batches, trainer["limit_train_batches"], plan.accumulated
+        )
+    if plan.gpt is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
+        plan.parameters = Parameters.of(plan.gpt, plan.optim)
+        plan.memory = expected_memory(
+            plan.gpt,
+            plan.parameters,
+            data["batch_size"],
+            plan.precision,
+            plan.device,
+            plan.world_size,
+            process_memory() if plan.device == "cpu" else 0,
+        )
+        plan.free_memory = free_memory(plan.device)
+    plan.folder = plan.start.folder or _folder(settings["trainer"]["logger"])
+    with contextlib.suppress(OSError):
+        plan.free_disk = shutil.disk_usage(existing(plan.folder or Path())).free
+    return plan
+
+
+def _read_corpus(plan: Plan, datamodule: Any) -> Corpus:
+    datamodule.refuse_other_corpus(plan.start.data)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    tokens = len(datamodule.train_tokens)
+    path = find_token_ids(datamodule.corpus)
+    if path is None:
+        files = tuple(resolve_corpus(datamodule.corpus))
+    else:
+        files = (path,) if path.is_file() else tuple(sorted(path.glob("*.tokens")))
+    batches = len(datamodule.train_order(world_size=plan.world_size))
+    return Corpus(
+        files,
+        sum(file.stat().st_size for file in files),
+        tokens,
+        len(datamodule.validation_tokens),
+        len(window_starts(tokens, datamodule.context_length, datamodule.stride)),
+        batches_of_epoch(batches, plan.setting("trainer.limit_train_batches")),
+    )
+
+
+def _try_trainer(plan: Plan, settings: dict[str, Any]) -> None:
+    """Let Lightning find what is wrong with devices, precision and limits, with a trainer that is thrown away."""
+    plain: dict[str, Any] = {
+        name: value
+        for name, value in settings.items()
+        if name not in _NOT_ASKED and isinstance(value, int | float | str | None)
+    }
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "fast_dev_run": False,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            trainer = L.Trainer(**{**plain, **quiet})
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+            plan.problems.append(f"trainer: {' '.join(str(error).split())}")
+            return
+    plan.device = trainer.strategy.root_device.type
+    plan.precision = str(trainer.precision)
+    plan.world_size = trainer.num_devices * trainer.num_nodes
+
+
+def _folder(logger: Any) -> Path | None:
+    """Where a run will leave its files, or None if nobody knows before it begins."""
+    arguments = logger.get("init_args", {}) if isinstance(logger, dict) else {}
+    if not isinstance(logger, dict) or not str(logger.get("class_path", "")).endswith("TensorBoardLogger"):
+        return None
+    with contextlib.suppress(Exception):  # the run itself will say so
+        return Path(TensorBoardLogger(**arguments).log_dir)
+    return None

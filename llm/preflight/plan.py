@@ -1,0 +1,144 @@
+"""What is known about a run before it begins, from its settings and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llm.config import GPTConfig, OptimConfig
+from llm.data import TextDataModule
+from llm.errors import LLMError, reason_of
+from llm.preflight.memory import Memory, Parameters
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a run trains and validates on.
+
+    Args:
+        files: of the training corpus.
+        bytes: their size.
+        train: tokens to train on.
+        validation: tokens to validate on.
+        windows: training windows.
+        batches: of an epoch, in each process.
+    """
+
+    files: tuple[Path, ...]
+    bytes: int
+    train: int
+    validation: int
+    windows: int
+    batches: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with, besides its settings.
+
+    Args:
+        step: at which it goes on; 0 for a new one.
+        trained: the architecture of its weights; None for new ones.
+        data: what the checkpoint knows of its corpus.
+        folder: of the run that goes on.
+    """
+
+    step: int = 0
+    trained: GPTConfig | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+@dataclass
+class Plan:
+    """A run before it begins. What could not be found out, because something is wrong, is None.
+
+    Args:
+        settings: what the user set, and the defaults, as nested dicts.
+        start: what the run begins with.
+        problems: what was wrong with a part of the run when it was made, in the words of that part.
+        seconds: how long the run will take.
+        measured: the peak of memory in bytes, if some steps were made.
+    """
+
+    settings: dict[str, Any]
+    start: Start = field(default_factory=Start)
+    problems: list[str] = field(default_factory=list)
+    datamodule: TextDataModule | None = None
+    corpus: Corpus | None = None
+    gpt: GPTConfig | None = None
+    optim: OptimConfig | None = None
+    device: str | None = None
+    precision: str = "32-true"
+    world_size: int = 1
+    steps: int | None = None
+    parameters: Parameters | None = None
+    memory: Memory | None = None
+    free_memory: int | None = None
+    folder: Path | None = None
+    free_disk: int | None = None
+    seconds: float | None = None
+    measured: int | None = None
+
+    def setting(self, name: str) -> Any:
+        """A setting by its dotted name; None where there is none."""
+        value: Any = self.settings
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def accumulated(self) -> int:
+        """Batches of a step, in each process."""
+        return max(1, self.setting("trainer.accumulate_grad_batches") or 1)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step, of all processes."""
+        data = self.settings["data"]
+        return int(data["batch_size"] * data["context_length"] * self.accumulated * self.world_size)
+
+    @property
+    def epochs(self) -> float | None:
+        """Times that the run goes through the training windows."""
+        if self.steps is None or self.corpus is None or not self.corpus.batches:
+            return None
+        return self.steps * self.accumulated / self.corpus.batches
+
+    @property
+    def checkpoint_bytes(self) -> int | None:
+        """Size of a checkpoint, about: weights and optimizer."""
+        return None if self.memory is None else self.memory.weights + self.memory.optimizer
+
+    @property
+    def validates_every(self) -> int | None:
+        """Training batches between validations; None where there are none."""
+        interval = self.setting("trainer.val_check_interval")
+        if self.corpus is None or not self.corpus.validation or self.setting("trainer.limit_val_batches") == 0:
+            return None
+        if isinstance(interval, float):
+            return max(1, int(self.corpus.batches * interval))
+        return interval if interval else self.corpus.batches
+
+    def make(self, make: Callable[[], Made]) -> Made | None:
+        """Make a part of the run; what is wrong with it joins the other problems."""
+        try:
+            return make()
+        except Exception as error:
+            if isinstance(error, LLMError):
+                self.problems += map(str, error.args)
+            elif (reason := reason_of(error)) is not None:
+                self.problems.append(reason)
+            else:
+                raise
+            return None
+
+
+def existing(path: Path) -> Path:
+    """The folder itself, or the nearest above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())

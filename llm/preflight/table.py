@@ -1,0 +1,75 @@
+"""A plan as a few lines to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llm.preflight.plan import Plan
+from llm.preflight.sizes import in_bytes, in_time
+
+
+def table(plan: Plan) -> str:
+    """What is known about a run, a line each; what is not known is left out."""
+    lines = list(_lines(plan))
+    width = max(len(name) for name, _ in lines) if lines else 0
+    return "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines)
+
+
+def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
+    data = plan.settings["data"]
+    if (corpus := plan.corpus) is not None and plan.datamodule is not None:
+        tokenizer = plan.datamodule.tokenizer
+        name = tokenizer.to_dict().get("encoding", tokenizer.kind)
+        files = f"{corpus.files[0]}" if len(corpus.files) == 1 else f"{len(corpus.files):,} files"
+        yield "corpus", f"{files}, {in_bytes(corpus.bytes)}; tokenizer {name}, {tokenizer.vocab_size:,} tokens"
+        yield "tokens", f"{corpus.train:,} to train on, {corpus.validation:,} to validate on"
+        yield (
+            "windows",
+            f"{corpus.windows:,} of {data['context_length']:,} tokens, one every {plan.datamodule.stride:,}; an epoch "
+            f"is {corpus.batches:,} batches of {data['batch_size']:,}{_shared(plan)}",
+        )
+        yield "steps", _steps(plan)
+    if (parameters := plan.parameters) is not None:
+        yield "parameters", f"{parameters.total:,}, of them {parameters.embeddings:,} in embeddings and head"
+    if plan.device is not None:
+        mixed = ": products in bfloat16, weights in float32 (--trainer.precision 32-true for float32 throughout)"
+        count = f" x {plan.world_size}" if plan.world_size > 1 else ""
+        yield "device", f"{plan.device}{count}, {plan.precision}{mixed if plan.precision == 'bf16-mixed' else ''}"
+    if (memory := plan.memory) is not None:
+        there = "" if plan.free_memory is None else f" of {in_bytes(plan.free_memory)} free"
+        each = " for each device" if plan.world_size > 1 else ""
+        what = (
+            f"weights {in_bytes(memory.weights)}, gradients the same, optimizer {in_bytes(memory.optimizer)}, "
+            f"activations {in_bytes(memory.activations)}"
+        )
+        yield "memory", f"about {in_bytes(memory.to_come)}{there}{each}: {what}"
+        if plan.measured is not None:
+            more = f" with {in_bytes(memory.held)} that the process has already" if memory.held else ""
+            yield (
+                "",
+                f"{in_bytes(plan.measured)} at the peak of a few steps{more}; {in_bytes(memory.peak)} was expected",
+            )
+    if plan.seconds is not None:
+        yield (
+            "time",
+            f"{in_time(plan.seconds)}{', from a few steps' if plan.measured else ', reckoned; within a factor of two'}",
+        )
+    if plan.folder is not None:
+        size, free = plan.checkpoint_bytes, plan.free_disk
+        room = "" if size is None or free is None else f"; {in_bytes(size)} a checkpoint, {in_bytes(free)} free"
+        yield "run folder", f"{plan.folder}{room}"
+
+
+def _shared(plan: Plan) -> str:
+    return f" on each of {plan.world_size} devices" if plan.world_size > 1 else ""
+
+
+def _steps(plan: Plan) -> str:
+    if plan.steps is None:
+        return "until stopped"
+    begin = f", going on after {plan.start.step:,}" if plan.start.step else ""
+    of = f" of {plan.accumulated} batches" if plan.accumulated > 1 else ""
+    epochs = "" if plan.epochs is None else f", {plan.epochs:,.1f} epochs"
+    every = plan.validates_every
+    validation = "no validation" if every is None else f"validation every {every / plan.accumulated:g}"
+    return f"{plan.steps:,}{of}{begin}: {plan.steps * plan.step_tokens:,} tokens{epochs}; {validation}"

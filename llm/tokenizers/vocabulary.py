@@ -1,0 +1,110 @@
+"""Tokens that are looked up in a list of pieces: what words and characters share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from llm.errors import TokenizerError
+from llm.tokenizers.base import Tokenizer, UnknownPieceError
+
+UNKNOWN_TOKENS = ("<|unk|>", "[UNK]")
+"""The special tokens that an unknown piece becomes, where a vocabulary has one of them."""
+
+
+class VocabularyTokenizer(Tokenizer):
+    """One id for each distinct piece of a text.
+
+    Strict without an unknown token among `specials`: a piece outside the vocabulary is then an error.
+
+    Args:
+        vocabulary: the distinct pieces, in the order of their ids.
+        specials: special tokens, numbered after the vocabulary. With `<|unk|>` or `[UNK]`, unknown pieces become it.
+
+    Raises:
+        TokenizerError: a token is there twice or empty, or a special one has white space in it.
+    """
+
+    cuts = " \n"
+
+    def __init__(self, vocabulary: Sequence[str], specials: Sequence[str] = ()) -> None:
+        self.specials = _check_specials(specials)
+        self._tokens, self._ids = _build_vocabulary(vocabulary, self.specials)
+        self._unknown_id = _find_unknown_token(self.special_ids)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces and special tokens."""
+        return len(self._tokens)
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """The special tokens and their ids."""
+        return {special: self._ids[special] for special in self.specials}
+
+    @abstractmethod
+    def pieces(self, text: str) -> Sequence[str]:
+        """What is looked up in the vocabulary, one after the other; special tokens as wholes."""
+
+    @abstractmethod
+    def unknown(self, piece: str, text: str) -> UnknownPieceError:
+        """The error of the first piece of a text that is not in the vocabulary; says where it is."""
+
+    def encode(self, text: str) -> list[int]:
+        """The id of each piece; special tokens in the text become themselves.
+
+        Raises:
+            TokenizerError: strict, and a piece is not in the vocabulary; names the piece and its place.
+        """
+        pieces = self.pieces(text)
+        if self._unknown_id is not None:
+            return [self._ids.get(piece, self._unknown_id) for piece in pieces]
+        try:
+            return [self._ids[piece] for piece in pieces]
+        except KeyError as error:
+            raise self.unknown(error.args[0], text) from None
+
+    def token(self, token_id: int) -> str:
+        """The piece behind an id.
+
+        Raises:
+            TokenizerError: the id is outside the vocabulary.
+        """
+        return self._tokens[self._check_id(token_id)]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes of one piece or special token, without white space that was around it."""
+        return self.token(token_id).encode()
+
+
+def _check_specials(specials: Sequence[str]) -> tuple[str, ...]:
+    """The special tokens as a tuple.
+
+    Raises:
+        TokenizerError: one is empty or has white space in it.
+    """
+    for special in specials:
+        if not special or special.split() != [special]:
+            raise TokenizerError(f"a special token must be text without white space, got {special!r}")
+    return tuple(specials)
+
+
+def _build_vocabulary(tokens: Sequence[str], specials: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """All tokens in the order of their ids, specials last; and the id of each.
+
+    Raises:
+        TokenizerError: a token is there twice or is empty.
+    """
+    every = (*tokens, *specials)
+    ids = {token: token_id for token_id, token in enumerate(every)}
+    if len(ids) != len(every):
+        twice = next(token for token_id, token in enumerate(every) if ids[token] != token_id)
+        raise TokenizerError(f"{twice!r} is in the vocabulary twice")
+    if "" in ids:
+        raise TokenizerError("the vocabulary has an empty token in it")
+    return every, ids
+
+
+def _find_unknown_token(special_ids: dict[str, int]) -> int | None:
+    """The id that unknown pieces get, or None: then they are an error."""
+    return next((special_ids[name] for name in UNKNOWN_TOKENS if name in special_ids), None)

@@ -1,0 +1,250 @@
+"""What is said before the first step, and that all that is wrong is said at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from llm import GPT, GPTConfig
+from llm.checkpoint import read_checkpoint
+from llm.cli import main
+from llm.data import datamodule as of_data
+from llm.pretrained import Pretrained, export
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = ["--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8", "--data.context_length=16"]
+QUICK = [*TINY, "--data.tokenizer.kind=char", "--data.batch_size=2", "--trainer.max_steps=3"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def fit(capsys):
+    """Runs `fit`, and gives the exit status and the lines that were printed."""
+
+    def run(*words: str) -> tuple[int, list[str]]:
+        capsys.readouterr()
+        status = main(["fit", *words], default_config=REPOSITORY / "configs" / "default.yaml")
+        return status, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+def errors(lines):
+    return [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+
+
+def hints(lines):
+    return [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
+
+
+def test_a_preflight_alone_says_what_the_run_will_be_and_leaves_nothing(fit):
+    status, lines = fit("--preflight", *QUICK)
+    assert status == 0
+    assert not Path("runs").exists()
+    table = {line[:12].strip(): line[12:] for line in lines if line[10:12] == "  "}
+    assert "tokenizer char" in table["corpus"]
+    assert "18,773 to train on, 2,086 to validate on" in table["tokens"]
+    assert "an epoch is 586 batches of 2" in table["windows"]  # (18,773 - 16) / 16 windows
+    assert table["steps"].startswith("3: 96 tokens, 0.0 epochs")
+    assert "reckoned" not in table["time"]
+    assert "runs/gpt/version_0" in table["run folder"]
+    assert len(table) <= 12
+
+
+def test_the_word_true_may_be_given(fit):
+    assert fit(*QUICK, "--preflight", "true")[0] == 0
+    assert fit(*QUICK, "--preflight=false", "--trainer.max_steps=1")[0] == 0
+    assert Path("runs").exists()
+
+
+def test_all_problems_are_said_at_once(fit):
+    status, lines = fit(
+        *QUICK,
+        "--preflight",
+        "--model.gpt.n_head=3",
+        "--model.gpt.dropout=2",
+        "--model.optim.learning_rate=-1",
+        "--model.optim.beta1=1",
+        "--samples.every=-1",
+        "--checkpoint.every=-1",
+        "--inspect.tokens=0",
+        "--data.corpus=nowhere.txt",
+        "--data.context_length=5000",
+        "--trainer.accelerator=cuda",
+        "--trainer.val_check_interval=0",
+        "--trainer.accumulate_grad_batches=0",
+        "--trainer.max_steps=0",
+    )
+    assert status == 1
+    for expected in (
+        "8 / 3 leaves 2",
+        "dropout must be in [0, 1), got 2.0",
+        "learning_rate must be above 0",
+        "beta1 must be in [0, 1)",
+        "every must be at least 0 steps, got -1; 0 is never",
+        "inspect.tokens must be at least 1, got 0",
+        "checkpoint.every must be at least 0",
+        "no corpus 'nowhere.txt'",
+        "trainer: `CUDAAccelerator` can not run on your system",
+        "trainer.val_check_interval must be at least 1",
+        "trainer.accumulate_grad_batches must be at least 1",
+        "trainer.max_steps is 0",
+    ):
+        assert sum(expected in error for error in errors(lines)) == 1, expected
+    assert not Path("runs").exists()
+
+
+def test_problems_of_the_text_are_among_them(fit, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("too short")
+    _, lines = fit(*QUICK, f"--data.corpus={short}", "--model.gpt.n_head=3")
+    assert len(errors(lines)) == 2
+    assert any("needs 17 tokens, train has 8, validation has 1" in error for error in errors(lines))
+    _, lines = fit(*QUICK, "--data.batch_size=5000", "--model.gpt.n_head=3")
+    assert any("no full batch to train on: 1173 windows" in error for error in errors(lines))
+
+
+def test_a_model_larger_than_the_memory_and_the_disk_is_refused(fit, monkeypatch):
+    monkeypatch.setattr("llm.preflight.making.free_memory", lambda device: 10_000)
+    monkeypatch.setattr("llm.preflight.making.shutil.disk_usage", lambda path: type("Usage", (), {"free": 20_000}))
+    status, lines = fit(*QUICK)
+    assert status == 1
+    memory, disk = errors(lines)
+    assert memory.startswith("not enough memory")
+    assert "10 kB free" in memory
+    assert disk.startswith("not enough disk")
+    assert not Path("runs").exists()
+
+
+def test_memory_that_may_not_do_is_a_hint(fit, monkeypatch):
+    monkeypatch.setattr("llm.preflight.making.free_memory", lambda device: 1_000_000)
+    status, lines = fit(*QUICK, "--preflight")
+    assert status == 0
+    assert any(hint.startswith("memory may not do") for hint in hints(lines))
+
+
+@pytest.mark.skipif(
+    not hasattr(__import__("os"), "geteuid") or __import__("os").geteuid() == 0, reason="root may write"
+)
+def test_a_folder_that_can_not_be_written_is_refused(fit, tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    status, lines = fit(*QUICK, f"--trainer.logger.init_args.save_dir={folder}")
+    assert status == 1
+    assert "is not writable" in errors(lines)[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--model.optim.warmup_steps=3"], "warmup_steps 3 is no less than the run's 3 steps"),
+        (["--model.optim.learning_rate=1"], "learning_rate 1 is unusual"),
+        (["--trainer.max_steps=30000"], "by heart"),
+        (["--data.validation_share=0"], "there is no validation"),
+        (["--trainer.accumulate_grad_batches=1000"], "an epoch has 586 batches"),
+        (["--trainer.precision=16-mixed"], "processors have no float16"),
+        (["--trainer.max_epochs=1", "--trainer.max_steps=-1", "--trainer.val_check_interval=600"], "at the end only"),
+    ],
+)
+def test_what_may_not_be_meant_is_a_hint(fit, words, expected):
+    status, lines = fit("--preflight", *QUICK, *words)
+    assert status == 0, lines
+    assert sum(expected in hint for hint in hints(lines)) == 1, lines
+
+
+def test_an_interval_that_lightning_would_refuse_later_is_refused_now(fit):
+    status, lines = fit(
+        "--preflight", *QUICK, "--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=600"
+    )
+    assert status == 1
+    assert "is 600 batches and an epoch has 586" in errors(lines)[0]
+
+
+def test_other_weights_than_the_run_wants_are_refused(fit, tmp_path):
+    gpt = GPTConfig(vocab_size=97, context_length=8, n_layer=1, n_head=2, n_embd=8)
+    export(Pretrained("llm", gpt, GPT(gpt).state_dict()), "weights.safetensors", "safetensors")
+    status, lines = fit("--model.pretrained=weights.safetensors", *QUICK, "--model.gpt.n_layer=2", "--samples.every=-1")
+    assert status == 1
+    samples, weights = errors(lines)
+    assert "at least 0 steps" in samples
+    for expected in ("vocab_size (97 in the weights, 62 wanted)", "n_layer (1 in", "the weights have 8 positions"):
+        assert expected in weights
+    assert fit(*QUICK)[0] == 0
+    (last,) = tmp_path.rglob("last.ckpt")
+    status, lines = fit(f"--ckpt_path={last}", "--model.gpt.n_layer=2", "--data.context_length=8")
+    assert status == 1
+    assert "n_layer (1 in the checkpoint, 2 now)" in errors(lines)[0]
+    assert "context_length (16 in the checkpoint, 8 now)" in errors(lines)[0]
+
+
+def test_a_run_that_goes_on_says_from_where(fit, tmp_path):
+    assert fit(*QUICK)[0] == 0
+    (last,) = tmp_path.rglob("last.ckpt")
+    _, lines = fit("--preflight", *QUICK, f"--ckpt_path={last}", "--trainer.max_steps=5")
+    assert any("5, going on after 3" in line for line in lines)
+    _, lines = fit("--preflight", *QUICK, f"--ckpt_path={last}")
+    assert any("is at step 3 of 3" in hint for hint in hints(lines))
+
+
+def test_the_run_is_the_one_that_was_announced(fit, tmp_path, monkeypatch):
+    made = []
+    choose = of_data.choose_tokenizer
+    monkeypatch.setattr(of_data, "choose_tokenizer", lambda *words: made.append(1) or choose(*words))
+    words = [*TINY, "--data.tokenizer.kind=char", "--data.batch_size=64", "--trainer.max_steps=-1"]
+    status, lines = fit(*words, "--trainer.max_epochs=2", "--trainer.accumulate_grad_batches=4", "--inspect.every=0")
+    assert status == 0
+    assert made == [1], "the vocabulary is learned once"
+    (last,) = tmp_path.rglob("last.ckpt")
+    steps = read_checkpoint(last)["global_step"]
+    assert any(line.startswith(f"steps       {steps} of 4 batches") for line in lines), lines
+    events = EventAccumulator(str(last.parents[1]), {"tensors": 0}).Reload()
+    assert "preflight/text_summary" in events.Tags()["tensors"]
+
+
+def test_it_draws_no_random_number(fit, monkeypatch):
+    seen = []
+
+    def build(self, *args, **kwargs):
+        seen.append(torch.get_rng_state())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm.model.GPT.__init__", build)
+    assert fit(*QUICK, "--seed_everything=5")[0] == 130
+    torch.manual_seed(5)
+    assert torch.equal(seen[0], torch.get_rng_state())
+
+
+def test_every_shipped_configuration_is_fine_but_for_the_text(fit):
+    for config in sorted((REPOSITORY / "configs").rglob("*.yaml")):
+        if config.stem in ("finetune", "774m", "1558m", "355m"):  # weights, or more memory than a small machine has
+            continue
+        settings = yaml.safe_load(config.read_text())
+        words = ["--trainer.max_steps=0", "--data.batch_size=1"]  # the story is short
+        _, lines = fit("--config", str(config), "--preflight", *words)
+        assert errors(lines) == [
+            "trainer.max_steps is 0, so there is nothing to train; leave it out, or set it to 1 or more"
+        ]
+        assert not any("learning_rate" in hint for hint in hints(lines)), settings
+
+
+def test_help_comes_before_anything_large_is_imported():
+    code = (
+        "import sys, llm.starting\n"
+        "sys.argv = ['train.py', '--help']\n"
+        "assert llm.starting.main() == 0\n"
+        "assert not {'torch', 'lightning', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "python train.py fit --data.corpus my.txt" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
