@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
-        print(json.dumps(one(*json.loads(arguments.one), arguments.device)))
+        config, batch_size, precision = json.loads(arguments.one)
+        print(json.dumps(one(config, batch_size, precision, arguments.device)))
         return
     print(f"{'V':>6} {'T':>4} {'L':>3} {'C':>4} {'B':>3} {'dropout':>7} {'precision':>10} {'parameters':>11}", end=" ")
     print(f"{'memory: reckoned':>16} {'found':>8} {'ratio':>5} {'seconds: reckoned':>17} {'found':>7} {'ratio':>5}")

@@ -94,20 +94,6 @@ def adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[st
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
 
 
-def refuse_no_training(trainer: Any) -> None:
-    """A run that can't make a step would end as if all were well.
-
-    Args:
-        trainer: the settings of the Trainer.
-
-    Raises:
-        ConfigError: it would train on nothing.
-    """
-    for name in ("max_steps", "max_epochs", "limit_train_batches"):
-        if trainer.get(name) == 0:
-            raise ConfigError(f"trainer.{name} is 0, so nothing would be trained; give more, or leave it out")
-
-
 def _refuse_other(name: str, theirs: Any, given_value: Any, given: set[str]) -> None:
     """Hold what the user said of the tokenizer to the checkpoint's."""
     if is_given(f"data.tokenizer.{name}", given) and given_value is not None and given_value != theirs:
