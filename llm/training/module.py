@@ -87,6 +87,7 @@ class LanguageModel(L.LightningModule):
         )
         self.side_work_seconds = 0.0
         self._noted: dict[str, Any] = {}
+        self._step_before = -1
 
     @property
     def tokenizer(self) -> Any:
@@ -115,6 +116,7 @@ class LanguageModel(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw dropout from (seed, batch, rank) alone, so that a resumed run repeats it."""
         del batch, batch_idx
+        self._step_before = self.trainer.global_step
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         position = self.trainer.fit_loop.total_batch_idx
         seed = (seed * 1_000_003 + position) * 4096 + self.global_rank
@@ -271,7 +273,10 @@ class LanguageModel(L.LightningModule):
             values["bits_per_byte"] = loss / math.log(2) / datamodule.bytes_per_token(split)
         found = {f"{split}/{name}": value for name, value in values.items()}
         if self.trainer.state.fn == "fit":
-            found["step"] = float(self.trainer.global_step)  # what Lightning logs it under
+            # A validation while gradients are being accumulated counts to the step to come, as the last checkpoint is
+            # that of the step made: a run that goes on from there makes it again.
+            is_amid_step = self.trainer.global_step == self._step_before and not self.trainer.sanity_checking
+            found["step"] = float(self.trainer.global_step + is_amid_step)
         self.log_dict(found, sync_dist=True)
 
     def _reset_metrics(self, split: str) -> None:

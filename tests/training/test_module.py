@@ -82,11 +82,25 @@ def test_the_logged_loss_is_that_of_the_whole_step(module, datamodule, accumulat
     options = {**QUIET, "logger": Log("nowhere"), "limit_val_batches": 0, "accumulate_grad_batches": accumulated}
     L.Trainer(max_steps=4, log_every_n_steps=2, callbacks=[Watch()], **options).fit(module, datamodule)
     means = torch.tensor(expected).view(4, accumulated).mean(dim=1).tolist()
-    assert [step for step, *_ in logged] == [1, 3]
+    assert [step for step, *_ in logged] == [2, 4]
     assert [loss for _, loss, _ in logged] == pytest.approx([means[1], means[3]], abs=1e-5)
     assert [perplexity for *_, perplexity in logged] == pytest.approx(
         [math.exp(means[1]), math.exp(means[3])], rel=1e-4
     )
+
+
+def test_a_validation_amid_a_step_counts_to_the_step_to_come(module, datamodule):
+    logged = []
+
+    class Log(L.pytorch.loggers.CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            if "validation/loss" in metrics:
+                logged.append(step)
+
+    options = {**QUIET, "logger": Log("nowhere"), "num_sanity_val_steps": -1, "val_check_interval": 3, "max_steps": 4}
+    trainer = L.Trainer(**options, accumulate_grad_batches=2)
+    trainer.fit(module, datamodule)
+    assert logged == [2, 3], "after batch 3, which is amid step 2, and after batch 6, with which step 3 is made"
 
 
 def test_muon_logs_both_learning_rates(datamodule):
