@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -318,10 +319,15 @@ def _file_too_large(folder: Path, rng: random.Random) -> str:
 @fault("disk full in a save", 2)
 def _disk_full(folder: Path, rng: random.Random) -> str:
     def fail(words: list[str], size: int) -> Ended:
-        filler = folder / "filler"
+        filler, before = folder / "filler", len(list(folder.rglob("events.*")))
+        run = Run(folder, words)
+        while len(list(folder.rglob("events.*"))) == before and run.process.is_alive():
+            time.sleep(0.01)  # at its start it would see that the disk is full
+        os.kill(run.process.pid or 0, signal.SIGSTOP)
         disk = os.statvfs(folder)
         filler.write_bytes(bytes(disk.f_bavail * disk.f_frsize - int(size * rng.uniform(0.5, 0.8))))
-        ended = Run(folder, words).wait()
+        os.kill(run.process.pid or 0, signal.SIGCONT)
+        ended = run.wait()
         filler.unlink()
         return ended
 
@@ -369,7 +375,7 @@ def _unwritable(folder: Path, rng: random.Random) -> str:
     del rng
     prepare(folder)
     (folder / "runs").write_text("a file where a folder is to be")
-    happened = refused(Run(folder, [*FIT, *VARIANTS["max_steps"]]).wait(), "can't write to")
+    happened = refused(Run(folder, [*FIT, *VARIANTS["max_steps"]]).wait(), "not writable")
     if (folder / "data").exists():
         raise Lost("it began to work before it said so")
     return happened

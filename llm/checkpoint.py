@@ -63,8 +63,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{shown} is no checkpoint, or is damaged: {reason}") from error
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(n), dict) for n in (ENTRY, "state_dict")):
         raise CheckpointError(f"{shown} is no checkpoint of this package: it has no entry {ENTRY!r} and 'state_dict'")
-    if (version := checkpoint[ENTRY].get("version")) != VERSION:
-        raise CheckpointError(f"{shown} has version {version!r}, this package reads version {VERSION}")
+    version = checkpoint[ENTRY].get("version")
+    if type(version) is not int or version != VERSION:
+        raise CheckpointError(f"{shown} has version {str(version)[:80]}, this package reads version {VERSION}")
     refuse_named_code(checkpoint, shown)
     tokenizer = checkpoint[ENTRY].setdefault("tokenizer", None)
     if tokenizer is not None and not (isinstance(tokenizer, dict) and isinstance(tokenizer.get("kind"), str)):

@@ -227,7 +227,7 @@ def test_texts_longer_than_the_context_are_cropped_and_that_is_said(capsys, trai
 
 def test_a_run_that_would_train_nothing_is_refused(capsys):
     for name in ("max_steps", "max_epochs", "limit_train_batches"):
-        assert f"trainer.{name} is 0, so nothing would be trained" in error_of(capsys, fit, f"--trainer.{name}=0")
+        assert f"trainer.{name} is 0, so there is nothing to train" in error_of(capsys, fit, f"--trainer.{name}=0")
     assert not Path("runs").exists()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -241,7 +242,15 @@ class WindowLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         if (position := self.position()) is not None:
             self.order.set_epoch(*position)
-        yield from super().__iter__()
+        try:
+            yield from super().__iter__()
+        except (ConnectionError, EOFError) as error:  # one of them ended while it handed over a batch
+            workers = getattr(self._iterator, "_workers", ())
+            wait([worker.sentinel for worker in workers], timeout=1)
+            ended = [worker for worker in workers if not worker.is_alive()]
+            if not ended:
+                raise
+            raise RuntimeError(f"DataLoader worker (pid {ended[0].pid}) exited unexpectedly") from error
 
     def close(self) -> None:
         """End the processes that gather batches, if any; at the end of Python each would take five seconds."""

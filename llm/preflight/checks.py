@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from llm.preflight.plan import Plan, existing
 from llm.preflight.sizes import in_bytes
 from llm.pretrained.adapting import differences
 from llm.training.hardware import has_native_bfloat16
+from llm.training.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 
 _WEIGHTLESS = ("dropout", "projection_init")
 
@@ -69,14 +71,17 @@ def too_little_memory(plan: Plan) -> Iterator[str]:
 
 
 def too_little_disk(plan: Plan) -> Iterator[str]:
-    """The checkpoints do not fit: best, last, and the one that is being written."""
+    """The checkpoints do not fit: best, last, the one before it, and the one that is being written."""
     size = plan.checkpoint_bytes
     if size is None or plan.free_disk is None or plan.setting("trainer.enable_checkpointing") is False:
         return
-    if 3 * size > plan.free_disk:
+    folder = (plan.folder or Path()) / CHECKPOINTS
+    missing = 1 + sum(not (folder / name).is_file() for name in (BEST, LAST, PREVIOUS))
+    if missing * size > plan.free_disk:
         yield (
-            f"not enough disk: best.ckpt, last.ckpt and the one that is being written take 3 x {in_bytes(size)}, and "
-            f"{in_bytes(plan.free_disk)} are free where the run will be; free some, or set checkpoint.folder"
+            f"not enough disk: {BEST}, {LAST}, {PREVIOUS} and the one that is being written, as far as they are not "
+            f"there, take {missing} x {in_bytes(size)}, and {in_bytes(plan.free_disk)} are free where the run will be; "
+            "free some, or set checkpoint.folder"
         )
 
 

@@ -81,19 +81,18 @@ class StepGuard:
         level = 1 if not module.has_loss_scaler and not math.isfinite(size) else 0
         if not all(map(math.isfinite, losses)):
             level = 2
-        worst = _worst_of_all(module, level)
+        worst, at_fault = _worst_of_all(module, level)
         if worst == 0:
             self._in_a_row = 0
             return size
         folder = _folder(module)  # asks the other processes, so all of them have to
-        found = f"step {module.global_step}: "
-        if level < worst:
-            found += "another process met a loss that is no number"
-        else:
+        found = ""
+        if module.global_rank == at_fault:
             bad = [m for m, loss in zip(micros, losses, strict=True) if level == 1 or not math.isfinite(loss)]
-            found += _describe(module, level, size, losses, bad)
+            found = f"step {module.global_step}: {_describe(module, level, size, losses, bad)}"
             if folder is not None and self.skipped < _MOST_FILES:
                 found += _keep(module, optimizer, folder, size, bad)
+        found = module.trainer.strategy.broadcast(found, src=at_fault)  # whichever is heard first tells all
         if self.action == "stop":
             raise TrainingError(
                 f"{found}. The weights are still those of the step before. Try a lower learning_rate, a longer "
@@ -106,7 +105,7 @@ class StepGuard:
                 f"{found}. That is {self._in_a_row} steps in a row left out, so the run goes nowhere; the weights are "
                 "those from before. Try a lower learning_rate, a longer warmup_steps or a higher precision"
             )
-        if level == worst:
+        if module.trainer.is_global_zero:
             log.warning("%s. Left out; so far %d", found, self.skipped)
         optimizer.zero_grad(set_to_none=True)  # without a gradient, an optimizer leaves weight and state alone
         return None
@@ -129,11 +128,13 @@ class StepGuard:
         self.skipped, self._in_a_row = state
 
 
-def _worst_of_all(module: LanguageModel, level: int) -> int:
-    if module.trainer.world_size == 1:
-        return level
-    mine = torch.tensor(float(level), device=module.device)
-    return int(module.trainer.strategy.reduce(mine, reduce_op="max"))
+def _worst_of_all(module: LanguageModel, level: int) -> tuple[int, int]:
+    """The worst level of all processes, and the number of a process that met it."""
+    world_size, rank = module.trainer.world_size, module.global_rank
+    if world_size == 1:
+        return level, rank
+    mine = torch.tensor(level * world_size + rank, device=module.device)
+    return divmod(int(module.trainer.strategy.reduce(mine, reduce_op="max")), world_size)
 
 
 def _folder(module: LanguageModel) -> Path | None:

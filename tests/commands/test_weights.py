@@ -268,7 +268,7 @@ def test_weights_without_a_tokenizer_take_that_of_the_run(text):
         (["--model.pretrained=gone"], "no file or folder 'gone'"),
         (["--model.pretrained=hf", "--data.context_length=64"], "have 32 positions, 64 wanted"),
         (["--model.pretrained=hf", "--data.context_length=8", "--model.gpt.n_layer=3"], "n_layer (2 in the weights, 3"),
-        (["--model.pretrained=hf", "--data.tokenizer.kind=char"], "has the tokenizer 'gpt2'"),
+        (["--model.pretrained=hf", "--data.tokenizer.kind=char"], "kind is 'gpt2' in the checkpoint, 'char'"),
         (["--ckpt_path=gpt2.ckpt", "--data.context_length=32"], "begin one from them with --model.pretrained"),
     ],
 )

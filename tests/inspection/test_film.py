@@ -54,10 +54,10 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     write_file(path, b"one")
     assert path.read_bytes() == b"one"
 
-    def full(self, content):
+    def full(file):
         raise OSError("disk full")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="disk full"):
         write_file(path, b"two")
     assert path.read_bytes() == b"one"
