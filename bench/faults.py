@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -405,6 +406,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=123)
     arguments = parser.parse_args()
     importlib.import_module("bench._faults_from_outside")
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every run that went on
     print("| fault | tries | survived | lost | seconds |\n|---|---|---|---|---|")
     everything = []
     for chosen in FAULTS.values():
