@@ -15,19 +15,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from bench._processes import REPOSITORY, Ended, Moment, Run
+from bench._processes import REPOSITORY, SLURM, Ended, Moment, Run, members
 from bench.faults import FIT, GO_ON, VARIANTS, Lost, Result, fault, moments, prepare, result_of, uninterrupted
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 STARTING = ("setup", "on_fit_start", "on_train_start")
-SLURM = {
-    "SLURM_JOB_ID": "4711",
-    "SLURM_JOB_NAME": "train",
-    "SLURM_NTASKS": "1",
-    "SLURM_PROCID": "0",
-    "SLURM_LOCALID": "0",
-    "SLURM_NODEID": "0",
-}
 SECONDS_TO_END = 60.0
 
 
@@ -101,20 +93,10 @@ def _worker(folder: Path, rng: random.Random) -> str:
 def nobody_left(folder: Path) -> None:
     """Hold a run to have left no process behind."""
     deadline = time.monotonic() + SECONDS_TO_END
-    while left := _processes_in(folder):
+    while left := members(folder):
         if time.monotonic() > deadline:
             raise Lost(f"the processes {left} were left behind")
         time.sleep(0.1)
-
-
-def _processes_in(folder: Path) -> list[int]:
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
-                if (process / "cwd").readlink() == folder.resolve():
-                    found.append(int(process.name))
-    return sorted(found)
 
 
 TWO = [*FIT, "--trainer.max_steps=151", "--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -148,7 +130,7 @@ def _rank(folder: Path, rng: random.Random) -> str:
     time.sleep(rng.uniform(0, 1))
     began = time.monotonic()
     with contextlib.suppress(IndexError, ProcessLookupError):  # it was over before
-        os.kill(_processes_in(folder)[rank], number)
+        os.kill(members(folder)[rank], number)
     try:
         _, errors = run.communicate(timeout=SECONDS_TO_END)
     except subprocess.TimeoutExpired:

@@ -6,6 +6,7 @@ any other (its own memory, files, signals).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import multiprocessing.forkserver as forkserver
@@ -22,6 +23,26 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
 COUNTS = "counts.json"
+SLURM = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}
+"""What SLURM tells the one process of a job."""
+
+
+def members(folder: Path) -> list[int]:
+    """The processes of a run that was begun in a folder, its first one and all that came of it, by their numbers."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):  # gone meanwhile, a zombie, or somebody else's
+                if (process / "cwd").readlink() == folder.resolve():
+                    found.append(int(process.name))
+    return sorted(found)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ runs it, too; as a program, `python -m bench._rivals SETTINGS`, it is litgpt wri
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,16 @@ from typing import Any
 Size = dict[str, int]
 
 FOREVER = 10**9
+
+
+def add_litgpt_python(parser: argparse.ArgumentParser) -> None:
+    """The option that says where litgpt is."""
+    parser.add_argument(
+        "--litgpt_python",
+        metavar="PATH",
+        default=os.environ.get("LITGPT_PYTHON"),
+        help="the interpreter of an environment with litgpt; bench/README.md says how to make one ($LITGPT_PYTHON)",
+    )
 
 
 def transformers(size: Size, ids: Any, bf16: bool, folder: Path) -> None:

@@ -55,12 +55,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], help="of the weights (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timed generations of each way (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for all (%(default)s)")
-    parser.add_argument(
-        "--litgpt_python",
-        metavar="PATH",
-        default=os.environ.get("LITGPT_PYTHON"),
-        help="the interpreter of an environment with litgpt; bench/README.md says how to make one ($LITGPT_PYTHON)",
-    )
+    _rivals.add_litgpt_python(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     arguments = parser.parse_args()
     if arguments.tiny:

@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench import _rivals
 from bench._turns import Sleeper, Stopwatch
 
 SIZES: dict[str, dict[str, int]] = {
@@ -58,12 +59,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a size that only shows that this runs, nothing compiled")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each way (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for all (%(default)s)")
-    parser.add_argument(
-        "--litgpt_python",
-        metavar="PATH",
-        default=os.environ.get("LITGPT_PYTHON"),
-        help="the interpreter of an environment with litgpt; bench/README.md says how to make one ($LITGPT_PYTHON)",
-    )
+    _rivals.add_litgpt_python(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -219,8 +215,6 @@ def utilization(way: str, size: dict[str, int], tokens_per_second: float, device
 def take_turns(way: str, size: dict[str, int], threads: int, folder: Path) -> None:
     """Train one way for ever: whoever asks for turns ends the process, too."""
     import torch
-
-    from bench import _rivals
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

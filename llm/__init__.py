@@ -5,9 +5,10 @@ The public names are imported when they are first used, so that `import llm` cos
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
@@ -43,29 +44,21 @@ __all__ = [
 ]
 
 _MODULES = {
-    "GPT": "llm.model",
-    "GPTConfig": "llm.config",
-    "LLMError": "llm.errors",
-    "LanguageModel": "llm.training",
-    "OptimConfig": "llm.config",
-    "SamplingConfig": "llm.config",
-    "TextDataModule": "llm.data",
-    "TokenizerConfig": "llm.config",
-    "build_tokenizer": "llm.tokenizers",
-    "continue_texts": "llm.generation",
-    "generate": "llm.generation",
-    "generate_batch": "llm.generation",
-    "inspect": "llm.inspection.report",
-    "load": "llm.pretrained",
-    "stream_text": "llm.generation",
+    "GPT": "model",
+    "GPTConfig": "config",
+    "LLMError": "errors",
+    "LanguageModel": "training",
+    "OptimConfig": "config",
+    "SamplingConfig": "config",
+    "TextDataModule": "data",
+    "TokenizerConfig": "config",
+    "build_tokenizer": "tokenizers",
+    "continue_texts": "generation",
+    "generate": "generation",
+    "generate_batch": "generation",
+    "inspect": "inspection.report",
+    "load": "pretrained",
+    "stream_text": "generation",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'llm' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -51,8 +51,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception as error:
         if (reason := reason_of(error)) is None:
             raise
-        print(f"error: {' '.join(reason.split())}", file=sys.stderr)
-        return 1
+        from llm.console import fail
+
+        return fail(reason, 1)
     return 0
 
 

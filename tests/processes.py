@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
+from bench._processes import REPOSITORY
+
 WORDS = [
     "fit",
     "--data.tokenizer.kind=char",
@@ -59,17 +59,6 @@ def wait_until(happened: Callable[[], object], run: subprocess.Popen[str] | None
                 os.killpg(run.pid, signal.SIGKILL)
             raise AssertionError(f"it did not happen in {seconds} s:\n{errors_of(run) if run else ''}")
         time.sleep(0.02)
-
-
-def members(folder: Path) -> list[int]:
-    """The processes of a run that was begun in a folder, its first one and all that came of it, by their numbers."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            with contextlib.suppress(OSError):  # gone meanwhile, a zombie, or somebody else's
-                if (process / "cwd").readlink() == folder.resolve():
-                    found.append(int(process.name))
-    return sorted(found)
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,16 @@ class Curve(Logger):
                 if (key, int(step or 0)) in self.values:
                     self.twice.append((key, int(step or 0)))
                 self.values[key, int(step or 0)] = float(value).hex()
+
+
+class KeepEvery(BestAndLast):
+    """Keeps a copy of the checkpoint of every step."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *args)
+        copy = Path(trainer.default_root_dir, "checkpoints", f"step{trainer.global_step}.ckpt")
+        if self.last_model_path and not copy.exists():
+            shutil.copy(self.last_model_path, copy)
 
 
 class Kill(L.Callback):

@@ -5,8 +5,9 @@ The public names are imported when they are first used: looking at a model needs
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from llm.inspection.callback import Inspection
@@ -54,14 +55,4 @@ _NAMES = {
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'llm.inspection' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"llm.inspection.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

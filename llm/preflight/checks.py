@@ -10,9 +10,8 @@ from llm.preflight.plan import Plan, existing
 from llm.preflight.sizes import in_bytes
 from llm.pretrained.adapting import differences
 from llm.training.hardware import has_native_bfloat16
+from llm.training.resuming import other_architecture
 from llm.training.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
-
-_WEIGHTLESS = ("dropout", "projection_init")
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -49,14 +48,8 @@ def other_weights(plan: Plan) -> Iterator[str]:
         if different := differences(plan.start.trained, plan.gpt):
             yield f"the pretrained weights are of another architecture: {', '.join(different)}"
         return
-    theirs, ours = plan.start.trained.to_dict(), plan.gpt.to_dict()
-    different = [
-        f"{name} ({theirs[name]} in the checkpoint, {ours[name]} now)"
-        for name in ours
-        if theirs[name] != ours[name] and name not in _WEIGHTLESS
-    ]
-    if different:
-        yield f"the checkpoint is of another architecture: {', '.join(different)}"
+    if problem := other_architecture(plan.start.trained, plan.gpt):
+        yield problem
 
 
 def too_little_memory(plan: Plan) -> Iterator[str]:

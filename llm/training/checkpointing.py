@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from llm.checkpoint import read_checkpoint, write_checkpoint
 from llm.errors import CheckpointError, ConfigError
 from llm.files import keeping
+from llm.training.accumulation import is_amid_step
 from llm.training.module import LanguageModel
 from llm.training.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 
@@ -70,8 +71,6 @@ class BestAndLast(Checkpoint):
         self.last_model_path = ""
         self._saved_step = -1
         self._validated_batch = -1
-        self._step_before = -1
-        self._amid_step = False
         self._due = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -80,18 +79,12 @@ class BestAndLast(Checkpoint):
         counts = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
         counts.ready = counts.started = counts.completed  # type: ignore[attr-defined]
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Remember which step this batch belongs to."""
-        del pl_module
-        self._step_before = trainer.global_step
-
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Write `last.ckpt`, when it is time to."""
         del pl_module
-        self._amid_step = trainer.global_step == self._step_before
         is_time = self._due or (self.every and trainer.global_step % self.every == 0)
         # Where a validation follows, it will be saved after that, with what was found.
-        if is_time and not self._amid_step and not _validation_follows(trainer):
+        if is_time and not is_amid_step(trainer) and not _validation_follows(trainer):
             self.save_last(trainer)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -109,7 +102,7 @@ class BestAndLast(Checkpoint):
             self.best_loss = loss
             path = self._save(trainer, BEST)
             self.best_model_path = "" if path is None else str(path)
-        if self._amid_step:  # gradients are being accumulated, and a checkpoint does not hold them: wait for the step
+        if is_amid_step(trainer):  # wait for the step
             self._due = True
         else:
             self.save_last(trainer)

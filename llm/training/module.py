@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
 
 from llm.checkpoint import ENTRY, describe
 from llm.config import GPTConfig, OptimConfig, SamplingConfig
@@ -22,9 +20,11 @@ from llm.data.windows import Batch
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
+from llm.training.accumulation import is_amid_step
 from llm.training.compiling import Compiled
 from llm.training.finite import StepGuard
 from llm.training.loss import head_loss
+from llm.training.metrics import SplitMetrics
 from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
 from llm.training.ranks import refuse_muon_in_pieces, total_norm
 from llm.training.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
@@ -77,17 +77,9 @@ class LanguageModel(L.LightningModule):
         self._features: Callable[[Tensor], Tensor] = self.gpt.features
         self._to_log: list[Tensor] = []  # (loss, accuracy) of each batch of a step that will be logged
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
-        self.evaluation = nn.ModuleDict(
-            {
-                # A loss that is no number must show, as infinity: by default it would be left out of the mean. (With
-                # the strategy "disable", torchmetrics 1.9 leaves out the weights too.)
-                split: nn.ModuleDict({name: MeanMetric(nan_strategy=math.inf) for name in ("loss", "accuracy")})
-                for split in ("validation", "test")
-            }
-        )
+        self.evaluation = nn.ModuleDict({split: SplitMetrics() for split in ("validation", "test")})
         self.side_work_seconds = 0.0
         self._noted: dict[str, Any] = {}
-        self._step_before = -1
 
     @property
     def tokenizer(self) -> Any:
@@ -116,7 +108,6 @@ class LanguageModel(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw dropout from (seed, batch, rank) alone, so that a resumed run repeats it."""
         del batch, batch_idx
-        self._step_before = self.trainer.global_step
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         position = self.trainer.fit_loop.total_batch_idx
         seed = (seed * 1_000_003 + position) * 4096 + self.global_rank
@@ -229,11 +220,11 @@ class LanguageModel(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the validation before."""
-        self._reset_metrics("validation")
+        self._metrics("validation").reset()
 
     def on_test_epoch_start(self) -> None:
         """Forget the test before."""
-        self._reset_metrics("test")
+        self._metrics("test").reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the validation metrics."""
@@ -256,36 +247,23 @@ class LanguageModel(L.LightningModule):
     def _evaluate(self, batch: Batch, split: str) -> None:
         inputs, targets = batch
         loss, accuracy = head_loss(self.gpt.head, self.gpt.features(inputs), targets, with_accuracy=True)
-        metrics = self._metrics(split)
-        metrics["loss"].update(loss, targets.numel())
-        metrics["accuracy"].update(accuracy, targets.numel())
+        assert accuracy is not None
+        self._metrics(split).update(loss, accuracy, targets.numel())
 
     def _log_evaluation(self, split: str) -> None:
-        metrics = self._metrics(split)
-        loss = float(metrics["loss"].compute())
-        values = {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            "token_accuracy": float(metrics["accuracy"].compute()),
-        }
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None and hasattr(datamodule, "bytes_per_token"):
-            values["bits_per_byte"] = loss / math.log(2) / datamodule.bytes_per_token(split)
+        bytes_of = getattr(getattr(self.trainer, "datamodule", None), "bytes_per_token", None)
+        values = self._metrics(split).values(None if bytes_of is None else bytes_of(split))
         found = {f"{split}/{name}": value for name, value in values.items()}
         if self.trainer.state.fn == "fit":
             # A validation while gradients are being accumulated counts to the step to come, as the last checkpoint is
             # that of the step made: a run that goes on from there makes it again.
-            is_amid_step = self.trainer.global_step == self._step_before and not self.trainer.sanity_checking
-            found["step"] = float(self.trainer.global_step + is_amid_step)
+            found["step"] = float(self.trainer.global_step + is_amid_step(self.trainer))
         self.log_dict(found, sync_dist=True)
 
-    def _reset_metrics(self, split: str) -> None:
-        with torch.inference_mode(False):  # else a module that was evaluated could not be trained afterwards
-            for metric in self._metrics(split).values():
-                metric.reset()
-
-    def _metrics(self, split: str) -> dict[str, Metric]:
-        return dict(self.evaluation[split].items())  # type: ignore[operator]
+    def _metrics(self, split: str) -> SplitMetrics:
+        metrics = self.evaluation[split]
+        assert isinstance(metrics, SplitMetrics)
+        return metrics
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[Continuation] | list[Tensor]:
         """What `prediction` says, for a batch of prompts.

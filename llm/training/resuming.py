@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from llm.checkpoint import ENTRY, config_of, optim_of, weights_of
-from llm.config import OptimConfig
+from llm.config import GPTConfig, OptimConfig
 from llm.errors import CheckpointError
 from llm.tokenizers.base import Tokenizer, fingerprint_of
 from llm.training.optimizer import build_optimizer, build_schedule
@@ -68,10 +68,16 @@ def refuse_what_does_not_fit(checkpoint: dict[str, Any], module: LanguageModel) 
     _refuse_damaged_callbacks(checkpoint, trainer)
 
 
+def other_architecture(theirs: GPTConfig, ours: GPTConfig) -> str | None:
+    """What to say if a checkpoint's weights are not those of an architecture; None if they are."""
+    wanted = {name: value for name, value in ours.to_dict().items() if name not in _WEIGHTLESS}
+    different = _differences(theirs.to_dict(), wanted)
+    return f"the checkpoint is of another architecture: {different}" if different else None
+
+
 def _refuse_other_architecture(checkpoint: dict[str, Any], module: LanguageModel) -> None:
-    theirs, ours = config_of(checkpoint, "the checkpoint").to_dict(), module.gpt.config.to_dict()
-    if different := _differences(theirs, {name: ours[name] for name in ours if name not in _WEIGHTLESS}):
-        raise CheckpointError(f"the checkpoint is of another architecture: {different}")
+    if problem := other_architecture(config_of(checkpoint, "the checkpoint"), module.gpt.config):
+        raise CheckpointError(problem)
     if "state_dict" not in checkpoint:  # a strategy that cuts weights up has taken them out
         return
     found, expected = weights_of(checkpoint), module.gpt.state_dict()

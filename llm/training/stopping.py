@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from llm.data.windows import WindowLoader
 from llm.process import Interrupted, listen, listen_as_before, name_of, say
+from llm.training.accumulation import is_amid_step
 from llm.training.checkpointing import best_and_last
 
 log = logging.getLogger("llm")
@@ -47,8 +48,6 @@ class StopSafely(L.Callback):
         self._received: int | None = None
         self._when = 0.0
         self._outcome: Interrupted | None = None
-        self._step_before = -1
-        self._amid_step = False
         self._before: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -58,7 +57,7 @@ class StopSafely(L.Callback):
         trainer._signal_connector.register_signal_handlers = handle  # type: ignore[method-assign]
 
     def _listen(self) -> None:
-        self._received, self._outcome, self._amid_step = None, None, False
+        self._received, self._outcome = None, None
         self._before = listen(self._handle)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,11 +73,6 @@ class StopSafely(L.Callback):
             trainer.should_stop = True
             log.info("early stopping: %s Leave the callback out to go on", stopped[0].stopping_reason_message)
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Remember which step this batch belongs to."""
-        del pl_module
-        self._step_before = trainer.global_step
-
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """End the run between two optimizer steps.
 
@@ -86,7 +80,6 @@ class StopSafely(L.Callback):
             Interrupted: a signal came.
         """
         del pl_module
-        self._amid_step = trainer.global_step == self._step_before
         self._end_if_told(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -109,7 +102,7 @@ class StopSafely(L.Callback):
             raise self._outcome
 
     def _end_if_told(self, trainer: L.Trainer) -> None:
-        if self._amid_step or _is_last_step(trainer):
+        if is_amid_step(trainer) or _is_last_step(trainer):
             return
         if not (received := self._received_by_any(trainer)):
             return

@@ -5,22 +5,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from models import make
 from torch.nn.utils.rnn import pad_sequence
 
 from llm.config import GPTConfig
 from llm.errors import ConfigError
-from llm.model import GPT, KeyValueCache, decode, prefill
+from llm.model import KeyValueCache, decode, prefill
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def make(config, seed=0, std=0.3):
-    torch.manual_seed(seed)
-    model = GPT(config).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=std)
-    return model
 
 
 def logits_step_by_step(model, ids, lengths, n_slots):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from models import make
 from torch import nn
 
 from llm.config import GPTConfig
@@ -27,15 +28,6 @@ MODERN = {
 }
 ONE_BY_ONE = [{name: value} for name, value in MODERN.items()] + [MODERN]
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def make(config, seed=0, std=0.3):
-    """A GPT in eval mode whose weights are large enough for every part of it to matter."""
-    torch.manual_seed(seed)
-    model = GPT(config).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=std)
-    return model
 
 
 # Rotary positions

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import REPOSITORY, WORDS, errors_of, members, start, start_command, wait_for_checkpoint, wait_until
+from processes import WORDS, errors_of, start, start_command, wait_for_checkpoint, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bench._processes import REPOSITORY, members
 from llm.checkpoint import read_checkpoint
 from llm.training import newest_checkpoint
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+from tiny_runs import KeepEvery
 
 from llm.checkpoint import read_checkpoint
 from llm.config import GPTConfig, OptimConfig, TokenizerConfig
@@ -40,16 +40,6 @@ class Poison(L.Callback):
     def on_after_backward(self, trainer, pl_module):
         if self.where == "gradient" and trainer.fit_loop.total_batch_idx in self.batches:
             pl_module.gpt.final_norm.weight.grad[0] = self.value
-
-
-class KeepEvery(BestAndLast):
-    """Keeps a copy of the checkpoint of every step."""
-
-    def on_train_batch_end(self, trainer, pl_module, *args):
-        super().on_train_batch_end(trainer, pl_module, *args)
-        copy = Path(trainer.default_root_dir, "checkpoints", f"step{trainer.global_step}.ckpt")
-        if self.last_model_path and not copy.exists():
-            shutil.copy(self.last_model_path, copy)
 
 
 def prepare(folder: Path, action: str, optim=None, **options):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+from tiny_runs import KeepEvery
 
 from llm.config import GPTConfig, OptimConfig, TokenizerConfig
 from llm.data import TextDataModule
@@ -16,16 +16,6 @@ from llm.training import AtomicCheckpointIO, BestAndLast, LanguageModel
 
 STEPS = 12
 TEXT = "the cat sat on the mat, and the dog sat by the door; " * 6
-
-
-class KeepEvery(BestAndLast):
-    """Keeps a copy of the checkpoint of every step."""
-
-    def on_train_batch_end(self, trainer, pl_module, *args):
-        super().on_train_batch_end(trainer, pl_module, *args)
-        copy = Path(trainer.default_root_dir, "checkpoints", f"step{trainer.global_step}.ckpt")
-        if self.last_model_path and not copy.exists():
-            shutil.copy(self.last_model_path, copy)
 
 
 def data(folder: Path, **options) -> TextDataModule:

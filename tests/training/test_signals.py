@@ -10,8 +10,9 @@ import sys
 import time
 
 import pytest
-from processes import REPOSITORY, WORDS, errors_of, members, start, wait_for_checkpoint, wait_until
+from processes import WORDS, errors_of, start, wait_for_checkpoint, wait_until
 
+from bench._processes import REPOSITORY, SLURM, members
 from llm.checkpoint import read_checkpoint
 from llm.training import newest_checkpoint
 
@@ -118,16 +119,6 @@ def test_a_terminal_that_closes_saves_the_run(tmp_path):
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
     assert read_checkpoint(found[0])["global_step"] > 20
-
-
-SLURM = {
-    "SLURM_JOB_ID": "4711",
-    "SLURM_JOB_NAME": "train",
-    "SLURM_NTASKS": "1",
-    "SLURM_PROCID": "0",
-    "SLURM_LOCALID": "0",
-    "SLURM_NODEID": "0",
-}
 
 
 @pytest.mark.parametrize("status", [0, 1])
