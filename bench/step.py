@@ -27,6 +27,7 @@ from bench._turns import Sleeper, Stopwatch
 SIZES: dict[str, dict[str, int]] = {
     "30m": {"V": 50257, "T": 256, "L": 6, "H": 6, "C": 384, "B": 4, "steps": 3},
     "small": {"V": 65, "T": 64, "L": 4, "H": 4, "C": 128, "B": 12, "steps": 30},
+    "3m": {"V": 65, "T": 128, "L": 4, "H": 4, "C": 256, "B": 12, "steps": 15},
     "124m": {"V": 50257, "T": 1024, "L": 12, "H": 12, "C": 768, "B": 16, "steps": 10},
     "tiny": {"V": 65, "T": 8, "L": 1, "H": 2, "C": 8, "B": 2, "steps": 20},
 }
