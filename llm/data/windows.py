@@ -232,8 +232,9 @@ class WindowLoader(DataLoader[Batch]):
             yield from super().__iter__()
         except (ConnectionError, EOFError) as error:  # one of them ended while it handed over a batch
             workers = getattr(self._iterator, "_workers", ())
-            wait([worker.sentinel for worker in workers], timeout=1)
-            ended = [worker for worker in workers if not worker.is_alive()]
+            # Its end of a pipe is closed a moment before the system calls it ended, so `is_alive` would not do.
+            closed = wait([worker.sentinel for worker in workers], timeout=1)
+            ended = [worker for worker in workers if worker.sentinel in closed]
             if not ended:
                 raise
             raise RuntimeError(f"DataLoader worker (pid {ended[0].pid}) exited unexpectedly") from error

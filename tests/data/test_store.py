@@ -74,7 +74,10 @@ LARGE = """
 import sys, time
 from pathlib import Path
 from llm.data.store import TokenStore
-import numpy as np
+import torch
+def resident():
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1e3
+before = resident()
 start = time.perf_counter()
 tokens = TokenStore.open(sys.argv[1]).tokens(read_ahead=False)
 opened = time.perf_counter() - start
@@ -84,8 +87,7 @@ order = WindowOrder(len(windows), 4)
 loader = iter(WindowLoader(windows, order))
 for _ in range(100):
     assert next(loader)[0].shape == (4, 256)
-resident = int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
-print(len(tokens), len(windows), opened, resident / 1e3)
+print(len(tokens), len(windows), opened, resident() - before)
 """
 
 
@@ -96,10 +98,10 @@ def test_ten_billion_tokens_open_at_once_and_take_no_memory(tmp_path):
     output = subprocess.run(
         [sys.executable, "-c", LARGE, str(tmp_path / "store")], cwd=root, capture_output=True, text=True, check=True
     ).stdout
-    n_tokens, n_windows, opened, resident = map(float, output.split())
+    n_tokens, n_windows, opened, more = map(float, output.split())
     assert (n_tokens, n_windows) == (10**10, 10**9 - 25)
     assert opened < 1
-    assert resident < 300
+    assert more < 60  # MB; torch itself takes 230, or 700 where it is built for CUDA
 
 
 # nanoGPT's files
