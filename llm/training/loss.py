@@ -28,7 +28,10 @@ _BLOCK_BYTES_ELSEWHERE = 1 << 29
 """What the scores of one block may take, by kind of device. A GPU wants larger products, and has the memory."""
 
 _ROWS = 8
-"""Rows for each thread that are brought to float32 at once: few enough to stay in a processor's cache."""
+"""Rows for each thread that a processor brings to float32 at once: few enough to stay in its cache."""
+
+_BYTES_ELSEWHERE = 1 << 28
+"""What the rows may take that are brought to float32 at once on other devices, which have no use for small pieces."""
 
 _COLUMNS = 4096
 """Rows of the head's weight whose gradient is computed at once."""
@@ -188,5 +191,7 @@ def _rows_of_a_block(x: Tensor, n_tokens: int) -> int:
 
 
 def _rows_at_once(scores: Tensor) -> int:
-    """How many rows are brought to float32 at once: a GPU has no use for small pieces."""
-    return _ROWS * torch.get_num_threads() if scores.device.type == "cpu" else max(1, len(scores))
+    """How many rows are brought to float32 at once."""
+    if scores.device.type == "cpu":
+        return _ROWS * torch.get_num_threads()
+    return max(1, _BYTES_ELSEWHERE // (4 * scores.shape[1]))
