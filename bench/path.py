@@ -146,7 +146,8 @@ def cross_entropy(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How soon a loss is reached, against GPT-2 with AdamW.")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m bench.path", description=__doc__, formatter_class=raw)
     parser.add_argument("--corpus", default=str(STORY), help="a text file, a folder or a pattern (%(default)s)")
     parser.add_argument("--gpt2_steps", type=int, default=2000, help="of GPT-2 (%(default)s)")
     parser.add_argument("--modern_steps", type=int, default=None, help="of the modern preset (max_steps of its file)")

@@ -62,6 +62,21 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+_HELP = {
+    "config": "Take settings from a YAML file, in place of the default one. Of several files, and flags, the last wins.",
+    "ckpt_path": "The trained model: a checkpoint, or `last` or `best` of the newest run of any name.",
+    "weights_only": argparse.SUPPRESS,  # checkpoints are read so, always
+    "trainer.precision": "What is multiplied in: 32-true, bf16-mixed, 16-mixed, ... Default: bf16-mixed where the "
+    "device does that natively, else 32-true.",
+}
+"""Where the words of Lightning and its parser are about other ways than ours."""
+
+_HELP_OF_FIT = _HELP | {
+    "ckpt_path": "Go on from this checkpoint; `last` is the newest one of the newest run of this name, `best` its best, "
+    "which begins a run of its own.",
+}
+
+
 class GPTCLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict` with a `LanguageModel` on a `TextDataModule`."""
 
@@ -86,6 +101,8 @@ class GPTCLI(LightningCLI):
             # The other commands take them too, so that they can read the configuration of a run.
             shown = help if subcommand == "fit" else argparse.SUPPRESS
             parser.add_argument(name, type=bool, default=False, nargs="?", const=True, help=shown)
+        for action in parser._actions:
+            action.help = (_HELP_OF_FIT if subcommand == "fit" else _HELP).get(action.dest, action.help)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

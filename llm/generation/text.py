@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from llm.config import SamplingConfig
@@ -35,14 +36,14 @@ class Continuation(NamedTuple):
 
 
 def continue_texts(
-    model: GPT, tokenizer: Tokenizer, prompts: Sequence[Tensor], sampling: SamplingConfig, batch_size: int = 8
+    model: GPT, tokenizer: Tokenizer, prompts: Sequence[Tensor | str], sampling: SamplingConfig, batch_size: int = 8
 ) -> Iterator[Continuation]:
     """Continue prompts, several side by side, and give each continuation when its batch is done, in order.
 
     Args:
         model: any GPT; only with causal attention can its text make sense.
         tokenizer: the model's; its end of text ends a continuation.
-        prompts: (T,) token ids each.
+        prompts: texts, or (T,) token ids each.
         sampling: how to choose, how many tokens, how many samples of each prompt, and when to stop.
         batch_size: prompts side by side.
 
@@ -51,8 +52,9 @@ def continue_texts(
         GenerationError: the model's scores are not numbers.
     """
     n = sampling.n_samples
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
+    ids = [_ids(tokenizer, prompt) for prompt in prompts]
+    for start in range(0, len(ids), batch_size):
+        batch = ids[start : start + batch_size]
         texts = [GrowingText(tokenizer, prompt.tolist(), sampling.stop) for prompt in batch for _ in range(n)]
         for _ in _steps(model, tokenizer, batch, texts, sampling):
             pass
@@ -62,19 +64,24 @@ def continue_texts(
             yield Continuation(start + row // n, row % n, text.text, text.ids, "length" if is_whole else "stop")
 
 
-def stream_text(model: GPT, tokenizer: Tokenizer, prompt: Tensor, sampling: SamplingConfig) -> Iterator[str]:
+def stream_text(model: GPT, tokenizer: Tokenizer, prompt: Tensor | str, sampling: SamplingConfig) -> Iterator[str]:
     """Continue one prompt and give the text as it comes: together, the first sample of `continue_texts`.
 
     What may be the beginning of a stop text, or of a character, is held back until that is known.
     """
-    text = GrowingText(tokenizer, prompt.tolist(), sampling.stop)
+    ids = _ids(tokenizer, prompt)
+    text = GrowingText(tokenizer, ids.tolist(), sampling.stop)
     given = 0
-    for _ in _steps(model, tokenizer, [prompt], [text], replace(sampling, n_samples=1)):
+    for _ in _steps(model, tokenizer, [ids], [text], replace(sampling, n_samples=1)):
         settled = text.n_settled
         yield text.text[given:settled]
         given = settled
     text.finish()
     yield text.text[given:]
+
+
+def _ids(tokenizer: Tokenizer, prompt: Tensor | str) -> Tensor:
+    return torch.tensor(tokenizer.encode(prompt), dtype=torch.long) if isinstance(prompt, str) else prompt
 
 
 def _steps(

@@ -37,6 +37,12 @@ def test_continuations_are_the_decoded_tokens_in_order(model, texts):
     assert {item.end for item in found} == {"length", "stop"}
 
 
+def test_a_prompt_may_be_a_text(model, texts):
+    from_texts = list(continue_texts(model, CHARS, ["abc", "Q"], SAMPLED))
+    assert from_texts == list(continue_texts(model, CHARS, texts[:2], SAMPLED))
+    assert "".join(stream_text(model, CHARS, "abc", SAMPLED)) == from_texts[0].text
+
+
 def test_a_text_ends_before_a_stop_text(model, texts):
     free = list(continue_texts(model, CHARS, texts, SAMPLED))
     stop = (free[0].text[4:7], free[1].text[5:6])
