@@ -18,8 +18,8 @@ from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from llm.data.windows import WindowLoader
 from llm.process import Interrupted, listen, listen_as_before, name_of, say
-from llm.training.accumulation import is_amid_step
 from llm.training.checkpointing import best_and_last
+from llm.training.trainer_state import is_amid_step
 
 log = logging.getLogger("llm")
 
@@ -35,7 +35,7 @@ class StopSafely(L.Callback):
     gradients are being accumulated, which a checkpoint does not hold, and where no step is left to make.
 
     A second Ctrl+C, at least a second after the first signal, waits for nothing. (What starts several processes passes
-    a signal on that they have all got from the terminal already: that is no second one.)
+    a signal on that they have all got from the terminal already: that does not count as a second one.)
 
     Of several processes it is enough that one gets the signal: all of them save and end after the same step.
 
