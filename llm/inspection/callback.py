@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.errors import ConfigError, LLMError, TrainingError
-from llm.inspection.film import Film, write_file
+from llm.files import write_whole
+from llm.inspection.film import Film
 from llm.inspection.gradients import GradientFlow, flow_table
 from llm.inspection.guard import same_randomness
 from llm.inspection.probe import capture, longest_window
@@ -66,9 +67,9 @@ class Inspection(L.Callback):
             entropy, sink, previous-token, duplicate-token and induction score of every head; `rollout`: attention
             through all layers; `lens`: what each layer would predict; `positions`: how alike the positional
             embeddings are; `neighbours`: nearest token embeddings; `projector`: token embeddings in TensorBoard's
-            projector; `gradients`: their norms, the size of steps, values that are no numbers; `histograms` of
-            weights and gradients; `film`: the maps over training as a GIF; `page`: attention to explore, as an HTML
-            file. Default: all.
+            projector; `gradients`: their norms, the size of steps, and how many values are infinite or NaN;
+            `histograms` of weights and gradients; `film`: the maps over training as a GIF; `page`: attention to
+            explore, as an HTML file. Default: all.
         log_scale: colour attention maps by the logarithm of the weights, to see small ones.
         hide_first: leave the column of the first token out of attention maps.
         words: whose neighbours to look for. Default: the longest words of the text.
@@ -170,7 +171,7 @@ class Inspection(L.Callback):
             self._look(trainer, module, last=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what an interrupted run leaves; where gradients are no numbers, say in which layers."""
+        """Write what an interrupted run leaves; where gradients are infinite or NaN, say in which layers."""
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         if not isinstance(exception, LLMError | Interrupted | KeyboardInterrupt):
@@ -224,7 +225,7 @@ class Inspection(L.Callback):
             if (folder := _folder(trainer)) is not None:
                 works += [
                     ("maps", lambda: write_maps(report, folder, self.log_scale, self.hide_first)),
-                    ("film", lambda: write_file(folder / "attention.gif", self._film.to_gif())),
+                    ("film", lambda: write_whole(folder / "attention.gif", self._film.to_gif())),
                     ("page", lambda: self._write_page(report, folder)),
                 ]
         for feature, work in works:
@@ -261,8 +262,6 @@ class Inspection(L.Callback):
         """Do one thing if it is wanted; if it can't be done, say so in a line and don't try again in this run."""
         if what in self._failed or (what in FEATURES and what not in self.features):
             return
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)  # what training still does there is training time
         with module.side_work(), same_randomness(module.device):
             try:
                 work()
