@@ -21,7 +21,7 @@ from llm.pretrained import adapt, read_pretrained
 from llm.training.compiling import Compiled
 from llm.training.finite import StepGuard
 from llm.training.hardware import finish
-from llm.training.loss import head_loss
+from llm.training.loss import ToGradient, head_loss, to_gradient, to_gradient_in_one
 from llm.training.metrics import EvaluatedModule
 from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
 from llm.training.randomness import seed_batch
@@ -41,8 +41,8 @@ class LanguageModel(EvaluatedModule):
         gpt: the architecture.
         optim: optimizer and learning rate.
         sampling: how text is generated, in samples while training and by `predict`.
-        compile: fuse what comes before the head with torch.compile: up to a minute to begin with, then faster steps.
-            Where that can't be done, a line says why, and the run goes on without.
+        compile: fuse what comes before the head, and the loss, with torch.compile: up to a minute to begin with, then
+            faster steps. Where that can't be done, a line says why, and the run goes on without.
         pretrained: begin with these weights: a checkpoint, a Hugging Face GPT-2 folder, nanoGPT's or the book's
             file, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`. On the command line, architecture and tokenizer
             come from there too.
@@ -74,6 +74,7 @@ class LanguageModel(EvaluatedModule):
         self.compile_model = compile
         self.guard = StepGuard(non_finite)
         self._features: Callable[[Tensor], Tensor] = self.gpt.features
+        self._to_gradient: ToGradient = to_gradient
         self._to_log: list[Tensor] = []  # (loss, accuracy) of each batch of a step that will be logged
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
         self.side_work_seconds = 0.0
@@ -95,6 +96,7 @@ class LanguageModel(EvaluatedModule):
         self.guard.begin()
         if self.compile_model and stage == "fit":
             self._features = Compiled(self.gpt.features)
+            self._to_gradient = Compiled(to_gradient_in_one, to_gradient)
 
     @property
     def is_logging(self) -> bool:
@@ -112,7 +114,8 @@ class LanguageModel(EvaluatedModule):
         """The loss of one batch of windows."""
         del batch_idx
         inputs, targets = batch
-        loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
+        x = self._features(inputs)
+        loss, accuracy = head_loss(self.gpt.head, x, targets, self.is_logging, self._to_gradient)
         self.guard.watch(self.trainer.fit_loop.total_batch_idx, batch, loss.detach())
         if accuracy is not None:
             self._to_log.append(torch.stack([loss.detach(), accuracy]))
