@@ -76,7 +76,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _verify(path: Path) -> None:
-    """Hold every part of a file to its checksum: torch writes a CRC-32 of each, and does not look at it when it reads.
+    """Compare every part of a file with its checksum: torch writes a CRC-32 of each, and ignores it when it reads.
 
     0.1 s for 500 MB in the page cache, which the reading of the tensors then finds warm.
 
@@ -165,7 +165,7 @@ def optim_of(checkpoint: dict[str, Any], path: str | Path) -> OptimConfig | None
     """The optimizer settings that a checkpoint was trained with; None if it does not say.
 
     Raises:
-        CheckpointError: they are not such that a run can have.
+        CheckpointError: they are damaged.
     """
     settings = checkpoint[ENTRY].get("settings")
     if settings is None:

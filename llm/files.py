@@ -42,7 +42,8 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(target: Path, content: bytes) -> None:
-    """Put a file there in one move."""
+    """Put a file there in one move, and make the folder that it is in."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as file:
         file.write(content)
 
@@ -89,7 +90,8 @@ def remove_stale(folder: Path, held: bool = False) -> None:
 
     Args:
         folder: where.
-        held: no other process writes to this folder. Else only what processes of this machine left that are no more.
+        held: no other process writes to this folder, so all of it is stale. Otherwise only what was left by processes
+            of this machine that have ended.
     """
     for path in folder.glob("*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)

@@ -160,7 +160,7 @@ def _is_larger(content: Any, most: int) -> bool:
 
 
 def check_settings(path: str, settings: dict[Any, Any], known: Collection[str], prefix: str = "") -> None:
-    """Hold a file to the names of the settings: the parser ignores groups that it can't use.
+    """Refuse a file that sets what is no setting: the parser ignores groups that it can't use.
 
     Args:
         path: of the file.

@@ -59,6 +59,7 @@ def test_gpt_to_dict_builds_the_same_config(tiny):
         (OptimConfig, "learning_rate", 0.0),
         (OptimConfig, "learning_rate", math.nan),
         (OptimConfig, "learning_rate", math.inf),
+        (OptimConfig, "learning_rate", 10**400),
         (OptimConfig, "final_learning_rate", 1.1),
         (OptimConfig, "warmup_steps", -1),
         (OptimConfig, "weight_decay", -0.1),

@@ -82,3 +82,18 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
 )
 def test_sizes_for_people(n_bytes, text):
     assert size_text(n_bytes) == text
+
+
+def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "file.bin"
+    write_whole(path, b"one")
+    assert path.read_bytes() == b"one"
+
+    def full(file):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert [other.name for other in path.parent.iterdir()] == ["file.bin"]

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=int, default=8, help="prompts side by side (%(default)s)")
     add("--json", action="store_true", help="print each result as a line of JSON")
     add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
-    add("--precision", choices=("float32", "bfloat16"), help="of the weights (as in the checkpoint)")
+    add("--precision", choices=("float32", "bfloat16"), help="of the weights (float32)")
     add(
         "--fast",
         choices=("auto", "always", "never"),

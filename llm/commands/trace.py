@@ -11,6 +11,9 @@ from llm.config import GPTConfig, TokenizerConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llm.model import GPT
+    from llm.tokenizers import Tokenizer
+
 _SHOWN = 8
 """Rows and columns of a matrix that are printed."""
 
@@ -39,48 +42,13 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from llm.data import SlidingWindows
-    from llm.errors import ConfigError, TokenizerError
     from llm.inspection import capture, shape_rows, text_table, tick_labels
+    from llm.inspection.probe import longest_window
     from llm.inspection.shapes import legend
     from llm.inspection.steps import naive_softmax, scores_of_query, sum_normalise
-    from llm.model import GPT
-    from llm.pretrained import load
-    from llm.tokenizers import build_tokenizer
 
-    text = arguments.text
-    if not text.strip():
-        raise TokenizerError("the text is empty; give a few words")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenizerError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
-    if not 0 <= arguments.seed < 2**63:
-        raise ConfigError(f"seed must be from 0 to 2**63 - 1, got {arguments.seed}")
-    if arguments.ckpt is not None:
-        model, tokenizer = load(arguments.ckpt)
-        ids = tokenizer.encode(text)
-    else:
-        tokenizer = build_tokenizer(TokenizerConfig(kind="word", specials=()), [text])
-        ids = tokenizer.encode(text)
-        torch.manual_seed(arguments.seed)
-        heads = 2 if arguments.attention == "multi_head" else 1
-        config = GPTConfig(
-            vocab_size=tokenizer.vocab_size,
-            context_length=len(ids),
-            n_layer=1,
-            n_head=heads,
-            n_embd=arguments.n_embd,
-            attention=arguments.attention,
-        )
-        model = GPT(config).eval()
-        with torch.no_grad():  # GPT-2's small first values would make every weight nearly the same
-            for parameter in model.parameters():
-                if parameter.ndim == 2:
-                    parameter.normal_()
+    model, tokenizer, ids = _what_to_trace(arguments)
     config = model.config
-    for name, value, count in (("layer", arguments.layer, config.n_layer), ("head", arguments.head, config.heads)):
-        if not 0 <= value < count:
-            raise ConfigError(f"there is no {name} {value}: this model has {count}, numbered from 0")
 
     def title(number: int, words: str) -> None:
         print(f"\n{number}. {words}")
@@ -92,9 +60,10 @@ def run(arguments: argparse.Namespace) -> None:
     title(2, "Pieces to ids")
     print("   " + ", ".join(map(str, ids[:40])) + (" ..." if len(ids) > 40 else ""))
 
-    if len(ids) > config.context_length:
-        print(f"   (the model sees {config.context_length} tokens at once: what follows is about the first of them)")
-        ids, labels = ids[: config.context_length], labels[: config.context_length]
+    if len(ids) > (shown := longest_window(config)):
+        why = "the model sees" if shown == config.context_length else "memory is for the matrices of"
+        print(f"   ({why} {shown} tokens at once: what follows is about the first of them)")
+        ids, labels = ids[:shown], labels[:shown]
 
     if len(ids) > 1:
         length = min(4, len(ids) - 1)
@@ -154,6 +123,52 @@ def run(arguments: argparse.Namespace) -> None:
     title(8, "Every stage and its shape")
     print(_indent(text_table(shape_rows(found))))
     print(_indent(legend(config, 1, len(labels))))
+
+
+def _what_to_trace(arguments: argparse.Namespace) -> tuple[GPT, Tokenizer, list[int]]:
+    """The model, trained or made for this text, its tokenizer, and the ids of the text."""
+    import torch
+
+    from llm.errors import ConfigError, TokenizerError
+    from llm.model import GPT
+    from llm.pretrained import load
+    from llm.tokenizers import build_tokenizer
+
+    text = arguments.text
+    if not text.strip():
+        raise TokenizerError("the text is empty; give a few words")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
+    if not 0 <= arguments.seed < 2**63:
+        raise ConfigError(f"seed must be from 0 to 2**63 - 1, got {arguments.seed}")
+    if arguments.ckpt is not None:
+        model, tokenizer = load(arguments.ckpt)
+        ids = tokenizer.encode(text)
+    else:
+        tokenizer = build_tokenizer(TokenizerConfig(kind="word", specials=()), [text])
+        ids = tokenizer.encode(text)
+        torch.manual_seed(arguments.seed)
+        heads = 2 if arguments.attention == "multi_head" else 1
+        config = GPTConfig(
+            vocab_size=tokenizer.vocab_size,
+            context_length=len(ids),
+            n_layer=1,
+            n_head=heads,
+            n_embd=arguments.n_embd,
+            attention=arguments.attention,
+        )
+        model = GPT(config).eval()
+        with torch.no_grad():  # GPT-2's small first values would make every weight nearly the same
+            for parameter in model.parameters():
+                if parameter.ndim == 2:
+                    parameter.normal_()
+    config = model.config
+    for name, value, count in (("layer", arguments.layer, config.n_layer), ("head", arguments.head, config.heads)):
+        if not 0 <= value < count:
+            raise ConfigError(f"there is no {name} {value}: this model has {count}, numbered from 0")
+    return model, tokenizer, ids
 
 
 def _print_matrix(name: str, matrix: Tensor, rows: list[str], columns: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Hold the fields of a configuration to what they may be, and say everything that is wrong at once."""
+"""Check that each field of a configuration has a value it may have, and report all that are wrong at once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def checks(config: Any) -> Iterator[Callable[[bool, str], None]]:
 
 
 def _wrong_types(config: Any) -> Iterator[str]:
-    """Hold the fields to their types, which dataclasses alone don't: files of others hold anything."""
+    """What has the wrong type. Dataclasses alone don't check, and a file from elsewhere may hold anything."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
         kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -50,7 +50,7 @@ def _wrong_types(config: Any) -> Iterator[str]:
             if value not in choices:
                 yield f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}"
         elif float in kinds and isinstance(value, float | int):
-            if isinstance(value, bool) or not math.isfinite(value):
+            if isinstance(value, bool) or not _is_finite(value):
                 yield f"{name} must be a number, got {value}"
         else:
             plain = tuple(get_origin(kind) or kind for kind in kinds)
@@ -58,3 +58,10 @@ def _wrong_types(config: Any) -> Iterator[str]:
             if not is_right or (isinstance(value, bool) and bool not in plain):
                 expected = " or ".join("nothing" if kind is types.NoneType else _NOUNS[kind] for kind in plain)
                 yield f"{name} must be {expected}, got {value!r}"
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that is larger than any float
+        return False

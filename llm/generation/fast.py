@@ -90,7 +90,7 @@ def _graph_step() -> DecodeStep:
 
     def step(model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
         for tensor in (*cache.keys, *cache.values):  # a graph may write to what stays where it is
-            torch._dynamo.mark_static_address(tensor)
+            torch._dynamo.mark_static_address(tensor, guard=False)  # another cache: recorded anew, not compiled anew
         return compiled(model, cache, ids, positions)
 
     return step

@@ -30,7 +30,7 @@ def choose(logits: Tensor, sampling: SamplingConfig, draws: Tensor, seen: Tensor
         _check_numbers(best)
         return ids.tolist()
     probabilities, ids = distribution(logits, sampling)
-    cumulative = probabilities.double().cpu().cumsum(dim=-1)  # (B, K)
+    cumulative = probabilities.cpu().double().cumsum(dim=-1)  # (B, K); not every device has float64
     _check_numbers(cumulative[:, -1])
     # The first token whose cumulative probability is above the draw; one with probability 0 never is the first.
     places = torch.searchsorted(cumulative, draws.double()[:, None] * cumulative[:, -1:], right=True)  # (B, 1)

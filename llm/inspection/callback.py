@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.errors import ConfigError, LLMError, TrainingError
-from llm.inspection.film import Film, write_file
+from llm.files import write_whole
+from llm.inspection.features import FEATURES, OF_A_STEP, SEES_THE_FUTURE, Feature
+from llm.inspection.film import Film
 from llm.inspection.gradients import GradientFlow, flow_table
 from llm.inspection.guard import same_randomness
 from llm.inspection.probe import capture, longest_window
@@ -21,33 +22,10 @@ from llm.inspection.report import Report, choose_window
 from llm.inspection.writers import TensorBoard, write_maps, write_shapes
 from llm.process import Interrupted
 from llm.training.module import LanguageModel
-from llm.training.run_folder import goes_on_in_its_folder
+from llm.training.run_folder import experiments_of, folder_of, goes_on_in_its_folder
 from llm.training.schedule import Every
 
 log = logging.getLogger(__name__)
-
-Feature = Literal[
-    "shapes",
-    "maps",
-    "scores",
-    "rollout",
-    "lens",
-    "positions",
-    "neighbours",
-    "projector",
-    "gradients",
-    "histograms",
-    "film",
-    "page",
-]
-FEATURES: tuple[Feature, ...] = get_args(Feature)
-
-SEES_THE_FUTURE = (
-    "this attention is not causal: every position sees the very token that it has to predict, so the loss is not "
-    "comparable with that of a causal model"
-)
-_OF_A_STEP = {"shapes", "gradients", "histograms"}
-"""The features that need no capture."""
 
 _TIMES_IN_A_RUN = 3
 
@@ -66,9 +44,9 @@ class Inspection(L.Callback):
             entropy, sink, previous-token, duplicate-token and induction score of every head; `rollout`: attention
             through all layers; `lens`: what each layer would predict; `positions`: how alike the positional
             embeddings are; `neighbours`: nearest token embeddings; `projector`: token embeddings in TensorBoard's
-            projector; `gradients`: their norms, the size of steps, values that are no numbers; `histograms` of
-            weights and gradients; `film`: the maps over training as a GIF; `page`: attention to explore, as an HTML
-            file. Default: all.
+            projector; `gradients`: their norms, the size of steps, and how many values are infinite or NaN;
+            `histograms` of weights and gradients; `film`: the maps over training as a GIF; `page`: attention to
+            explore, as an HTML file. Default: all.
         log_scale: colour attention maps by the logarithm of the weights, to see small ones.
         hide_first: leave the column of the first token out of attention maps.
         words: whose neighbours to look for. Default: the longest words of the text.
@@ -115,7 +93,7 @@ class Inspection(L.Callback):
         if not trainer.is_global_zero:
             return
         self._failed = set()
-        module, writer = _ours(pl_module), TensorBoard(_experiments(trainer), 0)
+        module, writer = _ours(pl_module), TensorBoard(experiments_of(trainer), 0)
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
         self._try("shapes", module, lambda: write_shapes(module.gpt, batch_size, writer, _folder(trainer)))
         if not self.every.never and self.features & {"scores", "gradients"}:
@@ -127,8 +105,8 @@ class Inspection(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the model that the run begins with."""
         self._ids, self._notes, self._film, self._flow = [], [], Film(), None
-        nowhere = not _experiments(trainer) and _folder(trainer) is None
-        if not trainer.is_global_zero or self.every.never or nowhere or not self.features - _OF_A_STEP:
+        nowhere = not experiments_of(trainer) and _folder(trainer) is None
+        if not trainer.is_global_zero or self.every.never or nowhere or not self.features - OF_A_STEP:
             return
         module = _ours(pl_module)
         self._try("attention maps", module, lambda: self._choose_ids(trainer, module))
@@ -140,9 +118,9 @@ class Inspection(L.Callback):
     ) -> None:
         """Measure the gradients of a step that will be looked at."""
         del optimizer
-        if not self.features & _OF_A_STEP or not trainer.is_global_zero or not self.every.is_next(trainer):
+        if not self.features & OF_A_STEP or not trainer.is_global_zero or not self.every.is_next(trainer):
             return
-        if not (experiments := _experiments(trainer)):
+        if not (experiments := experiments_of(trainer)):
             return
         module = _ours(pl_module)
 
@@ -158,7 +136,7 @@ class Inspection(L.Callback):
         module = _ours(pl_module)
         if (flow := self._flow) is not None:
             self._flow = None
-            writer = TensorBoard(_experiments(trainer), trainer.global_step)
+            writer = TensorBoard(experiments_of(trainer), trainer.global_step)
             self._try("gradients", module, lambda: writer.gradients(flow.after_step()))
         if self.every.is_due(trainer):
             self._look(trainer, module)
@@ -170,7 +148,7 @@ class Inspection(L.Callback):
             self._look(trainer, module, last=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what an interrupted run leaves; where gradients are no numbers, say in which layers."""
+        """Write what an interrupted run leaves; where gradients are infinite or NaN, say in which layers."""
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         if not isinstance(exception, LLMError | Interrupted | KeyboardInterrupt):
@@ -181,7 +159,7 @@ class Inspection(L.Callback):
             flows = GradientFlow(module.gpt, keep_weights=False).before
             if any(flow.non_finite for flow in flows):
                 log.warning(f"gradients of step {trainer.global_step}:\n{flow_table(flows)}")
-                TensorBoard(_experiments(trainer), trainer.global_step + 1).gradients(flows)
+                TensorBoard(experiments_of(trainer), trainer.global_step + 1).gradients(flows)
 
         if isinstance(exception, TrainingError):
             self._try("gradients", module, say)
@@ -205,7 +183,7 @@ class Inspection(L.Callback):
         if not reports:
             return
         report, step = reports[0], trainer.global_step
-        writer = TensorBoard(_experiments(trainer), step)
+        writer = TensorBoard(experiments_of(trainer), step)
         works: list[tuple[Feature, Callable[[], None]]] = []
         if due:
             works += [
@@ -224,7 +202,7 @@ class Inspection(L.Callback):
             if (folder := _folder(trainer)) is not None:
                 works += [
                     ("maps", lambda: write_maps(report, folder, self.log_scale, self.hide_first)),
-                    ("film", lambda: write_file(folder / "attention.gif", self._film.to_gif())),
+                    ("film", lambda: write_whole(folder / "attention.gif", self._film.to_gif())),
                     ("page", lambda: self._write_page(report, folder)),
                 ]
         for feature, work in works:
@@ -261,8 +239,6 @@ class Inspection(L.Callback):
         """Do one thing if it is wanted; if it can't be done, say so in a line and don't try again in this run."""
         if what in self._failed or (what in FEATURES and what not in self.features):
             return
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)  # what training still does there is training time
         with module.side_work(), same_randomness(module.device):
             try:
                 work()
@@ -277,14 +253,6 @@ def _ours(module: L.LightningModule) -> LanguageModel:
     return module
 
 
-def _experiments(trainer: L.Trainer) -> list[Any]:
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
 def _folder(trainer: L.Trainer) -> Path | None:
-    """Where files go; None if this run is to leave none.
-
-    Not `trainer.log_dir`: that waits for all processes, and only the first one writes.
-    """
-    log_dir = getattr(trainer.loggers[0], "log_dir", None) if trainer.loggers else None
-    return None if log_dir is None or trainer.fast_dev_run else Path(log_dir)  # type: ignore[attr-defined]
+    """Where files go; None if this run is to leave none."""
+    return None if trainer.fast_dev_run else folder_of(trainer)  # type: ignore[attr-defined]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 from PIL import Image
-
-from llm.files import write_whole
 
 _MILLISECONDS = 500
 _LAST = 2000
@@ -49,9 +46,3 @@ class Film:
         durations = [_MILLISECONDS] * len(others) + [_LAST]
         first.save(stream, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
         return stream.getvalue()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file as a whole, and the folder that it is in: nobody ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)

@@ -80,7 +80,7 @@ def induction(weights: Tensor) -> Tensor:
 def repeated_tokens(vocab_size: int, context_length: int, seed: int = 0) -> Tensor | None:
     """Random distinct tokens, and the same again: (2, 2 n) ids; None if context or vocabulary hold no two.
 
-    The vocabulary's order is no matter, so what a head does here, it does by position and by sameness alone.
+    The tokens mean nothing together, so what a head does here, it does by position and by sameness alone.
     """
     n = min(_REPEATED_TOKENS, context_length // 2, vocab_size)
     if n < 2:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm.inspection.film import write_file
+from llm.files import write_whole
 from llm.inspection.heads import SCORES
 from llm.inspection.rollout import WHAT_IT_IS
 
@@ -42,7 +42,7 @@ class Page(str):
 
     def save(self, path: str | Path) -> None:
         """Write it to a file, as a whole or not at all."""
-        write_file(Path(path), self.encode())
+        write_whole(Path(path), self.encode())
 
     def _repr_html_(self) -> str:
         return f'<iframe srcdoc="{html.escape(self)}" style="width: 100%; height: 860px; border: 0"></iframe>'

@@ -15,6 +15,7 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
+from llm.files import write_whole
 from llm.inspection.embeddings import (
     choose_words,
     neighbours_table,
@@ -24,7 +25,6 @@ from llm.inspection.embeddings import (
     word_ids,
 )
 from llm.inspection.figures import map_grid, similarity_map, to_png
-from llm.inspection.film import write_file
 from llm.inspection.gradients import LayerFlow, layer_parameters
 from llm.inspection.heads import SCORES
 from llm.inspection.lens import lens_table, logit_lens
@@ -143,7 +143,7 @@ class TensorBoard:
             experiment.add_embedding(table[ids], report.names(ids.tolist()), tag=tag, global_step=self.step)
 
     def gradients(self, flows: Iterable[LayerFlow]) -> None:
-        """Norm and size of the step for every layer, and how many values are no numbers; where there are any, whose."""
+        """Norm and size of the step for every layer, and how many values are not finite; if any, in which layers."""
         flows = list(flows)
         values: dict[str, float] = {"gradients/non-finite values": sum(flow.non_finite for flow in flows)}
         for flow in flows:
@@ -155,7 +155,7 @@ class TensorBoard:
         self.scalars(values)
 
     def histograms(self, model: GPT) -> None:
-        """Weights and gradients of every layer: ten thousand evenly picked values, those that are numbers."""
+        """Weights and gradients of every layer: ten thousand evenly picked values, without infinite ones and NaN."""
         for name, parameters in layer_parameters(model).items():
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             for kind, tensors in (("weights", parameters), ("gradients", gradients)):
@@ -173,14 +173,14 @@ def write_shapes(model: GPT, batch_size: int, tensorboard: TensorBoard, folder: 
     table = f"{letters}\n\n{markdown_table(rows)}\n\n{_NOT_HELD}\n"
     tensorboard.text("shapes", table)
     if folder is not None:
-        write_file(folder / "shapes.md", table.encode())
+        write_whole(folder / "shapes.md", table.encode())
 
 
 def write_maps(report: Report, folder: Path, log_scale: bool, hide_first: bool) -> None:
     """The heads of every layer, a PNG each, into a run folder."""
     for layer in range(report.model.config.n_layer):
         picture = to_png(report.figure(layer, log_scale, hide_first))
-        write_file(folder / "attention" / f"layer-{layer}.png", picture)
+        write_whole(folder / "attention" / f"layer-{layer}.png", picture)
 
 
 def rollout_figure(report: Report) -> Image.Image:

@@ -62,7 +62,7 @@ class Rotary(nn.Module):
 
 
 class Attention(nn.Module):
-    """What the four kinds share.
+    """What the four kinds share; while training, dropout on the weights too.
 
     Args:
         config: uses `n_embd`, `n_head`, `positions`, `qk_norm`, `scores`, `weights`, `dropout`, `bias` and `qkv_bias`.
@@ -172,7 +172,7 @@ class SelfAttention(Attention):
 
 
 class CausalAttention(SelfAttention):
-    """Trained attention that sees only the past, with dropout on the weights while training."""
+    """Trained attention that sees only the past."""
 
     is_causal = True
 

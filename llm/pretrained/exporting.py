@@ -65,7 +65,7 @@ def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrit
 
 
 def refuse_existing(target: Path, overwrite: bool, is_folder: bool = False) -> None:
-    """Hold on to what is at the target.
+    """Keep what is at the target from being replaced, unless that is wanted.
 
     Raises:
         CheckpointError: there is something, and `overwrite` is off; or it is a file where a folder should be, or the

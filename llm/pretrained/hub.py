@@ -14,7 +14,7 @@ _FILES = ["config.json", "model.safetensors", "vocab.json", "merges.txt"]
 def fetch(name: str) -> Path:
     """The folder of published weights: downloaded, going on where a download was cut off, or already here.
 
-    What was downloaded is held to the SHA-256 that the hub states.
+    What was downloaded is checked against the SHA-256 that the hub states.
 
     Raises:
         CheckpointError: huggingface_hub is not installed, there is no network and no earlier download, or a file is

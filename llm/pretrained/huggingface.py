@@ -143,7 +143,7 @@ def config_to_json(config: GPTConfig, end_of_text_id: int | None) -> dict[str, A
 
 
 def refuse_what_does_not_fit(config: GPTConfig) -> None:
-    """Hold an architecture to what GPT-2's format has a place for.
+    """Refuse an architecture that GPT-2's format has no place for.
 
     Raises:
         ConfigError: lists every setting that it has none for.

@@ -88,7 +88,7 @@ class Layout:
         problems = {"missing": missing, "not expected": sorted(left), "of another shape": misshaped}
         if any(problems.values()):
             listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
-            raise CheckpointError(f"the tensors do not fit the architecture {describe(config)}: {listed}")
+            raise CheckpointError(f"the tensors do not fit the architecture {_in_words(config)}: {listed}")
         if config.tie_head:
             ours[HEAD] = ours[TOKEN]
         return ours
@@ -185,7 +185,7 @@ def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
 
 
-def describe(config: GPTConfig) -> str:
+def _in_words(config: GPTConfig) -> str:
     """An architecture in a few words: what differs from the defaults of `GPTConfig`, and its sizes."""
     sizes = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
     default = GPTConfig()

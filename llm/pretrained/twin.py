@@ -1,4 +1,4 @@
-"""The same model as one of `transformers`, in memory: what ours is held against."""
+"""The same model as one of `transformers`, in memory: what ours is compared with."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from llm.checkpoint import read_checkpoint, write_checkpoint
 from llm.errors import CheckpointError, ConfigError
 from llm.files import keeping
-from llm.training.accumulation import is_amid_step
 from llm.training.module import LanguageModel
 from llm.training.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
+from llm.training.trainer_state import is_amid_step
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -55,7 +55,7 @@ class BestAndLast(Checkpoint):
 
     Args:
         folder: where. Default: `checkpoints` in the folder of the run.
-        every: also write `last.ckpt` every so many optimizer steps.
+        every: also write `last.ckpt` every so many optimizer steps. Default, and 0: only after validations.
 
     Raises:
         ConfigError: `every` is below 0.
@@ -75,7 +75,7 @@ class BestAndLast(Checkpoint):
         self._due = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Settle the count of validation batches: what was said to have begun (`on_save_checkpoint`) never did."""
+        """Set the count of begun validation batches right: `on_save_checkpoint` may have counted one that never was."""
         del pl_module
         counts = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
         counts.ready = counts.started = counts.completed  # type: ignore[attr-defined]

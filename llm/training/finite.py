@@ -1,4 +1,4 @@
-"""A loss or a gradient that is no number: no weight moves, and the batch behind it is named and kept."""
+"""A loss or a gradient that is infinite or not a number (NaN): no weight moves, and the batch is named and kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FOLDER = "non_finite"
 """In the folder of a run: a file for each step that was stopped or left out."""
 
 MOST_IN_A_ROW = 10
-"""So many steps left out one after the other are no bad luck: no weight moves any more."""
+"""This many steps left out in a row are more than bad luck: no weight moves any more, so the run ends."""
 
 _MOST_FILES = 100
 _SHOWN = 4
@@ -44,8 +44,8 @@ class StepGuard:
     """Looks at every step before the optimizer takes it.
 
     Args:
-        action: `stop` ends the run at a step whose loss or gradient is no number; `skip` leaves the step out: no
-            weight moves, and nothing that the optimizer remembers.
+        action: `stop` ends the run at a step whose loss or gradient is infinite or NaN; `skip` leaves the step out:
+            neither weights nor the optimizer's means change.
     """
 
     def __init__(self, action: Literal["stop", "skip"]) -> None:
@@ -63,9 +63,9 @@ class StepGuard:
         self._micros.append(Micro(position, batch, loss))
 
     def admit(self, module: LanguageModel, optimizer: torch.optim.Optimizer, norm: Tensor) -> float | None:
-        """The norm of the gradients, if losses and gradients are numbers; None if the step is left out.
+        """The norm of the gradients, if losses and gradients are finite; None if the step is left out.
 
-        Of several processes all decide alike: what one of them met, all of them act on.
+        All processes decide alike: what one of them met, all of them act on. This is where each step waits for a GPU.
 
         Args:
             module: that is trained.
@@ -73,7 +73,7 @@ class StepGuard:
             norm: of all its gradients, before clipping.
 
         Raises:
-            TrainingError: they are no numbers, and `action` is `stop` or has left out too many steps in a row.
+            TrainingError: they are not finite, and `action` is `stop`, or too many steps in a row were left out.
         """
         micros, self._micros = self._micros, []
         size, *losses = torch.stack([norm.float(), *(micro.loss.float() for micro in micros)]).tolist()
@@ -129,7 +129,7 @@ class StepGuard:
 
 
 def _worst_of_all(module: LanguageModel, level: int) -> tuple[int, int]:
-    """The worst level of all processes, and the number of a process that met it."""
+    """The worst level of all processes (0 good, 1 a gradient, 2 a loss), and the number of a process that met it."""
     world_size, rank = module.trainer.world_size, module.global_rank
     if world_size == 1:
         return level, rank
@@ -144,7 +144,7 @@ def _folder(module: LanguageModel) -> Path | None:
 
 
 def _describe(module: LanguageModel, level: int, size: float, losses: list[float], bad: Sequence[Micro]) -> str:
-    """What is no number, and in which batch."""
+    """What is infinite or NaN, and in which batches."""
     wrong = next((loss for loss in losses if not math.isfinite(loss)), size)
     what = f"the loss is {wrong}" if level == 2 else f"the gradient norm is {size}"
     return f"{what}, in {', '.join(_name(module, micro) for micro in bad[:_SHOWN])}"
@@ -193,7 +193,6 @@ def _keep(
     }
     file = folder / f"step-{module.global_step}-process-{module.global_rank}.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(content, indent=1).encode())
     except OSError as error:
         return f"; its text could not be written to {str(file)!r} ({error.strerror})"

@@ -1,4 +1,4 @@
-"""What the machine can do: the precision that it computes in natively, and how fast it could be at best."""
+"""What the machine can do: its native precision, how fast it could be at best, and when it has done its work."""
 
 from __future__ import annotations
 
@@ -47,6 +47,13 @@ def has_native_bfloat16(accelerator: str = "auto") -> bool:
         asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
         return any(supported() for supported in asked if supported is not None)
     return False
+
+
+def finish(device: torch.device) -> None:
+    """Wait until a device has done all that it was given; a clock read before that times only the handing over."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and device.type == accelerator.type:
+        torch.accelerator.synchronize(device)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

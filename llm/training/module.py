@@ -1,17 +1,15 @@
-"""The LightningModule: it alone knows the loss."""
+"""The LightningModule: what a training step is, what is logged of it, and what a checkpoint holds besides weights."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm.checkpoint import ENTRY, describe
 from llm.config import GPTConfig, OptimConfig, SamplingConfig
@@ -20,22 +18,23 @@ from llm.data.windows import Batch
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
-from llm.training.accumulation import is_amid_step
 from llm.training.compiling import Compiled
 from llm.training.finite import StepGuard
+from llm.training.hardware import finish
 from llm.training.loss import ToGradient, head_loss, to_gradient, to_gradient_in_one
-from llm.training.metrics import SplitMetrics
+from llm.training.metrics import EvaluatedModule
 from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
+from llm.training.randomness import seed_batch
 from llm.training.ranks import refuse_muon_in_pieces, total_norm
 from llm.training.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
-from llm.training.schedule import steps_of_run
+from llm.training.trainer_state import is_logging, log_now, steps_of
 
 _GPT = GPTConfig()
 _OPTIM = OptimConfig()
 _SAMPLING = SamplingConfig()
 
 
-class LanguageModel(L.LightningModule):
+class LanguageModel(EvaluatedModule):
     """Trains a GPT to predict the next token.
 
     Args:
@@ -43,14 +42,13 @@ class LanguageModel(L.LightningModule):
         optim: optimizer and learning rate.
         sampling: how text is generated, in samples while training and by `predict`.
         compile: fuse what comes before the head, and the loss, with torch.compile: up to a minute to begin with, then
-            faster steps.
-            Where that can't be done, a line says why, and the run goes on without.
+            faster steps. Where that can't be done, a line says why, and the run goes on without.
         pretrained: begin with these weights: a checkpoint, a Hugging Face GPT-2 folder, nanoGPT's or the book's
             file, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`. On the command line, architecture and tokenizer
             come from there too.
-        non_finite: what to do at a step whose loss or gradient is no number: `stop` the run before the weights are
-            spoilt, or `skip` the step and count it. Either way the batch is written to the folder `non_finite` of
-            the run.
+        non_finite: what to do at a step whose loss or gradient is infinite or not a number (NaN): `stop` the run
+            before the weights are spoilt, or `skip` the step and count it. Either way the batch is written to the
+            folder `non_finite` of the run.
 
     Raises:
         CheckpointError: the weights can't be read.
@@ -79,9 +77,8 @@ class LanguageModel(L.LightningModule):
         self._to_gradient: ToGradient = to_gradient
         self._to_log: list[Tensor] = []  # (loss, accuracy) of each batch of a step that will be logged
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
-        self.evaluation = nn.ModuleDict({split: SplitMetrics() for split in ("validation", "test")})
         self.side_work_seconds = 0.0
-        self._noted: dict[str, Any] = {}
+        self._noted: dict[str, Tensor | float] = {}  # what is logged once the step is made
 
     @property
     def tokenizer(self) -> Any:
@@ -103,22 +100,15 @@ class LanguageModel(L.LightningModule):
 
     @property
     def is_logging(self) -> bool:
-        """Whether this step's values are due to be logged; Lightning would throw away those of other steps."""
-        return self.trainer._logger_connector.should_update_logs
+        """Whether this step's values are due to be logged."""
+        return is_logging(self.trainer)
 
     # Training
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Draw dropout from (seed, batch, rank) alone, so that a resumed run repeats it."""
+        """Draw dropout from (seed, batch, process) alone, so that a resumed run repeats it."""
         del batch, batch_idx
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        position = self.trainer.fit_loop.total_batch_idx
-        seed = (seed * 1_000_003 + position) * 4096 + self.global_rank
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks for every kind of device each time
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        elif self.device.type != "cpu":
-            torch.manual_seed(seed)
+        seed_batch(self.trainer.fit_loop.total_batch_idx, self.global_rank, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch of windows."""
@@ -154,7 +144,7 @@ class LanguageModel(L.LightningModule):
         """
         super().optimizer_step(*args, **kwargs)
         if self._noted:
-            self.trainer._logger_connector.log_metrics(self._noted, step=self.trainer.global_step + 1)
+            log_now(self.trainer, self._noted, step=self.trainer.global_step + 1)
             self._noted = {}
 
     def configure_gradient_clipping(
@@ -163,7 +153,7 @@ class LanguageModel(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip, and log the norm from before; or stop, or leave the step out, if the gradients are no numbers.
+        """Clip, and log the norm from before; or stop, or leave the step out, where loss or gradients are not finite.
 
         Raises:
             TrainingError: a loss or a gradient is infinite or not a number, and `non_finite` is `stop`.
@@ -201,73 +191,10 @@ class LanguageModel(L.LightningModule):
 
     @property
     def total_steps(self) -> int | None:
-        """Optimizer steps in the run, or None if only a time limit or an interrupt will end it.
+        """Optimizer steps in the run, or None if only a time limit or an interrupt will end it."""
+        return steps_of(self.trainer)
 
-        Lightning's own estimate would set up the data loader before a resumed run's counters are loaded.
-        """
-        trainer = self.trainer
-        batches = 0
-        if trainer.max_epochs and trainer.max_epochs > 0:
-            datamodule = getattr(trainer, "datamodule", None)
-            if datamodule is None:
-                return int(trainer.estimated_stepping_batches)
-            batches = len(datamodule.train_dataloader())
-        return steps_of_run(
-            trainer.max_steps,
-            trainer.max_epochs,
-            batches,
-            trainer.limit_train_batches,
-            trainer.accumulate_grad_batches,
-        )
-
-    # Evaluation
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the validation before."""
-        self._metrics("validation").reset()
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the test before."""
-        self._metrics("test").reset()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the validation metrics."""
-        del batch_idx
-        self._evaluate(batch, "validation")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the test metrics."""
-        del batch_idx
-        self._evaluate(batch, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics over all validation tokens."""
-        self._log_evaluation("validation")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics over all test tokens."""
-        self._log_evaluation("test")
-
-    def _evaluate(self, batch: Batch, split: str) -> None:
-        inputs, targets = batch
-        loss, accuracy = head_loss(self.gpt.head, self.gpt.features(inputs), targets, with_accuracy=True)
-        assert accuracy is not None
-        self._metrics(split).update(loss, accuracy, targets.numel())
-
-    def _log_evaluation(self, split: str) -> None:
-        bytes_of = getattr(getattr(self.trainer, "datamodule", None), "bytes_per_token", None)
-        values = self._metrics(split).values(None if bytes_of is None else bytes_of(split))
-        found = {f"{split}/{name}": value for name, value in values.items()}
-        if self.trainer.state.fn == "fit":
-            # A validation while gradients are being accumulated counts to the step to come, as the last checkpoint is
-            # that of the step made: a run that goes on from there makes it again.
-            found["step"] = float(self.trainer.global_step + is_amid_step(self.trainer))
-        self.log_dict(found, sync_dist=True)
-
-    def _metrics(self, split: str) -> SplitMetrics:
-        metrics = self.evaluation[split]
-        assert isinstance(metrics, SplitMetrics)
-        return metrics
+    # Prediction
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[Continuation] | list[Tensor]:
         """What `prediction` says, for a batch of prompts.
@@ -316,8 +243,10 @@ class LanguageModel(L.LightningModule):
     @contextlib.contextmanager
     def side_work(self) -> Iterator[None]:
         """Time spent here does not count as training time in tokens/s."""
+        finish(self.device)  # what training still does there is training time
         start = time.perf_counter()
         try:
             yield
         finally:
+            finish(self.device)
             self.side_work_seconds += time.perf_counter() - start

@@ -8,13 +8,13 @@ import time
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from llm.data.windows import Batch
-from llm.training.hardware import flops_per_token, peak_flops
+from llm.training.hardware import finish, flops_per_token, peak_flops
 from llm.training.module import LanguageModel
+from llm.training.trainer_state import is_logging, log_now
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -49,6 +49,11 @@ class Throughput(L.Callback):
         self._start: float | None = None
         self._validation_start = 0.0
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget a run before this one."""
+        del trainer, pl_module
+        self._start = None
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
@@ -60,19 +65,20 @@ class Throughput(L.Callback):
             return
         self._tokens += batch[0].numel() * trainer.world_size
         if pl_module.is_logging:
-            self._wait(pl_module)
+            finish(pl_module.device)
             seconds = time.perf_counter() - self._start - pl_module.side_work_seconds
             values = {"train/tokens_per_second": self._tokens / seconds}
             if peak := peak_flops(pl_module.device, str(trainer.precision)):
                 flops = self._tokens / trainer.world_size * self._flops_per_token(pl_module)
                 values["train/model_flops_utilization"] = flops / seconds / peak
             pl_module.log_dict(values, logger=False)
-            trainer._logger_connector.log_metrics(values, trainer.global_step)  # type: ignore[arg-type]
+            log_now(trainer, values, trainer.global_step)
             self._restart(pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation is not training time."""
-        del trainer, pl_module
+        del trainer
+        finish(pl_module.device)
         self._validation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -85,12 +91,8 @@ class Throughput(L.Callback):
         return flops_per_token(module.gpt.config, module.gpt.n_parameters)
 
     def _restart(self, module: LanguageModel) -> None:
-        self._wait(module)
+        finish(module.device)
         self._tokens, module.side_work_seconds, self._start = 0, 0.0, time.perf_counter()
-
-    def _wait(self, module: LanguageModel) -> None:
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)
 
 
 class RunProgress(ProgressBar):
@@ -123,7 +125,7 @@ class RunProgress(ProgressBar):
         del pl_module
         if self._bar is not None:
             # Reading a value makes a GPU finish its work: only when there is a new one.
-            if trainer._logger_connector.should_update_logs:
+            if is_logging(trainer):
                 self._bar.set_postfix_str(self._values(trainer), refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
             self._print_line()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -17,6 +16,7 @@ from llm.config import GPTConfig, OptimConfig
 from llm.errors import CheckpointError
 from llm.tokenizers.base import Tokenizer, fingerprint_of
 from llm.training.optimizer import build_optimizer, build_schedule
+from llm.training.randomness import run_seed
 
 if TYPE_CHECKING:
     from llm.training.module import LanguageModel
@@ -25,15 +25,16 @@ log = logging.getLogger("llm")
 
 SETTINGS = "settings"
 _WEIGHTLESS = ("dropout", "projection_init")
+"""Settings of the architecture that the shapes and the meaning of trained weights do not depend on."""
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 _MUON = {"step", "momentum_buffer"}
 
 
 def settings_of(trainer: L.Trainer, optim: OptimConfig) -> dict[str, Any]:
-    """What of a run's settings decides its weights, apart from architecture and data, as primitives."""
+    """The settings, besides architecture and data, that a run's weights depend on; as primitives."""
     return {
         "optim": dataclasses.asdict(optim),
-        "seed": int(os.environ.get("PL_GLOBAL_SEED", "0")),
+        "seed": run_seed(),
         "precision": str(trainer.precision),
         "max_steps": trainer.max_steps,
         "max_epochs": trainer.max_epochs,
@@ -44,7 +45,7 @@ def settings_of(trainer: L.Trainer, optim: OptimConfig) -> dict[str, Any]:
 
 
 def refuse_what_does_not_fit(checkpoint: dict[str, Any], module: LanguageModel) -> None:
-    """Hold a checkpoint to a model, and to a run if one is to go on from it, before any of it is loaded.
+    """Check that a checkpoint fits a model, and a run if one is to go on from it, before any of it is loaded.
 
     Raises:
         CheckpointError: names what differs, with both values, or what is missing or damaged.
@@ -101,7 +102,7 @@ def _refuse_other_tokenizer(checkpoint: dict[str, Any], ours: Any) -> None:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint is damaged: its tokenizer can't be read: {error}") from error
     if fingerprint != ours.fingerprint:
-        size, mine = checkpoint[ENTRY]["gpt"].get("vocab_size"), ours.to_dict()
+        size, mine = config_of(checkpoint, "the checkpoint").vocab_size, ours.to_dict()
         raise CheckpointError(
             f"the checkpoint has another tokenizer: {theirs.get('encoding', theirs.get('kind'))!r} of {size:,} tokens "
             f"with the fingerprint {fingerprint} in the checkpoint, {mine.get('encoding', mine['kind'])!r} of "
@@ -205,7 +206,7 @@ def _refuse_damaged_callbacks(checkpoint: dict[str, Any], trainer: L.Trainer) ->
 
 
 def _check_structure(found: Any, expected: Any, where: str, types: bool = True) -> None:
-    """Hold nested dicts to what they must have: the same names, and numbers where numbers are.
+    """Check that nested dicts have the names that are expected, and counts, lists and dicts where those are expected.
 
     Raises:
         CheckpointError: names the first place that differs.

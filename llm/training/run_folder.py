@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -113,12 +113,26 @@ def _first_whole(folder: Path, names: Sequence[str]) -> Path:
     )
 
 
+def folder_of(trainer: L.Trainer) -> Path | None:
+    """The folder of a run, which is its first logger's, or None.
+
+    Not `trainer.log_dir`: that waits for all processes, and most files are written by the first one alone.
+    """
+    folder = getattr(trainer.loggers[0], "log_dir", None) if trainer.loggers else None
+    return None if folder is None else Path(folder)
+
+
+def experiments_of(trainer: L.Trainer) -> list[Any]:
+    """What a run's TensorBoard loggers write with; in other processes than the first it writes nothing."""
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
 def goes_on_in_its_folder(trainer: L.Trainer) -> bool:
     """Whether a run was resumed and writes to the same folder as before."""
-    if trainer.ckpt_path is None or not trainer.loggers:
+    folder = folder_of(trainer)
+    if trainer.ckpt_path is None or folder is None:
         return False
-    folder = getattr(trainer.loggers[0], "log_dir", None)
-    return folder is not None and Path(folder).resolve() == run_folder_of(Path(trainer.ckpt_path).resolve())
+    return folder.resolve() == run_folder_of(Path(trainer.ckpt_path).resolve())
 
 
 class OneCurve(L.Callback):
@@ -133,11 +147,10 @@ class OneCurve(L.Callback):
         if not trainer.is_global_zero or not goes_on_in_its_folder(trainer):
             return
         step = trainer.global_step + 1
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                writer = logger.experiment._get_file_writer()
-                writer.add_event(Event(step=step, file_version="brain.Event:2"))
-                writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+        for experiment in experiments_of(trainer):
+            writer = experiment._get_file_writer()
+            writer.add_event(Event(step=step, file_version="brain.Event:2"))
+            writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
 
 @contextlib.contextmanager

@@ -9,13 +9,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.config import SamplingConfig
 from llm.errors import LLMError
 from llm.generation import stream_text
 from llm.training.module import LanguageModel
-from llm.training.run_folder import goes_on_in_its_folder
+from llm.training.run_folder import experiments_of, goes_on_in_its_folder
 from llm.training.schedule import Every
 
 log = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ class TextSamples(L.Callback):
         return encoded
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        experiments = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        experiments = experiments_of(trainer)
         if not experiments or not self._encoded or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LanguageModel)

@@ -18,8 +18,9 @@ from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from llm.data.windows import WindowLoader
 from llm.process import Interrupted, listen, listen_as_before, name_of, say
-from llm.training.accumulation import is_amid_step
 from llm.training.checkpointing import best_and_last
+from llm.training.run_folder import folder_of
+from llm.training.trainer_state import is_amid_step
 
 log = logging.getLogger("llm")
 
@@ -35,7 +36,7 @@ class StopSafely(L.Callback):
     gradients are being accumulated, which a checkpoint does not hold, and where no step is left to make.
 
     A second Ctrl+C, at least a second after the first signal, waits for nothing. (What starts several processes passes
-    a signal on that they have all got from the terminal already: that is no second one.)
+    a signal on that they have all got from the terminal already: that does not count as a second one.)
 
     Of several processes it is enough that one gets the signal: all of them save and end after the same step.
 
@@ -159,8 +160,8 @@ class StopSafely(L.Callback):
 
 def command_to_resume(trainer: L.Trainer, path: Path) -> str:
     """What a user types to go on: with the run's own configuration, where it was kept."""
-    folder = getattr(trainer.loggers[0], "log_dir", None) if trainer.loggers else None
-    config = Path(folder, "config.yaml") if folder else None
+    folder = folder_of(trainer)
+    config = None if folder is None else folder / "config.yaml"
     with_config = f" --config {shlex.quote(str(config))}" if config is not None and config.is_file() else ""
     return f"python train.py fit{with_config} --ckpt_path {shlex.quote(str(path))}"
 

@@ -21,6 +21,14 @@ def test_a_text_is_walked_through_every_stage(capsys):
         assert values[number + 1 :] == [0.0] * (5 - number), "causal: what comes later is not seen"
 
 
+def test_of_a_long_text_no_more_is_held_than_fits(capsys, monkeypatch):
+    monkeypatch.setattr("llm.inspection.probe._MOST_BYTES", 2 * 4 * 3 * 3)  # scores and weights of three tokens
+    assert main(["trace"]) == 0
+    output = capsys.readouterr().out
+    assert "memory is for the matrices of 3 tokens at once" in output
+    assert "weights: rows sum to 1; a key that may not be seen gets 0 (3, 3)" in output
+
+
 @pytest.mark.parametrize("attention", ["dot", "self", "causal", "multi_head"])
 def test_every_attention_and_any_text(attention, capsys):
     assert main(["trace", "--attention", attention, "--text", "猫が 座った 😀 $x$"]) == 0

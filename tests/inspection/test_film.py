@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from llm.inspection.figures import montage
-from llm.inspection.film import Film, write_file
+from llm.inspection.film import Film
 
 
 def frame(step):
@@ -47,21 +47,6 @@ def test_a_long_film_keeps_its_first_and_last_frame():
 def test_no_film_without_a_frame():
     with pytest.raises(ValueError, match="needs a frame"):
         Film().to_gif()
-
-
-def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "file.bin"
-    write_file(path, b"one")
-    assert path.read_bytes() == b"one"
-
-    def full(file):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="disk full"):
-        write_file(path, b"two")
-    assert path.read_bytes() == b"one"
-    assert [other.name for other in path.parent.iterdir()] == ["file.bin"]
 
 
 def test_large_frames_are_fewer(monkeypatch):

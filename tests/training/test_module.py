@@ -181,3 +181,18 @@ def test_a_validation_loss_that_is_no_number_is_never_the_best(module, datamodul
         module.gpt.embeddings.token.weight[datamodule.validation_tokens[3]] = float("nan")
     found = L.Trainer(**QUIET).validate(module, datamodule, verbose=False)[0]
     assert found["validation/loss"] == math.inf
+
+
+def test_a_model_in_16_bits_is_measured_over_all_batches(datamodule, tmp_path):
+    """Sums in bfloat16 stop growing: of 256 batches at the latest."""
+    corpus = tmp_path / "long.txt"
+    corpus.write_text("the cat sat on the mat " * 300)
+    data = TextDataModule(
+        str(corpus), TokenizerConfig("char"), context_length=8, batch_size=1, cache_dir=datamodule.cache_dir
+    )
+    data.validation_share = 0.6
+    config = GPTConfig(data.vocab_size, 8, n_layer=1, n_head=1, n_embd=8, dropout=0.0)
+    torch.manual_seed(0)
+    found = L.Trainer(precision="bf16-true", **QUIET).validate(LanguageModel(config), data, verbose=False)[0]
+    assert len(data.val_dataloader()) > 500
+    assert found["validation/loss"] == pytest.approx(math.log(data.vocab_size), rel=0.02), "an untrained model guesses"

@@ -1,0 +1,28 @@
+"""What there is to look at while a model trains."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Feature = Literal[
+    "shapes",
+    "maps",
+    "scores",
+    "rollout",
+    "lens",
+    "positions",
+    "neighbours",
+    "projector",
+    "gradients",
+    "histograms",
+    "film",
+    "page",
+]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+
+SEES_THE_FUTURE = (
+    "this attention is not causal: every position sees the very token that it has to predict, so the loss is not "
+    "comparable with that of a causal model"
+)
+OF_A_STEP = {"shapes", "gradients", "histograms"}
+"""Those that are about an optimizer step, and need no capture."""

@@ -1,0 +1,49 @@
+"""What Lightning's Trainer knows of a run's steps and does not say, or not rightly.
+
+Private names are used here because nothing public tells; the upper bound of Lightning's version in pyproject.toml is
+for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import lightning as L
+from torch import Tensor
+
+from llm.training.schedule import steps_of_run
+
+
+def is_amid_step(trainer: L.Trainer) -> bool:
+    """Whether the batch before was not the last of its optimizer step: its gradients wait; no checkpoint holds them."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def is_logging(trainer: L.Trainer) -> bool:
+    """Whether this step's values are due to be logged (`log_every_n_steps`); Lightning throws away those of others."""
+    return trainer._logger_connector.should_update_logs
+
+
+def log_now(trainer: L.Trainer, values: Mapping[str, Tensor | float], step: int) -> None:
+    """Hand values to all loggers at once; what is logged through a module waits until the batch has ended."""
+    trainer._logger_connector.log_metrics(dict(values), step=step)  # type: ignore[arg-type]
+
+
+def steps_of(trainer: L.Trainer) -> int | None:
+    """Optimizer steps in the run, or None if only a time limit or an interrupt will end it.
+
+    Lightning's own estimate would set up the data loader before a resumed run's counters are loaded.
+    """
+    batches = 0
+    if trainer.max_epochs and trainer.max_epochs > 0:
+        datamodule = getattr(trainer, "datamodule", None)
+        if datamodule is None:
+            return int(trainer.estimated_stepping_batches)
+        batches = len(datamodule.train_dataloader())
+    return steps_of_run(
+        trainer.max_steps,
+        trainer.max_epochs,
+        batches,
+        trainer.limit_train_batches,
+        trainer.accumulate_grad_batches,
+    )
