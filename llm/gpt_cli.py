@@ -63,7 +63,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 _HELP = {
-    "config": "Take settings from a YAML file, in place of the default one. Of several files, and flags, the last wins.",
+    "config": "Take settings from a YAML file, in place of the default one. Of several, and flags, the last wins.",
     "ckpt_path": "The trained model: a checkpoint, or `last` or `best` of the newest run of any name.",
     "weights_only": argparse.SUPPRESS,  # checkpoints are read so, always
     "trainer.precision": "What is multiplied in: 32-true, bf16-mixed, 16-mixed, ... Default: bf16-mixed where the "
@@ -72,7 +72,7 @@ _HELP = {
 """Where the words of Lightning and its parser are about other ways than ours."""
 
 _HELP_OF_FIT = _HELP | {
-    "ckpt_path": "Go on from this checkpoint; `last` is the newest one of the newest run of this name, `best` its best, "
+    "ckpt_path": "Go on from this checkpoint; `last` is that of the newest run of this name, `best` its best, "
     "which begins a run of its own.",
 }
 

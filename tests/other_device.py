@@ -53,7 +53,7 @@ def check(config: GPTConfig) -> None:
         with torch.no_grad():
             model.eval()
             metrics = SplitMetrics()
-            metrics.reset(DEVICE)
+            metrics.begin(DEVICE)
             assert accuracy is not None
             metrics.update(loss, accuracy, ids.numel())
             found = capture(model, ids, ids)
