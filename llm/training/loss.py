@@ -92,7 +92,11 @@ class HeadLoss(torch.autograd.Function):
         block, at_once = _rows_of_a_block(x, n_tokens), _rows_at_once(x)
         losses, hits = x.new_empty(N, dtype=torch.float32), x.new_zeros((), dtype=torch.float32)
         grad_x = torch.empty_like(x) if wants_x else None
-        grad_weight = torch.empty_like(weight) if wants_weight else None
+        # A sum over several blocks wants more digits than a short type has.
+        summed = weight.dtype if block >= N else torch.promote_types(weight.dtype, torch.float32)
+        grad_weight = torch.empty_like(weight, dtype=summed) if wants_weight else None
+        # A share of 1 / N may be too small for float16, whose scores' gradients are divided afterwards.
+        now, ctx.later = (1, N) if scorers.dtype == torch.float16 else (N, 1)
         if grad_weight is not None:
             grad_weight[n_tokens:] = 0
         with torch.autocast(device, enabled=False):
@@ -109,7 +113,7 @@ class HeadLoss(torch.autograd.Function):
                     losses[here] = -logs.gather(1, wanted)[:, 0]
                     if wants_x or wants_weight:  # softmax minus one-hot
                         logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, -1.0))
-                        some.copy_(logs.div_(N))
+                        some.copy_(logs.div_(now))
                 if grad_x is not None:
                     torch.mm(scores, scorers, out=grad_x[first : first + block])  # (R, V) x (V, C)
                 if grad_weight is not None:
@@ -132,11 +136,12 @@ class HeadLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the gradients of a fused loss can be taken once only")
+        grad = grad / ctx.later
         is_one = not grad.is_cuda and float(grad) == 1.0  # on a GPU, finding out would mean to wait for it
-        found = [
-            None if part is None else (part if is_one else part.mul_(grad.to(part.dtype))).to(dtype)
-            for part, dtype in zip(gradients, ctx.dtypes, strict=True)
-        ]
+        # The type comes first: a scale against underflow is too large for float16.
+        found = [None if part is None else part.to(dtype) for part, dtype in zip(gradients, ctx.dtypes, strict=True)]
+        if not is_one:
+            found = [None if part is None else part.mul_(grad) for part in found]
         return found[0], found[1], None, None, None, None
 
 
