@@ -404,11 +404,13 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="one try of each")
     parser.add_argument("--times", type=int, default=1, help="so many times as many tries")
     parser.add_argument("--seed", type=int, default=123)
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     arguments = parser.parse_args()
     importlib.import_module("bench._faults_from_outside")
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every run that went on
-    print("| fault | tries | survived | lost | seconds |\n|---|---|---|---|---|")
-    everything = []
+    if not arguments.json:
+        print("| fault | tries | survived | lost | seconds |\n|---|---|---|---|---|")
+    rows: list[dict[str, Any]] = []
     for chosen in FAULTS.values():
         if arguments.faults and not any(part in chosen.name for part in arguments.faults):
             continue
@@ -416,10 +418,14 @@ def main() -> None:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             lost = measure(chosen, tries, arguments.seed, Path(folder))
-        seconds = time.perf_counter() - start
-        print(f"| {chosen.name} | {tries} | {tries - len(lost)} | {len(lost)} | {seconds:.0f} |", flush=True)
-        everything += [f"{chosen.name}, {text}" for text in lost]
-    if everything:
+        row = {"fault": chosen.name, "tries": tries, "lost": lost, "seconds": time.perf_counter() - start}
+        rows.append(row)
+        if not arguments.json:
+            cells = [chosen.name, tries, tries - len(lost), len(lost), f"{row['seconds']:.0f}"]
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    if arguments.json:
+        print(json.dumps({"settings": vars(arguments), "faults": rows}, indent=1))
+    if everything := [f"{row['fault']}, {text}" for row in rows for text in row["lost"]]:
         raise SystemExit("\n".join(everything))
 
 

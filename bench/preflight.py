@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from typing import Any
 
 from llm import GPTConfig, OptimConfig
 from llm.preflight.memory import Parameters, expected_memory, process_memory
@@ -28,6 +29,11 @@ SIZES: list[tuple[GPTConfig, int]] = [
 ]
 """Architectures and batch sizes: of the quick start, of characters, up to GPT-2's smallest."""
 
+HEAD = (
+    f"{'V':>6} {'T':>4} {'L':>3} {'C':>4} {'B':>3} {'dropout':>7} {'precision':>10} {'parameters':>11} "
+    f"{'memory: reckoned':>16} {'found':>8} {'ratio':>5} {'seconds: reckoned':>17} {'found':>7} {'ratio':>5}"
+)
+
 TINY = [(GPTConfig(62, 16, n_layer=2, n_head=2, n_embd=16), 4)]
 
 
@@ -36,31 +42,42 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a model that only shows that this runs")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--precisions", nargs="+", default=["32-true", "bf16-mixed"], help="(%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
         config, batch_size, precision = json.loads(arguments.one)
         print(json.dumps(one(config, batch_size, precision, arguments.device)))
         return
-    print(f"{'V':>6} {'T':>4} {'L':>3} {'C':>4} {'B':>3} {'dropout':>7} {'precision':>10} {'parameters':>11}", end=" ")
-    print(f"{'memory: reckoned':>16} {'found':>8} {'ratio':>5} {'seconds: reckoned':>17} {'found':>7} {'ratio':>5}")
+    rows = []
     for config, batch_size in TINY if arguments.tiny else SIZES:
         for precision in arguments.precisions:
-            words = [sys.executable, "-m", "bench.preflight", "--device", arguments.device]
-            case = json.dumps([asdict(config), batch_size, precision])
-            done = subprocess.run([*words, "--one", case], capture_output=True, text=True, env=dict(os.environ))
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            found = json.loads(done.stdout)
-            memory = found["reckoned_bytes"] / found["bytes"]
-            seconds = (found["reckoned_seconds"] or float("nan")) / found["seconds"]
-            print(
-                f"{config.vocab_size:>6} {config.context_length:>4} {config.n_layer:>3} {config.n_embd:>4} "
-                f"{batch_size:>3} {config.dropout:>7} {precision:>10} {found['parameters']:>11,} "
-                f"{found['reckoned_bytes'] / 1e6:>13,.0f} MB {found['bytes'] / 1e6:>5,.0f} MB {memory:>5.2f} "
-                f"{seconds * found['seconds']:>17.3f} {found['seconds']:>7.3f} {seconds:>5.2f}",
-                flush=True,
-            )
+            rows.append(row := measure(config, batch_size, precision, arguments.device))
+            if not arguments.json:
+                print(*([HEAD] if len(rows) == 1 else []), line(config, row), sep="\n", flush=True)
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+
+
+def measure(config: GPTConfig, batch_size: int, precision: str, device: str) -> dict[str, Any]:
+    """One case, in a process of its own."""
+    case = json.dumps([asdict(config), batch_size, precision])
+    words = [sys.executable, "-m", "bench.preflight", "--device", device, "--one", case]
+    done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ))
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return {"gpt": asdict(config), "batch_size": batch_size, "precision": precision, **json.loads(done.stdout)}
+
+
+def line(config: GPTConfig, row: dict[str, Any]) -> str:
+    memory = row["reckoned_bytes"] / row["bytes"]
+    reckoned = row["reckoned_seconds"] or float("nan")
+    return (
+        f"{config.vocab_size:>6} {config.context_length:>4} {config.n_layer:>3} {config.n_embd:>4} "
+        f"{row['batch_size']:>3} {config.dropout:>7} {row['precision']:>10} {row['parameters']:>11,} "
+        f"{row['reckoned_bytes'] / 1e6:>13,.0f} MB {row['bytes'] / 1e6:>5,.0f} MB {memory:>5.2f} "
+        f"{reckoned:>17.3f} {row['seconds']:>7.3f} {reckoned / row['seconds']:>5.2f}"
+    )
 
 
 def one(settings: dict[str, object], batch_size: int, precision: str, device: str) -> dict[str, float | None]:

@@ -94,7 +94,8 @@ def quiet() -> dict[str, str]:
 def imports_of(command: list[str]) -> list[str]:
     """Which of the large packages a command imports."""
     python, *words = command
-    imported = set(re.findall(r"^import time:.*\| +(\w+)$", run([python, "-X", "importtime", *words]), re.MULTILINE))
+    errors = run([python, "-X", "importtime", *words])
+    imported = set(re.findall(r"^import time:.*\| +(\w+)(?:\.|$)", errors, re.MULTILINE))
     return [package for package in PACKAGES if package in imported]
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from llm.data.corpus import resolve_corpus
 from llm.data.counting import text_size
+from llm.data.mapped import TokenArray
 from llm.data.opening import find_token_ids, open_corpus
-from llm.data.sharded import TokenArray
 from llm.data.sources import read_chunks
 from llm.errors import ConfigError, DataError
 from llm.model import GPT

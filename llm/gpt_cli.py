@@ -23,10 +23,11 @@ from llm.inspection import Inspection
 from llm.parsing import check_settings, settings_of_files
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, preflight
 from llm.pretrained import read_pretrained
-from llm.settings import LINKS, adopt, adopt_optim, given_settings, is_given
+from llm.settings import LINKS, adopt, adopt_optim, adopt_text, given_by_flags, given_settings, is_given
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
+    EndPoint,
     EndTogether,
     OneCurve,
     PredictionWriter,
@@ -40,7 +41,7 @@ from llm.training.checkpointing import best_and_last
 from llm.training.hardware import has_native_bfloat16
 from llm.training.ranks import adopt_launcher, refuse_more_processes_than_cores, without_looks
 from llm.training.run_folder import CHECKPOINTS, held
-from llm.training.where import RUNS, choose_checkpoint, logger_to_go_on_with
+from llm.training.where import RUNS, choose_checkpoint, logger_to_go_on_with, settings_of_run
 from llm.trust import refuse_functions
 
 log = logging.getLogger("llm")
@@ -48,7 +49,7 @@ log = logging.getLogger("llm")
 TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": {
         "class_path": "TensorBoardLogger",
-        "init_args": {"save_dir": RUNS, "name": "", "default_hp_metric": False},
+        "init_args": {"save_dir": RUNS, "name": "gpt", "default_hp_metric": False},
     },
     "max_steps": 1000,
     "gradient_clip_val": 1.0,
@@ -79,11 +80,12 @@ class GPTCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "fit":
-            fresh = "With --ckpt_path last: if there is no checkpoint yet, begin at step 0."
-            alone = "Say what the run will be, what it needs, and everything that is wrong with it; then stop."
-            for name, help in (("--fresh", fresh), ("--preflight", alone)):
-                parser.add_argument(name, type=bool, default=False, nargs="?", const=True, help=help)
+        fresh = "With --ckpt_path last: if there is no checkpoint yet, begin at step 0."
+        alone = "Say what the run will be, what it needs, and everything that is wrong with it; then stop."
+        for name, help in (("--fresh", fresh), ("--preflight", alone)):
+            # The other commands take them too, so that they can read the configuration of a run.
+            shown = help if subcommand == "fit" else argparse.SUPPRESS
+            parser.add_argument(name, type=bool, default=False, nargs="?", const=True, help=shown)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -95,22 +97,27 @@ class GPTCLI(LightningCLI):
         subcommand = self.config.subcommand
         config = self.config[subcommand]
         refuse_functions(config, self.allowed_classes)
-        given = given_settings(args)
+        given, by_flags = given_settings(args), given_by_flags(args)
         self.start = Start()
-        if subcommand == "fit" and not is_given("trainer.precision", given):
+        if subcommand == "fit":
             _choose_precision(config)
+        else:
+            _refuse_what_is_for_fit(by_flags)
         adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
         refuse_more_processes_than_cores(config.trainer)
-        if subcommand != "fit" and not is_given("trainer.logger", given):
+        config.ckpt_path = choose_checkpoint(config, subcommand)
+        if subcommand != "fit" and not is_given("trainer.logger", by_flags):
             config.trainer.logger = False
         if subcommand != "fit" or config.trainer.logger is False:
             self.save_config_callback = None  # there is no folder of this run
-        config.ckpt_path = choose_checkpoint(config, subcommand)
         if config.ckpt_path is not None:
             config.model.pretrained = None  # the checkpoint's weights would replace them anyway
             checkpoint = read_checkpoint(config.ckpt_path)
             theirs = config_of(checkpoint, config.ckpt_path)
             adopt(config, given, theirs, checkpoint[ENTRY]["tokenizer"])
+            if subcommand in ("validate", "test"):
+                self.start = Start(checkpoint.get("global_step", 0), theirs)
+                adopt_text(config, given, settings_of_run(config.ckpt_path))
             if subcommand == "fit":
                 adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
                 data = checkpoint.get(TextDataModule.__qualname__)
@@ -134,10 +141,13 @@ class GPTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find out what is wrong, all of it, before there is a model or a run folder; the first process does."""
         self.plan: Plan | None = None
+        is_first = getattr(rank_zero_only, "rank", 0) == 0
         if self.subcommand != "fit":
+            if self.subcommand != "predict" and is_first:
+                self._say_what_is_measured()
             return
         config = self.config.fit
-        if getattr(rank_zero_only, "rank", 0) != 0:
+        if not is_first:
             if config.preflight:
                 raise PreflightDone(0)
             return
@@ -148,6 +158,15 @@ class GPTCLI(LightningCLI):
         # The tokenizer is learned and the text is read once.
         self.parser.add_instantiator(lambda *_, **__: plan.datamodule, TextDataModule, subclasses=False)
 
+    def _say_what_is_measured(self) -> None:
+        """Which model, on which text."""
+        config = self.config[self.subcommand]
+        model = f"{config.ckpt_path}, step {self.start.step:,}" if config.ckpt_path else config.model.pretrained
+        data = config.data
+        text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
+        text = text or f"{data.corpus}, the last {data.validation_share:.0%} of it"
+        log.info("model:       %s\ntext:        %s", model, text)
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""
 
@@ -157,16 +176,13 @@ class GPTCLI(LightningCLI):
         if self.subcommand == "fit" and (logger := logger_to_go_on_with(self.config["fit"])) is not None:
             kwargs["logger"] = logger
         kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
-        batches = config["max_steps"] * config["accumulate_grad_batches"]
-        if isinstance(interval := config["val_check_interval"], int) and 0 < batches < interval:
-            kwargs["val_check_interval"] = batches  # a short run is validated too, at its end
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
         callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples))
-        always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
+        always: list[L.Callback] = [OneCurve(), StartingPoint(), EndPoint(), Throughput(), EndTogether()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
         if self.plan is not None:
@@ -195,11 +211,19 @@ class GPTCLI(LightningCLI):
         """Say where the checkpoint is, how to look at the run, and how to use it."""
         checkpoint = best_and_last(self.trainer)
         if self.trainer.is_global_zero and self.trainer.global_step == self.start.step:
-            log.warning("no step was made: the run was at its end already, at step %d", self.start.step)
+            log.warning(
+                "no step was made: the run was at its end already, at step %d; set --trainer.max_steps above that",
+                self.start.step,
+            )
         if not self.trainer.is_global_zero or checkpoint is None:
             return
+        for callback in self.trainer.early_stopping_callbacks:
+            if callback.stopping_reason_message:
+                log.info("stopped early, at step %d: %s", self.trainer.global_step, callback.stopping_reason_message)
         path = checkpoint.best_model_path or checkpoint.last_model_path
         if path:
+            if checkpoint.best_model_path:
+                log.info("best:        step %d, validation loss %.3f", checkpoint.best_step, checkpoint.best_loss)
             log.info("checkpoint:  %s", path)
             for logger in self.trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
@@ -209,6 +233,12 @@ class GPTCLI(LightningCLI):
             opening = self.datamodule.tokenizer.decode(self.datamodule.train_tokens[:4].tolist())
             prompt = shlex.quote(" ".join(opening.split()) or "Once")
             log.info("generate:    python -m llm generate --ckpt %s --prompt %s", path, prompt)
+
+
+def _refuse_what_is_for_fit(given: set[str]) -> None:
+    for name in ("fresh", "preflight"):
+        if name in given:
+            raise ConfigError(f"--{name} is for fit")
 
 
 def _choose_precision(config: Any) -> None:

@@ -12,7 +12,7 @@ _EXAMPLES = {
     "fit": (
         ("", "the quick start: a small GPT on a short story"),
         ("--data.corpus my.txt --trainer.max_steps 2000", "on your own text"),
-        ("--config configs/gpt2/124m.yaml --preflight", "what would this run be?"),
+        ("--config configs/char.yaml --preflight", "what would this run be?"),
     ),
     "validate": (("--ckpt_path best", "the best checkpoint of the newest run"),),
     "test": (("--ckpt_path best --data.test_corpus other.txt", "on another text"),),

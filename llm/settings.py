@@ -31,7 +31,12 @@ def refuse_link_targets(words: Sequence[str]) -> None:
 
 def given_settings(words: Sequence[str]) -> set[str]:
     """The dotted names that the user set, by flags or in files, as opposed to defaults."""
-    given = set().union(*given_in_files(words).values())
+    return given_by_flags(words).union(*given_in_files(words).values())
+
+
+def given_by_flags(words: Sequence[str]) -> set[str]:
+    """The dotted names that flags set."""
+    given: set[str] = set()
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, equals, value = word.removeprefix("--").partition("=")
         if word.startswith("--"):
@@ -82,8 +87,9 @@ def adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[st
     if tokenizer_state is None:
         return
     tokenizer, theirs = config.data.tokenizer, tokenizer_state.get("encoding", tokenizer_state["kind"])
-    for name, value in {"kind": theirs, "pattern": tokenizer_state.get("pattern")}.items():
-        _refuse_other(name, value, tokenizer[name], given)
+    _refuse_other("kind", theirs, tokenizer.kind, given)
+    if "pattern" in tokenizer_state:  # else the tokenizer is of a kind that has none
+        _refuse_other("pattern", tokenizer_state["pattern"], tokenizer.pattern, given)
     specials = tokenizer_state.get("specials")
     _refuse_other("specials", specials and list(specials), tokenizer.specials and list(tokenizer.specials), given)
     if is_given("data.tokenizer.checkpoint", given):  # loading the weights will say if it is another
@@ -111,6 +117,24 @@ def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None
     for name, value in dataclasses.asdict(optim).items() if optim is not None else ():
         if not is_given(f"model.optim.{name}", given):
             config.model.optim[name] = value
+
+
+_OF_A_TEXT = ("corpus", "validation_corpus", "validation_share", "test_corpus")
+
+
+def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
+    """Measure a trained model on the text of its own run, except for what the user set.
+
+    Args:
+        config: of `validate` or `test`; changed in place.
+        given: the names that the user set.
+        run: the settings of the run that the model comes from.
+    """
+    data = run.get("data")
+    if isinstance(data, dict) and not any(is_given(f"data.{name}", given) for name in _OF_A_TEXT[:3]):
+        for name in _OF_A_TEXT:
+            if name in data and not is_given(f"data.{name}", given):
+                config.data[name] = data[name]
 
 
 _NO_HYPERPARAMETERS = (

@@ -58,7 +58,12 @@ def test_every_configuration_runs(config):
 
 @pytest.mark.parametrize(
     ("native", "words", "precision"),
-    [(True, [], "bf16-mixed"), (False, [], None), (True, ["--trainer.precision=32-true"], "32-true")],
+    [
+        (True, [], "bf16-mixed"),
+        (True, ["--trainer.precision=null"], "bf16-mixed"),
+        (False, [], None),
+        (True, ["--trainer.precision=32-true"], "32-true"),
+    ],
 )
 def test_bfloat16_is_the_default_where_it_is_native_and_nobody_said_otherwise(
     native, words, precision, monkeypatch, capsys
@@ -160,6 +165,58 @@ def test_a_resumed_run_is_one_curve(trained):
     events = EventAccumulator(str(trained.parents[1]), {"scalars": 0}).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [4, 5, 6]
     assert [event.step for event in events.Scalars("validation/loss")] == [0, 3, 6]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "char", "word"])
+def test_the_configuration_of_a_run_goes_on_with_it_and_measures_it(kind, capsys):
+    assert run("fit", *QUICK, f"--data.tokenizer.kind={kind}") == 0
+    folder = Path("runs/gpt/version_0")
+    words = ["--config", str(folder / "config.yaml"), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
+    assert run("fit", *words, "--trainer.max_steps=5") == 0
+    assert llm.checkpoint.read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 5
+    for command in ("validate", "test"):
+        assert run(command, *words) == 0
+    assert [path.name for path in Path("runs/gpt").iterdir()] == ["version_0"], "evaluating is no run of its own"
+    assert "--fresh is for fit" in error(capsys, "validate", *words, "--fresh")
+
+
+def test_a_model_is_measured_on_the_text_of_its_own_run_and_that_is_said(capsys):
+    Path("mine.txt").write_text("to be or not to be, that is the question. " * 200)
+    assert run("fit", *QUICK, *CHAR, "--data.corpus=mine.txt", "--data.validation_share=0.3") == 0
+    of_the_run = EventAccumulator("runs/gpt/version_0").Reload().Scalars("validation/loss")[-1].value
+    capsys.readouterr()
+    assert run("validate", "--ckpt_path=last", "--trainer.limit_val_batches=2", "--data.batch_size=2") == 0
+    out, err = capsys.readouterr()
+    measured = float(re.search(r"validation/loss\W+([\d.]+)", out)[1])
+    assert measured == pytest.approx(of_the_run, abs=2e-3)  # in bfloat16 while training, where that is native
+    assert "model:       runs/gpt/version_0/checkpoints/last.ckpt, step 3" in err
+    assert "text:        mine.txt, the last 30% of it" in err
+    Path("other.txt").write_text("to be that or this not. " * 200)
+    assert run("test", "--ckpt_path=last", "--data.test_corpus=other.txt") == 0
+    assert "text:        other.txt\n" in capsys.readouterr().err
+    assert run("validate", "--ckpt_path=last", "--data.corpus=other.txt") == 0
+    assert "text:        other.txt, the last 10% of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--trainer.max_steps=5"], ["--trainer.max_steps=9"]])
+def test_a_short_run_is_validated_at_its_end(words, capsys):
+    Path("mine.txt").write_text("to be or not to be, that is the question. " * 8)  # 300 characters: 9 batches
+    accumulated = ["--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=1000"]
+    assert run("fit", *QUICK, *CHAR, "--data.corpus=mine.txt", "--data.stride=16", *accumulated, *words) == 0
+    assert "validation comes at the end only" in capsys.readouterr().err
+    steps = [event.step for event in EventAccumulator("runs/gpt/version_0").Reload().Scalars("validation/loss")]
+    assert steps == [0, int(words[0].rpartition("=")[2])]
+    assert Path("runs/gpt/version_0/checkpoints/best.ckpt").is_file()
+
+
+def test_what_ended_a_run_and_which_is_its_best_are_said(capsys):
+    words = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=validation/loss"]
+    words += ["--trainer.callbacks.stopping_threshold=100", "--trainer.val_check_interval=2"]
+    assert run("fit", *QUICK, *CHAR, *words) == 0
+    err = capsys.readouterr().err
+    assert "stopped early, at step 2: " in err
+    loss = EventAccumulator("runs/gpt/version_0").Reload().Scalars("validation/loss")[-1].value
+    assert f"best:        step 2, validation loss {loss:.3f}\n" in err
 
 
 def test_another_checkpoint_than_the_last_begins_a_run_of_its_own(trained):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llm.data.sharded import TokenArray
+from llm.data.mapped import TokenArray
 from llm.errors import DataError
 from llm.tokenizers import Tokenizer
 

@@ -8,10 +8,10 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from llm.config import TokenizerConfig
+from llm.data.mapped import TokenArray
 from llm.data.opening import choose_tokenizer, hash_of_corpus
 from llm.data.prompts import Prompt, read_prompts
 from llm.data.resuming import refuse_other_data
-from llm.data.sharded import TokenArray
 from llm.data.splits import Splits
 from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder, window_starts
 from llm.errors import CheckpointError, ConfigError, DataError
@@ -153,7 +153,8 @@ class TextDataModule(Splits, L.LightningDataModule):
         Raises:
             DataError: there is not one full batch, and `drop_last` leaves out the others.
         """
-        windows = SlidingWindows(self.train_tokens, self.context_length, self.stride, self.vocab_size)
+        tokens = self.corpus_store.tokens(0, self.split_at, read_ahead=not self.shuffle)
+        windows = SlidingWindows(tokens, self.context_length, self.stride, self.vocab_size)
         order = self.train_order(*self._rank_and_world_size())
         return WindowLoader(windows, order, self._position, self.num_workers)
 

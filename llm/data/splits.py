@@ -6,8 +6,8 @@ import math
 from functools import cached_property
 
 from llm.data.counting import count_tokens, text_size
+from llm.data.mapped import TokenArray
 from llm.data.opening import open_corpus
-from llm.data.sharded import TokenArray
 from llm.data.store import TokenStore
 from llm.tokenizers import Tokenizer
 

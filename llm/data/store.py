@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from llm.data.mapped import MappedTokens
 from llm.data.shard import DTYPES, HEADER_SIZE, VERSION, ShardHeader
-from llm.data.sharded import ShardedTokens, TokenArray
 from llm.errors import DataError
 from llm.files import write_whole
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
@@ -107,17 +107,18 @@ class TokenStore:
         del described["path"], described["header_size"]
         write_whole(self.path / DESCRIPTION, json.dumps(described, indent=1).encode())
 
-    def tokens(self, start: int = 0, stop: int | None = None) -> TokenArray:
-        """The ids from `start` up to `stop`, read-only and memory-mapped, (stop - start,)."""
+    def tokens(self, start: int = 0, stop: int | None = None, read_ahead: bool = True) -> MappedTokens:
+        """The ids from `start` up to `stop`, read-only and memory-mapped, (stop - start,).
+
+        Args:
+            start: the first.
+            stop: the one after the last. Default: to the end.
+            read_ahead: see `MappedTokens`.
+        """
         stop = self.n_tokens if stop is None else min(stop, self.n_tokens)
-        dtype = np.dtype(self.dtype)
-        if start >= stop:  # nothing can't be mapped
-            return np.empty(0, dtype)
-        if len(self.shards) == 1:
-            offset = self.header_size + start * dtype.itemsize
-            return np.memmap(self.path / self.shards[0][0], dtype, mode="r", offset=offset, shape=(stop - start,))
-        paths = [self.path / name for name, _ in self.shards]
-        return ShardedTokens(paths, [count for _, count in self.shards], dtype, self.header_size, start, stop)
+        paths = tuple(self.path / name for name, _ in self.shards)
+        lengths = tuple(length for _, length in self.shards)
+        return MappedTokens(paths, lengths, np.dtype(self.dtype), self.header_size, min(start, stop), stop, read_ahead)
 
     def make_tokenizer(self) -> Tokenizer:
         """The tokenizer that wrote the ids.

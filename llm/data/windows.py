@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import mmap
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from llm.data.sharded import TokenArray
+from llm.data.mapped import TokenArray
 from llm.errors import ConfigError, DataError
 from llm.process import shield_worker
 
@@ -78,19 +77,6 @@ class SlidingWindows(Dataset[Batch]):
             )
         ids = torch.from_numpy(windows.astype(np.int64))
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Where the memory map is, not its content: what a worker process that is not forked receives."""
-        state = dict(self.__dict__)
-        tokens = self.tokens
-        if isinstance(tokens, np.memmap) and isinstance(tokens.base, mmap.mmap):
-            state["tokens"] = (tokens.filename, tokens.dtype, "r", tokens.offset, tokens.shape)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if isinstance(self.tokens, tuple):
-            self.tokens = np.memmap(*self.tokens)
 
 
 class KeyedPermutation:
@@ -246,8 +232,9 @@ class WindowLoader(DataLoader[Batch]):
             yield from super().__iter__()
         except (ConnectionError, EOFError) as error:  # one of them ended while it handed over a batch
             workers = getattr(self._iterator, "_workers", ())
-            wait([worker.sentinel for worker in workers], timeout=1)
-            ended = [worker for worker in workers if not worker.is_alive()]
+            # Its end of a pipe is closed a moment before the system calls it ended, so `is_alive` would not do.
+            closed = wait([worker.sentinel for worker in workers], timeout=1)
+            ended = [worker for worker in workers if worker.sentinel in closed]
             if not ended:
                 raise
             raise RuntimeError(f"DataLoader worker (pid {ended[0].pid}) exited unexpectedly") from error

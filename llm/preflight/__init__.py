@@ -95,8 +95,8 @@ def _find_out_time(plan: Plan, measured: bool) -> None:
         seconds = reckoned_seconds(plan.gpt, plan.parameters.total, batch_size, plan.precision, plan.device)
     if seconds is None:
         return
-    batches = (plan.steps - plan.start.step) * plan.accumulated
-    plan.seconds = max(0, batches) * seconds + _validations(plan, batches) * seconds / 3  # forward is a third
+    batches = max(0, plan.batches_until(plan.steps) - plan.batches_until(plan.start.step))
+    plan.seconds = batches * seconds + _validations(plan, batches) * seconds / 3  # forward is a third
 
 
 def _validations(plan: Plan, batches: int) -> float:

@@ -18,6 +18,8 @@ Check = Callable[[Plan], Iterator[str]]
 _COMMON_RATES = (1e-6, 3e-2)
 _BY_HEART = 20.0
 """Passes through the text from which on a model learns it word by word rather than the language."""
+_OFTEN = 4.0
+"""Passes through the text that teach a model about as much as new text would (Muennighoff et al. 2023)."""
 _TOKENS_PER_PARAMETER = 20.0
 """At which a model is as good as its training compute allows (Hoffmann et al. 2022, table 3)."""
 
@@ -137,13 +139,45 @@ def data_and_size(plan: Plan) -> Iterator[str]:
             f"every token is seen about {times:,.0f} times: the model will learn the text by heart, and the validation "
             "loss will rise again; more text helps (best.ckpt keeps the best)"
         )
-    elif each < _TOKENS_PER_PARAMETER / 20:
+    elif each < _TOKENS_PER_PARAMETER / 20 and plan.start.trained is None:
+        longer = "train longer" if times < _OFTEN else "take more text and train longer"
         yield (
             f"{each:.2g} tokens for each parameter is little: about {_TOKENS_PER_PARAMETER:g} are the best use of "
-            "compute; train longer, or a smaller model"
+            f"compute; {longer}, or a smaller model"
         )
     elif each > _TOKENS_PER_PARAMETER * 20:
         yield f"{each:,.0f} tokens for each parameter: a larger model would learn more from them"
+
+
+def text_left_out(plan: Plan) -> Iterator[str]:
+    """Windows so far apart that there is text between them."""
+    if plan.datamodule is not None and (stride := plan.datamodule.stride) > plan.datamodule.context_length:
+        share = 1 - plan.datamodule.context_length / stride
+        yield (
+            f"data.stride {stride:,} is more than data.context_length {plan.datamodule.context_length:,}: "
+            f"{share:.0%} of the text is never seen"
+        )
+
+
+def averaging(plan: Plan) -> Iterator[str]:
+    """An average over more steps than the run has."""
+    callbacks = plan.setting("trainer.callbacks")
+    for callback in callbacks if isinstance(callbacks, list) else []:
+        if not isinstance(callback, dict) or not str(callback.get("class_path")).endswith("EMAWeightAveraging"):
+            continue
+        decay = (callback.get("init_args") or {}).get("decay", 0.999)
+        if (
+            plan.steps
+            and plan.steps > 20
+            and isinstance(decay, float)
+            and 0 < decay < 1
+            and 1 / (1 - decay) > plan.steps / 5
+        ):
+            yield (
+                f"the average of decay {decay:g} is over some {1 / (1 - decay):,.0f} steps, and the run has "
+                f"{plan.steps:,}: weights from its beginning weigh much; a decay of {1 - 10 / plan.steps:.2g} or less "
+                "would not"
+            )
 
 
 def validation(plan: Plan) -> Iterator[str]:
@@ -153,9 +187,11 @@ def validation(plan: Plan) -> Iterator[str]:
     every = plan.validates_every
     if every is None:
         yield "there is no validation, so there will be no best.ckpt; set data.validation_share or .validation_corpus"
-    elif every > plan.steps * plan.accumulated and plan.setting("trainer.check_val_every_n_epoch") is None:
+    elif (
+        every > (batches := plan.batches_until(plan.steps)) and plan.setting("trainer.check_val_every_n_epoch") is None
+    ):
         yield (
-            f"the run has {plan.steps * plan.accumulated:,} batches, and trainer.val_check_interval is {every:,}: "
+            f"the run has {batches:,} batches, and trainer.val_check_interval is {every:,}: "
             "validation comes at the end only"
         )
 
@@ -197,6 +233,8 @@ HINTING: tuple[Check, ...] = (
     memory_may_not_do,
     learning_rate,
     data_and_size,
+    text_left_out,
+    averaging,
     validation,
     accumulation,
     precision,

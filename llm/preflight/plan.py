@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,14 @@ class Plan:
         """Times that the run goes through the training windows."""
         if self.steps is None or self.corpus is None or not self.corpus.batches:
             return None
-        return self.steps * self.accumulated / self.corpus.batches
+        return self.batches_until(self.steps) / self.corpus.batches
+
+    def batches_until(self, step: int) -> int:
+        """Batches up to an optimizer step; the last step of an epoch takes what is left of it."""
+        if self.corpus is None or not self.corpus.batches:
+            return step * self.accumulated
+        epochs, rest = divmod(step, math.ceil(self.corpus.batches / self.accumulated))
+        return epochs * self.corpus.batches + rest * self.accumulated
 
     @property
     def checkpoint_bytes(self) -> int | None:

@@ -1,6 +1,7 @@
 """Training: the LightningModule, its optimizer, and the callbacks that go with every run."""
 
 from llm.training.checkpointing import AtomicCheckpointIO, BestAndLast
+from llm.training.ending import EndPoint
 from llm.training.module import LanguageModel
 from llm.training.predictions import PredictionWriter
 from llm.training.progress import RunProgress, StartingPoint, Throughput
@@ -12,6 +13,7 @@ from llm.training.stopping import StopSafely
 __all__ = [
     "AtomicCheckpointIO",
     "BestAndLast",
+    "EndPoint",
     "EndTogether",
     "LanguageModel",
     "OneCurve",

@@ -67,6 +67,7 @@ class BestAndLast(Checkpoint):
         self.folder = folder
         self.every = every
         self.best_loss = math.inf
+        self.best_step = 0
         self.best_model_path = ""
         self.last_model_path = ""
         self._saved_step = -1
@@ -99,7 +100,7 @@ class BestAndLast(Checkpoint):
             return
         loss = float(trainer.callback_metrics.get("validation/loss", math.inf))
         if loss < self.best_loss:
-            self.best_loss = loss
+            self.best_loss, self.best_step = loss, trainer.global_step
             path = self._save(trainer, BEST)
             self.best_model_path = "" if path is None else str(path)
         if is_amid_step(trainer):  # wait for the step
@@ -144,12 +145,12 @@ class BestAndLast(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The lowest loss so far, and what was validated, so that a resumed run knows both."""
-        state = {"best_loss": self.best_loss, "best_model_path": self.best_model_path}
+        state = {"best_loss": self.best_loss, "best_step": self.best_step, "best_model_path": self.best_model_path}
         return state if self._validated_batch < 0 else {**state, "validated_batch": self._validated_batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the lowest loss so far."""
-        self.best_loss = state_dict["best_loss"]
+        self.best_loss, self.best_step = state_dict["best_loss"], state_dict["best_step"]
         self.best_model_path = state_dict["best_model_path"]
         self._validated_batch = state_dict.get("validated_batch", -1)
 

@@ -3,13 +3,15 @@
 A batch of N tokens has N x V scores: at N = 1,024 and GPT-2's vocabulary 206 MB in float32, and the plain way holds
 them several times over, as scores, their log-softmax and the gradients of both. `HeadLoss` goes through the tokens a
 block at a time. A block's scores are held once, in the precision of the products; a few rows at a time they are
-brought to float32, normalised, and overwritten by their gradient, from which the gradients of vectors and weights
-follow at once. The backward pass only hands those on. The result is that of `plain_loss`, softmax in float32 included.
+brought to float32, normalised, and overwritten by their gradient (`to_gradient`), from which the gradients of vectors
+and weights follow at once. The backward pass only hands those on. The result is that of `plain_loss`, softmax in
+float32 included.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +27,11 @@ _BLOCK_BYTES = {"cpu": 1 << 26}
 _BLOCK_BYTES_ELSEWHERE = 1 << 29
 """What the scores of one block may take, by kind of device. A GPU wants larger products, and has the memory."""
 
-_ROWS = 64
-"""Rows that are brought to float32 at once: few enough to stay in a processor's cache."""
+_ROWS = 8
+"""Rows for each thread that a processor brings to float32 at once: few enough to stay in its cache."""
+
+_BYTES_ELSEWHERE = 1 << 28
+"""What the rows may take that are brought to float32 at once on other devices, which have no use for small pieces."""
 
 _COLUMNS = 4096
 """Rows of the head's weight whose gradient is computed at once."""
@@ -44,7 +49,38 @@ class Prediction(NamedTuple):
     accuracy: Tensor | None
 
 
-def head_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False) -> Prediction:
+def to_gradient(scores: Tensor, targets: Tensor, share: float | None) -> Tensor:
+    """The losses `(R)` of scores `(R, V)` against targets `(R)`; the scores become the gradient of `share` times their
+    sum, softmax minus one-hot, or stay as they are where there is no share.
+    """
+    losses = scores.new_empty(len(scores), dtype=torch.float32)
+    at_once = _rows_at_once(scores)
+    for start in range(0, len(scores), at_once):
+        some, wanted = scores[start : start + at_once], targets[start : start + at_once, None]
+        logs = torch.log_softmax(some, -1, dtype=torch.float32)
+        losses[start : start + at_once] = -logs.gather(1, wanted)[:, 0]
+        if share is not None:
+            logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, -1.0))
+            some.copy_(logs.mul_(share))
+    return losses
+
+
+def to_gradient_in_one(scores: Tensor, targets: Tensor, share: float | None) -> Tensor:
+    """As `to_gradient`, all rows at once and without a scatter: for a compiler, which makes two passes of it."""
+    logs = torch.log_softmax(scores.float(), -1)
+    losses = -logs.gather(1, targets[:, None])[:, 0]
+    if share is not None:
+        is_target = torch.arange(scores.shape[1], device=scores.device) == targets[:, None]
+        scores.copy_((logs.exp() - is_target.float()) * share)
+    return losses
+
+
+ToGradient = Callable[[Tensor, Tensor, float | None], Tensor]
+
+
+def head_loss(
+    head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False, to_gradient: ToGradient = to_gradient
+) -> Prediction:
     """The loss, the quicker way for the size of the vocabulary.
 
     Args:
@@ -52,9 +88,11 @@ def head_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = Fals
         x: (B, T, C) what the head reads.
         targets: (B, T) the tokens that really came.
         with_accuracy: count the tokens that were predicted, too.
+        to_gradient: what turns the scores of a large vocabulary into losses and gradients.
     """
-    way = fused_loss if head.out_features >= LARGE_VOCABULARY else plain_loss
-    return way(head, x, targets, with_accuracy)
+    if head.out_features >= LARGE_VOCABULARY:
+        return fused_loss(head, x, targets, with_accuracy, to_gradient)
+    return plain_loss(head, x, targets, with_accuracy)
 
 
 def plain_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False) -> Prediction:
@@ -65,11 +103,12 @@ def plain_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = Fal
     return Prediction(loss, accuracy)
 
 
-def fused_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False) -> Prediction:
+def fused_loss(
+    head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False, to_gradient: ToGradient = to_gradient
+) -> Prediction:
     """As `head_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
-    loss, accuracy = HeadLoss.apply(
-        x.flatten(0, 1), head.weight, targets.flatten(), head.out_features, with_accuracy, torch.is_grad_enabled()
-    )
+    options = head.out_features, with_accuracy, torch.is_grad_enabled(), to_gradient
+    loss, accuracy = HeadLoss.apply(x.flatten(0, 1), head.weight, targets.flatten(), *options)
     return Prediction(loss, accuracy if with_accuracy else None)
 
 
@@ -78,7 +117,14 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, n_tokens: int, with_accuracy: bool, with_gradients: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        n_tokens: int,
+        with_accuracy: bool,
+        with_gradients: bool,
+        to_gradient: ToGradient,
     ) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of `x (N, C)` and `weight (padded V, C)` against `targets (N)`; the gradients are kept."""
         device, N = x.device.type, len(x)
@@ -89,31 +135,24 @@ class HeadLoss(torch.autograd.Function):
             x, scorers = x.to(precision), weight[:n_tokens].to(precision)
         else:
             scorers = weight[:n_tokens]
-        block, at_once = _rows_of_a_block(x, n_tokens), _rows_at_once(x)
+        block = _rows_of_a_block(x, n_tokens)
+        # A share of 1 / N may be too small for float16, whose scores' gradients are divided afterwards.
+        ctx.later = N if scorers.dtype == torch.float16 else 1
+        share = ctx.later / N if wants_x or wants_weight else None
         losses, hits = x.new_empty(N, dtype=torch.float32), x.new_zeros((), dtype=torch.float32)
         grad_x = torch.empty_like(x) if wants_x else None
         # A sum over several blocks wants more digits than a short type has.
         summed = weight.dtype if block >= N else torch.promote_types(weight.dtype, torch.float32)
         grad_weight = torch.empty_like(weight, dtype=summed) if wants_weight else None
-        # A share of 1 / N may be too small for float16, whose scores' gradients are divided afterwards.
-        now, ctx.later = (1, N) if scorers.dtype == torch.float16 else (N, 1)
         if grad_weight is not None:
             grad_weight[n_tokens:] = 0
         with torch.autocast(device, enabled=False):
             for first in range(0, N, block):
-                rows = x[first : first + block]  # (R, C)
+                rows, wanted = x[first : first + block], targets[first : first + block]  # (R, C), (R)
                 scores = F.linear(rows, scorers)  # (R, C) -> (R, V)
-                for start in range(0, len(rows), at_once):
-                    some = scores[start : start + at_once]
-                    here = slice(first + start, first + start + len(some))
-                    wanted = targets[here, None]
-                    if with_accuracy:
-                        hits += (some.argmax(-1, keepdim=True) == wanted).sum()
-                    logs = torch.log_softmax(some, -1, dtype=torch.float32)
-                    losses[here] = -logs.gather(1, wanted)[:, 0]
-                    if wants_x or wants_weight:  # softmax minus one-hot
-                        logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, -1.0))
-                        some.copy_(logs.div_(now))
+                if with_accuracy:
+                    hits += (scores.argmax(-1) == wanted).sum()
+                losses[first : first + block] = to_gradient(scores, wanted, share)
                 if grad_x is not None:
                     torch.mm(scores, scorers, out=grad_x[first : first + block])  # (R, V) x (V, C)
                 if grad_weight is not None:
@@ -127,7 +166,7 @@ class HeadLoss(torch.autograd.Function):
         return losses.mean(), accuracy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Hand the gradients on.
 
         Raises:
@@ -142,7 +181,7 @@ class HeadLoss(torch.autograd.Function):
         found = [None if part is None else part.to(dtype) for part, dtype in zip(gradients, ctx.dtypes, strict=True)]
         if not is_one:
             found = [None if part is None else part.mul_(grad) for part in found]
-        return found[0], found[1], None, None, None, None
+        return *found, None, None, None, None, None
 
 
 def block_bytes(device: str) -> int:
@@ -156,6 +195,8 @@ def _rows_of_a_block(x: Tensor, n_tokens: int) -> int:
     return math.ceil(len(x) / math.ceil(len(x) / most)) if len(x) else 1
 
 
-def _rows_at_once(x: Tensor) -> int:
-    """How many of them are brought to float32 at once: a GPU has no use for small pieces."""
-    return _ROWS if x.device.type == "cpu" else len(x)
+def _rows_at_once(scores: Tensor) -> int:
+    """How many rows are brought to float32 at once."""
+    if scores.device.type == "cpu":
+        return _ROWS * torch.get_num_threads()
+    return max(1, _BYTES_ELSEWHERE // (4 * scores.shape[1]))

@@ -23,7 +23,7 @@ from llm.pretrained import adapt, read_pretrained
 from llm.training.accumulation import is_amid_step
 from llm.training.compiling import Compiled
 from llm.training.finite import StepGuard
-from llm.training.loss import head_loss
+from llm.training.loss import ToGradient, head_loss, to_gradient, to_gradient_in_one
 from llm.training.metrics import SplitMetrics
 from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
 from llm.training.ranks import refuse_muon_in_pieces, total_norm
@@ -42,7 +42,8 @@ class LanguageModel(L.LightningModule):
         gpt: the architecture.
         optim: optimizer and learning rate.
         sampling: how text is generated, in samples while training and by `predict`.
-        compile: fuse what comes before the head with torch.compile: up to a minute to begin with, then faster steps.
+        compile: fuse what comes before the head, and the loss, with torch.compile: up to a minute to begin with, then
+            faster steps.
             Where that can't be done, a line says why, and the run goes on without.
         pretrained: begin with these weights: a checkpoint, a Hugging Face GPT-2 folder, nanoGPT's or the book's
             file, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`. On the command line, architecture and tokenizer
@@ -75,6 +76,7 @@ class LanguageModel(L.LightningModule):
         self.compile_model = compile
         self.guard = StepGuard(non_finite)
         self._features: Callable[[Tensor], Tensor] = self.gpt.features
+        self._to_gradient: ToGradient = to_gradient
         self._to_log: list[Tensor] = []  # (loss, accuracy) of each batch of a step that will be logged
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
         self.evaluation = nn.ModuleDict({split: SplitMetrics() for split in ("validation", "test")})
@@ -97,6 +99,7 @@ class LanguageModel(L.LightningModule):
         self.guard.begin()
         if self.compile_model and stage == "fit":
             self._features = Compiled(self.gpt.features)
+            self._to_gradient = Compiled(to_gradient_in_one, to_gradient)
 
     @property
     def is_logging(self) -> bool:
@@ -121,7 +124,8 @@ class LanguageModel(L.LightningModule):
         """The loss of one batch of windows."""
         del batch_idx
         inputs, targets = batch
-        loss, accuracy = head_loss(self.gpt.head, self._features(inputs), targets, with_accuracy=self.is_logging)
+        x = self._features(inputs)
+        loss, accuracy = head_loss(self.gpt.head, x, targets, self.is_logging, self._to_gradient)
         self.guard.watch(self.trainer.fit_loop.total_batch_idx, batch, loss.detach())
         if accuracy is not None:
             self._to_log.append(torch.stack([loss.detach(), accuracy]))

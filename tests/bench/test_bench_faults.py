@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -51,3 +52,6 @@ def test_the_command_prints_a_table():
     command = [sys.executable, "-m", "bench.faults", "corpus", "--tiny"]
     table = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert table.splitlines()[-1].startswith("| corpus changed | 1 | 1 | 0 |")
+    content = subprocess.run([*command, "--json"], cwd=REPOSITORY, capture_output=True, check=True).stdout
+    (row,) = json.loads(content)["faults"]
+    assert (row["fault"], row["tries"], row["lost"]) == ("corpus changed", 1, [])

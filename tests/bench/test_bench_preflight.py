@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,3 +15,6 @@ def test_the_benchmark_of_the_preflight_runs():
     head, row = done.stdout.splitlines()
     assert "memory: reckoned" in head
     assert row.split()[6] == "32-true"
+    (found,) = json.loads(subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, check=True).stdout)
+    assert found["precision"] == "32-true"
+    assert found["bytes"] > 0

@@ -1,7 +1,6 @@
 import math
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from llm.config import TokenizerConfig
@@ -61,7 +60,6 @@ def test_text_is_cut_into_train_and_validation(make, corpus):
     assert n_validation > 0.3 * len(ids)
     assert data.train_tokens.tolist() == ids[:-n_validation]
     assert data.validation_tokens.tolist() == ids[-n_validation:]
-    assert isinstance(data.train_tokens, np.memmap)
 
 
 @pytest.mark.parametrize("stride", [1, 5, None])

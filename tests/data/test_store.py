@@ -1,5 +1,4 @@
 import dataclasses
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +10,8 @@ from hypothesis import strategies as st
 
 from llm.data import SlidingWindows, TokenStore, WindowLoader, WindowOrder
 from llm.data.counting import count_tokens
+from llm.data.mapped import MappedTokens
 from llm.data.shard import HEADER_SIZE, ShardHeader
-from llm.data.sharded import ShardedTokens
 from llm.data.store import open_raw
 from llm.errors import DataError
 from llm.tokenizers import BPETokenizer, CharTokenizer
@@ -39,7 +38,7 @@ def write_store(folder, lengths, ids=None):
     return store
 
 
-@given(st.lists(st.integers(1, 7), min_size=2, max_size=6), st.data())
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.data())
 def test_shards_look_like_one_array(tmp_path_factory, lengths, data):
     n_tokens = sum(lengths)
     store = write_store(tmp_path_factory.mktemp("stores") / "store", lengths, range(n_tokens))
@@ -48,7 +47,7 @@ def test_shards_look_like_one_array(tmp_path_factory, lengths, data):
     array = np.arange(n_tokens)
     assert store.tokens(start, stop).tolist() == array[start:stop].tolist()
     tokens = store.tokens()
-    assert isinstance(tokens, ShardedTokens)
+    assert isinstance(tokens, MappedTokens)
     part, expected = tokens[1:][: stop + 1], array[1:][: stop + 1]
     assert (part.tolist(), len(part), part.dtype) == (expected.tolist(), len(expected), np.uint16)
     assert part.astype(np.int64).tolist() == expected.tolist()
@@ -74,21 +73,16 @@ def test_windows_cross_the_borders_of_shards(tmp_path, workers):
         assert (targets == inputs + 1).all()
 
 
-def test_a_worker_receives_where_the_shards_are(tmp_path):
-    tokens = write_store(tmp_path / "store", [1000, 2000], range(3000)).tokens(10)
-    tokens[np.arange(2000)]
-    content = pickle.dumps(tokens)
-    assert len(content) < 2000
-    assert pickle.loads(content).tolist() == tokens.tolist()
-
-
 LARGE = """
 import sys, time
 from pathlib import Path
 from llm.data.store import TokenStore
-import numpy as np
+import torch
+def resident():
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1e3
+before = resident()
 start = time.perf_counter()
-tokens = TokenStore.open(sys.argv[1]).tokens()
+tokens = TokenStore.open(sys.argv[1]).tokens(read_ahead=False)
 opened = time.perf_counter() - start
 from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
 windows = SlidingWindows(tokens, 256, 10)
@@ -96,8 +90,7 @@ order = WindowOrder(len(windows), 4)
 loader = iter(WindowLoader(windows, order))
 for _ in range(100):
     assert next(loader)[0].shape == (4, 256)
-resident = int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
-print(len(tokens), len(windows), opened, resident / 1e3)
+print(len(tokens), len(windows), opened, resident() - before)
 """
 
 
@@ -108,10 +101,10 @@ def test_ten_billion_tokens_open_at_once_and_take_no_memory(tmp_path):
     output = subprocess.run(
         [sys.executable, "-c", LARGE, str(tmp_path / "store")], cwd=root, capture_output=True, text=True, check=True
     ).stdout
-    n_tokens, n_windows, opened, resident = map(float, output.split())
+    n_tokens, n_windows, opened, more = map(float, output.split())
     assert (n_tokens, n_windows) == (10**10, 10**9 - 25)
     assert opened < 1
-    assert resident < 300
+    assert more < 60  # MB; torch itself takes 230, or 700 where it is built for CUDA
 
 
 # nanoGPT's files

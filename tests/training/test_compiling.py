@@ -2,8 +2,10 @@ import lightning as L
 import pytest
 import torch
 
+from llm.config import GPTConfig
 from llm.training import LanguageModel
 from llm.training.compiling import Compiled
+from llm.training.loss import head_loss
 
 
 def broken(function):
@@ -49,3 +51,27 @@ def test_a_compiled_model_trains_as_the_plain_one(tiny):
     assert ended[0].keys() == ended[1].keys()
     for name, value in ended[0].items():
         torch.testing.assert_close(ended[1][name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_a_large_vocabulary_is_compiled_with_its_loss():
+    torch.compiler.reset()
+    config = GPTConfig(5000, 8, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
+    batch = torch.randint(5000, (4, 9), generator=torch.Generator().manual_seed(0))
+    found = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        module = LanguageModel(config, compile=compile)
+        module.setup("fit")
+        loss, _ = head_loss(
+            module.gpt.head, module.gpt.features(batch[:, :-1]), batch[:, 1:], to_gradient=module._to_gradient
+        )
+        loss.backward()
+        found.append((loss.detach(), {name: parameter.grad for name, parameter in module.gpt.named_parameters()}))
+    assert module._to_gradient.is_compiled
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_what_stands_in_for_a_function_that_can_not_be_compiled_is_used(monkeypatch):
+    monkeypatch.setattr(torch, "compile", broken)
+    twice = Compiled(lambda x, y: x + y, plain=lambda x, y: x - y)
+    assert twice(torch.ones(1), torch.ones(1)).item() == 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from llm.config import GPTConfig
 from llm.model import Head
 from llm.training import loss as losses
-from llm.training.loss import fused_loss, head_loss, plain_loss
+from llm.training.loss import fused_loss, head_loss, plain_loss, to_gradient, to_gradient_in_one
 
 
 def results(way, head, x, targets, precision=None, scale=1.0, with_accuracy=True):
@@ -85,6 +85,29 @@ def test_any_size_and_any_scores(n_rows, n_tokens, block_bytes, size):
         ours = results(fused_loss, head, x * size, targets)
     for mine, plain in zip(ours, results(plain_loss, head, x * size, targets), strict=True):
         torch.testing.assert_close(mine, plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("share", [None, 0.25])
+def test_what_is_written_for_a_compiler_is_the_same(dtype, share):
+    torch.manual_seed(0)
+    scores, targets = torch.randn(37, 501).mul(3).to(dtype), torch.randint(501, (37,))
+    before, mine, theirs = scores.clone(), scores.clone(), scores.clone()
+    expected = torch.nn.functional.cross_entropy(scores.float(), targets, reduction="none")
+    torch.testing.assert_close(to_gradient_in_one(mine, targets, share), expected)
+    torch.testing.assert_close(to_gradient(theirs, targets, share), expected)
+    torch.testing.assert_close(mine, theirs)
+    assert torch.equal(mine, before) is (share is None)
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("vocab_multiple", [1, 64])
+def test_compiled_it_has_the_value_and_gradients_of_the_plain_loss(vocab_multiple):
+    given = example(vocab_multiple=vocab_multiple)
+    step = torch.compile(to_gradient_in_one, backend="aot_eager")
+    ours = results(lambda *words: fused_loss(*words, to_gradient=step), *given)
+    for mine, theirs in zip(ours, results(plain_loss, *given), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
 
 
 def test_a_score_far_below_the_others_has_a_finite_loss():

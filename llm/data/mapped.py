@@ -1,16 +1,24 @@
-"""Several files of token ids as one array."""
+"""Token ids in one or more files as one array, memory-mapped."""
 
 from __future__ import annotations
 
+import dataclasses
+import mmap
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+Maps = dict[int, npt.NDArray[Any]]
 
-class ShardedTokens:
-    """Token ids in several files that look like one array, each mapped when it is first read.
+
+@dataclass(frozen=True, eq=False)
+class MappedTokens:
+    """Token ids in files that look like one array; each file is mapped, read-only, when it is first read.
+
+    Pickled, it is where the files are, not what is in them.
 
     Args:
         paths: the files.
@@ -19,15 +27,18 @@ class ShardedTokens:
         offset: bytes before the ids in each file.
         start: the first id that belongs to the array.
         stop: the id after the last one.
+        read_ahead: whether the system may fetch what follows before it is asked for. For reading in order it should;
+            of windows from all over a large corpus, Linux would fetch 128 kB for each kB or two that are used.
     """
 
-    def __init__(
-        self, paths: list[Path], lengths: list[int], dtype: np.dtype[Any], offset: int, start: int, stop: int
-    ) -> None:
-        self.paths, self.lengths, self.dtype, self.offset = paths, lengths, dtype, offset
-        self.start, self.stop = start, stop
-        self._ends = np.cumsum(lengths, dtype=np.int64)
-        self._maps: dict[int, npt.NDArray[Any]] = {}
+    paths: tuple[Path, ...]
+    lengths: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    start: int
+    stop: int
+    read_ahead: bool = True
+    _maps: Maps = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -38,29 +49,29 @@ class ShardedTokens:
             start, stop, step = index.indices(len(self))
             if step != 1:
                 raise IndexError(f"token ids are sliced in steps of 1, not {step}")
-            stop = max(start, stop)
-            return ShardedTokens(
-                self.paths, self.lengths, self.dtype, self.offset, self.start + start, self.start + stop
-            )
+            return dataclasses.replace(self, start=self.start + start, stop=self.start + max(start, stop))
         positions = np.asarray(index, np.int64)
         if positions.size and not (-len(self) <= positions.min() and positions.max() < len(self)):
             raise IndexError(f"position outside the {len(self):,} token ids")
         positions = np.where(positions < 0, positions + len(self), positions) + self.start
-        shards = np.searchsorted(self._ends, positions, side="right")
+        if len(self.paths) == 1:
+            return self._map(0)[positions]
+        ends = np.cumsum(self.lengths, dtype=np.int64)
+        shards = np.searchsorted(ends, positions, side="right")
         ids = np.empty(positions.shape, self.dtype)
         for shard in np.unique(shards).tolist():
             here = shards == shard
-            ids[here] = self._map(shard)[positions[here] - (self._ends[shard] - self.lengths[shard])]
+            ids[here] = self._map(shard)[positions[here] - (ends[shard] - self.lengths[shard])]
         return ids[()]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         del copy
-        parts = [np.empty(0, self.dtype)]
-        for shard, (end, length) in enumerate(zip(self._ends.tolist(), self.lengths, strict=True)):
-            start = max(self.start - (end - length), 0)
-            stop = min(self.stop - (end - length), length)
+        parts, begin = [np.empty(0, self.dtype)], 0
+        for shard, length in enumerate(self.lengths):
+            start, stop = max(self.start - begin, 0), min(self.stop - begin, length)
             if start < stop:
                 parts.append(self._map(shard)[start:stop])
+            begin += length
         return np.concatenate(parts).astype(dtype or self.dtype, copy=False)
 
     def astype(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -73,15 +84,16 @@ class ShardedTokens:
 
     def _map(self, shard: int) -> npt.NDArray[Any]:
         if shard not in self._maps:
-            self._maps[shard] = np.memmap(
-                self.paths[shard], self.dtype, mode="r", offset=self.offset, shape=(self.lengths[shard],)
-            )
+            shape = (self.lengths[shard],)
+            ids = np.memmap(self.paths[shard], self.dtype, mode="r", offset=self.offset, shape=shape)
+            if not self.read_ahead and hasattr(mmap, "MADV_RANDOM") and isinstance(ids.base, mmap.mmap):
+                ids.base.madvise(mmap.MADV_RANDOM)
+            self._maps[shard] = np.asarray(ids)  # a memmap's own indexing costs more
         return self._maps[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Where the files are, not what is in them: what a worker process that is not forked receives."""
         return {**self.__dict__, "_maps": {}}
 
 
-TokenArray = npt.NDArray[np.unsignedinteger[Any]] | ShardedTokens
+TokenArray = npt.NDArray[np.unsignedinteger[Any]] | MappedTokens
 """(N,) token ids: slices, and gathers at arrays of positions."""
