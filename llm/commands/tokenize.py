@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
         store = tokenize(plan, Path(arguments.output))
     except OSError as error:
         raise DataError(
-            f"can't write {arguments.output!r}: {error.strerror or error}; run the same command again to go on from "
-            "the files that are whole"
+            f"can't write {arguments.output!r}: {error.strerror or error}; choose another folder, or put that right "
+            "and run the same command again, which goes on from the files that are whole"
         ) from error
     print(
         f"{arguments.output}: {store.n_tokens:,} token ids of {store.n_documents:,} document(s), "
