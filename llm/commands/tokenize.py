@@ -43,9 +43,12 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.data.corpus import resolve_corpus
     from llm.data.opening import learn_tokenizer
     from llm.data.tokenize import Plan, tokenize
-    from llm.errors import ConfigError
+    from llm.errors import ConfigError, DataError
     from llm.files import size_text
 
+    for name in ("output", "tokenizer"):
+        if not getattr(arguments, name).strip():
+            raise ConfigError(f"{name} is an empty name")
     for name in ("shard_tokens", "threads"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -62,7 +65,13 @@ def run(arguments: argparse.Namespace) -> None:
         shard_tokens=arguments.shard_tokens,
         threads=arguments.threads,
     )
-    store = tokenize(plan, Path(arguments.output))
+    try:
+        store = tokenize(plan, Path(arguments.output))
+    except OSError as error:
+        raise DataError(
+            f"can't write {arguments.output!r}: {error.strerror or error}; choose another folder, or put that right "
+            "and run the same command again, which goes on from the files that are whole"
+        ) from error
     print(
         f"{arguments.output}: {store.n_tokens:,} token ids of {store.n_documents:,} document(s), "
         f"{size_text(store.n_bytes)} of text, in {len(store.shards)} file(s) "

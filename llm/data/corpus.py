@@ -9,7 +9,7 @@ import hashlib
 import http.client
 import os
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from llm.data.hashing import file_hash
@@ -39,15 +39,20 @@ def resolve_corpus(corpus: str | Sequence[str], data_dir: str | Path = "data") -
         DataError: there is no such corpus, it holds no text files or one of them twice, or it can't be downloaded.
     """
     sources = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
-    paths = [path for source in sources for path in _resolve_one(os.fspath(source), Path(data_dir))]
+    paths = list(_once(path for source in sources for path in _resolve_one(os.fspath(source), Path(data_dir))))
     if not paths:
         raise DataError("the corpus is an empty list; give a file, a folder, a pattern or a known name")
-    seen: set[Path] = set()
-    for path in paths:
-        if path.resolve() in seen:
-            raise DataError(f"{str(path)!r} is in the corpus twice; leave one of them out")
-        seen.add(path.resolve())
     return paths
+
+
+def _once(paths: Iterable[Path]) -> Iterator[Path]:
+    """The paths, none of which may lead to the same file as another."""
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        if (before := seen.setdefault(path.resolve(), path)) is not path:
+            also = f", also as {str(before)!r}" if before != path else ""
+            raise DataError(f"{str(path)!r} is in the corpus twice{also}; leave one of them out")
+        yield path
 
 
 def _resolve_one(source: str, data_dir: Path) -> list[Path]:
@@ -70,7 +75,8 @@ def _resolve_one(source: str, data_dir: Path) -> list[Path]:
             raise DataError(f"{source!r} is no regular file, so it can't be read twice; save the text in a file first")
         return [path]
     if glob.has_magic(source):
-        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        # One at a time, for a link to a folder above leads to ever more names.
+        files = sorted(_once(Path(name) for name in glob.iglob(str(path), recursive=True) if Path(name).is_file()))
         if not files:
             raise DataError(f"no file matches the pattern {source!r}; check it with: ls {source}")
         return files

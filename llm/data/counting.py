@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.data.mapped import TokenArray
+from llm.errors import DataError
 from llm.tokenizers import Tokenizer
 
 _AT_ONCE = 1 << 20
@@ -26,10 +27,20 @@ class TextSize(NamedTuple):
 
 
 def count_tokens(tokens: TokenArray, vocab_size: int) -> npt.NDArray[np.int64]:
-    """How often each token is there, (V,); the ids (N,) are read a part at a time."""
+    """How often each token is there, (V,); the ids (N,) are read a part at a time.
+
+    Raises:
+        DataError: an id is outside the vocabulary.
+    """
     counts = np.zeros(vocab_size, np.int64)
     for start in range(0, len(tokens), _AT_ONCE):
-        counts += np.bincount(np.asarray(tokens[start : start + _AT_ONCE]), minlength=vocab_size)
+        found = np.bincount(np.asarray(tokens[start : start + _AT_ONCE]), minlength=vocab_size)
+        if len(found) > vocab_size:
+            raise DataError(
+                f"token id {len(found) - 1} is outside the vocabulary of {vocab_size:,}: the token ids are damaged; "
+                "tokenize the text again"
+            )
+        counts += found
     return counts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from llm.files import write_whole
 
 _REMEMBERED_FROM = 1 << 20
 """Bytes from which a file's hash is worth remembering."""
+_DIGEST = re.compile("[0-9a-f]{64}")
 _SETTLED_SECONDS = 2.0
 """A file that was written to more recently may change again without its time showing it."""
 
@@ -50,8 +52,8 @@ def corpus_hash(paths: Iterable[str | Path], cache_dir: str | Path | None = None
     for path in map(Path, paths):
         key, stamp = _stamp(path)
         entry = known.get(key)
-        if isinstance(entry, list) and entry[:2] == stamp:
-            digest = entry[2]
+        if isinstance(entry, list) and entry[:2] == stamp and _DIGEST.fullmatch(str(entry[-1])):
+            digest = entry[-1]
         else:
             digest = file_hash(path)
             settled = stamp[1] < (time.time() - _SETTLED_SECONDS) * 1e9

@@ -18,6 +18,10 @@ LONGEST_BYTES = 64 << 20
 """The longest line of JSON, and the most of a text file that is read at once where there is no place to cut it."""
 
 _BLOCK_BYTES = 1 << 17
+_ROWS = 64
+"""Of Parquet, read at once: a row may be a book."""
+_COMPRESSED_AT_ONCE = 1 << 10
+"""Bytes of Zstandard, of which four may stand for 131,072: so no more than 32 MiB come of it."""
 
 
 def json_lines(path: Path, field: str, start: int) -> Iterator[tuple[int, str, int]]:
@@ -41,6 +45,11 @@ def json_lines(path: Path, field: str, start: int) -> Iterator[tuple[int, str, i
         except Exception as error:
             if type(error).__name__ != "ZstdError":
                 raise
+            if "too much memory" in str(error):
+                raise DataError(
+                    f"{str(path)!r} was compressed with more memory (zstd --long) than is given to read it; unpack it "
+                    "first: zstd -d --long=31"
+                ) from error
             raise DataError(f"{str(path)!r} is damaged after line {line}: {error}; fetch it again") from error
 
 
@@ -58,9 +67,9 @@ def _short_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _decompressed(path: Path, raw: BinaryIO) -> Any:
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return gzip.GzipFile(fileobj=raw)
-    if path.suffix == ".zst":
+    if path.suffix.lower() == ".zst":
         try:
             return io.BufferedReader(_ZstdFile(raw), _BLOCK_BYTES)
         except ImportError as error:
@@ -77,7 +86,7 @@ class _ZstdFile(io.RawIOBase):
         self._raw = raw
         self._new_frame = ZstdDecompressor().decompressobj
         self._frame: Any = None
-        self._compressed = self._content = b""
+        self._compressed = self._content = memoryview(b"")
 
     def readable(self) -> bool:
         """It is there to be read."""
@@ -86,16 +95,18 @@ class _ZstdFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer with what comes next."""
         while not self._content:
-            self._compressed = self._compressed or self._raw.read(_BLOCK_BYTES)
+            self._compressed = self._compressed or memoryview(self._raw.read(_BLOCK_BYTES))
             if not self._compressed:
                 if self._frame is not None:
                     raise EOFError("it ends too early")
                 return 0
             self._frame = self._frame or self._new_frame()
-            self._content = self._frame.decompress(self._compressed)
-            self._compressed = self._frame.unused_data if self._frame.eof else b""
+            few = self._compressed[:_COMPRESSED_AT_ONCE]
+            self._content = memoryview(self._frame.decompress(few))
+            left = 0
             if self._frame.eof:
-                self._frame = None
+                left, self._frame = len(self._frame.unused_data), None
+            self._compressed = self._compressed[len(few) - left :]
         count = min(len(buffer), len(self._content))
         buffer[:count], self._content = self._content[:count], self._content[count:]
         return count
@@ -143,15 +154,17 @@ def parquet_rows(path: Path, field: str, start: int) -> Iterator[tuple[int, str,
             while groups < file.num_row_groups and row + file.metadata.row_group(groups).num_rows <= start:
                 row += file.metadata.row_group(groups).num_rows
                 groups += 1
-            for batch in file.iter_batches(1024, row_groups=range(groups, file.num_row_groups), columns=[field]):
-                for text in batch.column(0).to_pylist():
+            for batch in file.iter_batches(_ROWS, row_groups=range(groups, file.num_row_groups), columns=[field]):
+                for value in batch.column(0):
                     row += 1
-                    if row <= start or text is None:
+                    if row <= start or (text := value.as_py()) is None:
                         continue
                     if not isinstance(text, str):
                         raise DataError(
                             f"{str(path)!r}, row {row}: column {field!r} must hold text, got {str(text)[:40]!r}"
                         )
                     yield row, text, size * row // file.metadata.num_rows
+    except UnicodeDecodeError as error:
+        raise DataError(f"{str(path)!r}, row {row}: column {field!r} is not UTF-8: {error.reason}") from error
     except pyarrow.ArrowException as error:
         raise DataError(f"{str(path)!r} can't be read as Parquet: {error}") from error

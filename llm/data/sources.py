@@ -58,13 +58,17 @@ class Chunk:
             if isinstance(error, UnknownPieceError):
                 error = error.moved(*_lines_and_columns(self.path, place))
             return TokenizerError(f"{str(self.path)!r}: {error}")
-        unit = "row" if self.path.suffix == ".parquet" else "line"
+        unit = "row" if _is_parquet(self.path) else "line"
         return TokenizerError(f"{str(self.path)!r}, {unit} {place}: {error}")
 
 
 def is_text_file(path: Path) -> bool:
     """Whether a file is one document, and not a collection of records."""
-    return not path.name.endswith((*_JSON_LINES, ".parquet"))
+    return not path.name.lower().endswith((*_JSON_LINES, ".parquet"))
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
 
 
 def read_chunks(
@@ -79,7 +83,7 @@ def read_chunks(
     Args:
         paths: the files. `*.jsonl`, `*.jsonl.gz`, `*.jsonl.zst` and `*.parquet` hold a document in each record,
             of which empty ones are left out; any other file is one document.
-        cuts: a text file may be cut before one of these characters if a letter stands before it; see
+        cuts: a text file may be cut before one of these characters if a letter or digit stands before it; see
             `Tokenizer.cuts`. Nowhere else.
         field: of a JSON record, or the column of a Parquet file, that holds the text.
         start: where to go on.
@@ -158,18 +162,18 @@ def _cut_block(path: Path, file: BinaryIO, cuts: str, start: int, size: int) -> 
             return text[:cut], start + n_bytes, False
         if cuts and size >= LONGEST_BYTES:
             raise DataError(
-                f"{str(path)!r} has no letter with white space after it in the {size:,} bytes from offset {start} on, "
-                "and so long a piece would not fit into memory: break it into words, or into records of .jsonl"
+                f"{str(path)!r} has no letter or digit with white space after it in the {size:,} bytes from offset "
+                f"{start} on; so long a piece would not fit into memory: break it into words, or records of .jsonl"
             )
         size *= 2
 
 
 def last_cut(text: str, cuts: str) -> int:
-    """The last index at which one of the characters `cuts` follows a letter, or 0."""
+    """The last index at which one of the characters `cuts` follows a letter or digit, or 0."""
     found = 0
     for character in cuts:
         index = text.rfind(character)
-        while index > found and not text[index - 1].isalpha():
+        while index > found and not text[index - 1].isalnum():
             index = text.rfind(character, 0, index)
         found = max(found, index)
     return found
@@ -191,7 +195,7 @@ def _lines_and_columns(path: Path, end: int) -> tuple[int, int]:
 
 
 def _read_records(path: Path, number: int, field: str, start: int, block_chars: int) -> Iterator[Chunk]:
-    records = parquet_rows if path.suffix == ".parquet" else json_lines
+    records = parquet_rows if _is_parquet(path) else json_lines
     texts: list[str] = []
     places: list[int] = []
     found = start > 0

@@ -1,16 +1,13 @@
 """A corpus as token ids on disk, written once and memory-mapped ever after.
 
 A store is a folder. `store.json` describes it, and is written last: without it, the store is not finished. Beside it
-are the shards, `00000.tokens` and so on. Each holds a header of 512 bytes (magic, format version, length of the JSON,
-then the JSON, then zeros) and after it the ids, little-endian, two bytes each, or four if the vocabulary needs them.
+are the shards, `00000.tokens` and so on, as in `llm.data.shard`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,90 +15,19 @@ from typing import Any, Self
 import numpy as np
 
 from llm.data.mapped import MappedTokens
+from llm.data.shard import DTYPES, HEADER_SIZE, VERSION, ShardHeader
 from llm.errors import DataError
 from llm.files import write_whole
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 FORMAT = "llm-tokens"
-VERSION = 2
 DESCRIPTION = "store.json"
-HEADER_SIZE = 512
 CHECKED_BYTES = 32 << 20
 """Up to this size a store is held to its checksums whenever it is opened, which takes some hundredths of a second. Ids
 of larger ones are looked at when they are used."""
 
-_MAGIC = b"LLMTOKEN"
-_PREFIX = struct.Struct("<8sII")  # magic, version, length of the JSON
-_DTYPES = ("<u2", "<u4")
 _RAW_CHECKED = 64
 _RAW_BLOCK = 1 << 16
-
-
-@dataclass(frozen=True)
-class ShardHeader:
-    """What the header of a shard says.
-
-    Args:
-        dtype: of the ids, `<u2` or `<u4`.
-        n_tokens: number of ids in this shard.
-        n_documents: documents begun in this shard and those before it.
-        n_bytes: size of their text in UTF-8 bytes.
-        fingerprint: of the tokenizer.
-        source_hash: of the files that were read.
-        settings: what else decides where shards end, and what is in them.
-        after: where in the files the next shard goes on: (files read whole, offset in the next one).
-        checksum: CRC-32 of the ids' bytes; None in stores from before it was kept.
-    """
-
-    dtype: str
-    n_tokens: int
-    n_documents: int
-    n_bytes: int
-    fingerprint: str
-    source_hash: str
-    settings: str
-    after: tuple[int, int]
-    checksum: int | None = None
-
-    def pack(self) -> bytes:
-        """The header's bytes."""
-        content = json.dumps(dataclasses.asdict(self)).encode()
-        return (_PREFIX.pack(_MAGIC, VERSION, len(content)) + content).ljust(HEADER_SIZE, b"\0")
-
-    def verify(self, path: Path) -> None:
-        """Hold the ids of a shard to their checksum.
-
-        Raises:
-            DataError: they are not those that were written.
-        """
-        if self.checksum is not None and zlib.crc32(path.read_bytes()[HEADER_SIZE:]) != self.checksum:
-            raise DataError(f"{str(path)!r} is damaged: its ids are not those that were written; tokenize again")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read the header of a shard, and hold the file's size to it.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            DataError: it is no shard of this format, or it is cut short.
-        """
-        with path.open("rb") as file:
-            content = file.read(HEADER_SIZE)
-        try:
-            magic, version, length = _PREFIX.unpack_from(content)
-            if magic != _MAGIC or version != VERSION:
-                raise ValueError(f"starts with {magic!r} version {version}")
-            header = cls(**json.loads(content[_PREFIX.size : _PREFIX.size + length]))
-            if header.dtype not in _DTYPES:
-                raise ValueError(f"ids of type {header.dtype!r}")
-        except (struct.error, ValueError, TypeError) as error:
-            raise DataError(f"{str(path)!r} holds no token ids of version {VERSION}: {error}") from error
-        expected, size = HEADER_SIZE + header.n_tokens * np.dtype(header.dtype).itemsize, path.stat().st_size
-        if size != expected:
-            raise DataError(
-                f"{str(path)!r} is damaged: expected {expected} bytes, found {size}; tokenize the text again"
-            )
-        return header
 
 
 @dataclass(frozen=True)
@@ -153,11 +79,11 @@ class TokenStore:
                 raise ValueError("its figures are no whole numbers")
             if store.header_size != HEADER_SIZE or any(Path(name).name != name for name, _ in shards):
                 raise ValueError("its shards do not lie beside it")
-            if store.dtype not in _DTYPES or store.n_tokens != sum(n_tokens for _, n_tokens in shards):
+            if store.dtype not in DTYPES or store.n_tokens != sum(n_tokens for _, n_tokens in shards):
                 raise ValueError("its figures contradict each other")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"{str(path)!r} is no token store of version {VERSION}: {error}") from error
-        for name, n_tokens in shards:
+        for number, (name, n_tokens) in enumerate(shards):
             try:
                 header = ShardHeader.read(path / name)
             except FileNotFoundError as error:
@@ -167,8 +93,10 @@ class TokenStore:
                 store.dtype,
                 store.fingerprint,
                 store.source_hash,
-            ):
-                raise DataError(f"{str(path)!r} is damaged: {name} is another store's; tokenize the text again")
+            ) or header.number not in (None, number):
+                raise DataError(
+                    f"{str(path)!r} is damaged: {name} is not the file of this place; tokenize the text again"
+                )
             if store.n_tokens * np.dtype(store.dtype).itemsize <= CHECKED_BYTES:
                 header.verify(path / name)
         return store
@@ -213,9 +141,14 @@ def open_raw(path: Path, tokenizer: Tokenizer, source_hash: str) -> TokenStore:
         source_hash: of the file.
 
     Raises:
-        DataError: the file is empty or ends within an id, or an id is outside the vocabulary. Ids are looked for
-            in 64 places spread over the file; in all of it if it is small.
+        DataError: the file is empty or ends within an id, an id is outside the vocabulary, or that is too large for
+            ids of two bytes. Ids are looked for in 64 places spread over the file; in all of it if it is small.
     """
+    if tokenizer.vocab_size > 2**16:
+        raise DataError(
+            f"{str(path)!r} holds ids of two bytes, too short for this tokenizer's {tokenizer.vocab_size:,}; set the "
+            "tokenizer that wrote the file"
+        )
     size = path.stat().st_size
     if size == 0 or size % 2:
         raise DataError(f"{str(path)!r} holds no token ids of two bytes: it has {size:,} bytes")

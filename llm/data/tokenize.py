@@ -20,8 +20,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from llm.data.hashing import corpus_hash
+from llm.data.shard import HEADER_SIZE, ShardHeader, refuse_others, shard_name, whole_shards
 from llm.data.sources import BLOCK_BYTES, Chunk, Position, is_text_file, read_chunks
-from llm.data.store import HEADER_SIZE, ShardHeader, TokenStore
+from llm.data.store import TokenStore
 from llm.errors import DataError, TokenizerError
 from llm.files import remove_stale, whole_file
 from llm.tokenizers import Tokenizer
@@ -65,6 +66,11 @@ class Plan:
         self.fingerprint = self.tokenizer.fingerprint
         self.settings = f"{self.shard_tokens} {self.block_bytes}"
 
+    @property
+    def of_shards(self) -> tuple[str, str, str, str]:
+        """What its shards have in common, as `ShardHeader.plan`."""
+        return self.dtype, self.fingerprint, self.source_hash, self.settings
+
 
 def source_hash(paths: Sequence[Path], field: str = "text", cache_dir: str | Path | None = None) -> str:
     """The hash of the text in some files: of what they hold, and of which part of their records is read.
@@ -80,7 +86,7 @@ def source_hash(paths: Sequence[Path], field: str = "text", cache_dir: str | Pat
 
 
 def tokenize(plan: Plan, target: Path) -> TokenStore:
-    """Write a store, or finish one that was begun: complete shards are kept.
+    """Write a store, or finish or mend one that was begun: whole shards are kept.
 
     The result is the same bytes, however often it was interrupted.
 
@@ -91,14 +97,22 @@ def tokenize(plan: Plan, target: Path) -> TokenStore:
     """
     target.mkdir(parents=True, exist_ok=True)
     remove_stale(target)
-    with contextlib.suppress(FileNotFoundError):
+    damage = None
+    try:
         store = TokenStore.open(target)
+    except FileNotFoundError:
+        pass
+    except DataError as error:
+        damage = error
+    else:
         if (store.source_hash, store.fingerprint) != (plan.source_hash, plan.fingerprint):
             raise DataError(
                 f"{str(target)!r} already holds the ids of another text or tokenizer; choose another folder"
             )
         return store
-    shards = _complete_shards(plan, target)
+    shards = whole_shards(target, plan.of_shards)
+    if damage is not None and refuse_others(target / shard_name(0), plan.of_shards) is None:
+        raise damage  # nothing says that it is a store of this text
     last = shards[-1] if shards else None
     start = Position(*last.after) if last else Position()
     with (
@@ -106,12 +120,12 @@ def tokenize(plan: Plan, target: Path) -> TokenStore:
         contextlib.closing(_pieces(plan, start, report, last is None)) as pieces,
     ):
         done = (last.n_documents, last.n_bytes) if last else (0, 0)
-        while (header := _write_shard(plan, target / f"{len(shards):05}.tokens", pieces, done)) is not None:
+        while (header := _write_shard(plan, target, len(shards), pieces, done)) is not None:
             shards.append(header)
             done = (header.n_documents, header.n_bytes)
     if source_hash(plan.paths, plan.field, plan.cache_dir) != plan.source_hash:
         for number in range(len(shards)):
-            (target / f"{number:05}.tokens").unlink(missing_ok=True)
+            (target / shard_name(number)).unlink(missing_ok=True)
         raise DataError("the corpus changed while it was being read; start again")
     store = TokenStore(
         target,
@@ -121,32 +135,10 @@ def tokenize(plan: Plan, target: Path) -> TokenStore:
         plan.tokenizer.to_dict(),
         plan.fingerprint,
         plan.source_hash,
-        tuple((f"{number:05}.tokens", shard.n_tokens) for number, shard in enumerate(shards)),
+        tuple((shard_name(number), shard.n_tokens) for number, shard in enumerate(shards)),
     )
     store.write()
-    return store
-
-
-def _complete_shards(plan: Plan, target: Path) -> list[ShardHeader]:
-    """The headers of the shards that are there, up to the first that is not."""
-    shards = []
-    for number in itertools.count():
-        try:
-            header = ShardHeader.read(target / f"{number:05}.tokens")
-        except FileNotFoundError:
-            break
-        if (header.source_hash, header.fingerprint, header.settings, header.dtype) != (
-            plan.source_hash,
-            plan.fingerprint,
-            plan.settings,
-            plan.dtype,
-        ):
-            raise DataError(
-                f"{str(target)!r} holds a part of another text, or with another tokenizer or size of shards; "
-                f"remove the folder or choose another"
-            )
-        shards.append(header)
-    return shards
+    return TokenStore.open(target)  # as it is, should another process have written to it too
 
 
 @dataclass(frozen=True)
@@ -159,12 +151,15 @@ class _Piece:
     after: Position
 
 
-def _write_shard(plan: Plan, path: Path, pieces: Iterator[_Piece], done: tuple[int, int]) -> ShardHeader | None:
+def _write_shard(
+    plan: Plan, folder: Path, number: int, pieces: Iterator[_Piece], done: tuple[int, int]
+) -> ShardHeader | None:
     """Fill one shard; None if there is nothing left to write."""
     n_tokens, checksum, (n_documents, n_bytes) = 0, 0, done
     first = next(pieces, None)
     if first is None:
         return None
+    path = folder / shard_name(number)
     with whole_file(path) as file:
         file.write(bytes(HEADER_SIZE))
         piece: _Piece | None = first
@@ -187,9 +182,11 @@ def _write_shard(plan: Plan, path: Path, pieces: Iterator[_Piece], done: tuple[i
             plan.settings,
             after,
             checksum,
+            number,
         )
         file.seek(0)
         file.write(header.pack())
+        refuse_others(path, plan.of_shards)  # another process may have begun with the folder meanwhile
     return header
 
 

@@ -20,11 +20,12 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, epsilon: float | None = No
     Args:
         x: `(..., C)`; the shape stays.
         weight: `(C)` the gain. Default: none.
-        epsilon: added to the mean square. Default: the smallest step of the numbers' type.
+        epsilon: added to the mean square. Default: the smallest step of the type that it is computed in, which is
+            float32 for shorter ones.
     """
     if not _is_worth_it(x):
         return F.rms_norm(x, x.shape[-1:], weight, epsilon)
-    y: Tensor = _RMSNorm.apply(x, torch.finfo(x.dtype).eps if epsilon is None else epsilon)
+    y: Tensor = _RMSNorm.apply(x, torch.finfo(_wide(x.dtype)).eps if epsilon is None else epsilon)
     return y if weight is None else y * weight
 
 
@@ -41,10 +42,15 @@ def _is_worth_it(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The type that numbers of this type are added up in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, epsilon: float) -> Tensor:
-        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        wide = x.to(_wide(x.dtype))
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()  # (..., C) -> (..., 1)
         scale = scale.div_(x.shape[-1]).add_(epsilon).rsqrt_()
         y = wide * scale

@@ -135,14 +135,18 @@ class HeadLoss(torch.autograd.Function):
             x, scorers = x.to(precision), weight[:n_tokens].to(precision)
         else:
             scorers = weight[:n_tokens]
-        share = 1 / N if wants_x or wants_weight else None
+        block = _rows_of_a_block(x, n_tokens)
+        # A share of 1 / N may be too small for float16, whose scores' gradients are divided afterwards.
+        ctx.later = N if scorers.dtype == torch.float16 else 1
+        share = ctx.later / N if wants_x or wants_weight else None
         losses, hits = x.new_empty(N, dtype=torch.float32), x.new_zeros((), dtype=torch.float32)
         grad_x = torch.empty_like(x) if wants_x else None
-        grad_weight = torch.empty_like(weight) if wants_weight else None
+        # A sum over several blocks wants more digits than a short type has.
+        summed = weight.dtype if block >= N else torch.promote_types(weight.dtype, torch.float32)
+        grad_weight = torch.empty_like(weight, dtype=summed) if wants_weight else None
         if grad_weight is not None:
             grad_weight[n_tokens:] = 0
         with torch.autocast(device, enabled=False):
-            block = _rows_of_a_block(x, n_tokens)
             for first in range(0, N, block):
                 rows, wanted = x[first : first + block], targets[first : first + block]  # (R, C), (R)
                 scores = F.linear(rows, scorers)  # (R, C) -> (R, V)
@@ -171,11 +175,12 @@ class HeadLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the gradients of a fused loss can be taken once only")
+        grad = grad / ctx.later
         is_one = not grad.is_cuda and float(grad) == 1.0  # on a GPU, finding out would mean to wait for it
-        found = [
-            None if part is None else (part if is_one else part.mul_(grad.to(part.dtype))).to(dtype)
-            for part, dtype in zip(gradients, ctx.dtypes, strict=True)
-        ]
+        # The type comes first: a scale against underflow is too large for float16.
+        found = [None if part is None else part.to(dtype) for part, dtype in zip(gradients, ctx.dtypes, strict=True)]
+        if not is_one:
+            found = [None if part is None else part.mul_(grad) for part in found]
         return *found, None, None, None, None, None
 
 

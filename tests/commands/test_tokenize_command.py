@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -86,6 +87,8 @@ def test_bad_input_is_one_line(capsys):
         (["--input", "no*.txt"], "no file matches the pattern 'no*.txt'"),
         (["--input", "bad.txt", "--tokenizer", "nonsense"], "unknown tokenizer 'nonsense'"),
         (["--input", "bad.txt", "--shard_tokens", "0"], "shard_tokens must be at least 1, got 0"),
+        (["--input", "bad.txt", "--tokenizer", ""], "tokenizer is an empty name"),
+        (["--input", "bad.txt", "--output", " "], "output is an empty name"),
         (["--input", "bad.txt", "--threads", "0"], "threads must be at least 1, got 0"),
     ):
         assert expected in error(capsys, *words), words
@@ -97,6 +100,24 @@ def test_an_output_that_cannot_be_written(capsys):
     write("shards", "a file")
     assert "'shards'" in error(capsys, "--input", "a.txt")
     assert Path("shards").read_text() == "a file"
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(capsys, monkeypatch):
+    write("a.txt", "some words " * 100_000)
+    words = ["--input", "a.txt", "--shard_tokens", "1000"]
+    real, written = os.fsync, []
+
+    def full(file):
+        written.append(file)
+        if len(written) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "can't write 'shards': No space left on device; choose another folder, or put" in error(capsys, *words)
+    assert not list(Path("shards").glob("*.tmp"))
+    monkeypatch.setattr(os, "fsync", real)
+    assert run(*words) == 0
 
 
 def test_neither_torch_nor_lightning_is_imported():

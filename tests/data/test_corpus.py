@@ -92,6 +92,14 @@ def test_a_slip_of_the_pen_gets_a_suggestion(tmp_path, typed, meant):
     assert f"did you mean {meant.format(tmp=tmp_path)!r}?" in str(caught.value)
 
 
+def test_links_to_a_folder_above_end_in_one_line(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    for name in ("one", "two", "three"):  # 3 ** 40 names
+        (tmp_path / name).symlink_to(".")
+    with pytest.raises(DataError, match=r"a\.txt' is in the corpus twice, also as '.*a\.txt'"):
+        resolve_corpus(str(tmp_path / "**" / "*.txt"))
+
+
 def test_no_document_may_be_there_twice(tmp_path):
     (path,) = write(tmp_path, "b.txt")
     link = tmp_path / "a.txt"

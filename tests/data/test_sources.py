@@ -1,6 +1,7 @@
 import gzip
 import json
 import re
+import tracemalloc
 
 import pytest
 import regex
@@ -54,7 +55,8 @@ def parts(text, cuts):
     ("text", "index"),
     [
         ("one two three", 7),
-        ("one two3 4", 3),
+        ("one two3 4", 8),
+        ("one two. 4", 3),
         ("one. Two", 0),
         ("one\ntwo", 3),
         ("one \n two", 3),
@@ -64,7 +66,7 @@ def parts(text, cuts):
         ("猫が座った。猫", 0),
     ],
 )
-def test_a_text_is_cut_before_white_space_that_follows_a_letter(text, index):
+def test_a_text_is_cut_before_white_space_that_follows_a_letter_or_digit(text, index):
     assert last_cut(text, " \n") == index
 
 
@@ -246,6 +248,45 @@ def test_damaged_archives(tmp_path, name):
     for bad in (content[:-9], cut_at_a_line, b"not compressed", content[:20] + b"\xff" * 20 + content[40:]):
         with pytest.raises(DataError, match=re.escape(name)):
             list(read_chunks([write(tmp_path, name, bad)]))
+
+
+def test_an_archive_that_unpacks_to_gigabytes_takes_no_memory(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    with (tmp_path / "a.jsonl.zst").open("wb") as file, zstandard.ZstdCompressor().stream_writer(file) as writer:
+        writer.write(b'{"text": "one"}\n')
+        for _ in range(60):
+            writer.write(b"\n" + b" " * (16 << 20))
+    assert (tmp_path / "a.jsonl.zst").stat().st_size < 1 << 17, "one block of what is read at once"
+    tracemalloc.start()
+    (chunk,) = read_chunks([tmp_path / "a.jsonl.zst"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert chunk.texts == ["one"]
+    assert peak < 128 << 20
+
+
+def test_an_archive_with_a_long_window_is_not_called_damaged(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    compressor = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=30))
+    stream = compressor.compressobj()  # which does not know how little will come
+    path = write(tmp_path, "a.jsonl.zst", stream.compress(b'{"text": "one"}') + stream.flush())
+    with pytest.raises(DataError, match=r"--long.* unpack it first: zstd -d --long=31"):
+        list(read_chunks([path]))
+
+
+@pytest.mark.parametrize("name", ["A.JSONL", "a.Jsonl.GZ"])
+def test_names_in_capitals_are_no_other_format(tmp_path, name):
+    content = gzip.compress(LINES) if name.endswith("GZ") else LINES
+    (chunk,) = read_chunks([write(tmp_path, name, content)])
+    assert chunk.texts == TEXTS
+
+
+def test_a_column_that_is_no_text_after_all(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    buffers = [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"a\xff")]
+    path = parquet(tmp_path / "a.parquet", {"text": pyarrow.Array.from_buffers(pyarrow.string(), 2, buffers)})
+    with pytest.raises(DataError, match=r"a\.parquet', row 2: column 'text' is not UTF-8"):
+        list(read_chunks([path]))
 
 
 @pytest.mark.parametrize(("name", "module"), [("a.jsonl.zst", "zstandard"), ("a.parquet", "pyarrow")])

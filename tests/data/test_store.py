@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data import SlidingWindows, TokenStore, WindowLoader, WindowOrder
+from llm.data.counting import count_tokens
 from llm.data.mapped import MappedTokens
-from llm.data.store import HEADER_SIZE, ShardHeader, open_raw
+from llm.data.shard import HEADER_SIZE, ShardHeader
+from llm.data.store import open_raw
 from llm.errors import DataError
 from llm.tokenizers import BPETokenizer, CharTokenizer
 
@@ -139,6 +142,32 @@ def test_what_is_no_raw_file(tmp_path, content):
         open_raw(path, GPT2, "hash")
 
 
+def test_ids_of_two_bytes_are_too_short_for_a_large_vocabulary(tmp_path):
+    tokenizer = CharTokenizer([chr(0x10000 + token_id) for token_id in range(2**16 + 1)])
+    with pytest.raises(DataError, match="two bytes, too short for this tokenizer's 65,537; set"):
+        open_raw(raw(tmp_path, [1, 2]), tokenizer, "hash")
+
+
+def test_an_id_outside_the_vocabulary_cannot_be_counted():
+    assert count_tokens(np.array([0, 2, 2], "<u2"), 3).tolist() == [1, 0, 2]
+    with pytest.raises(DataError, match="token id 3 is outside the vocabulary of 3"):
+        count_tokens(np.array([0, 3, 2], "<u2"), 3)
+
+
+@pytest.mark.parametrize("changed", ["n_tokens", "n_documents", "after", "checksum"])
+@pytest.mark.parametrize("value", ["3", None, [], [1, "2"], -1, 2.5, {}])
+def test_a_header_of_other_values_is_no_traceback(tmp_path, changed, value):
+    store = write_store(tmp_path / "store", [5], range(5))
+    header = ShardHeader.read(tmp_path / "store" / "00000.tokens")
+    content = dataclasses.replace(header, **{changed: value}).pack()
+    (tmp_path / "store" / "00000.tokens").write_bytes(content + bytes(10))
+    if (changed, value) != ("checksum", None):
+        with pytest.raises(DataError, match=r"00000\.tokens"):
+            TokenStore.open(store.path)
+
+
 def test_headers_are_of_one_size():
-    header = ShardHeader("<u2", 10**15, 10**12, 10**18, "f" * 16, "a" * 64, f"{10**15} {2**40}", (10**9, 10**18))
+    header = ShardHeader(
+        "<u2", 10**15, 10**12, 10**18, "f" * 16, "a" * 64, f"{10**15} {2**40}", (10**9, 10**18), 2**32, 10**5
+    )
     assert len(header.pack()) == HEADER_SIZE

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import logging
 import os
 import signal
@@ -310,6 +311,63 @@ def test_going_on_after_any_shard_gives_the_same_bytes(tmp_path, kept):
     assert {path: path.stat().st_mtime_ns for path in first} == first, "they are kept, not written again"
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+
+
+def exchange(path):
+    other = path.with_name("00002.tokens")
+    before = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(before)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    "damage", [flip, exchange, lambda path: path.write_bytes(path.read_bytes()[:-2]), lambda path: path.unlink()]
+)
+def test_what_is_damaged_is_written_again(tmp_path, damage, finished):
+    paths = documents(tmp_path, *TEXTS)
+    store = tokenize(plan(paths, BPETokenizer(), shard_tokens=150), tmp_path / "store")
+    good = content(store.path)
+    damage(store.path / "00001.tokens")
+    if finished:
+        with pytest.raises(DataError, match="tokenize"):
+            TokenStore.open(store.path)
+    else:
+        (store.path / "store.json").unlink()
+    first = (store.path / "00000.tokens").stat().st_mtime_ns
+    assert tokenize(plan(paths, BPETokenizer(), shard_tokens=150), store.path) == store
+    assert content(store.path) == good
+    assert (store.path / "00000.tokens").stat().st_mtime_ns == first, "what is whole is kept"
+
+
+@pytest.mark.parametrize("name", ["00000.tokens", "00001.tokens", "store.json"])
+def test_a_file_of_somebody_elses_is_left_alone(tmp_path, name):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / name).write_text("{}")
+    with pytest.raises(DataError, match="store"):
+        tokenize(plan(documents(tmp_path, *TEXTS), BPETokenizer(), shard_tokens=150), tmp_path / "store")
+    assert (tmp_path / "store" / name).read_text() == "{}"
+
+
+def test_of_two_that_write_to_one_folder_the_later_one_gives_way(tmp_path):
+    paths = documents(tmp_path, *TEXTS)
+
+    class Overtaken(BPETokenizer):
+        def encode_array(self, text):
+            if not (tmp_path / "store").joinpath("00000.tokens").exists():
+                tokenize(plan(paths, BPETokenizer(), shard_tokens=120, threads=1), tmp_path / "store")
+            return super().encode_array(text)
+
+    with pytest.raises(DataError, match="choose another"):
+        tokenize(plan(paths, Overtaken(), shard_tokens=150, threads=1), tmp_path / "store")
+    store = tokenize(plan(paths, BPETokenizer(), shard_tokens=120), tmp_path / "store")
+    assert store.tokens().tolist() == whole(BPETokenizer(), TEXTS)
+
+
 @pytest.mark.parametrize("change", [{"shard_tokens": 99}, {"tokenizer": CharTokenizer("ab")}, {"source_hash": "x"}])
 def test_a_store_that_was_begun_otherwise_is_left_alone(tmp_path, change):
     paths = documents(tmp_path, *TEXTS)
@@ -404,6 +462,11 @@ def test_a_large_files_hash_is_remembered_until_the_file_changes(tmp_path, cache
     age(50)
     assert corpus_hash([path], cache) == corpus_hash([path]) != fresh
     assert len(read) == 5
+    for damaged in (json.loads((cache / "hashes.json").read_text()), {}, []):
+        if damaged:
+            damaged[str(path.resolve())][2:] = [7]
+        (cache / "hashes.json").write_text(json.dumps(damaged))
+        assert corpus_hash([path], cache) == corpus_hash([path]) != fresh
     (cache / "hashes.json").write_text("[damaged")
     assert corpus_hash([path], cache) == corpus_hash([path]) != fresh
 

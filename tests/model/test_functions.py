@@ -50,6 +50,14 @@ def test_a_short_type_stays_and_is_computed_in_float32(function):
     torch.testing.assert_close(gradient, exact_gradient, atol=3e-2, rtol=3e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1e-4, 1e-2, 1])
+def test_the_default_epsilon_is_torchs_whoever_computes_it(dtype, size):
+    torch.manual_seed(0)
+    x = (size * torch.randn(4, 64)).to(dtype)
+    torch.testing.assert_close(rms_norm(x), F.rms_norm(x, x.shape[-1:]))
+
+
 @pytest.mark.parametrize("function", [rms_norm, squared_relu])
 def test_gradients_of_gradients_are_refused_rather_than_wrong(function):
     x = torch.randn(2, 3, requires_grad=True)

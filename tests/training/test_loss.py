@@ -57,6 +57,26 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_loss():
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=2e-2)
 
 
+@pytest.mark.usefixtures("block")
+def test_in_float16_it_bears_a_scale_against_underflow():
+    given = example(n_tokens=500, n_embd=64, shape=(4, 512))
+    truth = results(plain_loss, *given, scale=2.0**17)
+    plain = results(plain_loss, *given, scale=2.0**17, precision=torch.float16)
+    ours = results(fused_loss, *given, scale=2.0**17, precision=torch.float16)
+    for exact, theirs, mine in zip(truth[2:], plain[2:], ours[2:], strict=True):
+        assert (mine - exact).norm() <= 1.5 * (theirs - exact).norm()
+
+
+def test_a_sum_over_many_blocks_is_exact_where_the_weights_are_short(monkeypatch):
+    head, x, targets = example(n_tokens=50, shape=(4, 256))
+    head, x = head.bfloat16(), x.bfloat16()
+    plain = results(plain_loss, head, x, targets)
+    monkeypatch.setitem(losses._BLOCK_BYTES, "cpu", 500)
+    ours = results(fused_loss, head, x, targets)
+    assert ours[3].dtype == torch.bfloat16
+    assert (ours[3] - plain[3]).norm() <= 0.006 * plain[3].norm()
+
+
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 5000), st.floats(0.1, 50))
 def test_any_size_and_any_scores(n_rows, n_tokens, block_bytes, size):
     head, x, targets = example(n_tokens=n_tokens, n_embd=4, shape=(1, n_rows), seed=n_rows)
