@@ -176,7 +176,7 @@ class HeadLoss(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("the gradients of a fused loss can be taken once only")
         grad = grad / ctx.later
-        is_one = not grad.is_cuda and float(grad) == 1.0  # on a GPU, finding out would mean to wait for it
+        is_one = grad.device.type == "cpu" and float(grad) == 1.0  # elsewhere, to find out would mean to wait
         # The type comes first: a scale against underflow is too large for float16.
         found = [None if part is None else part.to(dtype) for part, dtype in zip(gradients, ctx.dtypes, strict=True)]
         if not is_one:
