@@ -13,7 +13,9 @@ HOW_TO_GO_ON = "go on from the last checkpoint with --ckpt_path last"
 _LOST_WORKER = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited)"
 ).search
-_LOST_PEER = re.compile("connection (?:closed|reset) by peer|broken pipe|NCCL", re.IGNORECASE).search
+_LOST_PEER = re.compile(
+    "connection (?:closed|reset) by peer|broken pipe|NCCL communicator was aborted|remote process exited", re.IGNORECASE
+).search
 _NO_MEMORY = re.compile("can't allocate memory|out of memory|storage size calculation overflowed", re.IGNORECASE).search
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -176,6 +177,9 @@ def test_the_configuration_of_a_run_goes_on_with_it_and_measures_it(kind, capsys
     assert llm.checkpoint.read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 5
     for command in ("validate", "test"):
         assert run(command, *words) == 0
+    model, _ = llm.load(folder)
+    best, _ = llm.load(folder / "checkpoints" / "best.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), best.parameters(), strict=True))
     assert [path.name for path in Path("runs/gpt").iterdir()] == ["version_0"], "evaluating is no run of its own"
     assert "--fresh is for fit" in error(capsys, "validate", *words, "--fresh")
 

@@ -156,7 +156,7 @@ class TextDataModule(Splits, L.LightningDataModule):
         tokens = self.corpus_store.tokens(0, self.split_at, read_ahead=not self.shuffle)
         windows = SlidingWindows(tokens, self.context_length, self.stride, self.vocab_size)
         order = self.train_order(*self._rank_and_world_size())
-        return WindowLoader(windows, order, self._position, self.num_workers)
+        return WindowLoader(windows, order, self._position, self.num_workers, self._pins_memory)
 
     def train_order(self, rank: int = 0, world_size: int = 1) -> WindowOrder:
         """The training batches of one process.
@@ -196,7 +196,12 @@ class TextDataModule(Splits, L.LightningDataModule):
         windows = SlidingWindows(tokens, self.context_length, self.context_length, self.vocab_size)
         rank, world_size = self._rank_and_world_size()
         order = WindowOrder(len(windows), self.batch_size, False, False, self.seed, rank, world_size)
-        return WindowLoader(windows, order, num_workers=self.num_workers)
+        return WindowLoader(windows, order, num_workers=self.num_workers, pin_memory=self._pins_memory)
+
+    @property
+    def _pins_memory(self) -> bool:
+        strategy = getattr(self.trainer, "strategy", None)
+        return strategy is not None and strategy.root_device.type == "cuda"
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -199,6 +199,7 @@ class WindowLoader(DataLoader[Batch]):
             batch is, not when the iterator is made: Lightning makes a resumed run's iterator, and worker
             processes would fetch ahead, before its counters have settled.
         num_workers: processes that gather batches; 0 is this one.
+        pin_memory: gather into memory that a CUDA device can fetch from while it computes.
     """
 
     def __init__(
@@ -207,6 +208,7 @@ class WindowLoader(DataLoader[Batch]):
         order: WindowOrder,
         position: Callable[[], tuple[int, int] | None] = lambda: None,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         super().__init__(
             windows,
@@ -214,7 +216,7 @@ class WindowLoader(DataLoader[Batch]):
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin_memory,
             worker_init_fn=shield_worker,
         )
         self.windows = windows

@@ -133,6 +133,8 @@ def _hooks(model: GPT, found: Capture) -> Iterator[None]:
     handles: list[RemovableHandle] = []
 
     def record_output(module: nn.Module, name: str, axes: str = "(B, T, C)", counted: nn.Module | None = None) -> None:
+        if isinstance(module, nn.Identity):  # a norm that is configured away
+            return
         parameters = count_parameters(module if counted is None else counted)
 
         def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:

@@ -104,7 +104,7 @@ def _try_trainer(plan: Plan, settings: dict[str, Any]) -> None:
     plain: dict[str, Any] = {
         name: value
         for name, value in settings.items()
-        if name not in _NOT_ASKED and isinstance(value, int | float | str | None)
+        if name not in _NOT_ASKED and (isinstance(value, int | float | str | None) or name == "devices")
     }
     quiet: dict[str, Any] = {
         "logger": False,

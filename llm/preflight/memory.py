@@ -11,7 +11,7 @@ import torch
 
 from llm.config import GPTConfig, OptimConfig
 from llm.model import GPT
-from llm.training.loss import LARGE_VOCABULARY, block_bytes
+from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY, block_bytes
 from llm.training.optimizer import muon_groups
 
 _KERNELS = 64 << 20
@@ -164,7 +164,8 @@ def activation_bytes(config: GPTConfig, batch_size: int, precision: str, device:
 def _score_bytes(config: GPTConfig, tokens: int, value: int, device: str) -> int:
     scores = tokens * config.vocab_size
     if config.vocab_size >= LARGE_VOCABULARY:
-        return min(block_bytes(device), scores * value)
+        in_float32 = 0 if device == "cpu" else min(FLOAT32_BYTES_ELSEWHERE, scores * 4)
+        return min(block_bytes(device), scores * value) + in_float32
     return scores * (value + 8)
 
 

@@ -46,12 +46,12 @@ def read_content(path: Path) -> Content:
 
 
 def find_weights(folder: Path) -> Path:
-    """The weights file of a folder, or the index of several.
+    """The weights file of a folder, or the index of several; of the folder of a run, its best or else last checkpoint.
 
     Raises:
         CheckpointError: there is none.
     """
-    for name in (*INDEXES, *WEIGHTS):
+    for name in (*INDEXES, *WEIGHTS, "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
         if (folder / name).is_file():
             return folder / name
     found = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"

@@ -30,7 +30,7 @@ _BLOCK_BYTES_ELSEWHERE = 1 << 29
 _ROWS = 8
 """Rows for each thread that a processor brings to float32 at once: few enough to stay in its cache."""
 
-_BYTES_ELSEWHERE = 1 << 28
+FLOAT32_BYTES_ELSEWHERE = 1 << 28
 """What the rows may take that are brought to float32 at once on other devices, which have no use for small pieces."""
 
 _COLUMNS = 4096
@@ -199,4 +199,4 @@ def _rows_at_once(scores: Tensor) -> int:
     """How many rows are brought to float32 at once."""
     if scores.device.type == "cpu":
         return _ROWS * torch.get_num_threads()
-    return max(1, _BYTES_ELSEWHERE // (4 * scores.shape[1]))
+    return max(1, FLOAT32_BYTES_ELSEWHERE // (4 * scores.shape[1]))

@@ -106,6 +106,7 @@ class RunProgress(ProgressBar):
         self._bar: tqdm[Any] | None = None
         self._enabled = True
         self._printed = 0.0
+        self._first: tuple[float, int] | None = None  # when the first step was made, which may be slow, and which
 
     def disable(self) -> None:
         """Show nothing from here on."""
@@ -118,7 +119,7 @@ class RunProgress(ProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin at the step that the run is at."""
         del pl_module
-        self._bar = self._make(self._total(trainer), trainer.global_step, "train", "step")
+        self._bar, self._first = self._make(self._total(trainer), trainer.global_step, "train", "step"), None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Move on to the step that the run is at."""
@@ -208,11 +209,15 @@ class RunProgress(ProgressBar):
         if last or now - self._printed >= _SECONDS_BETWEEN_LINES:
             self._printed = now
             state = bar.format_dict
-            left = (state["total"] or 0) - state["n"]
-            rate = (state["n"] - state["initial"]) / state["elapsed"] if state["elapsed"] else 0.0
-            eta = tqdm.format_interval(left / rate) if left > 0 and rate > 0 else "00:00"
-            text = f"step {state['n']}/{state['total'] or '?'}, {eta} left{f', {bar.postfix}' if bar.postfix else ''}"
-            print(text, file=sys.stderr, flush=True)
+            parts = [f"step {state['n']}/{state['total'] or '?'}"]
+            if self._first is not None and state["n"] > self._first[1] and now > self._first[0]:
+                rate = (state["n"] - self._first[1]) / (now - self._first[0])
+                left = max(0, (state["total"] or 0) - state["n"])
+                parts.append(f"{tqdm.format_interval(left / rate)} left")
+            parts += [bar.postfix] if bar.postfix else []
+            print(", ".join(parts), file=sys.stderr, flush=True)
+        if self._first is None and bar.n > bar.initial:
+            self._first = now, bar.n
 
     def _values(self, trainer: L.Trainer) -> str:
         metrics = trainer.callback_metrics

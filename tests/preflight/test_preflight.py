@@ -155,6 +155,11 @@ def test_a_folder_that_can_not_be_written_is_refused(fit, tmp_path):
         (["--trainer.accumulate_grad_batches=1000"], "an epoch has 586 batches"),
         (["--trainer.precision=16-mixed"], "processors have no float16"),
         (["--trainer.max_epochs=1", "--trainer.max_steps=-1", "--trainer.val_check_interval=600"], "at the end only"),
+        (["--data.stride=64"], "75% of the text is never seen"),
+        (
+            ["--trainer.max_steps=200", "--trainer.callbacks+=EMAWeightAveraging"],
+            "decay 0.999 is over some 1,000 steps",
+        ),
     ],
 )
 def test_what_may_not_be_meant_is_a_hint(fit, words, expected):

@@ -11,7 +11,7 @@ const thumbs = [];
 const BADGES = { sink: "S", previous_token: "P", duplicate_token: "D", induction: "I" };
 const WORDS = {
   entropy: ["entropy", "how evenly it looks around: 1 the same everywhere, 0 all on one token"],
-  sink: ["first token", "weight on the first token, where heads look that have nothing to say"],
+  sink: ["sink", "weight on the first token, where heads look that have nothing to say"],
   previous_token: ["previous token", "on random tokens: weight on the token before"],
   duplicate_token: ["duplicate token", "on random tokens, repeated: weight on the same token before"],
   induction: ["induction", "on random tokens, repeated: weight on what followed the same token before"],
