@@ -59,8 +59,8 @@ class Tokenizer(ABC):
     """Whether `decode(encode(text)) == text` for every text that can be encoded."""
 
     cuts: str = ""
-    """A text may be cut before one of these characters, if a letter or a digit stands before it: the ids of the two parts are
-    then those of the whole. Empty: nowhere is it safe, and large files are encoded in one piece."""
+    """A text may be cut before one of these characters, if a letter or a digit stands before it: the ids of the two
+    parts are then those of the whole. Empty: nowhere is it safe, and large files are encoded in one piece."""
 
     @property
     @abstractmethod
