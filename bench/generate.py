@@ -126,8 +126,8 @@ def trained(arguments: argparse.Namespace) -> tuple[GPT, Tensor]:
     if loaded.tokenizer is None:
         raise SystemExit("the checkpoint has no tokenizer")
     with tempfile.TemporaryDirectory() as cache:
-        tokens = open_corpus(arguments.corpus, loaded.tokenizer, cache).tokens()
-    return loaded.model.eval(), torch.from_numpy(tokens.astype("int64"))
+        ids = open_corpus(arguments.corpus, loaded.tokenizer, cache).tokens().astype("int64")
+    return loaded.model.eval(), torch.from_numpy(ids)
 
 
 def measure(
