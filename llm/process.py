@@ -154,9 +154,17 @@ def end_with_parent() -> None:
 def shield_worker(number: int) -> None:
     """Let a process that loads data go on when a signal is sent to all processes of a run.
 
-    The training process finishes its step with it, and saves. Only from that one it takes SIGTERM.
+    The training process finishes its step with it, and saves. Only from that one it takes SIGTERM. That the training
+    process was gone amid the handing over of a batch is not said: that one says why it ended.
     """
     del number
+    say = sys.excepthook
+
+    def say_unless_nobody_listens(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not isinstance(error, ConnectionError | EOFError):
+            say(kind, error, trace)
+
+    sys.excepthook = say_unless_nobody_listens  # what hands tensors over, in a thread, reports to it
     for signal_number in SIGNALS:
         if signal_number != signal.SIGTERM:
             signal.signal(signal_number, signal.SIG_IGN)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +78,18 @@ def test_a_lost_loader_is_found_behind_the_error_that_was_made_of_it():
     made_of_it = TypeError("unsupported callable")
     made_of_it.__cause__ = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
     assert "the process 4711" in (reason_of(made_of_it) or "")
+
+
+@pytest.mark.parametrize(("error", "is_said"), [("ConnectionResetError(104, 'reset')", False), ("ValueError(7)", True)])
+def test_a_loader_does_not_complain_that_nobody_listens_any_more(error, is_said):
+    code = f"""
+import sys
+from llm.process import shield_worker
+shield_worker(0)
+try:
+    raise {error}
+except Exception:
+    sys.excepthook(*sys.exc_info())  # as multiprocessing's resource sharer does in its thread
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert ("Traceback" in found.stderr) is is_said
