@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import mmap
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,22 +57,20 @@ class MappedTokens:
         positions = np.where(positions < 0, positions + len(self), positions) + self.start
         if len(self.paths) == 1:
             return self._map(0)[positions]
-        ends = np.cumsum(self.lengths, dtype=np.int64)
-        shards = np.searchsorted(ends, positions, side="right")
+        shards = np.searchsorted(self._ends, positions, side="right")
         ids = np.empty(positions.shape, self.dtype)
         for shard in np.unique(shards).tolist():
             here = shards == shard
-            ids[here] = self._map(shard)[positions[here] - (ends[shard] - self.lengths[shard])]
+            ids[here] = self._map(shard)[positions[here] - (self._ends[shard] - self.lengths[shard])]
         return ids[()]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         del copy
-        parts, begin = [np.empty(0, self.dtype)], 0
-        for shard, length in enumerate(self.lengths):
-            start, stop = max(self.start - begin, 0), min(self.stop - begin, length)
+        parts = [np.empty(0, self.dtype)]
+        for shard, (end, length) in enumerate(zip(self._ends.tolist(), self.lengths, strict=True)):
+            start, stop = max(self.start - (end - length), 0), min(self.stop - (end - length), length)
             if start < stop:
                 parts.append(self._map(shard)[start:stop])
-            begin += length
         return np.concatenate(parts).astype(dtype or self.dtype, copy=False)
 
     def astype(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -81,6 +80,11 @@ class MappedTokens:
     def tolist(self) -> list[int]:
         """All ids as integers."""
         return np.asarray(self).tolist()
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        """Where each file's ids end in all of them; batches are gathered with it."""
+        return np.cumsum(self.lengths, dtype=np.int64)
 
     def _map(self, shard: int) -> npt.NDArray[Any]:
         if shard not in self._maps:
