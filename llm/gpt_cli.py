@@ -23,7 +23,16 @@ from llm.inspection import Inspection
 from llm.parsing import check_settings, settings_of_files
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, preflight
 from llm.pretrained import read_pretrained
-from llm.settings import LINKS, adopt, adopt_optim, adopt_text, given_by_flags, given_settings, is_given
+from llm.settings import (
+    LINKS,
+    adopt,
+    adopt_optim,
+    adopt_text,
+    given_by_flags,
+    given_settings,
+    is_given,
+    settings_of_run,
+)
 from llm.training import (
     AtomicCheckpointIO,
     BestAndLast,
@@ -40,8 +49,8 @@ from llm.training import (
 from llm.training.checkpointing import best_and_last
 from llm.training.hardware import has_native_bfloat16
 from llm.training.ranks import adopt_launcher, refuse_more_processes_than_cores, without_looks
-from llm.training.run_folder import CHECKPOINTS, held
-from llm.training.where import RUNS, choose_checkpoint, logger_to_go_on_with, settings_of_run
+from llm.training.run_folder import CHECKPOINTS, held, run_folder_of
+from llm.training.where import RUNS, choose_checkpoint, logger_to_go_on_with
 from llm.trust import refuse_functions
 
 log = logging.getLogger("llm")
@@ -134,7 +143,7 @@ class GPTCLI(LightningCLI):
             adopt(config, given, theirs, checkpoint[ENTRY]["tokenizer"])
             if subcommand in ("validate", "test"):
                 self.start = Start(checkpoint.get("global_step", 0), theirs)
-                adopt_text(config, given, settings_of_run(config.ckpt_path))
+                adopt_text(config, given, settings_of_run(run_folder_of(Path(config.ckpt_path))))
             if subcommand == "fit":
                 adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
                 data = checkpoint.get(TextDataModule.__qualname__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -117,6 +118,15 @@ def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None
     for name, value in dataclasses.asdict(optim).items() if optim is not None else ():
         if not is_given(f"model.optim.{name}", given):
             config.model.optim[name] = value
+
+
+def settings_of_run(folder: Path) -> dict[str, Any]:
+    """What the configuration in a run's folder says; nothing where there is none that can be read."""
+    path = str(folder / "config.yaml")
+    try:
+        return settings_of_files(["--config", path]).get(path, {})
+    except (ConfigError, OSError):
+        return {}
 
 
 _OF_A_TEXT = ("corpus", "validation_corpus", "validation_share", "test_corpus")

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.training.run_folder import (
@@ -82,12 +81,3 @@ def logger_to_go_on_with(config: Any) -> TensorBoardLogger | None:
         return None
     options = {**settings.as_dict(), **dict(getattr(logger, "dict_kwargs", None) or {}), "version": run.name}
     return TensorBoardLogger(**options)
-
-
-def settings_of_run(path: str | Path) -> dict[str, Any]:
-    """What the configuration in the folder of a checkpoint's run says; nothing where there is none."""
-    try:
-        content = yaml.safe_load((run_folder_of(Path(path)) / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
