@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from llm import process
+from llm.runtime import process
 
 if __name__ == "__main__":
     process.prepare()  # before the imports that take seconds
 
-    from llm.starting import main
+    from llm.cli.starting import main
 
     sys.exit(main(default_config=Path(__file__).parent / "configs" / "default.yaml"))

@@ -17,7 +17,7 @@ import torch
 from bench._processes import REPOSITORY, Ended, Moment, Run
 from bench.faults import FIT, GO_ON, VARIANTS, Lost, begun, fault, prepare, refused, result_of, survive, uninterrupted
 from llm import LanguageModel
-from llm.checkpoint import read_checkpoint
+from llm.pretrained.checkpoint import read_checkpoint
 
 CANARY = "canary"
 STEPS = VARIANTS["max_steps"]

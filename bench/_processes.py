@@ -132,7 +132,7 @@ def _server() -> Any:
     os.environ["PYTHONPATH"] = str(REPOSITORY)
     try:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["llm.cli", __name__])
+        context.set_forkserver_preload(["llm.cli.main", __name__])
         forkserver.ensure_running()
     finally:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
@@ -158,8 +158,8 @@ def _run(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     counts = _kill_at(moment)
-    from llm.cli import main
-    from llm.process import prepare
+    from llm.cli.main import main
+    from llm.runtime.process import prepare
 
     prepare()
     status = main(words, default_config=REPOSITORY / "configs" / "default.yaml")

@@ -38,7 +38,7 @@ def loop(size: Size, ids: torch.Tensor, compiled: bool) -> None:
 
 def module_loop(size: Size, ids: torch.Tensor) -> None:
     """Our module's own step without a Trainer: what the Trainer's own cost is measured against."""
-    from llm.training import LanguageModel
+    from llm.tasks import LanguageModel
     from llm.training.loss import head_loss
     from llm.training.optimizer import build_optimizer
 
@@ -61,7 +61,7 @@ def module_loop(size: Size, ids: torch.Tensor) -> None:
 def trainer(size: Size, ids: torch.Tensor, folder: Path, *flags: str) -> None:
     """As a user does: `train.py fit` with all its callbacks, on a text of random tokens."""
     from llm import TokenizerConfig
-    from llm.cli import main as train
+    from llm.cli.main import main as train
     from llm.tokenizers import build_tokenizer
 
     corpus, tokenizer = folder / "corpus.txt", "gpt2"

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from llm.data.sources import read_chunks
-from llm.data.store import DESCRIPTION, ShardHeader, TokenStore
-from llm.data.tokenize import Plan, tokenize
+from llm.data.reading.sources import read_chunks
+from llm.data.tokens.store import DESCRIPTION, ShardHeader, TokenStore
+from llm.data.tokens.tokenize import Plan, tokenize
 from llm.tokenizers import BPETokenizer
 from llm.tokenizers.bpe import load_encoding
 

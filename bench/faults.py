@@ -30,8 +30,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bench._processes import COUNTS, Ended, Moment, Run
-from llm.checkpoint import read_checkpoint
 from llm.errors import CheckpointError
+from llm.pretrained.checkpoint import read_checkpoint
 
 TEXT = "the cat sat on the mat, and the dog sat by the door; a bird sang in the old oak tree.\n" * 12
 FIT = [

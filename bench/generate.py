@@ -35,7 +35,7 @@ import llm
 from bench import _rivals
 from bench._turns import Sleeper
 from llm import GPT, GPTConfig, SamplingConfig, generate_batch
-from llm.data.opening import open_corpus
+from llm.data.tokens.opening import open_corpus
 from llm.pretrained import book
 from llm.pretrained.twin import hugging_face_twin
 

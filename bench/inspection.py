@@ -23,7 +23,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm import GPTConfig, LanguageModel, OptimConfig, TextDataModule
 from llm.inspection import Inspection
-from llm.training.hardware import has_native_bfloat16
+from llm.runtime.hardware import has_native_bfloat16
+from llm.training.throughput import side_work_seconds
 
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     # model, data, steps: configs/default.yaml
@@ -38,7 +39,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 
 
 class Clock(L.Callback):
-    """The time and the loss of every step; side work is told apart by the module's own count."""
+    """The time and the loss of every step; side work is told apart by the trainer's own count."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -47,17 +48,15 @@ class Clock(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Start."""
-        del trainer
-        assert isinstance(pl_module, LanguageModel)
-        self._before = (time.perf_counter(), pl_module.side_work_seconds)
+        del pl_module
+        self._before = (time.perf_counter(), side_work_seconds(trainer))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         """Stop."""
-        del trainer
-        assert isinstance(pl_module, LanguageModel)
+        del pl_module
         start, side_work = self._before
         self.losses.append(outputs["loss"].item())
-        self.seconds.append(time.perf_counter() - start - (pl_module.side_work_seconds - side_work))
+        self.seconds.append(time.perf_counter() - start - (side_work_seconds(trainer) - side_work))
 
 
 class Result(NamedTuple):
@@ -97,7 +96,7 @@ def train(name: str, steps: int, inspect: bool, folder: Path) -> Result:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     return Result(
-        seconds, module.side_work_seconds, statistics.median(clock.seconds), clock.losses, module.gpt.n_parameters
+        seconds, side_work_seconds(trainer), statistics.median(clock.seconds), clock.losses, module.gpt.n_parameters
     )
 
 

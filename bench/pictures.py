@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 import llm
-from llm.cli import main as train
+from llm.cli.main import main as train
 from llm.inspection import Report
 from llm.inspection.figures import to_png
 

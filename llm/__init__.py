@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from llm.lazy import lazy_names
+from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from llm.inspection.report import inspect
     from llm.model import GPT
     from llm.pretrained import load
+    from llm.tasks import LanguageModel
     from llm.tokenizers import build_tokenizer
-    from llm.training import LanguageModel
 
 # Weights and activations in pages of 2 MB: fewer look-ups of addresses, up to a tenth less time on a CPU under Linux.
 # Torch reads this when it first allocates memory.
@@ -47,7 +47,7 @@ _MODULES = {
     "GPT": "model",
     "GPTConfig": "config",
     "LLMError": "errors",
-    "LanguageModel": "training",
+    "LanguageModel": "tasks",
     "OptimConfig": "config",
     "SamplingConfig": "config",
     "TextDataModule": "data",

@@ -51,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception as error:
         if (reason := reason_of(error)) is None:
             raise
-        from llm.console import fail
+        from llm.cli.console import fail
 
         return fail(reason, 1)
     return 0

@@ -12,8 +12,10 @@ from lightning.pytorch.loggers import Logger
 
 from llm.config import GPTConfig, OptimConfig, TokenizerConfig
 from llm.data import TextDataModule
-from llm.process import Interrupted
-from llm.training import AtomicCheckpointIO, BestAndLast, LanguageModel, StopSafely
+from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast
+from llm.runs.stopping import StopSafely
+from llm.runtime.process import Interrupted
+from llm.tasks import LanguageModel
 
 STEPS = 9
 TEXT = "the cat sat on the mat, and the dog sat by the door; " * 6

@@ -26,9 +26,9 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.commands.devices import find_device
     from llm.commands.targets import refuse_source
     from llm.errors import ConfigError
-    from llm.files import size_text
     from llm.inspection import inspect
     from llm.pretrained import load
+    from llm.runtime.files import size_text
 
     out = Path(arguments.out)
     if out.is_dir():

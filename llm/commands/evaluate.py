@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     import json
 
     from llm.commands.devices import find_device
-    from llm.evaluation import evaluate_text
+    from llm.evaluation.perplexity import evaluate_text
     from llm.pretrained import load
 
     model, tokenizer = load(arguments.ckpt, find_device(arguments.device))

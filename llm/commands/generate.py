@@ -11,7 +11,7 @@ from llm.config import SamplingConfig
 from llm.errors import ConfigError, TokenizerError
 
 if TYPE_CHECKING:
-    from llm.data.prompts import Prompt
+    from llm.data.reading.prompts import Prompt
     from llm.model import GPT
     from llm.tokenizers import Tokenizer
 
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _read_prompts(arguments: argparse.Namespace, tokenizer: Tokenizer) -> list[Prompt]:
     import torch
 
-    from llm.data.prompts import Prompt, encode_prompts, read_prompts
+    from llm.data.reading.prompts import Prompt, encode_prompts, read_prompts
 
     if arguments.prompt_file is not None:
         return read_prompts(arguments.prompt_file, tokenizer).prompts

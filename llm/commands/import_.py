@@ -31,9 +31,9 @@ def run(arguments: argparse.Namespace) -> None:
     import dataclasses
     from pathlib import Path
 
-    from llm.checkpoint import checkpoint_of, write_checkpoint
     from llm.commands.targets import refuse_source
     from llm.pretrained import adapt, read_pretrained, refuse_existing
+    from llm.pretrained.checkpoint import checkpoint_of, write_checkpoint
 
     refuse_source(arguments.source, arguments.out)
     refuse_existing(Path(arguments.out), arguments.overwrite)

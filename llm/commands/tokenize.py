@@ -40,11 +40,11 @@ def run(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from llm.config import TokenizerConfig
-    from llm.data.corpus import resolve_corpus
-    from llm.data.opening import learn_tokenizer
-    from llm.data.tokenize import Plan, tokenize
+    from llm.data.reading.corpus import resolve_corpus
+    from llm.data.tokens.opening import learn_tokenizer
+    from llm.data.tokens.tokenize import Plan, tokenize
     from llm.errors import ConfigError, DataError
-    from llm.files import size_text
+    from llm.runtime.files import size_text
 
     for name in ("output", "tokenizer"):
         if not getattr(arguments, name).strip():

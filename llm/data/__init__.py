@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llm.lazy import lazy_names
+from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from llm.data.corpus import resolve_corpus
-    from llm.data.datamodule import TextDataModule
-    from llm.data.opening import open_or_build
-    from llm.data.store import TokenStore
+    from llm.data.modules.text import TextDataModule
+    from llm.data.reading.corpus import resolve_corpus
+    from llm.data.tokens.opening import open_or_build
+    from llm.data.tokens.store import TokenStore
     from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder, window_starts
 
 __all__ = [
@@ -29,12 +29,12 @@ __all__ = [
 
 _MODULES = {
     "SlidingWindows": "windows",
-    "TextDataModule": "datamodule",
-    "TokenStore": "store",
+    "TextDataModule": "modules.text",
+    "TokenStore": "tokens.store",
     "WindowLoader": "windows",
     "WindowOrder": "windows",
-    "open_or_build": "opening",
-    "resolve_corpus": "corpus",
+    "open_or_build": "tokens.opening",
+    "resolve_corpus": "reading.corpus",
     "window_starts": "windows",
 }
 

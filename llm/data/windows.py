@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from llm.data.mapped import TokenArray
+from llm.data.tokens.mapped import TokenArray
 from llm.errors import ConfigError, DataError
-from llm.process import shield_worker
+from llm.runtime.process import shield_worker
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets, both (B, T) and int64; the targets are the inputs moved by one token."""

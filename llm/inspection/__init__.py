@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llm.lazy import lazy_names
+from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from llm.inspection.callback import Inspection
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llm.inspection.probe import Capture, Stage, attention_maps, capture
     from llm.inspection.report import Report, inspect
     from llm.inspection.rollout import attention_rollout
+    from llm.inspection.samples import TextSamples
     from llm.inspection.shapes import ShapeRow, markdown_table, shape_rows, text_table, trace_shapes
     from llm.inspection.ticks import tick_labels, visible
 
@@ -27,6 +28,7 @@ __all__ = [
     "Report",
     "ShapeRow",
     "Stage",
+    "TextSamples",
     "attention_maps",
     "attention_page",
     "attention_rollout",
@@ -50,6 +52,7 @@ _NAMES = {
     "probe": ("Capture", "Stage", "attention_maps", "capture"),
     "report": ("Report", "inspect"),
     "rollout": ("attention_rollout",),
+    "samples": ("TextSamples",),
     "shapes": ("ShapeRow", "markdown_table", "shape_rows", "text_table", "trace_shapes"),
     "ticks": ("tick_labels", "visible"),
 }

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from llm.errors import ConfigError, LLMError, TrainingError
-from llm.files import write_whole
 from llm.inspection.features import FEATURES, OF_A_STEP, SEES_THE_FUTURE, Feature
 from llm.inspection.film import Film
 from llm.inspection.gradients import GradientFlow, flow_table
@@ -20,10 +19,12 @@ from llm.inspection.guard import same_randomness
 from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
 from llm.inspection.writers import TensorBoard, write_maps, write_shapes
-from llm.process import Interrupted
-from llm.training.module import LanguageModel
-from llm.training.run_folder import experiments_of, folder_of, goes_on_in_its_folder
+from llm.runs.run_folder import experiments_of, folder_of, goes_on_in_its_folder
+from llm.runtime.files import write_whole
+from llm.runtime.process import Interrupted
+from llm.tasks.language import LanguageModel
 from llm.training.schedule import Every
+from llm.training.throughput import side_work
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ class Inspection(L.Callback):
         """Do one thing if it is wanted; if it can't be done, say so in a line and don't try again in this run."""
         if what in self._failed or (what in FEATURES and what not in self.features):
             return
-        with module.side_work(), same_randomness(module.device):
+        with side_work(module.trainer), same_randomness(module.device):
             try:
                 work()
             except Exception as error:

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm.files import write_whole
 from llm.inspection.heads import SCORES
 from llm.inspection.rollout import WHAT_IT_IS
+from llm.runtime.files import write_whole
 
 if TYPE_CHECKING:
     from llm.inspection.report import Report

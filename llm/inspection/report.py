@@ -25,7 +25,7 @@ from llm.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from llm.pretrained import Loaded
-    from llm.training import LanguageModel
+    from llm.tasks import LanguageModel
 
 
 class HeadTable(list[HeadScores]):

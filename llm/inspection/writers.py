@@ -15,7 +15,6 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from llm.files import write_whole
 from llm.inspection.embeddings import (
     choose_words,
     neighbours_table,
@@ -33,6 +32,7 @@ from llm.inspection.rollout import WHAT_IT_IS
 from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
 from llm.inspection.ticks import markdown
 from llm.model import GPT
+from llm.runtime.files import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from llm.preflight.plan import Plan, existing
 from llm.preflight.sizes import in_bytes
 from llm.pretrained.adapting import differences
-from llm.training.hardware import has_native_bfloat16
-from llm.training.resuming import other_architecture
-from llm.training.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
+from llm.runs.resuming import other_architecture
+from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
+from llm.runtime.hardware import has_native_bfloat16
 
 Check = Callable[[Plan], Iterator[str]]
 

@@ -14,13 +14,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
 from llm.data import TextDataModule
-from llm.data.corpus import resolve_corpus
-from llm.data.opening import find_token_ids
+from llm.data.reading.corpus import resolve_corpus
+from llm.data.tokens.opening import find_token_ids
 from llm.data.windows import window_starts
-from llm.inspection import Inspection
+from llm.inspection import Inspection, TextSamples
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.plan import Corpus, Plan, Start, existing
-from llm.training import BestAndLast, TextSamples
+from llm.runs.checkpointing import BestAndLast
 from llm.training.schedule import batches_of_epoch, steps_of_run
 
 _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", "max_time", "barebones"}

@@ -12,7 +12,7 @@ import torch
 from llm.config import GPTConfig, OptimConfig
 from llm.model import GPT
 from llm.preflight.memory import activation_bytes, peak_memory
-from llm.training.hardware import flops_per_token, peak_flops
+from llm.runtime.hardware import flops_per_token, peak_flops
 from llm.training.loss import head_loss
 from llm.training.optimizer import build_optimizer
 

@@ -14,13 +14,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from llm.checkpoint import ENTRY, describe
 from llm.errors import CheckpointError, ConfigError, TokenizerError
-from llm.files import move_into_place, temporary_for
 from llm.pretrained import huggingface
 from llm.pretrained.base import Pretrained
+from llm.pretrained.checkpoint import ENTRY, describe
 from llm.pretrained.layout import HEAD
 from llm.pretrained.vocabulary import write_tokenizer
+from llm.runtime.files import move_into_place, temporary_for
 
 FORMATS = ("hf", "safetensors")
 

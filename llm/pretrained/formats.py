@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from llm.checkpoint import ENTRY, config_of, read_checkpoint, weights_of
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
 from llm.pretrained import book, huggingface, nanogpt, openai
 from llm.pretrained.base import Pretrained, Told
+from llm.pretrained.checkpoint import ENTRY, config_of, read_checkpoint, weights_of
 from llm.pretrained.files import find_weights, is_tensors, read_content
 from llm.pretrained.hub import NAMES, fetch
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes

@@ -1,4 +1,4 @@
-"""How fast a run is, and how far."""
+"""How far a run is."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from llm.data.windows import Batch
-from llm.training.hardware import finish, flops_per_token, peak_flops
-from llm.training.module import LanguageModel
-from llm.training.trainer_state import is_logging, log_now
+from llm.training.trainer_state import is_logging, steps_of
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -32,67 +29,6 @@ class StartingPoint(L.Callback):
         }
         for logger in trainer.loggers:
             logger.log_metrics(found, step=0)
-
-
-class Throughput(L.Callback):
-    """Logs `train/tokens_per_second` over the steps since it was last logged, and what share of the device that is.
-
-    The share is `train/model_flops_utilization`: the operations that the tokens need (`flops_per_token`) by those that
-    the device could have done (`PEAK_FLOPS`; where the device is not in that table, it is not logged).
-
-    Validation, inspection, samples and checkpoints are not counted; waiting for data is. Before a clock is read, the
-    device finishes its work.
-    """
-
-    def __init__(self) -> None:
-        self._tokens = 0
-        self._start: float | None = None
-        self._validation_start = 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget a run before this one."""
-        del trainer, pl_module
-        self._start = None
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        """Count the tokens of a batch."""
-        del outputs, batch_idx
-        assert isinstance(pl_module, LanguageModel)
-        if self._start is None:  # the first batch is slower: kernels are chosen, memory is found
-            self._restart(pl_module)
-            return
-        self._tokens += batch[0].numel() * trainer.world_size
-        if pl_module.is_logging:
-            finish(pl_module.device)
-            seconds = time.perf_counter() - self._start - pl_module.side_work_seconds
-            values = {"train/tokens_per_second": self._tokens / seconds}
-            if peak := peak_flops(pl_module.device, str(trainer.precision)):
-                flops = self._tokens / trainer.world_size * self._flops_per_token(pl_module)
-                values["train/model_flops_utilization"] = flops / seconds / peak
-            pl_module.log_dict(values, logger=False)
-            log_now(trainer, values, trainer.global_step)
-            self._restart(pl_module)
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validation is not training time."""
-        del trainer
-        finish(pl_module.device)
-        self._validation_start = time.perf_counter()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Training time goes on."""
-        del trainer
-        assert isinstance(pl_module, LanguageModel)
-        pl_module.side_work_seconds += time.perf_counter() - self._validation_start
-
-    def _flops_per_token(self, module: LanguageModel) -> float:
-        return flops_per_token(module.gpt.config, module.gpt.n_parameters)
-
-    def _restart(self, module: LanguageModel) -> None:
-        finish(module.device)
-        self._tokens, module.side_work_seconds, self._start = 0, 0.0, time.perf_counter()
 
 
 class RunProgress(ProgressBar):
@@ -119,7 +55,7 @@ class RunProgress(ProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin at the step that the run is at."""
         del pl_module
-        self._bar, self._first = self._make(self._total(trainer), trainer.global_step, "train", "step"), None
+        self._bar, self._first = self._make(steps_of(trainer), trainer.global_step, "train", "step"), None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Move on to the step that the run is at."""
@@ -227,7 +163,3 @@ class RunProgress(ProgressBar):
             "train/tokens_per_second": "{:,.0f} tokens/s",
         }
         return ", ".join(text.format(float(metrics[name])) for name, text in names.items() if name in metrics)
-
-    def _total(self, trainer: L.Trainer) -> int | None:
-        module = trainer.lightning_module
-        return module.total_steps if isinstance(module, LanguageModel) else None

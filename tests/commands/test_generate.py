@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from llm.__main__ import main
-from llm.checkpoint import ENTRY, WEIGHTS_PREFIX, describe
 from llm.config import GPTConfig
 from llm.model import GPT
+from llm.pretrained.checkpoint import ENTRY, WEIGHTS_PREFIX, describe
 from llm.tokenizers.char import CharTokenizer
 
 TOKENIZER = CharTokenizer.from_text("abcdefghij .", ("<|endoftext|>",))

@@ -15,7 +15,7 @@ import pytest
 from llm.__main__ import main
 from llm.commands import tokenize as command
 from llm.data import TextDataModule, TokenStore
-from llm.data.tokenize import SHARD_TOKENS
+from llm.data.tokens.tokenize import SHARD_TOKENS
 from llm.tokenizers import END_OF_TEXT
 
 

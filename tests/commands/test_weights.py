@@ -9,11 +9,11 @@ import torch
 
 import llm
 from llm.__main__ import main
-from llm.checkpoint import read_checkpoint
-from llm.cli import main as train
+from llm.cli.main import main as train
 from llm.config import GPTConfig
 from llm.model import GPT
 from llm.pretrained import Pretrained, export, read_pretrained
+from llm.pretrained.checkpoint import read_checkpoint
 from llm.tokenizers import BPETokenizer, CharTokenizer
 
 transformers = pytest.importorskip("transformers")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data import SlidingWindows, WindowLoader, WindowOrder, window_starts
-from llm.data.mapped import MappedTokens
+from llm.data.tokens.mapped import MappedTokens
 from llm.data.windows import KeyedPermutation
 from llm.errors import ConfigError
 

@@ -13,9 +13,9 @@ from test_probe import make
 
 import llm
 from llm.__main__ import main
-from llm.checkpoint import describe
 from llm.config import GPTConfig, TokenizerConfig
 from llm.inspection.page import most_tokens
+from llm.pretrained.checkpoint import describe
 from llm.tokenizers import build_tokenizer
 
 CONFIG = GPTConfig(vocab_size=50257, context_length=64, n_layer=1, n_head=2, n_embd=4)

@@ -12,10 +12,10 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llm import GPT, GPTConfig
-from llm.checkpoint import read_checkpoint
-from llm.cli import main
-from llm.data import datamodule as of_data
+from llm.cli.main import main
+from llm.data.modules import text as of_data
 from llm.pretrained import Pretrained, export
+from llm.pretrained.checkpoint import read_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = ["--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8", "--data.context_length=16"]
@@ -245,9 +245,9 @@ def test_every_shipped_configuration_is_fine_but_for_the_text(fit):
 
 def test_help_comes_before_anything_large_is_imported():
     code = (
-        "import sys, llm.starting\n"
+        "import sys, llm.cli.starting\n"
         "sys.argv = ['train.py', '--help']\n"
-        "assert llm.starting.main() == 0\n"
+        "assert llm.cli.starting.main() == 0\n"
         "assert not {'torch', 'lightning', 'numpy'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.config import TokenizerConfig
-from llm.data.sources import last_cut
+from llm.data.reading.sources import last_cut
 from llm.errors import TokenizerError
 from llm.tokenizers import (
     END_OF_TEXT,

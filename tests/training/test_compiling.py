@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from llm.config import GPTConfig
-from llm.training import LanguageModel
+from llm.tasks import LanguageModel
 from llm.training.compiling import Compiled
 from llm.training.loss import head_loss
 

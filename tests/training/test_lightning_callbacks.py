@@ -12,8 +12,8 @@ from processes import errors_of, start, wait_for_checkpoint
 from tiny_runs import STEPS, Curve, Kill, fit
 
 import llm
-from llm.checkpoint import read_checkpoint, weights_of
 from llm.errors import CheckpointError
+from llm.pretrained.checkpoint import read_checkpoint, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty.*", "ignore:.*callbacks used to create.*")
 

@@ -1,0 +1,59 @@
+"""What a command line prints, and what it leaves out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+from jsonargparse import DefaultHelpFormatter
+from tqdm import tqdm
+
+from llm.runtime.process import rank
+
+log = logging.getLogger("llm")
+
+
+def fail(message: str, status: int) -> int:
+    """Print an error on one line; gives the exit status."""
+    which = f" (process {rank()})" if rank() else ""
+    print(f"error{which}: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+class KeepsLines(DefaultHelpFormatter):
+    """Leaves the lines of a description as they are, if it has several."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" not in text.strip():
+            return super()._fill_text(text, width, indent)
+        return "".join(f"{indent}{line}\n" for line in text.splitlines())
+
+
+class _AboveTheBar(logging.Handler):
+    """Writes messages to standard error without tearing the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(f"{prefix}{record.getMessage()}", file=sys.stderr)
+
+
+def be_quiet() -> None:
+    """Leave out what a user can do nothing about."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    if not log.handlers:
+        log.addHandler(_AboveTheBar())
+        log.setLevel(logging.WARNING if rank() else logging.INFO)  # several processes say things once
+        log.propagate = False
+    for message in (
+        ".*does not have many workers.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*is smaller than the logging interval.*",
+        ".*args parameter is intended to run from within Python.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*`isinstance\\(treespec.*",
+        ".*does not support bf16.*",
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,186 @@
+"""What a user wrote on the command line of `train.py` and in YAML files, and what is said about mistakes in it."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import pydoc
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm.errors import ConfigError
+from llm.runtime.trust import refusal
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """`; did you mean ...?` with the known name that is nearest as a whole, or in what follows its last dot."""
+    endings = {key.rpartition(".")[2]: key for key in sorted(known)}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    near = near or [endings[end] for end in difflib.get_close_matches(name.rpartition(".")[2], endings, n=1)]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def explain(message: str, known: Collection[str]) -> str:
+    """The message of a parser as one that names the setting, what it may be, and what was probably meant.
+
+    Args:
+        message: with its line breaks.
+        known: the dotted names of all settings.
+    """
+    if wrong := re.search(r"unrecognized arguments: --([\w.]+)|Subcommand .* option '([\w.]+)'", message):
+        near = suggestion(wrong[1] or wrong[2], known)
+        return f"{message}{near.replace('mean ', 'mean --') or '; see --help'}"
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return f"{key[1] + ': ' if key else ''}{refusal(denied[1])}"
+    if key is None:  # a class could not be made: there its name says where
+        return _about_a_class(message) or message
+    given = re.search(r"(?:Given value|Got value): (.*)", message)
+    shown = given[1] if given else ""
+    if re.search(r"Unable to load config", message):
+        return f"{key[1]} takes settings by name, such as {_example(key[1], known)}{_got(message)}"
+    if about := _about_a_class(message):
+        return f"{key[1]}: {about}"
+    literals = re.findall(r"Literal\[([^\]]*)\]", message)
+    if literals:
+        choices = list(dict.fromkeys(str(choice) for part in literals for choice in ast.literal_eval(f"[{part}]")))
+        listed = "a list of some of " if "list[typing.Literal" in message else "one of "
+        wrong_values = [str(value) for value in _values(shown) if str(value) not in choices]
+        near = suggestion(wrong_values[0], choices) if wrong_values else ""
+        return f"{key[1]} must be {listed}{', '.join(choices)}; got {shown}{near}"
+    kinds = re.findall(r"Expected an? <class '(?:[\w.]+\.)?(\w+)'>|Not a valid (subclass of \w+)", message)
+    nouns = dict.fromkeys(_NOUNS.get(kind, kind) or f"the class_path of a {other}" for kind, other in kinds)
+    if nouns:
+        return f"{key[1]} must be {' or '.join(nouns)}, got {shown}"
+    return message
+
+
+_NOUNS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "settings by name",
+    "NoneType": "null",
+}
+
+
+def _example(group: str, known: Collection[str]) -> str:
+    inside = sorted(name for name in known if name.startswith(f"{group}.") and name.count(".") == group.count(".") + 1)
+    return f"--{inside[0]}" if inside else "in a YAML file"
+
+
+def _got(message: str) -> str:
+    found = re.search(r"Unable to load config '(.*)'", message)
+    return f", or a file of them; got {found[1]!r}" if found else ""
+
+
+def _about_a_class(message: str) -> str | None:
+    """What is wrong with a `class_path` and its `init_args`, out of all that was tried in vain."""
+    if wrong := re.search(r"Problem with given class_path '([\w.]+)':\s*(.*)", message):
+        path, reason = wrong[1], wrong[2].strip()
+        near = ""
+        if option := re.search(r"Option '([\w.]+)' is not accepted", reason):
+            made = pydoc.locate(path)
+            names = list(inspect.signature(made).parameters) if callable(made) else []
+            near = suggestion(option[1], names) or (f"; there are {', '.join(names)}" if names else "")
+        elif option := re.fullmatch(r'Parser key "([\w.]+)":', reason):
+            reason = f"{option[1]} can't have this value"
+        return f"{path}: {reason}{near}"
+    if wrong := re.search(r"Expected a dot import path string: (.*)", message):
+        return f"there is no class {wrong[1]!r}"
+    if wrong := re.search(r"Import path does not correspond to a subclass of ([\w.]+)", message):
+        given = re.search(r"Given value: (.*)", message)
+        return f"expected the class_path of a {wrong[1]}{f', got {given[1]}' if given else ''}"
+    # In a union, what is about one of its classes says more than which types there are.
+    errors = re.findall(r"^ *- (?!Expected a|Not a valid subclass|a class path|a dict)(.+)", message, re.MULTILINE)
+    return errors[0] if errors else None
+
+
+def _values(shown: str) -> list[Any]:
+    try:
+        values = ast.literal_eval(shown)
+    except (ValueError, SyntaxError):
+        values = shown
+    return list(values) if isinstance(values, list | tuple) else [values]
+
+
+def settings_of_files(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The content of each configuration file that the command line names.
+
+    Raises:
+        ConfigError: one is no YAML, or holds something other than settings by name.
+    """
+    found = {}
+    for index, word in enumerate(words):
+        name, equals, path = word.partition("=")
+        if name not in ("-c", "--config"):
+            continue
+        if not equals:
+            path = words[index + 1] if index + 1 < len(words) else ""
+        if "://" in path:
+            raise ConfigError(f"{path!r} is a URL: download the file yourself, read it, and give its path")
+        if not Path(path).is_file():
+            continue  # the parser will say so
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{path!r} is not valid YAML: {error}") from error
+        if _is_larger(content, _MOST_VALUES):
+            raise ConfigError(f"{path!r} holds more than {_MOST_VALUES:,} values, as no configuration does")
+        if not isinstance(content, dict):
+            held = "nothing" if content is None else repr(content)
+            raise ConfigError(
+                f"{path!r} must hold settings by name, such as 'data: {{batch_size: 8}}'; it holds {held}"
+            )
+        found[path] = content
+    return found
+
+
+_MOST_VALUES = 100_000
+
+
+def _is_larger(content: Any, most: int) -> bool:
+    """Whether something read from YAML has more values in it than that; by aliases a few lines can have millions."""
+    left = [content]
+    for _ in range(most):
+        if not left:
+            return False
+        value = left.pop()
+        if isinstance(value, dict | list):
+            left += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    return bool(left)
+
+
+def check_settings(path: str, settings: dict[Any, Any], known: Collection[str], prefix: str = "") -> None:
+    """Refuse a file that sets what is no setting: the parser ignores groups that it can't use.
+
+    Args:
+        path: of the file.
+        settings: its content.
+        known: the dotted names of all settings.
+        prefix: of the names, in a group.
+
+    Raises:
+        ConfigError: a name is unknown, or a group holds something other than settings by name.
+    """
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        is_group = any(other.startswith(f"{name}.") for other in known)
+        if not is_group and name not in known:
+            raise ConfigError(f"{path!r} sets {name}, which is no setting{suggestion(name, known)}")
+        if not is_group or (isinstance(value, str) and Path(value).is_file()):
+            continue
+        if not isinstance(value, dict):
+            held = "nothing" if value is None else repr(value)
+            raise ConfigError(
+                f"{path!r}: {name} must hold settings by name, such as {_example(name, known)[2:]}; it holds {held}"
+            )
+        check_settings(path, value, known, f"{name}.")

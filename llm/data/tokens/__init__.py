@@ -1,0 +1,1 @@
+"""Token ids on disk: made in parallel, stored in shards, memory-mapped."""

@@ -1,0 +1,113 @@
+"""Text that the model writes while it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+
+from llm.config import SamplingConfig
+from llm.errors import LLMError
+from llm.generation import stream_text
+from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
+from llm.tasks.language import LanguageModel
+from llm.training.schedule import Every
+from llm.training.throughput import side_work
+
+log = logging.getLogger(__name__)
+
+
+class TextSamples(L.Callback):
+    """Continues fixed prompts at the start, while training and at the end, for TensorBoard; the last also on screen.
+
+    How it is sampled, `model.sampling` says; the seed is the same each time. A text that can't be continued is a
+    warning, never the end of a run.
+
+    Args:
+        prompts: what to continue. Default: the first words of the training text.
+        every: optimizer steps between samples; 0 for none at all. Default: about ten times in a run.
+    """
+
+    def __init__(self, prompts: Sequence[str] | None = None, every: int | None = None) -> None:
+        self.prompts = prompts
+        self.every = Every(every)
+        self._encoded: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what the untrained model says."""
+        assert isinstance(pl_module, LanguageModel)
+        self._encoded = {} if self.every.never else self._encode(trainer, pl_module)
+        if not goes_on_in_its_folder(trainer):
+            self._write(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Write, when it is time to."""
+        if self.every.is_due(trainer):
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what the trained model says, and show one."""
+        if self._encoded and trainer.is_global_zero:
+            assert isinstance(pl_module, LanguageModel)
+            prompt, ids = next(iter(self._encoded.items()))
+            if (text := _continue(pl_module, prompt, ids)) is not None:
+                log.info(f"\nsample: {text}\n")
+        if self.every.is_due_at_end(trainer):
+            self._write(trainer, pl_module)
+
+    def _encode(self, trainer: L.Trainer, pl_module: LanguageModel) -> dict[str, torch.Tensor]:
+        tokenizer, datamodule = pl_module.tokenizer, getattr(trainer, "datamodule", None)
+        if tokenizer is None:
+            return {}
+        prompts = self.prompts
+        if prompts is None:
+            prompts = [tokenizer.decode(datamodule.train_tokens[:4].tolist())]  # type: ignore[union-attr]
+        encoded = {}
+        for prompt in prompts:
+            try:
+                ids = tokenizer.encode(prompt)
+            except LLMError as error:
+                log.warning(f"no sample for the prompt {prompt!r}: {error}")
+                continue
+            if ids:
+                encoded[prompt] = torch.tensor(ids)
+            else:
+                log.warning("no sample for an empty prompt")
+        return encoded
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        experiments = experiments_of(trainer)
+        if not experiments or not self._encoded or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, LanguageModel)
+        with side_work(trainer):
+            texts = [_continue(pl_module, prompt, ids) for prompt, ids in self._encoded.items()]
+            text = "\n\n".join(_code_block(text) for text in texts if text is not None)
+            for experiment in experiments if text else ():
+                experiment.add_text("samples", f"{_settings(pl_module.sampling)}\n\n{text}", trainer.global_step)
+
+
+def _continue(module: LanguageModel, prompt: str, ids: torch.Tensor) -> str | None:
+    """A prompt and its continuation, joined as the tokenizer would; None, and a warning, if it can't be continued."""
+    try:
+        return prompt + "".join(stream_text(module.gpt, module.tokenizer, ids, module.sampling))
+    except LLMError as error:
+        log.warning(f"no sample for the prompt {prompt!r}: {error}")
+        return None
+
+
+def _settings(sampling: SamplingConfig) -> str:
+    """All that is not as usual, and the seed."""
+    usual = dataclasses.asdict(SamplingConfig())
+    settings = dataclasses.asdict(sampling).items()
+    shown = ("temperature", "top_k", "max_new_tokens", "seed")
+    return ", ".join(f"{name} {value}" for name, value in settings if name in shown or value != usual[name])
+
+
+def _code_block(text: str) -> str:
+    """Indented, so that Markdown shows it as it is."""
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,0 +1,184 @@
+"""Checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from llm.errors import CheckpointError, ConfigError
+from llm.pretrained.checkpoint import read_checkpoint, write_checkpoint
+from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
+from llm.runtime.files import keeping
+from llm.training.throughput import side_work
+from llm.training.trainer_state import is_amid_step
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, brings it to the disk, and moves it into place; reads tensors and plain values only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; the one that was at `path` stays whole until this one is."""
+        del storage_options
+        write_checkpoint(checkpoint, path)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, no checkpoint of ours, or damaged.
+        """
+        del map_location, weights_only
+        checkpoint = read_checkpoint(path)
+        written_by = checkpoint.get("pytorch-lightning_version")  # Lightning compares it before it asks anybody else
+        if not isinstance(written_by, str) or not re.fullmatch(r"\d+(\.[\w+]+)*", written_by):
+            raise CheckpointError(
+                f"{str(path)!r} is damaged: it should say which version of Lightning wrote it "
+                f"(pytorch-lightning_version), and says {str(written_by)[:40]!r}"
+            )
+        return checkpoint
+
+
+class BestAndLast(Checkpoint):
+    """Keeps `best.ckpt`, the lowest validation loss so far, and `last.ckpt`, where to go on from.
+
+    `last.ckpt` is written after each validation and at the end; the one before it becomes `previous.ckpt`, where to go
+    on from if the disk damages the newest.
+
+    Args:
+        folder: where. Default: `checkpoints` in the folder of the run.
+        every: also write `last.ckpt` every so many optimizer steps. Default, and 0: only after validations.
+
+    Raises:
+        ConfigError: `every` is below 0.
+    """
+
+    def __init__(self, folder: str | None = None, every: int | None = None) -> None:
+        if every is not None and every < 0:
+            raise ConfigError(f"checkpoint.every must be at least 0 steps, got {every}")
+        self.folder = folder
+        self.every = every
+        self.best_loss = math.inf
+        self.best_step = 0
+        self.best_model_path = ""
+        self.last_model_path = ""
+        self._saved_step = -1
+        self._validated_batch = -1
+        self._due = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set the count of begun validation batches right: `on_save_checkpoint` may have counted one that never was."""
+        del pl_module
+        counts = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+        counts.ready = counts.started = counts.completed  # type: ignore[attr-defined]
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Write `last.ckpt`, when it is time to."""
+        del pl_module
+        is_time = self._due or (self.every and trainer.global_step % self.every == 0)
+        # Where a validation follows, it will be saved after that, with what was found.
+        if is_time and not is_amid_step(trainer) and not _validation_follows(trainer):
+            self.save_last(trainer)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember which batch was validated after, for all that save at the end of a validation."""
+        del pl_module
+        self._validated_batch = trainer.fit_loop.total_batch_idx
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write `last.ckpt`, and `best.ckpt` if it is."""
+        del pl_module
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        loss = float(trainer.callback_metrics.get("validation/loss", math.inf))
+        if loss < self.best_loss:
+            self.best_loss, self.best_step = loss, trainer.global_step
+            path = self._save(trainer, BEST)
+            self.best_model_path = "" if path is None else str(path)
+        if is_amid_step(trainer):  # wait for the step
+            self._due = True
+        else:
+            self.save_last(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the trained model as `last.ckpt`."""
+        del pl_module
+        self.save_last(trainer)
+
+    def save_last(self, trainer: L.Trainer) -> Path | None:
+        """Write `last.ckpt`, if it is not that of this step already; gives its path, or None where nothing is kept."""
+        if trainer.global_step != self._saved_step:
+            for logger in trainer.loggers:  # what a run goes on after is on the disk with it
+                logger.save()
+            path = self._save(trainer, LAST)
+            self._saved_step, self._due = trainer.global_step, False
+            self.last_model_path = "" if path is None else str(path)
+        return Path(self.last_model_path) if self.last_model_path else None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Where a validation is due and not over, see to it that a resumed run makes it; Lightning would skip it."""
+        del pl_module
+        if trainer.state.fn != "fit" or not (trainer.training or trainer.validating):
+            return
+        if self._validated_batch != trainer.fit_loop.total_batch_idx and _validation_follows(trainer):
+            loop = checkpoint["loops"]["fit_loop"]
+            for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
+                counts["completed"] = counts["processed"]
+            # As if it had been ended in its first batch.
+            validation = loop["epoch_loop.val_loop.batch_progress"]
+            validation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+            validation["current"] = dict.fromkeys(validation["total"], 0)
+            validation["is_last_batch"] = False
+
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint, of classes made from this one too."""
+        return BestAndLast.__qualname__
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest loss so far, and what was validated, so that a resumed run knows both."""
+        state = {"best_loss": self.best_loss, "best_step": self.best_step, "best_model_path": self.best_model_path}
+        return state if self._validated_batch < 0 else {**state, "validated_batch": self._validated_batch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the lowest loss so far."""
+        self.best_loss, self.best_step = state_dict["best_loss"], state_dict["best_step"]
+        self.best_model_path = state_dict["best_model_path"]
+        self._validated_batch = state_dict.get("validated_batch", -1)
+
+    def _save(self, trainer: L.Trainer, name: str) -> Path | None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return None
+        folder = self.folder or (trainer.log_dir and Path(trainer.log_dir, CHECKPOINTS)) or CHECKPOINTS
+        path = Path(folder, name)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(side_work(trainer))
+            if name == LAST and trainer.is_global_zero and self._is_whole(path, trainer):
+                stack.enter_context(keeping(path, path.with_name(PREVIOUS)))
+            trainer.save_checkpoint(path)
+        return path
+
+    def _is_whole(self, path: Path, trainer: L.Trainer) -> bool:
+        """Whether it is certain what a file holds: this run wrote or read it. Nothing else may become `previous`."""
+        known = [other for other in (self.last_model_path, trainer.ckpt_path) if other]
+        return path.is_file() and path.resolve() in [Path(other).resolve() for other in known]
+
+
+def best_and_last(trainer: L.Trainer) -> BestAndLast | None:
+    """That callback of a run; Lightning's own may stand beside it."""
+    return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)), None)
+
+
+def _validation_follows(trainer: L.Trainer) -> bool:
+    """Whether the training batch that is being ended is one after which there is a validation."""
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and not loop.val_loop.skip and loop._should_check_val_fx(fetcher)

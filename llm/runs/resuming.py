@@ -1,0 +1,237 @@
+"""Whether a run can go on from a checkpoint, and would be the same run: asked before anything of it is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+from llm.config import GPTConfig, OptimConfig
+from llm.errors import CheckpointError
+from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, weights_of
+from llm.runtime.randomness import run_seed
+from llm.tokenizers.base import Tokenizer, fingerprint_of
+from llm.training.optimizer import build_optimizer, build_schedule
+
+if TYPE_CHECKING:
+    from llm.tasks.language import LanguageModel
+
+log = logging.getLogger("llm")
+
+SETTINGS = "settings"
+_WEIGHTLESS = ("dropout", "projection_init")
+"""Settings of the architecture that the shapes and the meaning of trained weights do not depend on."""
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}
+_MUON = {"step", "momentum_buffer"}
+
+
+def settings_of(trainer: L.Trainer, optim: OptimConfig) -> dict[str, Any]:
+    """The settings, besides architecture and data, that a run's weights depend on; as primitives."""
+    return {
+        "optim": dataclasses.asdict(optim),
+        "seed": run_seed(),
+        "precision": str(trainer.precision),
+        "max_steps": trainer.max_steps,
+        "max_epochs": trainer.max_epochs,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": None if (kind := trainer.gradient_clip_algorithm) is None else str(kind),
+    }
+
+
+def refuse_what_does_not_fit(checkpoint: dict[str, Any], module: LanguageModel) -> None:
+    """Check that a checkpoint fits a model, and a run if one is to go on from it, before any of it is loaded.
+
+    Raises:
+        CheckpointError: names what differs, with both values, or what is missing or damaged.
+    """
+    if ENTRY not in checkpoint:
+        raise CheckpointError(f"this is no checkpoint of this package: it has no entry {ENTRY!r}")
+    _refuse_other_architecture(checkpoint, module)
+    _refuse_other_tokenizer(checkpoint, module.tokenizer)
+    trainer = module._trainer
+    if trainer is None or trainer.state.fn != "fit":
+        return
+    if "optimizer_states" not in checkpoint and "loops" not in checkpoint:
+        raise CheckpointError(
+            "the checkpoint holds weights alone, so there is no run to go on with: begin one from them with "
+            "--model.pretrained FILE in place of --ckpt_path"
+        )
+    _refuse_to_lose_an_average(checkpoint, trainer)
+    _refuse_other_settings(checkpoint, module, trainer)
+    _refuse_damaged_progress(checkpoint, trainer)
+    _refuse_damaged_optimizer(checkpoint, module, trainer)
+    _refuse_damaged_callbacks(checkpoint, trainer)
+
+
+def other_architecture(theirs: GPTConfig, ours: GPTConfig) -> str | None:
+    """What to say if a checkpoint's weights are not those of an architecture; None if they are."""
+    wanted = {name: value for name, value in ours.to_dict().items() if name not in _WEIGHTLESS}
+    different = _differences(theirs.to_dict(), wanted)
+    return f"the checkpoint is of another architecture: {different}" if different else None
+
+
+def _refuse_other_architecture(checkpoint: dict[str, Any], module: LanguageModel) -> None:
+    if problem := other_architecture(config_of(checkpoint, "the checkpoint"), module.gpt.config):
+        raise CheckpointError(problem)
+    if "state_dict" not in checkpoint:  # a strategy that cuts weights up has taken them out
+        return
+    found, expected = weights_of(checkpoint), module.gpt.state_dict()
+    wrong = [f"{name} is missing" for name in expected if name not in found]
+    wrong += [f"{name} is none of this model's" for name in found if name not in expected]
+    wrong += [
+        f"{name} is {tuple(found[name].shape)} where {tuple(expected[name].shape)} is expected"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    if wrong:
+        raise CheckpointError(f"the checkpoint's weights do not fit its architecture: {', '.join(wrong)}")
+
+
+def _refuse_other_tokenizer(checkpoint: dict[str, Any], ours: Any) -> None:
+    theirs = checkpoint[ENTRY].get("tokenizer")
+    if theirs is None or not isinstance(ours, Tokenizer):
+        return
+    try:
+        fingerprint = fingerprint_of(theirs)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint is damaged: its tokenizer can't be read: {error}") from error
+    if fingerprint != ours.fingerprint:
+        size, mine = config_of(checkpoint, "the checkpoint").vocab_size, ours.to_dict()
+        raise CheckpointError(
+            f"the checkpoint has another tokenizer: {theirs.get('encoding', theirs.get('kind'))!r} of {size:,} tokens "
+            f"with the fingerprint {fingerprint} in the checkpoint, {mine.get('encoding', mine['kind'])!r} of "
+            f"{ours.vocab_size:,} tokens with the fingerprint {ours.fingerprint} now; leave data.tokenizer out, "
+            "so that the checkpoint's is used"
+        )
+
+
+def _refuse_to_lose_an_average(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
+    """With averaged weights (EMA), these are a checkpoint's weights, and those that are trained stand beside them."""
+    averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if "current_model_state" in checkpoint and not averages:
+        raise CheckpointError(
+            "the checkpoint's weights are an average over steps, and this run has no callback that keeps one: give the "
+            "same (--trainer.callbacks=EMAWeightAveraging), or begin a new run from the average with "
+            "--model.pretrained FILE in place of --ckpt_path"
+        )
+
+
+def _refuse_other_settings(checkpoint: dict[str, Any], module: LanguageModel, trainer: L.Trainer) -> None:
+    """Optimizer settings have to be the same; what else makes it another run is said.
+
+    A checkpoint holds the optimizer's learning rates and moments, a configuration the schedule: a mixture of two
+    settings would be neither's run.
+    """
+    theirs = optim_of(checkpoint, "the checkpoint")
+    if theirs is None:  # written before checkpoints held settings
+        return
+    if different := _differences(dataclasses.asdict(theirs), dataclasses.asdict(module.optim)):
+        raise CheckpointError(
+            f"the checkpoint was trained with other settings of model.optim: {different}; leave them out to go on as "
+            "before, or begin a new run from its weights with --model.pretrained FILE in place of --ckpt_path"
+        )
+    now = settings_of(trainer, module.optim)
+    if different := _differences(checkpoint[ENTRY][SETTINGS], {name: now[name] for name in now if name != "optim"}):
+        log.warning("from here on, this will not be the run that it would have been: %s", different)
+
+
+def _refuse_damaged_progress(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
+    step, loops = checkpoint.get("global_step"), checkpoint.get("loops")
+    _check(isinstance(step, int), f"its global_step is {step!r}")
+    expected = {"fit_loop": trainer.fit_loop.state_dict()}
+    _check_structure(loops, expected, "loops")
+    progress = loops["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]  # type: ignore[index]
+    done = progress["optimizer"]["step"]["total"]["completed"]
+    _check(done == step, f"its loops count {done} optimizer steps, its global_step is {step}")
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is not None and datamodule.state_dict() and not getattr(datamodule, "allow_changed_data", False):
+        name = type(datamodule).__qualname__
+        _check_structure(checkpoint.get(name), datamodule.state_dict(), name, types=False)
+
+
+def _refuse_damaged_optimizer(checkpoint: dict[str, Any], module: LanguageModel, trainer: L.Trainer) -> None:
+    optimizer = build_optimizer(module.gpt, module.optim)
+    schedules = checkpoint.get("lr_schedulers")
+    _check(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers is no list of one schedule")
+    schedule = build_schedule(optimizer, module.optim, None).state_dict()
+    _check_structure(schedules[0], schedule, "lr_schedulers[0]")  # type: ignore[index]
+    steps = schedules[0]["last_epoch"]  # type: ignore[index]
+    _check(steps == checkpoint["global_step"], f"its schedule is at step {steps}, not at {checkpoint['global_step']}")
+    states = checkpoint.get("optimizer_states")
+    _check(isinstance(states, list) and len(states) == 1, "optimizer_states is no list of one optimizer")
+    if trainer.strategy.restore_checkpoint_after_setup:  # sharded: the strategy has a form of its own
+        return
+    _check_structure(states[0], {"state": {}, "param_groups": []}, "optimizer_states[0]")  # type: ignore[index]
+    expected, found = optimizer.state_dict()["param_groups"], states[0]["param_groups"]  # type: ignore[index]
+    where = "optimizer_states[0].param_groups"
+    _check(len(found) == len(expected), f"{where} holds {len(found)} groups, expected {len(expected)}")
+    for number, (theirs, ours) in enumerate(zip(found, expected, strict=True)):
+        _check_structure(theirs, {name: ours[name] for name in ("params", "lr")}, f"{where}[{number}]", types=False)
+        _check(theirs["params"] == ours["params"], f"{where}[{number}] is of other parameters")
+    if checkpoint["global_step"] == 0:
+        return
+    for ours, group in zip(expected, optimizer.param_groups, strict=True):
+        needed = _MUON if "matrices" in group else _ADAM
+        for index, parameter in zip(ours["params"], group["params"], strict=True):
+            _check_moments(states[0]["state"].get(index), parameter, needed, index)  # type: ignore[index]
+
+
+def _check_moments(state: Any, parameter: Tensor, needed: set[str], index: int) -> None:
+    where = f"optimizer_states[0].state[{index}]"
+    _check(isinstance(state, dict), f"{where} is missing")
+    for name in sorted(needed):
+        value = state.get(name)
+        _check(isinstance(value, Tensor), f"{where}.{name} is missing")
+        shape = torch.Size() if name == "step" else parameter.shape
+        _check(value.shape == shape, f"{where}.{name} is {tuple(value.shape)} where {tuple(shape)} is expected")
+
+
+def _refuse_damaged_callbacks(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
+    states = checkpoint.get("callbacks")
+    _check(isinstance(states, dict), "callbacks is missing" if states is None else "callbacks is no dict")
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not (expected := callback.state_dict()):
+            continue
+        name = type(callback).__name__
+        if type(callback).__module__.startswith("llm."):
+            _check_structure(states.get(callback.state_key), expected, f"callbacks.{name}", types=False)  # type: ignore[union-attr]
+        elif callback.state_key not in states:  # type: ignore[operator]
+            log.warning("the checkpoint knows nothing of the callback %s, which therefore begins anew", name)
+
+
+def _check_structure(found: Any, expected: Any, where: str, types: bool = True) -> None:
+    """Check that nested dicts have the names that are expected, and counts, lists and dicts where those are expected.
+
+    Raises:
+        CheckpointError: names the first place that differs.
+    """
+    _check(found is not None, f"{where} is missing")
+    if isinstance(expected, dict):
+        _check(isinstance(found, dict), f"{where} is {type(found).__name__}, expected a dict")
+        for name, value in expected.items():
+            _check(name in found, f"{where} has no {name!r}")
+            if types and value is not None:
+                _check_structure(found[name], value, f"{where}.{name}")
+    elif isinstance(expected, int):
+        _check(isinstance(found, int) and found >= 0, f"{where} is {found!r}, expected a count")
+    elif isinstance(expected, list):
+        _check(isinstance(found, list), f"{where} is {type(found).__name__}, expected a list")
+
+
+def _check(condition: bool, problem: str) -> None:
+    if not condition:
+        raise CheckpointError(f"the checkpoint is damaged, and no run can go on from it: {problem}")
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} ({theirs.get(name)} in the checkpoint, {value} now)"
+        for name, value in ours.items()
+        if theirs.get(name) != value
+    )

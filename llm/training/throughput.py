@@ -1,0 +1,94 @@
+"""How fast a run is, and what does not count as training."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import lightning as L
+
+from llm.data.windows import Batch
+from llm.runtime.hardware import finish, peak_flops
+from llm.training.trainer_state import is_logging, log_now
+
+_seconds: WeakKeyDictionary[L.Trainer, float] = WeakKeyDictionary()
+
+
+class Throughput(L.Callback):
+    """Logs `train/tokens_per_second` over the steps since it was last logged, and what share of the device that is.
+
+    The share is `train/model_flops_utilization`: the operations that the tokens need (`flops_per_token`) by those that
+    the device could have done (`PEAK_FLOPS`; where the device is not in that table, it is not logged).
+
+    Validation, inspection, samples and checkpoints are not counted; waiting for data is. Before a clock is read, the
+    device finishes its work.
+    """
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._side_work = 0.0
+        self._start: float | None = None
+        self._validation_start = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget a run before this one."""
+        del trainer, pl_module
+        self._start = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the tokens of a batch."""
+        del outputs, batch_idx
+        if self._start is None:  # the first batch is slower: kernels are chosen, memory is found
+            self._restart(trainer)
+            return
+        self._tokens += batch[0].numel() * trainer.world_size
+        if is_logging(trainer):
+            finish(pl_module.device)
+            seconds = time.perf_counter() - self._start - (side_work_seconds(trainer) - self._side_work)
+            values = {"train/tokens_per_second": self._tokens / seconds}
+            if peak := peak_flops(pl_module.device, str(trainer.precision)):
+                flops = getattr(pl_module, "flops_per_token", None)
+                if flops is not None:
+                    done = self._tokens / trainer.world_size * flops
+                    values["train/model_flops_utilization"] = done / seconds / peak
+            pl_module.log_dict(values, logger=False)
+            log_now(trainer, values, trainer.global_step)
+            self._restart(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validation is not training time."""
+        del trainer
+        finish(pl_module.device)
+        self._validation_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Training time goes on."""
+        del pl_module
+        _seconds[trainer] = side_work_seconds(trainer) + time.perf_counter() - self._validation_start
+
+    def _restart(self, trainer: L.Trainer) -> None:
+        finish(trainer.strategy.root_device)
+        self._tokens, self._side_work, self._start = 0, side_work_seconds(trainer), time.perf_counter()
+
+
+@contextlib.contextmanager
+def side_work(trainer: L.Trainer) -> Iterator[None]:
+    """Time spent here (inspection, samples, checkpoints) does not count as training time in tokens/s."""
+    device = trainer.strategy.root_device
+    finish(device)  # what training still does there is training time
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        finish(device)
+        _seconds[trainer] = side_work_seconds(trainer) + time.perf_counter() - start
+
+
+def side_work_seconds(trainer: L.Trainer) -> float:
+    """How long this trainer has done something other than train, validations within training included."""
+    return _seconds.get(trainer, 0.0)

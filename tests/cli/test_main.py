@@ -1,0 +1,316 @@
+"""`train.py` as a user meets it: configurations, overrides, errors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import llm
+from llm.cli.main import main
+from llm.pretrained import Pretrained, export
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+TINY = ["--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8", "--data.context_length=16"]
+QUICK = [*TINY, "--data.batch_size=2", "--trainer.max_steps=3", "--trainer.limit_val_batches=2"]
+CHAR = ["--data.tokenizer.kind=char"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def run(*words: str) -> int:
+    return main(list(words), default_config=REPOSITORY / "configs" / "default.yaml")
+
+
+def error(capsys, *words: str) -> str:
+    """The one line that a failing command prints last."""
+    capsys.readouterr()
+    assert run(*words) != 0
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
+@pytest.fixture
+def trained():
+    assert run("fit", *QUICK, *CHAR) == 0
+    return next(Path("runs").rglob("last.ckpt"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
+def test_every_configuration_runs(config):
+    overrides = ["--trainer.precision=32-true", "--trainer.accumulate_grad_batches=1", "--trainer.accelerator=cpu"]
+    if "pretrained" in yaml.safe_load(config.read_text()).get("model", {}):
+        gpt = llm.GPTConfig(vocab_size=50257, context_length=16, n_layer=1, n_head=2, n_embd=8)
+        export(Pretrained("llm", gpt, llm.GPT(gpt).state_dict()), "weights.safetensors", "safetensors")
+        overrides.append("--model.pretrained=weights.safetensors")
+    assert run("fit", "--config", str(config), *QUICK, *overrides) == 0
+    assert next(Path("runs").rglob("last.ckpt")).is_file()
+
+
+@pytest.mark.parametrize(
+    ("native", "words", "precision"),
+    [
+        (True, [], "bf16-mixed"),
+        (True, ["--trainer.precision=null"], "bf16-mixed"),
+        (False, [], None),
+        (True, ["--trainer.precision=32-true"], "32-true"),
+    ],
+)
+def test_bfloat16_is_the_default_where_it_is_native_and_nobody_said_otherwise(
+    native, words, precision, monkeypatch, capsys
+):
+    monkeypatch.setattr("llm.cli.training_cli.has_native_bfloat16", lambda accelerator: native)
+    assert run("fit", *QUICK, *CHAR, *words) == 0
+    assert ("cpu, bf16-mixed" in capsys.readouterr().err) == (precision == "bf16-mixed")
+    config = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
+    assert config["trainer"]["precision"] == precision
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_no_configuration_sets_what_follows_from_the_data(config):
+    gpt = yaml.safe_load(config.read_text()).get("model", {}).get("gpt", {})
+    assert not {"vocab_size", "context_length"} & set(gpt)
+
+
+def test_the_quick_start_leaves_what_it_promises(capsys):
+    assert run("fit", *QUICK, "--trainer.log_every_n_steps=1") == 0
+    output = capsys.readouterr().err
+    folder = next(Path("runs").rglob("config.yaml")).parent
+    checkpoint, look, generate = output.strip().splitlines()[-3:]
+    assert Path(checkpoint.split()[-1]).is_file()
+    assert f"tensorboard --logdir {folder}" in look
+    assert "python -m llm generate --ckpt" in generate
+    assert re.search(r"token embeddings +\(B, T, C\) +2x16x8", output)
+    assert "block 0 / weights" in (folder / "shapes.md").read_text()
+
+    events = EventAccumulator(str(folder), {"images": 0, "tensors": 0, "scalars": 0}).Reload()
+    scalars = set(events.Tags()["scalars"])
+    for split in ("train", "validation"):
+        assert {f"{split}/loss", f"{split}/perplexity", f"{split}/token_accuracy"} <= scalars
+    assert "validation/bits_per_byte" in scalars
+    assert {"train/learning_rate", "train/gradient_norm"} <= scalars
+    first = events.Scalars("validation/loss")[0]
+    assert first.step == 0
+    assert 10 < first.value < 11.5  # about ln 50257: nothing is known yet
+    assert any(tag.startswith("attention/") for tag in events.Tags()["images"])
+    texts = {tag.removesuffix("/text_summary") for tag in events.Tags()["tensors"]}
+    assert {"config", "shapes", "samples"} <= texts
+
+
+def test_overrides_beat_the_file_and_land_in_the_run():
+    config = REPOSITORY / "configs" / "notes" / "causal.yaml"
+    assert run("fit", "--config", str(config), *QUICK, "--data.stride=7", "--model.optim.learning_rate=0.01") == 0
+    saved = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
+    assert saved["data"]["stride"] == 7
+    assert saved["model"]["optim"]["learning_rate"] == 0.01
+    assert saved["model"]["gpt"]["attention"] == "causal"
+    assert saved["trainer"]["max_steps"] == 3
+
+
+def test_printed_configuration_runs(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        run("fit", *QUICK, *CHAR, "--print_config")
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert run("fit", "--config", str(printed)) == 0
+
+
+def test_help_documents_every_option(capsys):
+    with pytest.raises(SystemExit) as status:
+        run("fit", "--help")
+    assert status.value.code == 0
+    output = capsys.readouterr().out
+    for option in ("--model.gpt.n_layer", "--model.optim.learning_rate", "--data.corpus", "--inspect.every"):
+        entry = re.search(rf"^  {option} .+\s+\S.{{20,}}", output, re.MULTILINE)
+        assert entry, option
+
+
+def test_a_run_that_sees_the_future_says_so(capsys):
+    config = REPOSITORY / "configs" / "notes" / "self.yaml"
+    assert run("fit", "--config", str(config), *QUICK) == 0
+    assert "not causal" in capsys.readouterr().err
+    events = EventAccumulator(str(next(Path("runs").rglob("config.yaml")).parent)).Reload()
+    assert "warning/text_summary" in events.Tags()["tensors"]
+
+
+def test_a_checkpoint_brings_architecture_and_tokenizer(trained, capsys):
+    capsys.readouterr()
+    assert run("validate", "--ckpt_path", str(trained)) == 0
+    assert "validation/loss" in capsys.readouterr().out
+    assert run("test", "--ckpt_path", "last") == 0
+    assert len(list(Path("runs").rglob("config.yaml"))) == 1, "evaluating is no run of its own"
+
+
+def test_resuming_goes_on_where_it_stopped(trained):
+    assert run("fit", *QUICK, "--ckpt_path", str(trained), "--trainer.max_steps=5") == 0
+    content = llm.pretrained.checkpoint.read_checkpoint(trained)
+    assert content["global_step"] == 5, "in the same folder"
+    before = llm.pretrained.checkpoint.read_checkpoint(trained.with_name("previous.ckpt"))
+    assert before["global_step"] == 3
+
+
+def test_a_resumed_run_is_one_curve(trained):
+    assert (
+        run("fit", *QUICK, "--ckpt_path", str(trained), "--trainer.max_steps=6", "--trainer.log_every_n_steps=1") == 0
+    )
+    events = EventAccumulator(str(trained.parents[1]), {"scalars": 0}).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [4, 5, 6]
+    assert [event.step for event in events.Scalars("validation/loss")] == [0, 3, 6]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "char", "word"])
+def test_the_configuration_of_a_run_goes_on_with_it_and_measures_it(kind, capsys):
+    assert run("fit", *QUICK, f"--data.tokenizer.kind={kind}") == 0
+    folder = Path("runs/gpt/version_0")
+    words = ["--config", str(folder / "config.yaml"), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
+    assert run("fit", *words, "--trainer.max_steps=5") == 0
+    assert llm.pretrained.checkpoint.read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 5
+    for command in ("validate", "test"):
+        assert run(command, *words) == 0
+    model, _ = llm.load(folder)
+    best, _ = llm.load(folder / "checkpoints" / "best.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), best.parameters(), strict=True))
+    assert [path.name for path in Path("runs/gpt").iterdir()] == ["version_0"], "evaluating is no run of its own"
+    assert "--fresh is for fit" in error(capsys, "validate", *words, "--fresh")
+
+
+def test_a_model_is_measured_on_the_text_of_its_own_run_and_that_is_said(capsys):
+    Path("mine.txt").write_text("to be or not to be, that is the question. " * 200)
+    assert run("fit", *QUICK, *CHAR, "--data.corpus=mine.txt", "--data.validation_share=0.3") == 0
+    of_the_run = EventAccumulator("runs/gpt/version_0").Reload().Scalars("validation/loss")[-1].value
+    capsys.readouterr()
+    assert run("validate", "--ckpt_path=last", "--trainer.limit_val_batches=2", "--data.batch_size=2") == 0
+    out, err = capsys.readouterr()
+    measured = float(re.search(r"validation/loss\W+([\d.]+)", out)[1])
+    assert measured == pytest.approx(of_the_run, abs=2e-3)  # in bfloat16 while training, where that is native
+    assert "model:       runs/gpt/version_0/checkpoints/last.ckpt, step 3" in err
+    assert "text:        mine.txt, the last 30% of it" in err
+    Path("other.txt").write_text("to be that or this not. " * 200)
+    assert run("test", "--ckpt_path=last", "--data.test_corpus=other.txt") == 0
+    assert "text:        other.txt\n" in capsys.readouterr().err
+    assert run("validate", "--ckpt_path=last", "--data.corpus=other.txt") == 0
+    assert "text:        other.txt, the last 10% of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--trainer.max_steps=5"], ["--trainer.max_steps=9"]])
+def test_a_short_run_is_validated_at_its_end(words, capsys):
+    Path("mine.txt").write_text("to be or not to be, that is the question. " * 8)  # 300 characters: 9 batches
+    accumulated = ["--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=1000"]
+    assert run("fit", *QUICK, *CHAR, "--data.corpus=mine.txt", "--data.stride=16", *accumulated, *words) == 0
+    assert "validation comes at the end only" in capsys.readouterr().err
+    steps = [event.step for event in EventAccumulator("runs/gpt/version_0").Reload().Scalars("validation/loss")]
+    assert steps == [0, int(words[0].rpartition("=")[2])]
+    assert Path("runs/gpt/version_0/checkpoints/best.ckpt").is_file()
+
+
+def test_what_ended_a_run_and_which_is_its_best_are_said(capsys):
+    words = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=validation/loss"]
+    words += ["--trainer.callbacks.stopping_threshold=100", "--trainer.val_check_interval=2"]
+    assert run("fit", *QUICK, *CHAR, *words) == 0
+    err = capsys.readouterr().err
+    assert "stopped early, at step 2: " in err
+    loss = EventAccumulator("runs/gpt/version_0").Reload().Scalars("validation/loss")[-1].value
+    assert f"best:        step 2, validation loss {loss:.3f}\n" in err
+
+
+def test_another_checkpoint_than_the_last_begins_a_run_of_its_own(trained):
+    best = trained.with_name("best.ckpt")
+    content = trained.read_bytes()
+    assert run("fit", *QUICK, "--ckpt_path", str(best), "--trainer.max_steps=5") == 0
+    assert trained.read_bytes() == content
+    assert Path("runs/gpt/version_1/checkpoints/last.ckpt").is_file()
+
+
+def test_a_checkpoint_brings_the_settings_of_its_optimizer(capsys):
+    assert run("fit", *QUICK, *CHAR, "--model.optim.learning_rate=0.004") == 0
+    assert run("fit", *QUICK, "--ckpt_path=last", "--trainer.max_steps=5") == 0
+    saved = yaml.safe_load(Path("runs/gpt/version_0/config.yaml").read_text())
+    assert saved["model"]["optim"]["learning_rate"] == 0.004
+    config = Path("runs/gpt/version_0/config.yaml").read_bytes()
+    message = error(capsys, "fit", *QUICK, "--ckpt_path=last", "--model.optim.learning_rate=0.005")
+    assert "learning_rate (0.004 in the checkpoint, 0.005 now)" in message
+    assert Path("runs/gpt/version_0/config.yaml").read_bytes() == config
+
+
+@pytest.mark.parametrize("words", [["--data.tokenizer.kind=gpt2"], ["--data.tokenizer.specials=[<|x|>]", *CHAR]])
+def test_another_tokenizer_than_the_checkpoint_is_refused(trained, capsys, words):
+    assert "in the checkpoint" in error(capsys, "fit", *QUICK, "--ckpt_path", str(trained), *words)
+
+
+def test_predict_continues_every_prompt(trained, capsys, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Wenna\n\nthe Bishop\n")
+    words = ["--data.prompts", str(prompts), "--model.sampling.max_new_tokens=5"]
+    assert run("predict", "--ckpt_path", str(trained), *words, "--predictions.output", "out.jsonl") == 0
+    lines = [yaml.safe_load(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [(line["line"], line["prompt"]) for line in lines] == [(1, "Wenna"), (3, "the Bishop")]
+    assert all(line["continuation"] for line in lines)
+
+
+def test_bad_input_is_one_line(capsys, tmp_path):
+    short, latin, empty = (tmp_path / name for name in ("short.txt", "latin.txt", "empty.txt"))
+    short.write_text("too short")
+    latin.write_bytes(b"caf\xe9 noir")
+    empty.write_text("")
+    for words, expected in (
+        (["--model.gpt.n_layr=3"], "did you mean --model.gpt.n_layer?"),
+        (["--n_layer=3"], "did you mean --model.gpt.n_layer?"),
+        (["--model.gpt.n_head=3"], "128 / 3 leaves 2"),
+        (["--model.gpt.vocab_size=3"], "follows from data.vocab_size"),
+        (["--data.stride=0"], "stride must be at least 1, got 0"),
+        (["--data.context_length=0"], "context_length must be at least 1, got 0"),
+        (["--inspect.features=[maps, pge]"], "film, page; got pge; did you mean page?"),
+        (["--model.gpt.attention=multihead"], "did you mean multi_head?"),
+        (["--model.gpt.n_layer=1.5"], "model.gpt.n_layer must be a whole number, got 1.5"),
+        (["--model.gpt=3"], "model.gpt takes settings by name"),
+        (["--checkpoint.every=-1"], "checkpoint.every must be at least 0"),
+        (["--samples.every=-1"], "must be at least 0 steps, got -1"),
+        (["--trainer.strategy=dpp"], "invalid strategy name"),
+        (["--trainer.val_check_interval=0"], "val_check_interval must be at least 1"),
+        (["--seed_everything=-1"], "not in bounds"),
+        (["--data.corpus=/dev/zero"], "is no regular file"),
+        (["--data.corpus=nowhere.txt"], "no corpus 'nowhere.txt'"),
+        ([f"--data.corpus={short}"], "needs 65 tokens, train has"),
+        ([f"--data.corpus={latin}"], "byte 0xe9 at offset 3"),
+        ([f"--data.corpus={empty}"], "is empty"),
+        (["--data.tokenizer.kind=nonsense"], "unknown tokenizer 'nonsense'"),
+        (["--ckpt_path=nowhere.ckpt"], "there is no checkpoint 'nowhere.ckpt'"),
+        (["--ckpt_path=last"], "there is no checkpoint in 'runs/gpt' and below; begin afresh with --fresh"),
+        ([f"--ckpt_path={short}"], "is no checkpoint"),
+    ):
+        assert expected in error(capsys, "fit", *words), words
+    assert "ckpt_path" in error(capsys, "validate")
+    assert not Path("runs").exists(), "a command that fails leaves no run behind"
+
+
+def test_bad_configuration_files_are_one_line(capsys, tmp_path):
+    for content, expected in (
+        ("model: {gpt: {n_layr: 3}}", "did you mean model.gpt.n_layer?"),
+        ("modl: {}", "did you mean model?"),
+        ("model: 3", "model must hold settings by name"),
+        ("data: [story]", "data must hold settings by name"),
+        ("", "it holds nothing"),
+        ("[1]", "it holds [1]"),
+        ("trainer: {logger: {class_path: TensorBoardLogger, init_args: {save_dr: x}}}", "did you mean save_dir?"),
+        ("trainer: {callbacks: [{class_path: EarlyStoping}]}", "no class 'EarlyStoping'"),
+        ("model: {gpt: {context_length: 3}}", "set data.context_length instead"),
+        ("model: [", "is not valid YAML"),
+    ):
+        path = tmp_path / "bad.yaml"
+        path.write_text(content)
+        assert expected in error(capsys, "fit", "--config", str(path))
+
+
+def test_another_architecture_than_the_checkpoint_is_refused(trained, capsys):
+    message = error(capsys, "fit", *CHAR, "--ckpt_path", str(trained), "--model.gpt.n_layer=2")
+    assert "n_layer (1 in the checkpoint, 2 now)" in message

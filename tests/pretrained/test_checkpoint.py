@@ -1,0 +1,108 @@
+import random
+import zipfile
+
+import pytest
+import torch
+
+import llm
+from llm.errors import CheckpointError
+from llm.model import GPT
+from llm.pretrained.checkpoint import describe, read_checkpoint
+from llm.tokenizers import CharTokenizer
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    """A checkpoint's path, and the model and tokenizer in it."""
+    model = GPT(tiny)
+    tokenizer = CharTokenizer("abcdefghijklmnop", ["<|endoftext|>"])
+    path = tmp_path / "x.ckpt"
+    weights = {f"gpt.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": weights, "llm": describe(tiny, tokenizer)}, path)
+    return path, model.eval(), tokenizer
+
+
+def test_one_line_gives_model_and_tokenizer(saved):
+    path, model, tokenizer = saved
+    loaded, its_tokenizer = llm.load(path)
+    assert its_tokenizer == tokenizer
+    assert not loaded.training
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded(ids), model(ids))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("llm"), "the format is not known"),
+        (lambda c: c.update(llm=[1]), "no entry 'llm'"),
+        (lambda c: c.update(state_dict=[1]), "no entry .* 'state_dict'"),
+        (lambda c: c["state_dict"].update({"gpt.head.weight": 3}), "'gpt.head.weight' is no tensor"),
+        (lambda c: c["llm"].update(tokenizer="char"), "tokenizer is no dict"),
+        (lambda c: c["llm"].update(tokenizer={}), "tokenizer is no dict with a kind"),
+        (lambda c: c["llm"]["gpt"].update(n_layer="1"), "n_layer must be a whole number, got '1'"),
+        (lambda c: c["llm"].update(version=99), "has version 99"),
+        (lambda c: c["llm"]["gpt"].update(n_head=3), "can't be built"),
+        (lambda c: c["llm"]["gpt"].update(unheard_of=1), "can't be built"),
+        (lambda c: c["llm"].update(tokenizer=None), "has no tokenizer"),
+        (lambda c: c["llm"]["tokenizer"].update(kind="?"), "its tokenizer can't be built"),
+        (lambda c: c["state_dict"].popitem(), "do not fit the architecture"),
+    ],
+)
+def test_what_does_not_fit_is_refused(saved, change, message):
+    path, _, _ = saved
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message):
+        llm.load(path)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path, saved):
+    text, cut = tmp_path / "text.ckpt", tmp_path / "cut.ckpt"
+    text.write_text("hello")
+    cut.write_bytes(saved[0].read_bytes()[:500])
+    for path, message in (
+        (text, "is no checkpoint"),
+        (cut, "cut short"),
+        (tmp_path / "missing.ckpt", "there is no checkpoint"),
+        (tmp_path, "is a folder"),
+        ("https://example.org/x.ckpt", "is a URL"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            read_checkpoint(path)
+
+
+def test_a_changed_bit_is_named_or_changes_nothing(saved):
+    path, model, _ = saved
+    whole, weights = path.read_bytes(), model.state_dict()
+    rng = random.Random(1)
+    refused = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            found = read_checkpoint(path)["state_dict"]
+        except CheckpointError:
+            refused += 1
+        else:
+            assert all(torch.equal(found[f"gpt.{name}"], tensor) for name, tensor in weights.items())
+    assert refused > 200
+
+
+def test_the_part_that_is_damaged_is_named(saved):
+    path, model, _ = saved
+    content = bytearray(path.read_bytes())
+    content[content.index(model.embeddings.token.weight.detach().numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"its part '.*/data/\d+' does not match its checksum"):
+        read_checkpoint(path)
+
+
+def test_a_file_that_would_grow_when_read_is_refused(tmp_path):
+    path = tmp_path / "x.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with pytest.raises(CheckpointError, match="torch does not write such files"):
+        read_checkpoint(path)

@@ -1,0 +1,189 @@
+"""Two real processes train one model, end together, and go on as if they had not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import WORDS, errors_of, start, start_command, wait_for_checkpoint, wait_until
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bench._processes import REPOSITORY, members
+from llm.pretrained.checkpoint import read_checkpoint
+from llm.runs.run_folder import newest_checkpoint
+
+needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core can't run two processes")
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.val_check_interval=3"]
+ENDLESS = "--trainer.max_steps=1000000"
+
+
+def run_to_its_end(folder: Path, *words: str) -> dict[str, torch.Tensor]:
+    """The weights that a run ends with."""
+    run = start(folder, *words)
+    errors = errors_of(run, 300)
+    assert run.returncode == 0, errors
+    return read_checkpoint(newest_checkpoint(folder / "runs"))["state_dict"]
+
+
+def curve(folder: Path, name: str) -> dict[int, float]:
+    (run,) = {path.parent for path in folder.rglob("events.out.tfevents*")}
+    events = EventAccumulator(str(run)).Reload()
+    return {event.step: event.value for event in events.Scalars(name)}
+
+
+def steps_in(text: str) -> int:
+    return int(text.split("after step ")[1].split(";")[0])
+
+
+@pytest.mark.slow
+@needs_two_cores
+def test_two_processes_train_as_one_does_with_twice_the_batch(tmp_path):
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one").mkdir()
+    words = [
+        "--trainer.max_steps=6",
+        "--model.gpt.dropout=0",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.precision=32-true",
+    ]
+    run = start(tmp_path / "two", *TWO, *words, "--data.batch_size=4", "--inspect.every=3", "--samples.every=3")
+    errors = errors_of(run, 300)
+    assert run.returncode == 0, errors
+    assert len(list((tmp_path / "two").rglob("version_*"))) == 1, "one run, one folder"
+    assert errors.count("checkpoint: ") == 1, "what is said is said once"
+    two = read_checkpoint(newest_checkpoint(tmp_path / "two"))
+    assert two["global_step"] == 6
+    assert two["TextDataModule"]["world_size"] == 2
+    one = run_to_its_end(tmp_path / "one", *words, "--trainer.val_check_interval=3", "--data.batch_size=8")
+    for name in ("train/loss", "validation/loss"):
+        ours, theirs = curve(tmp_path / "two", name), curve(tmp_path / "one", name)
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    for name, value in one.items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@needs_two_cores
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (None, signal.SIGINT)])
+def test_a_signal_to_either_process_or_both_saves_and_ends_both(tmp_path, rank, number):
+    run = start(tmp_path, *TWO, ENDLESS)
+    last = wait_for_checkpoint(tmp_path, run)
+    if rank is None:
+        os.killpg(run.pid, number)  # Ctrl+C in a terminal
+    else:
+        os.kill(members(tmp_path)[rank], number)
+    errors = errors_of(run, 60)
+    assert run.returncode == 128 + number, errors
+    assert errors.count(f"stopped by {number.name}") == 1, errors
+    assert "Traceback" not in errors
+    assert read_checkpoint(last)["global_step"] == steps_in(errors)
+    wait_until(lambda: not members(tmp_path), None, 10)
+
+
+@pytest.mark.slow
+@needs_two_cores
+def test_a_kill_of_either_process_ends_both_and_the_run_goes_on_as_if_it_had_not(tmp_path):
+    words = [*TWO, "--trainer.max_steps=300", "--checkpoint.every=10"]
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = run_to_its_end(tmp_path / "whole", *words)
+    folder = tmp_path / "killed"
+    resume: list[str] = []
+    for rank in (0, 1):
+        run = start(folder, *words, *resume)
+        last = wait_for_checkpoint(folder, run)
+        before = last.stat().st_mtime_ns
+        wait_until(lambda last=last, before=before: last.stat().st_mtime_ns > before, run)
+        began = time.monotonic()
+        os.kill(members(folder)[rank], signal.SIGKILL)
+        errors = errors_of(run, 60)
+        wait_until(lambda: not members(folder), None, 60 - (time.monotonic() - began))
+        assert run.returncode != 0
+        assert "Traceback" not in errors
+        if rank == 1:
+            assert errors.strip().splitlines()[-1].startswith("error: ")
+        resume = ["--ckpt_path=last"]
+    resumed = run_to_its_end(folder, *words, *resume)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+@pytest.mark.slow
+@needs_two_cores
+def test_another_number_of_processes_is_refused_with_both_numbers(tmp_path):
+    run_to_its_end(tmp_path, *TWO, "--trainer.max_steps=3")
+    run = start(tmp_path, "--trainer.max_steps=6", "--ckpt_path=last")
+    errors = errors_of(run)
+    assert run.returncode == 1
+    assert "world_size (2 in the checkpoint, 1 now)" in errors.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+@needs_two_cores
+def test_torchrun_starts_as_many_as_it_says_and_a_signal_or_a_kill_ends_all(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command = [*torchrun, str(REPOSITORY / "train.py"), *WORDS, ENDLESS]
+    run = start_command(tmp_path, command)
+    last = wait_for_checkpoint(tmp_path, run)
+    run.send_signal(signal.SIGTERM)
+    errors = errors_of(run, 60)
+    assert errors.count("stopped by SIGTERM") == 1, errors
+    assert read_checkpoint(last)["global_step"] == steps_in(errors)
+    assert read_checkpoint(last)["TextDataModule"]["world_size"] == 2
+    assert len(list(tmp_path.rglob("version_*"))) == 1, "one run, one folder"
+    wait_until(lambda: not members(tmp_path), None, 60)
+
+    saved = last.stat().st_mtime_ns
+    run = start_command(tmp_path, [*command, "--ckpt_path=last"])
+    wait_until(lambda: newest_checkpoint(tmp_path / "runs").stat().st_mtime_ns > saved, run)
+    os.kill(members(tmp_path)[-1], signal.SIGKILL)
+    errors_of(run, 60)
+    assert run.returncode != 0
+    wait_until(lambda: not members(tmp_path), None, 60)
+
+
+def test_more_processes_than_cores_are_refused(tmp_path):
+    run = start(tmp_path, "--trainer.devices=999", "--trainer.strategy=ddp")
+    errors = errors_of(run)
+    assert run.returncode == 1
+    assert "999 processes, and this one has" in errors.strip().splitlines()[-1]
+
+
+def test_fsdp_without_a_gpu_is_refused_in_a_line(tmp_path):
+    run = start(tmp_path, "--trainer.strategy=fsdp")
+    errors = errors_of(run)
+    assert run.returncode == 1
+    assert "Traceback" not in errors
+    assert "fsdp" in errors.strip().splitlines()[-1].lower()
+
+
+@pytest.mark.gpu
+def test_fsdp_trains_as_one_device_does_and_goes_on(tmp_path):
+    devices = torch.cuda.device_count()
+    words = [
+        "--trainer.accelerator=cuda",
+        "--trainer.precision=32-true",
+        "--model.gpt.dropout=0",
+        "--model.optim.final_learning_rate=1.0",
+    ]
+    sharded = [*words, f"--trainer.devices={devices}", "--trainer.strategy=fsdp", "--data.batch_size=4"]
+    for name in ("one", "sharded"):
+        (tmp_path / name).mkdir()
+    one = [*words, "--trainer.devices=1", f"--data.batch_size={4 * devices}"]
+    expected = run_to_its_end(tmp_path / "one", *one, "--trainer.max_steps=6")
+    run_to_its_end(tmp_path / "sharded", *sharded, "--trainer.max_steps=3")
+    found = run_to_its_end(tmp_path / "sharded", *sharded, "--trainer.max_steps=6", "--ckpt_path=last")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_fsdp_refuses_muon(tmp_path):
+    run = start(tmp_path, "--trainer.accelerator=cuda", "--trainer.strategy=fsdp", "--model.optim.kind=muon")
+    errors = errors_of(run)
+    assert run.returncode == 1
+    assert "needs whole matrices" in errors.strip().splitlines()[-1]
