@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -36,41 +37,63 @@ def loop(size: Size, ids: torch.Tensor, compiled: bool) -> None:
             optimizer.step()
 
 
+def module_step(
+    model: GPT, optimizer: torch.optim.Optimizer, compiled: bool = False, precision: torch.dtype | None = torch.bfloat16
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Our module's own step without a Trainer: inputs and targets `(B, T)` -> the loss.
+
+    Args:
+        model: what is trained, where it is.
+        optimizer: of all its parameters.
+        compiled: as with `--model.compile true`.
+        precision: of autocast; None for none.
+    """
+    from llm.training.compiling import Compiled
+    from llm.training.loss import head_loss, to_gradient, to_gradient_in_one
+
+    parameters = list(model.parameters())
+    device = parameters[0].device.type
+    features = Compiled(model.features) if compiled else model.features
+    gradient = Compiled(to_gradient_in_one, to_gradient) if compiled else to_gradient
+
+    def step(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad()
+        with torch.autocast(device, precision, enabled=precision is not None):
+            loss = head_loss(model.head, features(inputs), targets, to_gradient=gradient).loss
+        loss.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if norm > 1.0:  # as the module does: nothing is multiplied by one
+            torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
 def module_loop(size: Size, ids: torch.Tensor) -> None:
-    """Our module's own step without a Trainer: what the Trainer's own cost is measured against."""
-    from llm.tasks import LanguageModel
-    from llm.training.loss import head_loss
+    """Our module's own step, again and again: what the Trainer's own cost is measured against."""
+    from llm import OptimConfig
     from llm.training.optimizer import build_optimizer
 
-    module = LanguageModel(gpt_config(size)).to(DEVICE)
-    optimizer = build_optimizer(module.gpt, module.optim)
-    parameters = list(module.gpt.parameters())
+    model = GPT(gpt_config(size)).to(DEVICE)
+    step = module_step(model, build_optimizer(model, OptimConfig()))
     ids = ids.to(DEVICE)
     while True:
         for batch in ids.split(size["B"]):
-            optimizer.zero_grad()
-            with torch.autocast(DEVICE, torch.bfloat16):
-                loss = head_loss(module.gpt.head, module.gpt.features(batch[:, :-1]), batch[:, 1:]).loss
-            loss.backward()
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            if norm > 1.0:  # as the module does: nothing is multiplied by one
-                torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
-            optimizer.step()
+            step(batch[:, :-1], batch[:, 1:])
 
 
 def trainer(size: Size, ids: torch.Tensor, folder: Path, *flags: str) -> None:
-    """As a user does: `train.py fit` with all its callbacks, on a text of random tokens."""
-    from llm import TokenizerConfig
+    """As a user does: `train.py fit` with all its callbacks, on random tokens: a text of characters, or GPT-2's ids."""
     from llm.cli.main import main as train
-    from llm.tokenizers import build_tokenizer
 
-    corpus, tokenizer = folder / "corpus.txt", "gpt2"
+    corpus, tokenizer = folder / "corpus.bin", "gpt2"
     if size["V"] == 65:
+        corpus, tokenizer = folder / "corpus.txt", "char"
         letters = [chr(ord("0") + token) for token in range(65)]
         corpus.write_text("".join(letters) + "".join(letters[token] for token in ids.flatten().tolist()))
-        tokenizer = "char"
     else:
-        corpus.write_text(build_tokenizer(TokenizerConfig("gpt2"), []).decode(ids.flatten().tolist()))
+        ids.flatten().numpy().astype("<u2").tofile(corpus)
     words = {
         "data.corpus": corpus,
         "data.tokenizer.kind": tokenizer,
