@@ -177,7 +177,7 @@ def _too_short(folder: Path, rng: random.Random) -> str:
     words, found = rng.choice(
         [
             (["--data.corpus=short.txt"], "train has 6, validation has 1"),
-            (["--data.validation_share=0.001"], "validation has 2"),
+            (["--data.validation_fraction=0.001"], "validation has 2"),
             (["--data.validation_corpus=short.txt"], "validation has 7"),
         ]
     )

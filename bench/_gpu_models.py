@@ -125,7 +125,7 @@ def modern(lab: Lab) -> None:
         TokenizerConfig(),
         lab.gpt.context_length,
         batch_size=1,  # windows are drawn from its tokens here
-        validation_share=share,
+        validation_fraction=share,
         cache_dir=str(lab.folder / "cache"),
     )
     data.prepare_data()

@@ -53,7 +53,7 @@ def words_of(lab: Lab, folder: Path) -> list[str]:
         "model.gpt.n_embd": 16 if lab.tiny else 128,
         "model.gpt.dropout": 0.1,
         "model.optim.warmup_steps": 2,
-        "model.optim.final_learning_rate": 1.0,
+        "model.optim.final_learning_rate_ratio": 1.0,
         "model.sampling.max_new_tokens": 4,
         "trainer.accelerator": lab.device,
         "trainer.devices": 1,

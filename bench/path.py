@@ -48,7 +48,7 @@ GPT2 = {
         "learning_rate": 1e-2,
         "beta2": 0.99,
         "warmup_steps": 100,
-        "final_learning_rate": 0.0,
+        "final_learning_rate_ratio": 0.0,
         "weight_decay": 0.1,
     },
 }

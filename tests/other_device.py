@@ -73,7 +73,13 @@ def main() -> None:
     """Check every attention, and a model with all that GPT-2 has not."""
     _setup_privateuseone_for_python_backend()
     torch.privateuseone.get_amp_supported_dtype = lambda: [torch.bfloat16]  # type: ignore[attr-defined]
-    modern = {"positions": "rotary", "qk_norm": True, "norm": "rms_norm", "mlp": "squared_relu", "vocab_multiple": 64}
+    modern = {
+        "positions": "rotary",
+        "qk_norm": True,
+        "norm": "rms_norm",
+        "activation": "squared_relu",
+        "vocab_multiple": 64,
+    }
     for settings in ({}, modern, *({"attention": kind} for kind in ("dot", "self", "causal"))):
         check(GPTConfig(V, T, n_layer=2, n_head=2, n_embd=16, **settings))  # type: ignore[arg-type]
     print("all on the device")

@@ -82,7 +82,7 @@ def fit(
         context_length=8,
         batch_size=4,
         stride=8,
-        validation_share=0.3,
+        validation_fraction=0.3,
         cache_dir=str(folder / "cache"),
         num_workers=options.pop("num_workers", 0),
     )

@@ -129,7 +129,7 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
         return {}
 
 
-_OF_A_TEXT = ("corpus", "validation_corpus", "validation_share", "test_corpus")
+_OF_A_TEXT = ("corpus", "validation_corpus", "validation_fraction", "test_corpus")
 
 
 def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:

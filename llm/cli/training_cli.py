@@ -182,7 +182,7 @@ class GPTCLI(LightningCLI):
         model = f"{config.ckpt_path}, step {self.start.step:,}" if config.ckpt_path else config.model.pretrained
         data = config.data
         text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
-        text = text or f"{data.corpus}, the last {data.validation_share:.0%} of it"
+        text = text or f"{data.corpus}, the last {data.validation_fraction:.0%} of it"
         log.info("model:       %s\ntext:        %s", model, text)
 
     def _parse_ckpt_path(self) -> None:

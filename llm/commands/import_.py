@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context_length", type=int, help="keep this many of the first positions only (all)")
     parser.add_argument("--vocab_multiple", type=int, help="pad the vocabulary to a multiple, for speed (as it is)")
     parser.add_argument("--n_head", type=int, help="number of heads, for files that don't say it")
-    parser.add_argument("--mlp", help="activation, for files that don't say it: gelu, gelu_exact, relu or silu")
+    parser.add_argument(
+        "--activation", help="of the perceptrons, for files that don't say it: gelu, gelu_exact, relu or silu"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
 
 
@@ -37,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     refuse_source(arguments.source, arguments.out)
     refuse_existing(Path(arguments.out), arguments.overwrite)
-    found = read_pretrained(arguments.source, {"n_head": arguments.n_head, "mlp": arguments.mlp})
+    found = read_pretrained(arguments.source, {"n_head": arguments.n_head, "activation": arguments.activation})
     wanted = {"context_length": arguments.context_length, "vocab_multiple": arguments.vocab_multiple}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     found = adapt(found, dataclasses.replace(found.config, **wanted))

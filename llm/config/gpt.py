@@ -43,14 +43,15 @@ class GPTConfig:
             on the distance alone (Su et al. 2021).
         qk_norm: compare queries and keys by the cosine of their angle times a trained factor, one for each layer, so
             that no score grows without bound (Henry et al. 2020).
-        scores: `scaled` divides query·key by the square root of the head size, `raw` does not.
-        weights: `softmax` over the scores, or each score over their `sum` (a step on the notes' way; it can
-            divide by zero, so train with softmax).
+        scale_scores: whether the attention scores, query·key, are divided by the square root of the head size.
+        normalize_scores: how scores become attention weights: `softmax`, or each score over their `sum` (a step on
+            the notes' way; it can divide by zero, so train with softmax).
         norm: before each part of a block and before the head: `layer_norm`, `rms_norm`, which divides by the root mean
             square and neither centres nor shifts (Zhang & Sennrich 2019), or `none`.
         norm_epsilon: added to the variance, or the mean square, under the norm's square root.
-        mlp: a two-layer perceptron after each attention, named by its activation: `gelu` in GPT-2's tanh form,
-            `gelu_exact`, `relu`, `silu` or `squared_relu` (So et al. 2021); or none.
+        mlp: what follows each attention: `plain` is a two-layer perceptron; or `none`.
+        activation: between its two layers: `gelu` in GPT-2's tanh form, `gelu_exact`, `relu`, `silu` or
+            `squared_relu` (So et al. 2021).
         mlp_hidden: size of its hidden layer. Default: 4 C.
         residual: whether each part of a block adds to its input or replaces it.
         projection_init: how the last matrix of each part of a block starts: `small` and random, the smaller the more
@@ -71,11 +72,12 @@ class GPTConfig:
     attention: AttentionKind = "multi_head"
     positions: Literal["learned", "rotary"] = "learned"
     qk_norm: bool = False
-    scores: Literal["scaled", "raw"] = "scaled"
-    weights: Literal["softmax", "sum"] = "softmax"
+    scale_scores: bool = True
+    normalize_scores: Literal["softmax", "sum"] = "softmax"
     norm: Literal["layer_norm", "rms_norm", "none"] = "layer_norm"
     norm_epsilon: float = 1e-5
-    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "squared_relu", "none"] = "gelu"
+    mlp: Literal["plain", "none"] = "plain"
+    activation: Literal["gelu", "gelu_exact", "relu", "silu", "squared_relu"] = "gelu"
     mlp_hidden: int | None = None
     residual: bool = True
     projection_init: Literal["small", "zero"] = "small"

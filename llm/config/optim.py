@@ -20,8 +20,8 @@ class OptimConfig:
         muon_momentum: decay of Muon's running mean of the gradients.
         schedule: after the warm-up, `cosine` falls along half a wave; `warmup_stable_decay` stays at the peak, then
             falls in a line (Hu et al. 2024). Both learning rates follow it.
-        decay_share: of `warmup_stable_decay`: how much of the run the fall takes, from 0 to 1.
-        final_learning_rate: where the fall ends, as a share of the peak.
+        decay_fraction: of `warmup_stable_decay`: how much of the run the fall takes, from 0 to 1.
+        final_learning_rate_ratio: the last learning rate divided by the peak.
         warmup_steps: optimizer steps from zero to the peak.
         weight_decay: applied to matrices and embeddings, not to biases and norms.
         beta1: decay of AdamW's running mean of the gradients.
@@ -34,8 +34,8 @@ class OptimConfig:
     muon_learning_rate: float = 0.02
     muon_momentum: float = 0.95
     schedule: Literal["cosine", "warmup_stable_decay"] = "cosine"
-    decay_share: float = 0.4
-    final_learning_rate: float = 0.1
+    decay_fraction: float = 0.4
+    final_learning_rate_ratio: float = 0.1
     warmup_steps: int = 50
     weight_decay: float = 0.1
     beta1: float = 0.9
@@ -47,10 +47,13 @@ class OptimConfig:
             check(self.learning_rate > 0, f"learning_rate must be above 0, got {self.learning_rate}")
             check(self.muon_learning_rate > 0, f"muon_learning_rate must be above 0, got {self.muon_learning_rate}")
             check(0 <= self.muon_momentum < 1, f"muon_momentum must be in [0, 1), got {self.muon_momentum}")
-            check(0 <= self.decay_share <= 1, f"decay_share is a share of the run, from 0 to 1, got {self.decay_share}")
             check(
-                0 <= self.final_learning_rate <= 1,
-                f"final_learning_rate is a share of learning_rate, from 0 to 1, got {self.final_learning_rate}",
+                0 <= self.decay_fraction <= 1,
+                f"decay_fraction must be from 0 to 1, got {self.decay_fraction}",
+            )
+            check(
+                0 <= self.final_learning_rate_ratio <= 1,
+                f"final_learning_rate_ratio must be from 0 to 1, got {self.final_learning_rate_ratio}",
             )
             check(self.warmup_steps >= 0, f"warmup_steps must be at least 0, got {self.warmup_steps}")
             check(self.weight_decay >= 0, f"weight_decay must be at least 0, got {self.weight_decay}")

@@ -65,15 +65,16 @@ class Attention(nn.Module):
     """What the four kinds share; while training, dropout on the weights too.
 
     Args:
-        config: uses `n_embd`, `n_head`, `positions`, `qk_norm`, `scores`, `weights`, `dropout`, `bias` and `qkv_bias`.
+        config: uses `n_embd`, `n_head`, `positions`, `qk_norm`, `scale_scores`, `normalize_scores`, `dropout`, `bias`
+            and `qkv_bias`.
     """
 
     is_causal = False
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.scale = 1.0 if config.scores == "raw" else 1.0 / math.sqrt(config.head_size)
-        self.normalise = config.weights
+        self.scale = 1.0 / math.sqrt(config.head_size) if config.scale_scores else 1.0
+        self.normalize = config.normalize_scores
         self.dropout = config.dropout
 
     def project(self, x: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         """
         if mask is None and self.is_causal:
             mask = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
-        if self.normalise == "sum":
+        if self.normalize == "sum":
             scores = scores if mask is None else scores.masked_fill(~mask, 0.0)
             return scores / scores.sum(dim=-1, keepdim=True)
         scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
@@ -113,7 +114,7 @@ class Attention(nn.Module):
         A mask, True where a query may see a key, takes the place of this kind's own.
         """
         dropout = self.dropout if self.training else 0.0
-        if self.normalise == "sum":  # no fused kernel divides by the sum
+        if self.normalize == "sum":  # no fused kernel divides by the sum
             weights = self.weights(self.scores(query, key), mask)
             return F.dropout(weights, dropout) @ value
         is_causal = self.is_causal and mask is None

@@ -19,7 +19,7 @@ def build_norm(config: GPTConfig) -> nn.Module:
 
 
 def build_activation(config: GPTConfig) -> nn.Module:
-    """The function between the two layers of the perceptron that `config.mlp` names.
+    """The function between the two layers of the perceptron that `config.activation` names.
 
     GPT-2 has GELU in its tanh form (Hendrycks & Gimpel 2016, section 2).
     """
@@ -30,7 +30,7 @@ def build_activation(config: GPTConfig) -> nn.Module:
         "silu": nn.SiLU(),
         "squared_relu": SquaredReLU(),
     }
-    return activations[config.mlp]
+    return activations[config.activation]
 
 
 class SquaredReLU(nn.Module):

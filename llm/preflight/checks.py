@@ -186,7 +186,7 @@ def validation(plan: Plan) -> Iterator[str]:
         return
     every = plan.validates_every
     if every is None:
-        yield "there is no validation, so there will be no best.ckpt; set data.validation_share or .validation_corpus"
+        yield "there is no validation, so no best.ckpt; set data.validation_fraction or data.validation_corpus"
     elif (
         every > (batches := plan.batches_until(plan.steps)) and plan.setting("trainer.check_val_every_n_epoch") is None
     ):

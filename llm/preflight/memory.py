@@ -153,7 +153,7 @@ def activation_bytes(config: GPTConfig, batch_size: int, precision: str, device:
     if config.positions == "rotary":
         per_token += 2 * C * value
     passing = 4 * config.hidden_size * value
-    if config.weights == "sum" or (dropout and on_cpu):
+    if config.normalize_scores == "sum" or (dropout and on_cpu):
         per_token += 3 * config.heads * T * attended
         passing = max(passing, 5 * config.heads * T * attended)
     tokens = batch_size * T

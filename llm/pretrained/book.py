@@ -34,5 +34,5 @@ def read(tensors: Tensors, told: Told) -> Pretrained:
         CheckpointError: the tensors are not the book's, or the number of heads is needed.
     """
     tied = "out_head.weight" not in tensors  # its GPTModel has a head of its own, even where the values are the same
-    config = LAYOUT.infer(tensors, **({"mlp": "gelu", "bias": True, "tie_head": tied} | told))
+    config = LAYOUT.infer(tensors, **({"activation": "gelu", "bias": True, "tie_head": tied} | told))
     return Pretrained("LLMs-from-scratch", config, LAYOUT.to_ours(tensors, config))

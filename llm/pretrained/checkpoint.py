@@ -22,7 +22,7 @@ from llm.runtime.trust import refuse_named_code
 from llm.tokenizers import Tokenizer
 
 ENTRY = "llm"
-VERSION = 1
+VERSION = 2
 WEIGHTS_PREFIX = "gpt."
 
 

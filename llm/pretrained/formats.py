@@ -30,7 +30,7 @@ def read_pretrained(source: str | Path, told: Told | None = None) -> Pretrained:
 
     Args:
         source: a path, or `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` for OpenAI's published weights.
-        told: settings that some formats don't state, `n_head` and `mlp`; not used where the format does.
+        told: settings that some formats don't state, `n_head` and `activation`; not used where the format does.
 
     Raises:
         CheckpointError: it can't be found, read, or recognised, or its tensors don't fit; says why.

@@ -64,7 +64,7 @@ def read(tensors: Tensors, folder: Path, told: Told) -> Pretrained:
                 "lm_head.weight and wte.weight differ: set tie_word_embeddings to false there, or remove lm_head.weight"
             )
     else:
-        config = LAYOUT.infer(tensors, **({"mlp": "gelu"} | told))
+        config = LAYOUT.infer(tensors, **({"activation": "gelu"} | told))
         notes.append(f"there is no config.json beside the weights: taken for a GPT-2 with {config.n_head} heads")
     weights = LAYOUT.to_ours(tensors, config)
     return Pretrained("Hugging Face", config, weights, notes=tuple(notes))
@@ -102,9 +102,9 @@ def config_from_json(theirs: dict[str, Any], where: str, notes: list[str]) -> GP
             n_layer=theirs.get("n_layer", 12),
             n_head=theirs.get("n_head", 12),
             n_embd=n_embd,
-            scores="scaled" if theirs.get("scale_attn_weights", True) else "raw",
+            scale_scores=theirs.get("scale_attn_weights", True),
             norm_epsilon=theirs.get("layer_norm_epsilon", 1e-5),
-            mlp=ACTIVATIONS[activation],  # type: ignore[arg-type]
+            activation=ACTIVATIONS[activation],  # type: ignore[arg-type]
             mlp_hidden=None if hidden == 4 * n_embd else hidden,
             dropout=dropouts[0],
             tie_head=theirs.get("tie_word_embeddings", True),
@@ -130,9 +130,9 @@ def config_to_json(config: GPTConfig, end_of_text_id: int | None) -> dict[str, A
         "n_layer": config.n_layer,
         "n_head": config.n_head,
         "n_inner": config.mlp_hidden,
-        "activation_function": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.mlp),
+        "activation_function": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
         "layer_norm_epsilon": config.norm_epsilon,
-        "scale_attn_weights": config.scores == "scaled",
+        "scale_attn_weights": config.scale_scores,
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
@@ -152,13 +152,14 @@ def refuse_what_does_not_fit(config: GPTConfig) -> None:
         "attention": "multi_head",
         "positions": "learned",
         "qk_norm": False,
-        "weights": "softmax",
+        "normalize_scores": "softmax",
         "norm": "layer_norm",
+        "mlp": "plain",
         "residual": True,
     }
     wrong = [f"{name} is {getattr(config, name)}" for name, value in needed.items() if getattr(config, name) != value]
-    if config.mlp not in ACTIVATIONS.values():
-        wrong.append(f"mlp is {config.mlp}")
+    if config.activation not in ACTIVATIONS.values():
+        wrong.append(f"activation is {config.activation}")
     if wrong:
         raise ConfigError(
             f"GPT-2's format has no place for this architecture: {', '.join(wrong)}; use --format safetensors"

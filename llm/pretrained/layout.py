@@ -116,8 +116,8 @@ class Layout:
 
         Args:
             tensors: by their names, without prefixes.
-            known: settings that no tensor shows (`n_head`, `mlp`), or that are stated elsewhere. Without `n_head`
-                it is that of GPT-2's published size, if the tensors are of one.
+            known: settings that no tensor shows (`n_head`, `activation`), or that are stated elsewhere. Without
+                `n_head` it is that of GPT-2's published size, if the tensors are of one.
 
         Raises:
             CheckpointError: the tensors show no architecture, or `n_head` is needed or does not fit.

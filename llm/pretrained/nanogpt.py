@@ -52,7 +52,7 @@ def read_nanogpt(checkpoint: dict[str, Any], told: Told) -> Pretrained:
             n_layer=args["n_layer"],
             n_head=args["n_head"],
             n_embd=args["n_embd"],
-            mlp=told.get("mlp", "gelu_exact"),
+            activation=told.get("activation", "gelu_exact"),
             dropout=args.get("dropout", 0.0),
             bias=args.get("bias", True),
             qkv_bias=args.get("bias", True),
@@ -68,7 +68,7 @@ def read_mingpt(tensors: Tensors, folder: Path, told: Told) -> Pretrained:
     Raises:
         CheckpointError: the tensors are not minGPT's, or the number of heads is needed.
     """
-    config = LAYOUT.infer(tensors, **({"mlp": "gelu", "n_head": _heads(folder)} | told))
+    config = LAYOUT.infer(tensors, **({"activation": "gelu", "n_head": _heads(folder)} | told))
     return Pretrained("minGPT", config, LAYOUT.to_ours(tensors, config))
 
 
@@ -81,7 +81,7 @@ def read_old_mingpt(tensors: Tensors, told: Told) -> Pretrained:
     position = tensors["pos_emb"]  # a bare parameter (1, T, C)
     tensors = {name: tensor for name, tensor in tensors.items() if name != "pos_emb"}
     tensors["pos_emb.weight"] = position[0] if position.ndim == 3 and len(position) == 1 else position
-    config = OLD_MINGPT_LAYOUT.infer(tensors, **({"mlp": "gelu_exact", "tie_head": False} | told))
+    config = OLD_MINGPT_LAYOUT.infer(tensors, **({"activation": "gelu_exact", "tie_head": False} | told))
     return Pretrained("minGPT", config, OLD_MINGPT_LAYOUT.to_ours(tensors, config))
 
 

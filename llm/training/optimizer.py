@@ -98,9 +98,9 @@ def learning_rate_at(step: int, config: OptimConfig, total_steps: int | None) ->
         progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
         left = 0.5 * (1 + math.cos(math.pi * progress))
     else:
-        decay_steps = min(config.decay_share * total_steps, total_steps - config.warmup_steps)
+        decay_steps = min(config.decay_fraction * total_steps, total_steps - config.warmup_steps)
         left = min(1.0, max(0.0, total_steps - step) / max(1, decay_steps))
-    return config.final_learning_rate + (1 - config.final_learning_rate) * left
+    return config.final_learning_rate_ratio + (1 - config.final_learning_rate_ratio) * left
 
 
 def build_schedule(

@@ -163,7 +163,7 @@ def test_text_from_the_shell_that_is_no_unicode(capsys, trained):
     ("words", "needed", "found"),
     [
         (["--data.corpus=short.txt"], "needs 17 tokens", "train has 9, validation has 2"),
-        (["--data.validation_share=0.0001"], "needs 17 tokens", "validation has 3 (validation_share is 0.0001)"),
+        (["--data.validation_fraction=0.0001"], "needs 17 tokens", "validation has 3 (validation_fraction is 0.0001)"),
         (["--data.validation_corpus=short.txt"], "needs 17 tokens", "validation has 11"),
         (["--data.context_length=100000"], "needs 100,001 tokens", "train has"),
     ],

@@ -186,7 +186,7 @@ def test_the_configuration_of_a_run_goes_on_with_it_and_measures_it(kind, capsys
 
 def test_a_model_is_measured_on_the_text_of_its_own_run_and_that_is_said(capsys):
     Path("mine.txt").write_text("to be or not to be, that is the question. " * 200)
-    assert run("fit", *QUICK, *CHAR, "--data.corpus=mine.txt", "--data.validation_share=0.3") == 0
+    assert run("fit", *QUICK, *CHAR, "--data.corpus=mine.txt", "--data.validation_fraction=0.3") == 0
     of_the_run = EventAccumulator("runs/gpt/version_0").Reload().Scalars("validation/loss")[-1].value
     capsys.readouterr()
     assert run("validate", "--ckpt_path=last", "--trainer.limit_val_batches=2", "--data.batch_size=2") == 0

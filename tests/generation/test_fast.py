@@ -9,7 +9,7 @@ from llm.generation import FastStep, generate_batch
 from llm.generation.fast import RowLinear, is_worth_it
 from llm.model import KeyValueCache, decode
 
-MODERN = {"positions": "rotary", "qk_norm": True, "norm": "rms_norm", "mlp": "squared_relu", "bias": False}
+MODERN = {"positions": "rotary", "qk_norm": True, "norm": "rms_norm", "activation": "squared_relu", "bias": False}
 GREEDY = SamplingConfig(max_new_tokens=12, temperature=0.0, fast="never")
 
 

@@ -18,7 +18,7 @@ from llm.model import DotAttention
 @given(T=st.integers(1, 6), C=st.integers(1, 5), seed=st.integers(0, 9))
 def test_the_steps_are_dot_attention(T, C, seed):
     x = torch.randn(T, C, generator=torch.Generator().manual_seed(seed))
-    attention = DotAttention(GPTConfig(n_embd=C, attention="dot", scores="raw", dropout=0.0))
+    attention = DotAttention(GPTConfig(n_embd=C, attention="dot", scale_scores=False, dropout=0.0))
     scores = all_scores_by_loops(x)
     torch.testing.assert_close(scores, x @ x.T)
     weights = naive_softmax(scores)

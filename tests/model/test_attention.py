@@ -29,7 +29,7 @@ def make(kind, seed=0, **options):
 
 
 def simple(**options):
-    return DotAttention(GPTConfig(n_embd=3, n_head=1, attention="dot", scores="raw", **options)).eval()
+    return DotAttention(GPTConfig(n_embd=3, n_head=1, attention="dot", scale_scores=False, **options)).eval()
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_one_query(golden):
 
     scores = attention.scores(second, key)
     torch.testing.assert_close(scores[0, 0, 0], golden["scores_of_query_1"], **FOUR_DECIMALS)
-    shares = simple(weights="sum").weights(scores)
+    shares = simple(normalize_scores="sum").weights(scores)
     torch.testing.assert_close(shares[0, 0, 0], golden["sum_normalised_of_query_1"], **FOUR_DECIMALS)
     of_shares = attention.weights(shares)
     expected = golden["softmax_of_the_sum_normalised_of_query_1"]
@@ -133,10 +133,10 @@ def test_every_kind_has_a_class():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scores", ["scaled", "raw"])
+@pytest.mark.parametrize("scale_scores", [True, False])
 @given(**shapes)
-def test_fused_attention_is_the_explicit_one(kind, scores, B, T, seed):
-    attention = make(kind, seed, scores=scores)
+def test_fused_attention_is_the_explicit_one(kind, scale_scores, B, T, seed):
+    attention = make(kind, seed, scale_scores=scale_scores)
     query, key, value = attention.project(torch.randn(B, T, 12))
     weights = attention.weights(attention.scores(query, key))
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
@@ -145,7 +145,7 @@ def test_fused_attention_is_the_explicit_one(kind, scores, B, T, seed):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sum_normalised_weights_are_shares_and_are_used(kind):
-    attention = make(kind, weights="sum", scores="raw")
+    attention = make(kind, normalize_scores="sum", scale_scores=False)
     query, key, value = (tensor.abs() + 0.1 for tensor in attention.project(torch.randn(2, 5, 12)))
     scores = attention.scores(query, key)
     weights = attention.weights(scores)
@@ -189,7 +189,7 @@ def test_shapes(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_divided_by_the_root_of_the_head_size(kind):
-    raw, scaled = make(kind, scores="raw"), make(kind, scores="scaled")
+    raw, scaled = make(kind, scale_scores=False), make(kind, scale_scores=True)
     query, key, _ = raw.project(torch.randn(2, 5, 12))
     size = query.shape[-1]
     torch.testing.assert_close(raw.scores(query, key), query @ key.transpose(-2, -1))

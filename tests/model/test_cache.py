@@ -32,7 +32,7 @@ def logits_step_by_step(model, ids, lengths, n_slots):
     lengths=st.lists(st.integers(1, 8), min_size=1, max_size=4),
     attention=st.sampled_from(["causal", "multi_head"]),
     norm=st.sampled_from(["layer_norm", "none"]),
-    mlp=st.sampled_from(["gelu", "none"]),
+    mlp=st.sampled_from(["plain", "none"]),
     residual=st.booleans(),
     bias=st.booleans(),
 )
@@ -50,9 +50,9 @@ def test_every_step_gives_the_logits_of_the_whole_model(tiny, seed, lengths, att
     assert n_steps == 9 - max(lengths)
 
 
-@pytest.mark.parametrize("scores", ["raw", "scaled"])
-def test_scores_over_their_sum_are_cached_too(tiny, scores):
-    model = make(replace(tiny, weights="sum", scores=scores)).double()
+@pytest.mark.parametrize("scale_scores", [False, True])
+def test_scores_over_their_sum_are_cached_too(tiny, scale_scores):
+    model = make(replace(tiny, normalize_scores="sum", scale_scores=scale_scores)).double()
     ids = torch.randint(17, (2, 8))
     whole = model(ids)
     for positions, logits in logits_step_by_step(model, ids, [1, 4], 8):

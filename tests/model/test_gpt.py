@@ -59,7 +59,7 @@ def test_published_sizes(size, n_parameters):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("norm", "mlp", "residual"), list(product(("layer_norm", "none"), ("gelu", "none"), (True, False)))
+    ("norm", "mlp", "residual"), list(product(("layer_norm", "none"), ("plain", "none"), (True, False)))
 )
 def test_every_choice_gives_logits(tiny, kind, norm, mlp, residual):
     model = GPT(replace(tiny, attention=kind, norm=norm, mlp=mlp, residual=residual))
@@ -150,7 +150,7 @@ def test_the_perceptron_uses_gelu_in_its_tanh_form(tiny):
 )
 def test_other_activations_and_hidden_sizes(tiny, name, function):
     torch.manual_seed(0)
-    mlp = MLP(replace(tiny, mlp=name, mlp_hidden=5))
+    mlp = MLP(replace(tiny, activation=name, mlp_hidden=5))
     x = torch.randn(2, 5, 8)
     assert mlp.expand(x).shape == (2, 5, 5)
     torch.testing.assert_close(mlp(x), mlp.projection(function(mlp.expand(x))))

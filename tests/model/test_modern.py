@@ -21,7 +21,7 @@ MODERN = {
     "positions": "rotary",
     "qk_norm": True,
     "norm": "rms_norm",
-    "mlp": "squared_relu",
+    "activation": "squared_relu",
     "bias": False,
     "qkv_bias": False,
     "projection_init": "zero",
@@ -216,8 +216,11 @@ def test_a_shared_file_is_the_whole_model(tiny, tmp_path, settings):
         ({"positions": "rotary"}, "positions is rotary"),
         ({"qk_norm": True}, "qk_norm is True"),
         ({"norm": "rms_norm"}, "norm is rms_norm"),
-        ({"mlp": "squared_relu"}, "mlp is squared_relu"),
-        (MODERN, "positions is rotary, qk_norm is True, norm is rms_norm, mlp is squared_relu; use --format safetens"),
+        ({"activation": "squared_relu"}, "activation is squared_relu"),
+        (
+            MODERN,
+            "positions is rotary, qk_norm is True, norm is rms_norm, activation is squared_relu; use --format safetens",
+        ),
     ],
     ids=str,
 )

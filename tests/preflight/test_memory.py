@@ -44,7 +44,7 @@ def kept(config: GPTConfig, batch_size: int, precision: str) -> int:
         {"dropout": 0.0},
         {"dropout": 0.2},
         {"dropout": 0.0, "context_length": 256},
-        {"dropout": 0.0, "positions": "rotary", "qk_norm": True, "norm": "rms_norm", "mlp": "squared_relu"},
+        {"dropout": 0.0, "positions": "rotary", "qk_norm": True, "norm": "rms_norm", "activation": "squared_relu"},
         {"dropout": 0.0, "attention": "causal"},
     ],
     ids=str,

@@ -151,7 +151,7 @@ def test_a_folder_that_can_not_be_written_is_refused(fit, tmp_path):
         (["--model.optim.warmup_steps=3"], "warmup_steps 3 is no less than the run's 3 steps"),
         (["--model.optim.learning_rate=1"], "learning_rate 1 is unusual"),
         (["--trainer.max_steps=30000"], "by heart"),
-        (["--data.validation_share=0"], "there is no validation"),
+        (["--data.validation_fraction=0"], "there is no validation"),
         (["--trainer.accumulate_grad_batches=1000"], "an epoch has 586 batches"),
         (["--trainer.precision=16-mixed"], "processors have no float16"),
         (["--trainer.max_epochs=1", "--trainer.max_steps=-1", "--trainer.val_check_interval=600"], "at the end only"),

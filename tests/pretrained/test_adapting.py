@@ -66,11 +66,11 @@ def test_a_shared_head_may_get_its_own_copy():
 def test_what_differs_otherwise_is_listed():
     found, _ = pretrained(replace(CONFIG, tie_head=False))
     with pytest.raises(ConfigError) as caught:
-        adapt(found, replace(CONFIG, n_layer=3, mlp="relu", context_length=9, vocab_size=18))
+        adapt(found, replace(CONFIG, n_layer=3, activation="relu", context_length=9, vocab_size=18))
     message = str(caught.value)
     for part in (
         "n_layer (2 in the weights, 3 wanted)",
-        "mlp (gelu in the weights, relu wanted)",
+        "activation (gelu in the weights, relu wanted)",
         "vocab_size (17 in the weights, 18 wanted)",
         "the weights have 8 positions, 9 wanted",
         "tie_head",

@@ -304,7 +304,7 @@ def pretrained(**settings):
     [
         ({"attention": "causal"}, "attention is causal"),
         ({"attention": "dot"}, "attention is dot"),
-        ({"weights": "sum"}, "weights is sum"),
+        ({"normalize_scores": "sum"}, "normalize_scores is sum"),
         ({"norm": "none"}, "norm is none"),
         ({"residual": False}, "residual is False"),
         ({"mlp": "none", "norm": "none"}, "norm is none, mlp is none"),

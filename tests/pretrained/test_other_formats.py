@@ -120,7 +120,7 @@ def test_nanogpt(tmp_path, bias, prefix):
         with torch.no_grad():
             logits = build(found).eval()(ids)
         torch.testing.assert_close(logits, nanogpt_forward(state, ids, F.gelu), atol=1e-5, rtol=1e-4)
-    assert (found.config.bias, found.config.mlp, found.config.tie_head) == (bias, "gelu_exact", True)
+    assert (found.config.bias, found.config.activation, found.config.tie_head) == (bias, "gelu_exact", True)
     assert found.tokenizer is None
 
 
@@ -160,7 +160,7 @@ def test_an_older_nanogpt_had_another_gelu(tmp_path):
     torch.save(nanogpt_checkpoint(state), tmp_path / "ckpt.pt")
     ids = torch.randint(V, (3, T))
     with torch.no_grad():
-        logits = build(read_pretrained(tmp_path, {"mlp": "gelu"})).eval()(ids)
+        logits = build(read_pretrained(tmp_path, {"activation": "gelu"})).eval()(ids)
     torch.testing.assert_close(logits, nanogpt_forward(state, ids, new_gelu), atol=1e-5, rtol=1e-4)
 
 

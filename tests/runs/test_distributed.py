@@ -168,7 +168,7 @@ def test_fsdp_trains_as_one_device_does_and_goes_on(tmp_path):
         "--trainer.accelerator=cuda",
         "--trainer.precision=32-true",
         "--model.gpt.dropout=0",
-        "--model.optim.final_learning_rate=1.0",
+        "--model.optim.final_learning_rate_ratio=1.0",
     ]
     sharded = [*words, f"--trainer.devices={devices}", "--trainer.strategy=fsdp", "--data.batch_size=4"]
     for name in ("one", "sharded"):

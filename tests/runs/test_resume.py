@@ -22,13 +22,13 @@ TEXT = "the cat sat on the mat, and the dog sat by the door; " * 6
 def data(folder: Path, **options) -> TextDataModule:
     corpus = folder / "corpus.txt"
     corpus.write_text(TEXT)
-    defaults = {"context_length": 8, "batch_size": 6, "stride": 8, "validation_share": 0.2}
+    defaults = {"context_length": 8, "batch_size": 6, "stride": 8, "validation_fraction": 0.2}
     return TextDataModule(
         str(corpus), TokenizerConfig("char"), cache_dir=str(folder / "cache"), **{**defaults, **options}
     )
 
 
-MODERN = {"positions": "rotary", "norm": "rms_norm", "qk_norm": True, "mlp": "squared_relu", "bias": False}
+MODERN = {"positions": "rotary", "norm": "rms_norm", "qk_norm": True, "activation": "squared_relu", "bias": False}
 MUON = {"kind": "muon", "schedule": "warmup_stable_decay"}
 
 

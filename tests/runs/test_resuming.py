@@ -22,7 +22,7 @@ TEXT = "the cat sat on the mat, and the dog sat by the door; " * 6
 def fit(folder: Path, ckpt: Path | None = None, steps: int = 2, optim=None, text: str = TEXT, callbacks=(), **data):
     corpus = folder / "corpus.txt"
     corpus.write_text(text)
-    data = {"tokenizer": TokenizerConfig("char"), "validation_share": 0.2, **data}
+    data = {"tokenizer": TokenizerConfig("char"), "validation_fraction": 0.2, **data}
     datamodule = TextDataModule(str(corpus), context_length=8, batch_size=6, cache_dir=str(folder / "cache"), **data)
     module = LanguageModel(GPTConfig(datamodule.vocab_size, 8, n_layer=1, n_head=2, n_embd=8), optim or OptimConfig())
     trainer = L.Trainer(

@@ -106,7 +106,7 @@ def test_a_validation_amid_a_step_counts_to_the_step_to_come(module, datamodule)
 def test_muon_logs_both_learning_rates(datamodule):
     torch.manual_seed(0)
     config = GPTConfig(datamodule.vocab_size, 8, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
-    optim = OptimConfig(kind="muon", learning_rate=1e-2, muon_learning_rate=0.04, warmup_steps=0, decay_share=0.0)
+    optim = OptimConfig(kind="muon", learning_rate=1e-2, muon_learning_rate=0.04, warmup_steps=0, decay_fraction=0.0)
     module = LanguageModel(config, optim)
     before = L.Trainer(**QUIET).validate(module, datamodule, verbose=False)[0]["validation/loss"]
     trainer = L.Trainer(max_steps=60, val_check_interval=60, gradient_clip_val=1.0, log_every_n_steps=1, **QUIET)
@@ -190,7 +190,7 @@ def test_a_model_in_16_bits_is_measured_over_all_batches(datamodule, tmp_path):
     data = TextDataModule(
         str(corpus), TokenizerConfig("char"), context_length=8, batch_size=1, cache_dir=datamodule.cache_dir
     )
-    data.validation_share = 0.6
+    data.validation_fraction = 0.6
     config = GPTConfig(data.vocab_size, 8, n_layer=1, n_head=1, n_embd=8, dropout=0.0)
     torch.manual_seed(0)
     found = L.Trainer(precision="bf16-true", **QUIET).validate(LanguageModel(config), data, verbose=False)[0]

@@ -134,7 +134,9 @@ def test_each_parameter_is_in_one_group_and_muon_has_its_own_rate(tiny):
 
 
 def test_both_rates_follow_the_schedule(tiny):
-    config = replace(CONFIG, warmup_steps=4, schedule="warmup_stable_decay", decay_share=0.5, final_learning_rate=0.0)
+    config = replace(
+        CONFIG, warmup_steps=4, schedule="warmup_stable_decay", decay_fraction=0.5, final_learning_rate_ratio=0.0
+    )
     model = GPT(tiny)
     optimizer = build_optimizer(model, config)
     schedule = build_schedule(optimizer, config, total_steps=20)

@@ -50,7 +50,7 @@ def prepare(folder: Path, action: str, optim=None, **options):
         TokenizerConfig("char"),
         context_length=8,
         batch_size=6,
-        validation_share=0.2,
+        validation_fraction=0.2,
         cache_dir=str(folder / "cache"),
     )
     torch.manual_seed(1)

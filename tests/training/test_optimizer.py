@@ -9,7 +9,7 @@ from llm.config import GPTConfig, OptimConfig
 from llm.model import GPT
 from llm.training.optimizer import build_optimizer, build_schedule, learning_rate_at, parameter_groups, remember_shapes
 
-CONFIG = OptimConfig(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10)
+CONFIG = OptimConfig(learning_rate=1.0, final_learning_rate_ratio=0.1, warmup_steps=10)
 
 
 def test_matrices_decay_and_vectors_do_not(tiny):
@@ -50,7 +50,7 @@ def test_learning_rate_stays_where_the_end_is_unknown_or_over():
     assert learning_rate_at(10_000, CONFIG, total_steps=110) == pytest.approx(0.1)
 
 
-WSD = replace(CONFIG, schedule="warmup_stable_decay", decay_share=0.3)
+WSD = replace(CONFIG, schedule="warmup_stable_decay", decay_fraction=0.3)
 
 
 def test_learning_rate_rises_stays_and_falls_in_a_line():
@@ -62,9 +62,9 @@ def test_learning_rate_rises_stays_and_falls_in_a_line():
     assert learning_rate_at(500, WSD, total_steps=None) == 1.0
 
 
-@pytest.mark.parametrize(("decay_share", "step_after_peak"), [(0.0, 100), (1.0, 11)])
-def test_the_fall_may_be_nothing_or_everything(decay_share, step_after_peak):
-    config = replace(WSD, decay_share=decay_share)
+@pytest.mark.parametrize(("decay_fraction", "step_after_peak"), [(0.0, 100), (1.0, 11)])
+def test_the_fall_may_be_nothing_or_everything(decay_fraction, step_after_peak):
+    config = replace(WSD, decay_fraction=decay_fraction)
     rates = [learning_rate_at(step, config, total_steps=100) for step in range(101)]
     assert rates[10:step_after_peak] == [1.0] * (step_after_peak - 10), "the warm-up is whole"
     assert rates[step_after_peak] < 1.0

@@ -16,7 +16,7 @@ class Splits:
     """The token ids of a data module, which has the settings; they are opened, or made, when first asked for."""
 
     corpus: str | list[str]
-    validation_share: float
+    validation_fraction: float
     validation_corpus: str | list[str] | None
     test_corpus: str | list[str] | None
     cache_dir: str
@@ -62,7 +62,7 @@ class Splits:
     def split_at(self) -> int:
         """Where validation begins. Cut before windowing, so that no window reaches over it."""
         n_tokens = self.corpus_store.n_tokens
-        share = self.validation_share if self.validation_corpus is None else 0.0
+        share = self.validation_fraction if self.validation_corpus is None else 0.0
         return n_tokens - math.ceil(n_tokens * share)
 
     def bytes_per_token(self, split: str) -> float:

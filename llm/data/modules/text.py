@@ -38,7 +38,7 @@ class TextDataModule(Splits, L.LightningDataModule):
         batch_size: windows in a batch, on each device.
         shuffle: give the training windows a new order every epoch.
         drop_last: leave out the training windows that don't fill a last batch.
-        validation_share: share of the tokens, from the end of the corpus, that is kept for validation.
+        validation_fraction: share of the tokens, from the end of the corpus, that is kept for validation.
         validation_corpus: validate on this instead, and train on the whole corpus.
         test_corpus: what `test` uses. Default: the validation tokens.
         prompts: what `predict` continues or scores: a UTF-8 file with one prompt a line.
@@ -63,7 +63,7 @@ class TextDataModule(Splits, L.LightningDataModule):
         batch_size: int = 4,
         shuffle: bool = True,
         drop_last: bool = True,
-        validation_share: float = 0.1,
+        validation_fraction: float = 0.1,
         validation_corpus: str | list[str] | None = None,
         test_corpus: str | list[str] | None = None,
         prompts: str | None = None,
@@ -79,7 +79,7 @@ class TextDataModule(Splits, L.LightningDataModule):
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.validation_share = validation_share
+        self.validation_fraction = validation_fraction
         self.validation_corpus = validation_corpus
         self.test_corpus = test_corpus
         self.prompts = prompts
@@ -93,8 +93,8 @@ class TextDataModule(Splits, L.LightningDataModule):
             for name, least in leasts.items()
             if getattr(self, name) < least
         ]
-        if not 0 <= validation_share < 1:
-            problems.append(f"validation_share must be in [0, 1), got {validation_share}")
+        if not 0 <= validation_fraction < 1:
+            problems.append(f"validation_fraction must be in [0, 1), got {validation_fraction}")
         if problems:
             raise ConfigError(*problems)
         self.tokenizer = self._make_tokenizer(tokenizer)
@@ -125,7 +125,7 @@ class TextDataModule(Splits, L.LightningDataModule):
         found: dict[str, int] = {}
         if "corpus_store" in names:
             found["train"] = len(self.train_tokens)
-        if "validation_store" in names and (self.validation_corpus is not None or self.validation_share > 0):
+        if "validation_store" in names and (self.validation_corpus is not None or self.validation_fraction > 0):
             found["validation"] = len(self.validation_tokens)
         if "test_store" in names:
             found["test"] = len(self.test_tokens)
@@ -133,7 +133,7 @@ class TextDataModule(Splits, L.LightningDataModule):
         if any(n_tokens < needed for n_tokens in found.values()):
             counts = ", ".join(f"{split} has {n_tokens:,}" for split, n_tokens in found.items())
             shared = self.validation_corpus is None and "validation" in found
-            share = f" (validation_share is {self.validation_share})" if shared else ""
+            share = f" (validation_fraction is {self.validation_fraction})" if shared else ""
             raise DataError(
                 f"the text is too short: one window of context_length {self.context_length} needs {needed:,} tokens, "
                 f"{counts}{share}; use a longer text or a shorter context_length"

@@ -54,7 +54,7 @@ def test_vocabulary_is_known_before_anything_is_tokenized(make, corpus, tmp_path
 
 
 def test_text_is_cut_into_train_and_validation(make, corpus):
-    data = make(validation_share=0.3)
+    data = make(validation_fraction=0.3)
     ids = data.tokenizer.encode(corpus.read_text(encoding="utf-8"))
     n_validation = math.ceil(0.3 * len(ids))
     assert n_validation > 0.3 * len(ids)
@@ -127,7 +127,7 @@ def test_a_resumed_run_goes_on_where_it_was(make):
 
 
 def test_no_validation(make):
-    data = make(validation_share=0.0)
+    data = make(validation_fraction=0.0)
     data.setup("fit")
     assert len(data.validation_tokens) == 0
     assert data.val_dataloader() == []
@@ -155,7 +155,7 @@ def test_several_documents(make, tmp_path):
     folder.mkdir()
     file(folder, "b.txt", "bb")
     file(folder, "a.txt", "aa")
-    data = make(corpus=str(folder), validation_share=0.0)
+    data = make(corpus=str(folder), validation_fraction=0.0)
     assert data.tokenizer.decode(data.train_tokens) == f"aa{END_OF_TEXT}bb"
 
 
@@ -203,9 +203,9 @@ def test_only_what_a_run_needs_is_tokenized(make, tmp_path, what, opened):
         ("batch_size", 0),
         ("num_workers", -1),
         ("seed", -1),
-        ("validation_share", 1.0),
-        ("validation_share", -0.1),
-        ("validation_share", math.nan),
+        ("validation_fraction", 1.0),
+        ("validation_fraction", -0.1),
+        ("validation_fraction", math.nan),
     ],
 )
 def test_bad_settings_are_named(make, name, value):
@@ -236,7 +236,7 @@ def test_too_short_a_test_corpus(make, tmp_path):
 
 
 def test_testing_with_no_tokens_at_all(make):
-    data = make(validation_share=0.0)
+    data = make(validation_fraction=0.0)
     data.trainer = running("test")
     with pytest.raises(DataError, match="test has 0"):
         data.setup("test")
@@ -286,7 +286,7 @@ def test_state_is_primitives_that_the_same_data_accepts(make):
         {"shuffle": False},
         {"drop_last": False},
         {"seed": 1},
-        {"validation_share": 0.2},
+        {"validation_fraction": 0.2},
         {"tokenizer": TokenizerConfig("gpt2")},
         {"corpus": "story"},
     ],
@@ -294,7 +294,7 @@ def test_state_is_primitives_that_the_same_data_accepts(make):
 )
 def test_changed_data_is_named_unless_it_is_allowed(make, change):
     (setting,) = change
-    name = "train_tokens" if setting == "validation_share" else setting
+    name = "train_tokens" if setting == "validation_fraction" else setting
     state = make().state_dict()
     changed = make(**change)
     changed.trainer = running("fit")
