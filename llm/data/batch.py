@@ -1,0 +1,31 @@
+"""What every task's training step is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+IGNORED = -100
+"""A target of this value is not supervised: it adds nothing to a loss, and is not counted."""
+
+
+class TokenBatch(NamedTuple):
+    """Rows of token ids, and what is to be predicted at each of their positions.
+
+    Args:
+        inputs: (B, T) int64, token ids.
+        targets: (B, T) int64, the token to be predicted at each position; for a language model the inputs shifted by
+            one. `IGNORED` where nothing is supervised.
+        lengths: (B) int64, how many tokens of each row are real; the rest is padding. None where all are.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: Sequence[Tensor]) -> TokenBatch:
+        """A batch of any loader that gives inputs and targets, and maybe lengths."""
+        return batch if isinstance(batch, cls) else cls(*batch)
