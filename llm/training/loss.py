@@ -27,17 +27,17 @@ from llm.model import Head
 LARGE_VOCABULARY = 4096
 """From this many tokens on blocks pay; below, all logits at once are small. See bench/README.md."""
 
-_BLOCK_BYTES = {"cpu": 1 << 26}
-_BLOCK_BYTES_ELSEWHERE = 1 << 29
+BLOCK_BYTES = {"cpu": 1 << 26}
+BLOCK_BYTES_ELSEWHERE = 1 << 29
 """What the logits of one block may take, by kind of device. A GPU wants larger products, and has the memory."""
 
-_ROWS = 8
+ROWS_PER_THREAD = 8
 """Rows for each thread that a processor brings to float32 at once: few enough to stay in its cache."""
 
 FLOAT32_BYTES_ELSEWHERE = 1 << 28
 """What the rows may take that are brought to float32 at once on other devices, which have no use for small pieces."""
 
-_COLUMNS = 4096
+COLUMNS = 4096
 """Rows of the head's weight whose gradient a processor computes at once."""
 
 _ALIGNMENT = 64
@@ -160,6 +160,20 @@ def fused_loss(
     return loss, n_correct if with_accuracy else None
 
 
+@torch.no_grad()
+def token_losses(head: Head, hidden_states: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each token, in nats and float32.
+
+    Args:
+        head: from hidden states to logits.
+        hidden_states: (N, C).
+        targets: (N).
+    """
+    block = _rows_of_a_block(hidden_states, head.out_features)
+    parts = zip(hidden_states.split(block), targets.split(block), strict=True)
+    return torch.cat([cross_entropy_with_grad_(head(states), wanted, None) for states, wanted in parts])
+
+
 class FusedHeadLoss(torch.autograd.Function):
     """Summed cross-entropy of `hidden_states @ weight.T` and its gradients in one pass."""
 
@@ -207,7 +221,7 @@ class FusedHeadLoss(torch.autograd.Function):
                 if grad_states is not None:
                     torch.mm(padded, rows_of_weight, out=grad_states[first : first + block])  # (R, V) x (V, C)
                 if grad_weight is not None:
-                    columns = _COLUMNS if device == "cpu" else padded.shape[1]
+                    columns = COLUMNS if device == "cpu" else padded.shape[1]
                     for start in range(0, vocab_size, columns):
                         target = grad_weight[start : min(vocab_size, start + columns)]
                         part = (padded[:, start : start + columns].T @ some)[: len(target)]  # (V', R) x (R, C)
@@ -237,7 +251,7 @@ class FusedHeadLoss(torch.autograd.Function):
 
 def block_bytes(device: str) -> int:
     """What the logits of one block may take on this kind of device."""
-    return _BLOCK_BYTES.get(device, _BLOCK_BYTES_ELSEWHERE)
+    return BLOCK_BYTES.get(device, BLOCK_BYTES_ELSEWHERE)
 
 
 def _aligned(weight: Tensor, vocab_size: int, precision: torch.dtype) -> Tensor:
@@ -261,5 +275,5 @@ def _rows_of_a_block(states: Tensor, vocab_size: int) -> int:
 def _rows_at_once(logits: Tensor) -> int:
     """How many rows are brought to float32 at once."""
     if logits.device.type == "cpu":
-        return _ROWS * torch.get_num_threads()
+        return ROWS_PER_THREAD * torch.get_num_threads()
     return max(1, FLOAT32_BYTES_ELSEWHERE // (4 * logits.shape[1]))
