@@ -1,20 +1,17 @@
-"""The first moments of `train.py`: something to read at once, before torch and Lightning are imported."""
+"""The first moments of `train.py` and `llm-train`: something to read before torch and Lightning are imported."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from llm.cli.help import overview
+from llm.runtime import process, shipped
 
 
-def main(default_config: Path | None = None) -> int:
-    """Run `train.py` and give its exit status.
-
-    Args:
-        default_config: see `llm.cli.main.main`.
-    """
+def main() -> int:
+    """Run `train.py` or `llm-train` and give the exit status."""
+    process.prepare()  # before the imports that take seconds
     words = sys.argv[1:]
     if not words or words in (["-h"], ["--help"]):
         print(overview(), file=sys.stdout if words else sys.stderr)
@@ -23,4 +20,4 @@ def main(default_config: Path | None = None) -> int:
         print("starting: importing torch and Lightning takes some seconds", file=sys.stderr, flush=True)
     from llm.cli.main import main as run
 
-    return run(words, default_config)
+    return run(words, shipped.DEFAULT_CONFIG)
