@@ -22,8 +22,8 @@ from llm.cli.training_cli import GPTCLI, TRAINER_DEFAULTS, setting_names
 from llm.data import TextDataModule
 from llm.errors import LLMError, reason_of
 from llm.preflight import PreflightDone
-from llm.runtime import shipped
 from llm.runtime.process import Interrupted
+from llm.runtime.shipped import train_command
 from llm.runtime.trust import HELP, only_trusted_classes, take_allowed
 from llm.tasks import LanguageModel
 
@@ -39,9 +39,6 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     """
     words = list(sys.argv[1:] if args is None else args)
     be_quiet()
-    words, found = shipped.find_configs(words)
-    for path in found:
-        log.info("config:      %s", path)
     parser_kwargs: dict[str, Any] = {"exit_on_error": False, "formatter_class": KeepsLines}
     names_a_file = any(word.split("=")[0] in ("-c", "--config") for word in words)
     default_files = [] if default_config is None or names_a_file else [str(default_config)]
@@ -49,7 +46,7 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
         parser_kwargs[subcommand] = {
             "default_config_files": default_files,
             "exit_on_error": False,
-            "usage": f"{shipped.train_command()} {subcommand} [options]",
+            "usage": f"{train_command()} {subcommand} [options]",
             "description": description(subcommand),
             "epilog": HELP,
         }

@@ -18,6 +18,9 @@ def main() -> int:
         return 0 if words else 2
     if sys.stderr.isatty() and not any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK")):
         print("starting: importing torch and Lightning takes some seconds", file=sys.stderr, flush=True)
+    words, found = shipped.find_configs(words)
+    for path in found if process.rank() == 0 else []:
+        print(f"config:      {path}", file=sys.stderr)
     from llm.cli.main import main as run
 
     return run(words, shipped.DEFAULT_CONFIG)
