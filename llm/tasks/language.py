@@ -10,8 +10,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from llm.config import GPTConfig, OptimConfig, SamplingConfig
+from llm.data.batch import TokenBatch
 from llm.data.reading.prompts import Prompt
-from llm.data.windows import Batch
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
@@ -107,15 +107,15 @@ class LanguageModel(EvaluatedModule):
 
     # Training
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
         """Draw dropout from (seed, batch, process) alone, so that a resumed run repeats it."""
         del batch, batch_idx
         seed_batch(self.trainer.fit_loop.total_batch_idx, self.global_rank, self.device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """The loss of one batch of windows."""
         del batch_idx
-        inputs, targets = batch
+        inputs, targets, _ = TokenBatch.of(batch)
         x = self._features(inputs)
         loss, accuracy = head_loss(self.gpt.head, x, targets, self.is_logging, self._to_gradient)
         self.guard.watch(self.trainer.fit_loop.total_batch_idx, batch, loss.detach())

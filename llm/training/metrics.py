@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from llm.data.windows import Batch
+from llm.data.batch import TokenBatch
 from llm.model import GPT
 from llm.training.loss import head_loss
 from llm.training.trainer_state import is_amid_step
@@ -77,12 +77,12 @@ class EvaluatedModule(L.LightningModule):
         """Forget the test before."""
         self._split_metrics["test"].begin(self.device)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Add one batch to the validation metrics."""
         del batch_idx
         self._add(batch, "validation")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Add one batch to the test metrics."""
         del batch_idx
         self._add(batch, "test")
@@ -95,8 +95,8 @@ class EvaluatedModule(L.LightningModule):
         """Log the metrics over all test tokens."""
         self._log_split("test")
 
-    def _add(self, batch: Batch, split: str) -> None:
-        inputs, targets = batch
+    def _add(self, batch: TokenBatch, split: str) -> None:
+        inputs, targets, _ = TokenBatch.of(batch)
         loss, accuracy = head_loss(self.gpt.head, self.gpt.features(inputs), targets, with_accuracy=True)
         assert accuracy is not None
         self._split_metrics[split].update(loss, accuracy, targets.numel())

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from llm.data.windows import Batch, WindowLoader
+from llm.data.batch import TokenBatch
+from llm.data.loader import BatchLoader
 from llm.errors import CheckpointError, LLMError, TrainingError
 from llm.runtime.files import write_whole
 
@@ -36,7 +37,7 @@ class Micro(NamedTuple):
 
     position: int
     """How many batches of the run came before it."""
-    batch: Batch
+    batch: TokenBatch
     loss: Tensor
 
 
@@ -58,7 +59,7 @@ class StepGuard:
         """Forget the batches of a run before this one."""
         self._micros = []
 
-    def watch(self, position: int, batch: Batch, loss: Tensor) -> None:
+    def watch(self, position: int, batch: TokenBatch, loss: Tensor) -> None:
         """Remember a batch until its step is taken."""
         self._micros.append(Micro(position, batch, loss))
 
@@ -170,7 +171,7 @@ def _place(module: LanguageModel, micro: Micro) -> tuple[int, int]:
 def _starts(module: LanguageModel, micro: Micro) -> list[int]:
     """Where in the training tokens the windows of a batch begin; nothing, if it came from a loader of somebody else."""
     loader = module.trainer.train_dataloader
-    return loader.starts_of(*_place(module, micro)) if isinstance(loader, WindowLoader) else []
+    return loader.starts_of(*_place(module, micro)) if isinstance(loader, BatchLoader) else []
 
 
 def _keep(
@@ -201,7 +202,7 @@ def _keep(
 
 def _content(module: LanguageModel, micro: Micro) -> dict[str, Any]:
     epoch, batch = _place(module, micro)
-    inputs, targets = micro.batch
+    inputs, targets, _ = micro.batch
     ids = torch.cat([inputs, targets[:, -1:]], dim=1).tolist()  # (B, T), (B, 1) -> (B, T + 1)
     starts: list[int] | list[None] = _starts(module, micro) or [None] * len(ids)
     windows = [

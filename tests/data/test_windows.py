@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.data import SlidingWindows, WindowLoader, WindowOrder, window_starts
+from llm.data import BatchLoader, BatchOrder, SlidingWindows, window_starts
+from llm.data.order import KeyedPermutation
 from llm.data.tokens.mapped import MappedTokens
-from llm.data.windows import KeyedPermutation
 from llm.errors import ConfigError
 
 
@@ -19,8 +19,8 @@ def first_ids(figures):
 
 
 def batches(windows, batch_size, **options):
-    order = WindowOrder(len(windows), batch_size, **{"shuffle": False, **options})
-    return list(WindowLoader(windows, order))
+    order = BatchOrder(len(windows), batch_size, **{"shuffle": False, **options})
+    return list(BatchLoader(windows, order))
 
 
 # Windows
@@ -28,7 +28,7 @@ def batches(windows, batch_size, **options):
 
 def test_first_batch_of_the_notes(figures):
     golden = figures["windows"]["first_batch_L4_stride2_batch2"]
-    inputs, targets = batches(SlidingWindows(first_ids(figures), 4, 2), 2)[0]
+    inputs, targets, _ = batches(SlidingWindows(first_ids(figures), 4, 2), 2)[0]
     assert inputs.tolist() == golden["inputs"]
     assert targets.tolist() == golden["targets"]
     assert inputs.dtype == targets.dtype == torch.int64
@@ -37,7 +37,7 @@ def test_first_batch_of_the_notes(figures):
 def test_first_windows_side_by_side(figures):
     golden = figures["windows"]["first_inputs_L4_stride4_batch8"]
     ids = first_ids(figures)
-    (inputs, _) = batches(SlidingWindows(np.append(ids, ids[:1]), 4, 4), 8)[0]
+    inputs, _, _ = batches(SlidingWindows(np.append(ids, ids[:1]), 4, 4), 8)[0]
     assert inputs.tolist() == golden
     assert inputs.flatten().tolist() == ids.tolist()
 
@@ -72,7 +72,7 @@ def test_windows_follow_the_rule_of_the_notes(n_tokens, context_length, stride):
 
 def test_a_batch_is_its_windows_one_below_the_other():
     windows = SlidingWindows(np.arange(30, dtype=np.uint32), 5, 3)
-    inputs, targets = windows.__getitems__([4, 0, 4])
+    inputs, targets = windows.gather([4, 0, 4])[:2]
     assert inputs.tolist() == [windows[i][0].tolist() for i in (4, 0, 4)]
     assert targets.tolist() == [windows[i][1].tolist() for i in (4, 0, 4)]
     assert inputs.is_contiguous()
@@ -105,9 +105,9 @@ def test_memory_does_not_grow_with_the_number_of_windows(many_tokens):
     def peak(tokens):
         tracemalloc.start()
         windows = SlidingWindows(tokens, 16, 1)
-        order = WindowOrder(len(windows), 4)
+        order = BatchOrder(len(windows), 4)
         for indices in itertools.islice(order, 200):
-            windows.__getitems__(indices)
+            windows.gather(indices)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -160,35 +160,35 @@ def test_shuffles_of_seeds_and_epochs_look_independent():
 
 
 sizes = st.fixed_dictionaries(
-    {"n_windows": st.integers(0, 200), "batch_size": st.integers(1, 9), "seed": st.integers(0, 2**32)}
+    {"n_rows": st.integers(0, 200), "batch_size": st.integers(1, 9), "seed": st.integers(0, 2**32)}
 )
 
 
 @given(sizes, st.booleans(), st.integers(0, 5))
 def test_an_epoch_is_a_permutation(size, shuffle, epoch):
-    order = WindowOrder(**size, shuffle=shuffle, drop_last=False)
+    order = BatchOrder(**size, shuffle=shuffle, drop_last=False)
     order.set_epoch(epoch)
     every = [index for batch in order for index in batch]
-    assert sorted(every) == list(range(size["n_windows"]))
+    assert sorted(every) == list(range(size["n_rows"]))
     if not shuffle:
         assert every == sorted(every)
 
 
 @given(sizes, st.integers(0, 5))
 def test_dropping_the_last_batch_leaves_out_only_what_does_not_fill_one(size, epoch):
-    order = WindowOrder(**size)
+    order = BatchOrder(**size)
     order.set_epoch(epoch)
     every = list(order)
     assert all(len(batch) == size["batch_size"] for batch in every)
-    assert len(every) == len(order) == size["n_windows"] // size["batch_size"]
+    assert len(every) == len(order) == size["n_rows"] // size["batch_size"]
     distinct = {index for batch in every for index in batch}
     assert len(distinct) == len(every) * size["batch_size"]
-    assert distinct <= set(range(size["n_windows"]))
+    assert distinct <= set(range(size["n_rows"]))
 
 
 @given(sizes, st.integers(0, 5), st.integers(0, 300), st.booleans())
 def test_the_order_depends_on_seed_epoch_and_position_alone(size, epoch, position, drop_last):
-    used, fresh = (WindowOrder(**size, drop_last=drop_last) for _ in range(2))
+    used, fresh = (BatchOrder(**size, drop_last=drop_last) for _ in range(2))
     list(itertools.islice(used, 3))
     used.set_epoch(epoch + 1)
     list(used)
@@ -204,7 +204,7 @@ def test_the_order_depends_on_seed_epoch_and_position_alone(size, epoch, positio
 def test_every_epoch_and_seed_has_its_own_order():
     orders = []
     for seed, epoch in itertools.product(range(3), range(3)):
-        order = WindowOrder(50, 5, seed=seed)
+        order = BatchOrder(50, 5, seed=seed)
         order.set_epoch(epoch)
         orders.append(tuple(map(tuple, order)))
     assert len(set(orders)) == 9
@@ -213,43 +213,43 @@ def test_every_epoch_and_seed_has_its_own_order():
 @given(sizes, st.integers(1, 5), st.booleans(), st.booleans())
 def test_ranks_share_an_epoch_without_overlap(size, world_size, drop_last, shuffle):
     ranks = [
-        list(WindowOrder(**size, shuffle=shuffle, drop_last=drop_last, rank=rank, world_size=world_size))
+        list(BatchOrder(**size, shuffle=shuffle, drop_last=drop_last, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
     assert len({len(batches) for batches in ranks}) == 1
     every = [index for batches in ranks for batch in batches for index in batch]
     at_once = size["batch_size"] * world_size
-    n_windows = size["n_windows"]
+    n_rows = size["n_rows"]
     if drop_last:
-        assert len(every) == len(set(every)) == n_windows // at_once * at_once
+        assert len(every) == len(set(every)) == n_rows // at_once * at_once
         return
-    assert set(every) == set(range(n_windows))
-    left = n_windows % at_once
+    assert set(every) == set(range(n_rows))
+    left = n_rows % at_once
     repeated = world_size - left if 0 < left < world_size else 0
-    assert len(every) == n_windows + repeated
+    assert len(every) == n_rows + repeated
 
 
 @given(sizes, st.integers(1, 4))
 def test_the_batch_of_all_ranks_is_that_of_one_large_process(size, world_size):
-    ranks = [WindowOrder(**size, rank=rank, world_size=world_size) for rank in range(world_size)]
-    alone = WindowOrder(size["n_windows"], size["batch_size"] * world_size, seed=size["seed"])
+    ranks = [BatchOrder(**size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    alone = BatchOrder(size["n_rows"], size["batch_size"] * world_size, seed=size["seed"])
     assert [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)] == list(alone)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 9), st.integers(1, 4), st.integers(0, 10**9 // 64 - 40))
-def test_a_billion_windows_are_shuffled_without_a_list_of_them(seed, epoch, world_size, position):
-    n_windows, batch_size = 10**9, 16
+def test_a_billion_rows_are_shuffled_without_a_list_of_them(seed, epoch, world_size, position):
+    n_rows, batch_size = 10**9, 16
     tracemalloc.start()
     ranks = []
     for rank in range(world_size):
-        order = WindowOrder(n_windows, batch_size, seed=seed, rank=rank, world_size=world_size)
+        order = BatchOrder(n_rows, batch_size, seed=seed, rank=rank, world_size=world_size)
         order.set_epoch(epoch, position)
         ranks.append(list(itertools.islice(order, 30)))
     memory = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     every = [index for batches in ranks for batch in batches for index in batch]
     assert len(set(every)) == len(every) == 30 * batch_size * world_size
-    assert all(0 <= index < n_windows for index in every)
+    assert all(0 <= index < n_rows for index in every)
     assert memory < 2_000_000
     order.set_epoch(epoch, position + 7)
     assert list(itertools.islice(order, 23)) == ranks[-1][7:]
@@ -261,11 +261,11 @@ def test_a_billion_windows_are_shuffled_without_a_list_of_them(seed, epoch, worl
 def test_the_loader_asks_for_its_position_at_the_first_batch():
     position = (0, 0)
     windows = SlidingWindows(np.arange(41), 4, 1)
-    loader = WindowLoader(windows, WindowOrder(len(windows), 4), lambda: position)
+    loader = BatchLoader(windows, BatchOrder(len(windows), 4), lambda: position)
     iterator = iter(loader)
     position = (2, 5)
-    found = [inputs[:, 0].tolist() for inputs, _ in iterator]
-    order = WindowOrder(len(windows), 4)
+    found = [inputs[:, 0].tolist() for inputs, _, _ in iterator]
+    order = BatchOrder(len(windows), 4)
     order.set_epoch(2)
     assert found == list(order)[5:]
     assert len(found) == 4
@@ -273,8 +273,8 @@ def test_the_loader_asks_for_its_position_at_the_first_batch():
 
 def test_worker_processes_give_the_same_batches(many_tokens):
     windows = SlidingWindows(many_tokens[:500], 16, 8)
-    alone = [batch[0].tolist() for batch in WindowLoader(windows, WindowOrder(len(windows), 8))]
-    loader = WindowLoader(windows, WindowOrder(len(windows), 8), num_workers=2)
+    alone = [batch[0].tolist() for batch in BatchLoader(windows, BatchOrder(len(windows), 8))]
+    loader = BatchLoader(windows, BatchOrder(len(windows), 8), num_workers=2)
     assert len(alone) > 3
     for _ in range(2):
         assert [batch[0].tolist() for batch in loader] == alone
@@ -285,17 +285,17 @@ def test_ranks_and_workers_share_an_epoch_without_overlap(many_tokens, workers):
     windows = SlidingWindows(many_tokens[:1200], 16, 4)
     seen = []
     for rank in range(2):
-        order = WindowOrder(len(windows), 8, rank=rank, world_size=2)
+        order = BatchOrder(len(windows), 8, rank=rank, world_size=2)
         order.set_epoch(3, 2)
-        loader = WindowLoader(windows, order, num_workers=workers)
-        seen.append([inputs[:, 0].tolist() for inputs, _ in loader])
+        loader = BatchLoader(windows, order, num_workers=workers)
+        seen.append([inputs[:, 0].tolist() for inputs, _, _ in loader])
         assert seen[-1] == [[4 * index for index in batch] for batch in order]
     every = [start for batches in seen for batch in batches for start in batch]
     assert len(set(every)) == len(every) == (len(windows) // 16 - 2) * 16
 
 
 def test_the_loader_can_resume_and_has_no_state_of_its_own():
-    loader = WindowLoader(SlidingWindows(np.arange(9), 4, 1), WindowOrder(5, 2))
+    loader = BatchLoader(SlidingWindows(np.arange(9), 4, 1), BatchOrder(5, 2))
     assert loader.state_dict() == {}
     loader.load_state_dict({})
     assert len(loader) == 2
