@@ -12,6 +12,8 @@ from llm.runtime.lazy import lazy_names
 if TYPE_CHECKING:
     from llm.data.batch import TokenBatch
     from llm.data.loader import BatchLoader
+    from llm.data.modules.examples import ExampleDataModule
+    from llm.data.modules.masked import MaskedDataModule
     from llm.data.modules.text import TextDataModule
     from llm.data.order import BatchOrder, LengthOrder
     from llm.data.reading.corpus import resolve_corpus
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchLoader",
     "BatchOrder",
+    "ExampleDataModule",
     "LengthOrder",
+    "MaskedDataModule",
     "SlidingWindows",
     "TextDataModule",
     "TokenBatch",
@@ -35,7 +39,9 @@ __all__ = [
 _MODULES = {
     "BatchLoader": "loader",
     "BatchOrder": "order",
+    "ExampleDataModule": "modules.examples",
     "LengthOrder": "order",
+    "MaskedDataModule": "modules.masked",
     "SlidingWindows": "windows",
     "TextDataModule": "modules.text",
     "TokenBatch": "batch",

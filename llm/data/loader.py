@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.data import DataLoader, Dataset
 
 from llm.data.batch import TokenBatch
@@ -18,7 +20,7 @@ class RowSource(Protocol):
     """Rows of tokens that batches are gathered from; is sent to worker processes, so what it holds must be small."""
 
     @property
-    def starts(self) -> Sequence[int]:
+    def starts(self) -> Sequence[int] | npt.NDArray[np.int64]:
         """Where in the tokens each row begins."""
 
     def __len__(self) -> int: ...

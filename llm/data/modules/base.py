@@ -86,8 +86,10 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     @property
     @abstractmethod
     def batch_tokens(self) -> int:
-        """Tokens in a batch of one device, padding included: B * T where all rows have T tokens, else the mean over
-        the training data. The same for the whole run."""
+        """Tokens in a batch of one device: B * T where all rows have T tokens, else B times their mean length.
+
+        It is the same for all batches of a run.
+        """
 
     # Loaders
 
