@@ -28,7 +28,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class WordEdges:
-    """Which tokens begin and end amid a word, so that two neighbours may be parts of the same word.
+    """Which tokens begin and end inside a word, so that two neighbours may be parts of the same word.
 
     Args:
         begins_inside: (V) whether a token begins with a letter or a digit, so that it may go on with a word.

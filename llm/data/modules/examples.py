@@ -135,7 +135,7 @@ class ExampleDataModule(ResumableDataModule):
         return self._stores[split]
 
     @cached_property
-    def batch_tokens(self) -> int:  # type: ignore[override]
+    def batch_tokens(self) -> int:
         """Tokens in a batch of one device without padding: B times the mean length of the training examples."""
         return max(1, round(self.batch_size * float(self.train_examples.lengths.mean())))
 

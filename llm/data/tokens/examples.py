@@ -43,7 +43,7 @@ class Example:
 
     Args:
         inputs: (T) token ids, at least one.
-        targets: (T) the token, or whatever else is to be predicted, at each position; `IGNORED` where nothing is.
+        targets: (T) what is to be predicted at each position, a token or a class; `IGNORED` where nothing is.
     """
 
     inputs: Sequence[int] | npt.NDArray[Any]
@@ -100,6 +100,8 @@ class ExampleStore:
             if (described.pop("format"), described.pop("version")) != (FORMAT, VERSION):
                 raise ValueError("it has another format or version")
             store = cls(path=path, **described)
+            if not all(type(count) is int for count in (store.n_examples, store.n_tokens, store.n_supervised)):
+                raise ValueError("its counts are not integers")
             sizes = store._sizes
             if store.dtype not in ("<u2", "<u4") or set(store.hashes) != set(sizes) or store.n_examples < 1:
                 raise ValueError("what it says contradicts itself")
@@ -166,18 +168,24 @@ def open_or_build_examples(
     """
     target = Path(cache_dir) / cache_key(source_hash, tokenizer.fingerprint, f"{FORMAT} {VERSION}")
     try:
-        if (store := _open_whole(target, source_hash, tokenizer)) is not None:
-            return store
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                return _open_own(target, source_hash, tokenizer)
+            except DataError as error:
+                log.warning("%s; building it again", error)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(target.parent)
         temporary = temporary_for(target)
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
         try:
-            temporary.mkdir()
             _write(temporary, examples(), source_hash, tokenizer)
-            if _open_whole(target, source_hash, tokenizer) is None:  # else another process was faster
-                shutil.rmtree(target, ignore_errors=True)
-                with contextlib.suppress(OSError):  # the same, a moment ago
+            try:
+                move_into_place(temporary, target)
+            except OSError:  # a folder is there: another process was faster, or it is the damaged one
+                try:
+                    return _open_own(target, source_hash, tokenizer)
+                except (DataError, FileNotFoundError):
+                    shutil.rmtree(target)
                     move_into_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -188,18 +196,16 @@ def open_or_build_examples(
         ) from error
 
 
-def _open_whole(target: Path, source_hash: str, tokenizer: Tokenizer) -> ExampleStore | None:
-    """The store there; None if there is none, or, which is logged, a damaged one."""
-    try:
-        store = ExampleStore.open(target)
-    except FileNotFoundError:
-        return None
-    except DataError as error:
-        log.warning("%s; building it again", error)
-        return None
+def _open_own(target: Path, source_hash: str, tokenizer: Tokenizer) -> ExampleStore:
+    """The store there.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it is damaged, or of other data.
+    """
+    store = ExampleStore.open(target)
     if (store.source_hash, store.fingerprint) != (source_hash, tokenizer.fingerprint):
-        log.warning("cache of examples %r is of other data; building it again", str(target))
-        return None
+        raise DataError(f"cache of examples {str(target)!r} is of other data or another tokenizer")
     return store
 
 

@@ -79,7 +79,7 @@ def test_large_vocabularies_have_larger_ids(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["inputs", "targets", "ends", DESCRIPTION])
-@pytest.mark.parametrize("damage", ["flipped", "short", "missing", "empty"])
+@pytest.mark.parametrize("damage", ["flipped", "short", "missing", "empty", "other"])
 def test_a_damaged_store_is_found_and_made_again(tmp_path, caplog, name, damage):
     store = build(tmp_path)
     expected, file = contents(store), store.path / name
@@ -88,7 +88,7 @@ def test_a_damaged_store_is_found_and_made_again(tmp_path, caplog, name, damage)
         file.unlink()
     else:
         content[0] ^= 1
-        file.write_bytes({"flipped": content, "short": content[:-1], "empty": b""}[damage])
+        file.write_bytes({"flipped": content, "short": content[:-1], "empty": b"", "other": b"null"}[damage])
     if (name, damage) != (DESCRIPTION, "missing"):
         with pytest.raises(DataError, match=r"damaged|no store of examples"):
             ExampleStore.open(store.path)
@@ -149,6 +149,28 @@ def test_processes_that_build_at_once_get_the_same_store(tmp_path):
     hashes = {process.communicate()[0] for process in running}
     assert [process.returncode for process in running] == [0, 0, 0]
     assert len(hashes) == len(list(tmp_path.iterdir())) == 1
+
+
+KILLED = """
+import os, sys
+from llm.data.tokens.examples import Example, open_or_build_examples
+from llm.tokenizers import CharTokenizer
+def examples():
+    yield Example([1], [2])
+    os._exit(9)
+open_or_build_examples(examples, "source", CharTokenizer("abcdefgh"), sys.argv[1])
+"""
+
+
+def test_what_a_killed_process_left_is_no_store_and_is_removed(tmp_path):
+    root = str(Path(__file__).parents[3])
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False)
+    assert killed.returncode == 9
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".tmp")
+    store = build(tmp_path)
+    assert list(tmp_path.iterdir()) == [store.path]
+    assert store.n_examples == 3
 
 
 def test_examples_are_streamed_to_and_mapped_from_the_disk(tmp_path):
