@@ -58,7 +58,7 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         if debugged := trainer.get("fast_dev_run"):
             max_steps, max_epochs = int(debugged), 1
         plan.steps = steps_of_run(
-            max_steps, max_epochs, plan.corpus.batches, trainer["limit_train_batches"], plan.accumulated
+            max_steps, max_epochs, plan.corpus.batches, trainer["limit_train_batches"], plan.accumulation
         )
     if plan.gpt is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
         plan.parameters = Parameters.of(plan.gpt, plan.optim)
