@@ -18,6 +18,7 @@ from llm.data.reading.corpus import resolve_corpus
 from llm.data.tokens.opening import find_token_ids
 from llm.data.windows import window_starts
 from llm.inspection import Inspection, TextSamples
+from llm.preflight.costs import step_costs
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.plan import Corpus, Plan, Start, existing
 from llm.runs.checkpointing import BestAndLast
@@ -62,15 +63,9 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         )
     if plan.gpt is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
         plan.parameters = Parameters.of(plan.gpt, plan.optim)
-        plan.memory = expected_memory(
-            plan.gpt,
-            plan.parameters,
-            data["batch_size"],
-            plan.precision,
-            plan.device,
-            plan.world_size,
-            process_memory() if plan.device == "cpu" else 0,
-        )
+        plan.costs = step_costs(plan.gpt, data["batch_size"], plan.precision, plan.device)
+        held = process_memory() if plan.device == "cpu" else 0
+        plan.memory = expected_memory(plan.parameters, plan.costs, plan.precision, plan.device, plan.world_size, held)
         plan.free_memory = free_memory(plan.device)
     plan.folder = plan.start.folder or _folder(settings["trainer"]["logger"])
     with contextlib.suppress(OSError):

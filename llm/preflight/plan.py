@@ -12,6 +12,7 @@ from llm.config import GPTConfig, OptimConfig
 from llm.data import TextDataModule
 from llm.errors import LLMError, reason_of
 from llm.preflight.memory import Memory, Parameters
+from llm.runtime.counting import Costs
 from llm.training.schedule import Accumulation, batches_until
 
 Made = TypeVar("Made")
@@ -79,6 +80,7 @@ class Plan:
     world_size: int = 1
     steps: int | None = None
     parameters: Parameters | None = None
+    costs: Costs | None = None
     memory: Memory | None = None
     free_memory: int | None = None
     folder: Path | None = None

@@ -53,7 +53,7 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         yield (
             "time",
             f"{in_time(plan.seconds)} of steps and validation, "
-            f"{'from a few steps' if plan.measured else 'reckoned; within a factor of two'}",
+            f"{'from a few steps' if plan.measured else 'estimated; within a factor of two'}",
         )
     if plan.folder is not None:
         size, free = plan.checkpoint_bytes, plan.free_disk
