@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def other_weights(plan: Plan) -> Iterator[str]:
 
 def too_little_memory(plan: Plan) -> Iterator[str]:
     """Weights, gradients and optimizer alone do not fit, whatever the batch."""
-    if plan.memory is None or plan.free_memory is None or _is_shared_out(plan):
+    if plan.memory is None or plan.free_memory is None or _is_sharded(plan):
         return
     if (needed := plan.memory.state * _on_this_memory(plan)) > plan.free_memory:
         yield (
@@ -82,8 +81,9 @@ def too_little_disk(plan: Plan) -> Iterator[str]:
 
 def folder_that_can_not_be_written(plan: Plan) -> Iterator[str]:
     """The run could leave nothing."""
-    if plan.folder is not None and not os.access(folder := existing(plan.folder), os.W_OK | os.X_OK):
-        yield f"the run folder can't be made: {str(folder)!r} is not writable; set another trainer.logger save_dir"
+    if plan.folder is not None and not plan.folder_is_writable:
+        folder = str(existing(plan.folder))
+        yield f"the run folder can't be made: {folder!r} is not writable; set another trainer.logger save_dir"
 
 
 def validation_that_never_comes(plan: Plan) -> Iterator[str]:
@@ -104,7 +104,7 @@ def validation_that_never_comes(plan: Plan) -> Iterator[str]:
 
 def memory_may_not_do(plan: Plan) -> Iterator[str]:
     """The expected peak is more than there is."""
-    if plan.memory is None or plan.free_memory is None or _is_shared_out(plan):
+    if plan.memory is None or plan.free_memory is None or _is_sharded(plan):
         return
     processes = _on_this_memory(plan)
     if plan.memory.state * processes <= plan.free_memory < plan.memory.to_come * processes:
@@ -240,8 +240,8 @@ HINTING: tuple[Check, ...] = (
 )
 
 
-def _is_shared_out(plan: Plan) -> bool:
-    """Whether the processes share one model out, so that each holds a part."""
+def _is_sharded(plan: Plan) -> bool:
+    """Whether the processes shard one model, so that each holds a part."""
     strategy = str(plan.setting("trainer.strategy") or "auto")
     return not (strategy == "auto" or strategy.startswith(("ddp", "single")))
 

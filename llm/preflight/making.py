@@ -45,8 +45,9 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     plan.make(lambda: TextSamples(**settings["samples"]))
     plan.make(lambda: BestAndLast(**settings["checkpoint"]))
     _try_trainer(plan, settings["trainer"])
+    plan.folder = plan.start.folder or _folder(settings["trainer"]["logger"])
     tokenizer = plan.make(lambda: TokenizerConfig(**data["tokenizer"]))
-    if tokenizer is not None:
+    if tokenizer is not None and plan.folder_is_writable:  # a corpus may take minutes to read
         plan.datamodule = plan.make(lambda: TextDataModule(**{**data, "tokenizer": tokenizer}))
     told = {"context_length": data["context_length"]}
     if plan.datamodule is not None:
@@ -67,7 +68,6 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         held = process_memory() if plan.device == "cpu" else 0
         plan.memory = expected_memory(plan.parameters, plan.costs, plan.precision, plan.device, plan.world_size, held)
         plan.free_memory = free_memory(plan.device)
-    plan.folder = plan.start.folder or _folder(settings["trainer"]["logger"])
     with contextlib.suppress(OSError):
         plan.free_disk = shutil.disk_usage(existing(plan.folder or Path())).free
     return plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -134,6 +135,11 @@ class Plan:
         for callback in callbacks if isinstance(callbacks, list) else []:
             if isinstance(callback, dict) and str(callback.get("class_path")).split(".")[-1] == name:
                 yield callback.get("init_args") or {}
+
+    @property
+    def folder_is_writable(self) -> bool:
+        """Whether the run folder could be made, as far as anybody knows."""
+        return self.folder is None or os.access(existing(self.folder), os.W_OK | os.X_OK)
 
     @property
     def checkpoint_bytes(self) -> int | None:

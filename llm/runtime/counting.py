@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
 
 TRUE_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
@@ -65,17 +65,16 @@ def count_costs(
         device: its kind, such as `cpu` or `cuda`; there must be one.
     """
     mixed = MIXED_PRECISIONS.get(precision)
-    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
     with FakeTensorMode(), torch.device(device):
         with _default_dtype(TRUE_PRECISIONS.get(precision, torch.float32)):
             network = build()
-        with counter, _LiveMemory(network) as memory:
+        with _Meter(network) as meter:
             with torch.autocast(device, mixed) if mixed else contextlib.nullcontext():
                 output = forward(network)
-            kept, scattered, forward_peak = memory.now, memory.scattered, memory.peak
-            memory.peak = 0
+            kept, scattered, forward_peak = meter.live, meter.scattered, meter.peak
+            meter.peak = 0
             output.backward(torch.ones_like(output))
-    return Costs(kept, scattered, forward_peak, memory.peak, counter.get_total_flops())
+    return Costs(kept, scattered, forward_peak, meter.peak, meter.flops)
 
 
 @contextlib.contextmanager
@@ -88,8 +87,8 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-class _LiveMemory(TorchDispatchMode):
-    """Adds up the storages that are alive, those of a network's own tensors not counted.
+class _Meter(TorchDispatchMode):
+    """Adds up the operations, and the storages that are alive, those of a network's own tensors not counted.
 
     Args:
         network: what is there before.
@@ -97,7 +96,7 @@ class _LiveMemory(TorchDispatchMode):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.now = self.scattered = self.peak = 0
+        self.live = self.scattered = self.peak = self.flops = 0
         self._seen = WeakIdKeyDictionary()
         for tensor in (*network.parameters(), *network.buffers()):
             self._seen[tensor.untyped_storage()] = True
@@ -105,34 +104,38 @@ class _LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         result = func(*args, **(kwargs or {}))
+        if (formula := _FORMULAS.get(func.overloadpacket)) is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
                 self._seen[storage] = True
                 self._add(storage.nbytes())
                 weakref.finalize(storage, self._add, -storage.nbytes()).atexit = False
-        self.peak = max(self.peak, self.now)
+        self.peak = max(self.peak, self.live)
         return result
 
     def _add(self, n_bytes: int) -> None:
-        self.now += n_bytes
+        self.live += n_bytes
         if abs(n_bytes) < _HEAP:
             self.scattered += n_bytes
 
 
-def _forward(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
 
 
-def _backward(_: Any, query: torch.Size, key: torch.Size, value: torch.Size, *__: Any, **___: Any) -> int:
+def _attention_backward(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> int:
     """Two products for each of the forward pass: to compute the scores again is no useful operation."""
-    return 2 * sdpa_flop_count(query, key, value)
+    return 2 * _attention(query, key, value)
 
 
-_ATTENTION = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: _forward,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
-    _aten._scaled_dot_product_flash_attention_backward: _backward,
-    _aten._scaled_dot_product_efficient_attention_backward: _backward,
-    _aten._scaled_dot_product_cudnn_attention_backward: _backward,
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    _aten._scaled_dot_product_flash_attention_backward: _attention_backward,
+    _aten._scaled_dot_product_efficient_attention_backward: _attention_backward,
+    _aten._scaled_dot_product_cudnn_attention_backward: _attention_backward,
 }
-"""Operations of fused attention as they are counted for utilization (Chowdhery et al. 2022, appendix B)."""
+"""Torch's formulas, and those of fused attention as they are counted for utilization (Chowdhery et al. 2022, appendix
+B)."""

@@ -145,6 +145,14 @@ def test_a_folder_that_can_not_be_written_is_refused(fit, tmp_path):
     assert "is not writable" in errors(lines)[0]
 
 
+def test_no_text_is_read_for_a_folder_that_can_not_be_made(fit, tmp_path):
+    (file := tmp_path / "file").touch()
+    status, lines = fit(*QUICK, f"--trainer.logger.init_args.save_dir={file}/runs", "--data.corpus=nowhere.txt")
+    assert status == 1
+    (error,) = errors(lines)
+    assert "is not writable" in error
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
