@@ -45,7 +45,7 @@ def _with_fused_loss(costs: Costs, config: GPTConfig, batch_size: int, precision
     size = TRUE_PRECISIONS.get(precision, torch.float32).itemsize
     value = MIXED_PRECISIONS[precision].itemsize if precision in MIXED_PRECISIONS else size
     gradients = N * C * value + config.padded_vocab_size * C * size
-    copies = (N + V) * C * value if precision in MIXED_PRECISIONS else 0
+    copies = (N + V) * C * value if precision in MIXED_PRECISIONS else V * C * value if device != "cpu" else 0
     logits = min(block_bytes(device), N * V * value)
     if device != "cpu":
         logits += min(FLOAT32_BYTES_ELSEWHERE, N * V * 4)
