@@ -13,7 +13,7 @@ from llm.config import GPTConfig, OptimConfig
 from llm.model import GPT
 from llm.preflight.memory import peak_memory
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs
-from llm.runtime.hardware import finish, peak_flops
+from llm.runtime.hardware import peak_flops, synchronize
 from llm.training.loss import head_loss
 from llm.training.optimizer import build_optimizer
 
@@ -101,14 +101,14 @@ def measure_steps(config: GPTConfig, optim: OptimConfig, batch_size: int, precis
         torch.cuda.reset_peak_memory_stats()
     began, best = time.perf_counter(), float("inf")
     for step in range(_STEPS):
-        finish(place)
+        synchronize(place)
         start = time.perf_counter()
         with torch.autocast(device, mixed) if mixed else contextlib.nullcontext():
             loss = head_loss(model.head, model.features(inputs), targets).mean
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        finish(place)
+        synchronize(place)
         if step > 0:  # the first is slower: kernels are chosen, memory is found
             best = min(best, time.perf_counter() - start)
         if step > 0 and time.perf_counter() - began > _SECONDS:
