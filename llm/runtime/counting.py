@@ -28,9 +28,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 _aten = torch.ops.aten
 
-
 _HEAP = 32 << 20
-"""The largest tensor that glibc's allocator puts among others, if it has seen such before (mallopt(3))."""
+"""Tensors from this size on never lie on the heap of glibc's allocator (mallopt(3), M_MMAP_THRESHOLD)."""
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,15 @@ def test_the_time_of_a_batch_is_estimated_and_measured():
     assert estimated_seconds(config, costs, 4, "32-true", "mps") is None
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_peak_on_a_gpu_is_about_what_is_expected(precision):
+    config, optim = GPTConfig.gpt2("124m", n_layer=4, context_length=512, dropout=0.1), OptimConfig()
+    costs = step_costs(config, 8, precision, "cuda")
+    expected = expected_memory(Parameters.of(config, optim), costs, precision, "cuda").peak
+    assert expected == pytest.approx(measure_steps(config, optim, 8, precision, "cuda").peak, rel=0.25)
+
+
 def test_sizes_and_times_are_read_easily():
     assert [in_bytes(n) for n in (12, 28_937_728, 999_600, 3.2e12)] == ["12 bytes", "28.9 MB", "1 MB", "3.2 TB"]
     assert [in_time(s) for s in (0.21, 9.96, 80, 60, 3_600, 3_659.9, 90_000)] == [
