@@ -68,10 +68,21 @@ class Prediction(NamedTuple):
         return None if self.n_correct is None else self.n_correct / self.n_tokens.clamp(min=1)
 
 
-def cross_entropy_with_grad_(logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
-    """The cross-entropies `(R)` of logits `(R, V)` against targets `(R)`; the logits become the gradient of `scale`
-    times their sum, softmax minus one-hot, or stay as they are where there is no scale.
+def cross_entropy_with_grad_(
+    logits: Tensor, targets: Tensor, scale: float | None, vocab_size: int | None = None
+) -> Tensor:
+    """The cross-entropies of logits against targets; the logits become the gradient, softmax minus one-hot.
+
+    Args:
+        logits: (R, V), or wider; what is beyond V does not count, and its gradient is 0.
+        targets: (R).
+        scale: of whose product with the sum of the losses the gradient is. None: the logits stay as they are.
+        vocab_size: V; the width of the logits unless given.
+
+    Returns:
+        The losses (R), in nats and float32.
     """
+    logits, beyond = logits[:, :vocab_size], logits[:, logits.shape[1] if vocab_size is None else vocab_size :]
     losses = logits.new_empty(len(logits), dtype=torch.float32)
     at_once = _rows_at_once(logits)
     for start in range(0, len(logits), at_once):
@@ -82,21 +93,30 @@ def cross_entropy_with_grad_(logits: Tensor, targets: Tensor, scale: float | Non
         if scale is not None:
             logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, -1.0))
             some.copy_(logs.mul_(supervised * scale))
+    if scale is not None:
+        beyond.zero_()
     return losses
 
 
-def compilable_cross_entropy_with_grad_(logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
-    """As `cross_entropy_with_grad_`, all rows at once and without a scatter: a compiler makes two passes of it."""
+def compilable_cross_entropy_with_grad_(
+    logits: Tensor, targets: Tensor, scale: float | None, vocab_size: int | None = None
+) -> Tensor:
+    """As `cross_entropy_with_grad_`, all rows at once and without a scatter: a compiler makes two passes of it.
+
+    It takes whole rows, and masks what is beyond the vocabulary: a part of each row would not be aligned.
+    """
     supervised, wanted = targets[:, None] != IGNORED, targets[:, None].clamp(min=0)
-    logs = torch.log_softmax(logits.float(), -1)
+    columns, values = torch.arange(logits.shape[1], device=logits.device), logits.float()
+    if vocab_size is not None and vocab_size < logits.shape[1]:
+        values = values.masked_fill(columns >= vocab_size, -math.inf)
+    logs = torch.log_softmax(values, -1)
     losses = torch.where(supervised, -logs.gather(1, wanted), 0.0)[:, 0]
     if scale is not None:
-        is_target = torch.arange(logits.shape[1], device=logits.device) == wanted
-        logits.copy_((logs.exp() - is_target.float()) * (supervised * scale))
+        logits.copy_((logs.exp() - (columns == wanted).float()) * (supervised * scale))
     return losses
 
 
-CrossEntropyWithGrad = Callable[[Tensor, Tensor, float | None], Tensor]
+CrossEntropyWithGrad = Callable[[Tensor, Tensor, float | None, int | None], Tensor]
 
 
 def head_loss(
@@ -210,21 +230,17 @@ class FusedHeadLoss(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for first in range(0, N, block):
                 some, wanted = states[first : first + block], targets[first : first + block]  # (R, C), (R)
-                padded = F.linear(some, rows_of_weight)  # (R, C) -> (R, aligned V)
-                logits = padded[:, :vocab_size]
+                logits = F.linear(some, rows_of_weight)  # (R, C) -> (R, aligned V)
                 if with_accuracy:
-                    n_correct += (logits.argmax(-1) == wanted).sum()
-                losses[first : first + block] = cross_entropy(logits, wanted, at_once)
-                if not wants_any:
-                    continue
-                padded[:, vocab_size:] = 0
+                    n_correct += (logits[:, :vocab_size].argmax(-1) == wanted).sum()
+                losses[first : first + block] = cross_entropy(logits, wanted, at_once, vocab_size)
                 if grad_states is not None:
-                    torch.mm(padded, rows_of_weight, out=grad_states[first : first + block])  # (R, V) x (V, C)
+                    torch.mm(logits, rows_of_weight, out=grad_states[first : first + block])  # (R, V) x (V, C)
                 if grad_weight is not None:
-                    columns = COLUMNS if device == "cpu" else padded.shape[1]
+                    columns = COLUMNS if device == "cpu" else logits.shape[1]
                     for start in range(0, vocab_size, columns):
                         target = grad_weight[start : min(vocab_size, start + columns)]
-                        part = (padded[:, start : start + columns].T @ some)[: len(target)]  # (V', R) x (R, C)
+                        part = (logits[:, start : start + columns].T @ some)[: len(target)]  # (V', R) x (R, C)
                         target.copy_(part) if first == 0 else target.add_(part)
         ctx.gradients = grad_states, grad_weight
         ctx.mark_non_differentiable(n_correct)

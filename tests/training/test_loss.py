@@ -108,6 +108,16 @@ def test_what_is_written_for_a_compiler_is_the_same(dtype, scale):
     assert torch.equal(mine, before) is (scale is None)
 
 
+@pytest.mark.parametrize("way", [cross_entropy_with_grad_, compilable_cross_entropy_with_grad_])
+def test_what_is_beyond_the_vocabulary_does_not_count_and_gets_no_gradient(way):
+    torch.manual_seed(0)
+    logits, targets = torch.randn(37, 64), torch.randint(50, (37,))
+    alone, wide = logits[:, :50].clone(), logits.clone()
+    torch.testing.assert_close(way(wide, targets, 0.5, 50), way(alone, targets, 0.5))
+    torch.testing.assert_close(wide[:, :50], alone)
+    assert not wide[:, 50:].any()
+
+
 @pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("vocab_multiple", [1, 64])
 def test_compiled_it_has_the_value_and_gradients_of_the_plain_loss(vocab_multiple):
