@@ -53,7 +53,7 @@ def module_step(
 
     parameters = list(model.parameters())
     device = parameters[0].device.type
-    features = Compiled(model.features) if compiled else model.features
+    features = Compiled(model.hidden_states) if compiled else model.hidden_states
     gradient = Compiled(to_gradient_in_one, to_gradient) if compiled else to_gradient
 
     def step(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("Q", "K", "V"):
         _print_matrix(name, found.tensor(f"{block} / {name}")[0, head], labels)
     scores = found.tensor(f"{block} / scores")[0, head]
-    divisor = f" / sqrt({config.head_size})" if config.scale_scores else ""
+    divisor = f" / sqrt({config.head_dim})" if config.scale_scores else ""
     _print_matrix(f"scores = Q times K{divisor}", scores, labels, labels)
     _print_matrix(
         "weights: rows sum to 1; a key that may not be seen gets 0",

@@ -147,11 +147,11 @@ def losses(
             if int(ids.max()) >= model.config.vocab_size:
                 raise DataError(f"the text has token id {int(ids.max())}, the model {model.config.vocab_size} tokens")
             ids, is_scored = ids.to(device), is_scored.to(device)
-            features = model.features(ids[:, :-1])[is_scored[:, 1:]]  # (B, T - 1, C) -> (M, C)
+            hidden = model.hidden_states(ids[:, :-1])[is_scored[:, 1:]]  # (B, T - 1, C) -> (M, C)
             targets = ids[:, 1:][is_scored[:, 1:]]  # (B, T - 1) -> (M)
             found = [
                 F.cross_entropy(model.head(rows).float(), wanted, reduction="none")
-                for rows, wanted in zip(features.split(_ROWS_AT_ONCE), targets.split(_ROWS_AT_ONCE), strict=True)
+                for rows, wanted in zip(hidden.split(_ROWS_AT_ONCE), targets.split(_ROWS_AT_ONCE), strict=True)
             ]
             yield targets.cpu().numpy(), torch.cat(found).cpu().double()
             bar.update(len(batch))

@@ -54,7 +54,7 @@ def logit_lens(model: GPT, found: Capture, k: int = 3, last: int = 0) -> list[Le
     """
     ids = found.tensor("token ids")[:1, -last:]
     stages = [("embeddings", found.tensor("input embeddings"))]
-    stages += [(f"block {layer}", found.after_block(layer)) for layer in range(found.n_layer)]
+    stages += [(f"block {layer}", found.after_block(layer)) for layer in range(model.config.n_layer)]
     layers = []
     for name, hidden in stages:
         logits = lens_logits(model, hidden[:1, -last:])[0].float()  # (1, T, C) -> (T, V)

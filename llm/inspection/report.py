@@ -81,7 +81,7 @@ class Report(Mapping[str, Tensor]):
     @property
     def maps(self) -> list[Tensor]:
         """The attention weights of each layer, (H, T, T)."""
-        return [self.capture.attention(layer)[0] for layer in range(self.capture.n_layer)]
+        return [weights[0] for weights in self.capture.maps()]
 
     def heads(self) -> HeadTable:
         """Entropy, sink, previous-token, duplicate-token and induction score of every head."""

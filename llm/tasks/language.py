@@ -71,7 +71,7 @@ class LanguageModel(EvaluatedModule):
         self.sampling = sampling
         self.compile_model = compile
         self.guard = StepGuard(non_finite)
-        self._features: Callable[[Tensor], Tensor] = self.gpt.features
+        self._features: Callable[[Tensor], Tensor] = self.gpt.hidden_states
         self._to_gradient: ToGradient = to_gradient
         self._to_log: list[Tensor] = []  # (loss, accuracy) of each batch of a step that will be logged
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
@@ -92,7 +92,7 @@ class LanguageModel(EvaluatedModule):
         remember_shapes(self.gpt)
         self.guard.begin()
         if self.compile_model and stage == "fit":
-            self._features = Compiled(self.gpt.features)
+            self._features = Compiled(self.gpt.hidden_states)
             self._to_gradient = Compiled(to_gradient_in_one, to_gradient)
 
     @property

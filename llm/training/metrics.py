@@ -97,7 +97,7 @@ class EvaluatedModule(L.LightningModule):
 
     def _add(self, batch: Batch, split: str) -> None:
         inputs, targets = batch
-        loss, accuracy = head_loss(self.gpt.head, self.gpt.features(inputs), targets, with_accuracy=True)
+        loss, accuracy = head_loss(self.gpt.head, self.gpt.hidden_states(inputs), targets, with_accuracy=True)
         assert accuracy is not None
         self._split_metrics[split].update(loss, accuracy, targets.numel())
 

@@ -116,12 +116,12 @@ def test_embedding_size_must_be_divisible_by_the_number_of_heads():
 @pytest.mark.parametrize("attention", ["dot", "self", "causal"])
 def test_kinds_with_one_head_take_any_embedding_size(attention):
     config = GPTConfig(n_embd=10, n_head=4, attention=attention)
-    assert (config.heads, config.head_size) == (1, 10)
+    assert (config.heads, config.head_dim) == (1, 10)
 
 
 def test_heads_share_the_embedding_evenly():
     config = GPTConfig(n_embd=12, n_head=4)
-    assert (config.heads, config.head_size) == (4, 3)
+    assert (config.heads, config.head_dim) == (4, 3)
 
 
 def test_which_kinds_see_only_the_past():
@@ -132,7 +132,7 @@ def test_which_kinds_see_only_the_past():
 @pytest.mark.parametrize("size", GPT2_SIZES)
 def test_gpt2_presets(size):
     config = GPTConfig.gpt2(size)
-    assert (config.vocab_size, config.context_length, config.head_size) == (50257, 1024, 64)
+    assert (config.vocab_size, config.context_length, config.head_dim) == (50257, 1024, 64)
     assert config.to_dict().items() >= GPT2_SIZES[size].items()
     assert config.tie_head
 

@@ -41,7 +41,7 @@ def attention_of(seed=0, **options):
     return attention
 
 
-def test_queries_and_keys_are_turned_as_llama_turns_them():
+def test_queries_and_keys_are_rotated_as_llama_turns_them():
     llama = pytest.importorskip("transformers.models.llama.modeling_llama")
     from transformers import LlamaConfig
 
@@ -84,8 +84,8 @@ def test_each_row_may_stand_elsewhere():
             torch.testing.assert_close(together[row : row + 1], single)
 
 
-def test_lengths_do_not_change_when_turned():
-    rotary, x = Rotary(32, 8), torch.randn(3, 20, 2, 4, 8)
+def test_lengths_do_not_change_when_rotated():
+    rotary, x = Rotary(32, 8), torch.randn(3, 20, 8, 8)
     torch.testing.assert_close(rotary(x).norm(dim=-1), x.norm(dim=-1))
     assert torch.equal(rotary(x)[:, 0], x[:, 0]), "position 0 is not turned"
 

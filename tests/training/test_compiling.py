@@ -63,7 +63,7 @@ def test_a_large_vocabulary_is_compiled_with_its_loss():
         module = LanguageModel(config, compile=compile)
         module.setup("fit")
         loss, _ = head_loss(
-            module.gpt.head, module.gpt.features(batch[:, :-1]), batch[:, 1:], to_gradient=module._to_gradient
+            module.gpt.head, module.gpt.hidden_states(batch[:, :-1]), batch[:, 1:], to_gradient=module._to_gradient
         )
         loss.backward()
         found.append((loss.detach(), {name: parameter.grad for name, parameter in module.gpt.named_parameters()}))
