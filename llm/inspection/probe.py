@@ -125,6 +125,10 @@ def _hooks(model: Network, record: Callable[[Stage], None]) -> Iterator[None]:
     counted: set[nn.Parameter] = set()
     with contextlib.ExitStack() as stack:
         for stage in model.stages():
+            if isinstance(stage, Hook) and stage.of_input:
+                handle = stage.module.register_forward_pre_hook(_input_hook(stage, record))
+                stack.callback(handle.remove)
+                continue
             new = set(stage.module.parameters()) - counted
             counted |= new
             n_parameters = sum(parameter.numel() for parameter in new)
@@ -132,8 +136,6 @@ def _hooks(model: Network, record: Callable[[Stage], None]) -> Iterator[None]:
                 handle = stage.module.register_forward_hook(_attention_hook(stage, n_parameters, record))
             elif isinstance(stage.module, nn.Identity):  # a norm that is configured away
                 continue
-            elif stage.of_input:
-                handle = stage.module.register_forward_pre_hook(_input_hook(stage, record))
             else:
                 handle = stage.module.register_forward_hook(_output_hook(stage, n_parameters, record))
             stack.callback(handle.remove)
