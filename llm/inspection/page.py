@@ -65,6 +65,7 @@ def attention_page(report: Report) -> Page:
         "layers": config.n_layer,
         "heads": config.heads,
         "causal": config.is_causal,
+        "shift": int(report.model.predicts_next),
         "steps": _STEPS,
         "tokens": report.names(report.ids[:shown], _LONGEST_LABEL),
         "weights": _encode(torch.cat(maps), config.is_causal),

@@ -79,6 +79,7 @@ class Encoder(Network):
     """
 
     config: EncoderConfig
+    predicts_next = False
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
@@ -120,6 +121,10 @@ class Encoder(Network):
     ) -> Tensor:
         """Token ids `(B, T)` -> logits `(B, T, V)`: at each position, those of the token that belongs there."""
         return self.head(self.hidden_states(ids, lengths, segments, side))  # (B, T, C) -> (B, T, V)
+
+    def logits_of(self, residual: Tensor) -> Tensor:
+        """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""
+        return self.head(self.final_norm(residual))
 
     def stages(self) -> Iterator[Hook | AttentionHook]:
         """What is worth a look, in the order in which it runs."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from llm.config import GPTConfig
+
+if TYPE_CHECKING:
+    from llm.model.embeddings import Embeddings
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,20 @@ class Network(nn.Module):
         config: the architecture.
     """
 
+    embeddings: Embeddings
+    predicts_next = True
+    """Whether the logits at a position are of the token after it, or of the token that belongs there itself."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
 
     def hidden_states(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the head reads: token ids `(B, T)` -> `(B, T, C)`."""
+        raise NotImplementedError
+
+    def logits_of(self, residual: Tensor) -> Tensor:
+        """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""
         raise NotImplementedError
 
     def stages(self) -> Iterator[Hook | AttentionHook]:
