@@ -134,8 +134,8 @@ def inspect(
     """Run a model on one text and keep every stage.
 
     Args:
-        model: a GPT or another network, what `llm.load` gives, a LanguageModel with a trainer, or the path of a checkpoint or of
-            anything else that `llm.load` reads.
+        model: a GPT or another network, what `llm.load` gives, a LanguageModel with a trainer, or the path of a
+            checkpoint or of anything else that `llm.load` reads.
         text: the text; or (T,) token ids.
         tokenizer: the model's, where the model does not bring it along.
         tokens: look at so many at most; the rest is cropped, and `notes` says so.

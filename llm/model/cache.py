@@ -35,9 +35,10 @@ class KeyValueCache:
     def __init__(self, model: GPT, n_rows: int, n_slots: int) -> None:
         config, weight = model.config, model.head.weight
         if not config.is_causal:
+            setting = " with causal false" if config.causal is False else ""
             raise ConfigError(
-                f"{config.attention} attention{' with causal false' * (config.causal is False)} sees later tokens, so that no keys and values stay what they were: "
-                "generate without a cache"
+                f"{config.attention} attention{setting} sees later tokens, so that no keys and values stay what they "
+                "were: generate without a cache"
             )
         if n_slots > config.context_length:
             raise ConfigError(f"a cache of {n_slots} tokens is longer than the context of {config.context_length}")
