@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llm.inspection.report import Report
 
 _STEPS = 65535
-"""A weight is kept as a whole number of 16 bits: to within 0.000008."""
+"""A weight is kept as an integer of 16 bits: to within 0.000008."""
 
 _MOST_VALUES = 1_400_000
 """Weights in a page: 2.8 MB, 3.7 MB as text."""

@@ -118,7 +118,7 @@ class Attention(nn.Module):
             return scores / scores.sum(dim=-1, keepdim=True).masked_fill(~mask.any(-1, keepdim=True), 1.0)
         if mask is None:
             return torch.softmax(scores, dim=-1)
-        # The lowest number, and not minus infinity: a row of those only would become NaN, and so would its gradients.
+        # The lowest number, and not minus infinity, since the softmax of a row of nothing else would be NaN.
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         return torch.softmax(scores, dim=-1).masked_fill(~mask, 0.0)
 

@@ -113,7 +113,7 @@ def test_a_block_without_its_additions_is_the_bare_attention(tiny, kind):
     assert torch.equal(bare(x), bare.attention(x))
 
 
-def test_a_block_adds_normalised_attention_and_then_perceptron(tiny):
+def test_a_block_adds_normalized_attention_and_then_perceptron(tiny):
     torch.manual_seed(0)
     block = Block(tiny).eval()
     x = torch.randn(2, 5, 8)

@@ -105,7 +105,7 @@ function showScores() {
   }));
 }
 
-const share = (value) => (value < 0.005 ? "<0.01" : value.toFixed(2));
+const shown = (value) => (value < 0.005 ? "<0.01" : value.toFixed(2));
 function showLens() {
   const token = state.token;
   const truth = token + data.shift < T ? data.tokens[token + data.shift] : null;
@@ -115,7 +115,7 @@ function showLens() {
   const rows = data.lens.map((layer) => {
     const cells = layer.guesses[token].map((label, i) => {
       const name = fill(make("bdi", { className: label === truth ? "true" : "" }), label);
-      const chance = make("small", { textContent: share(layer.chances[token][i]) });
+      const chance = make("small", { textContent: shown(layer.chances[token][i]) });
       return make("td", { title: label }, [make("div", {}, [name, chance])]);
     });
     while (cells.length < 3) cells.push(make("td"));
