@@ -41,7 +41,8 @@ class GPT(Network):
 
         Args:
             ids: (B, T) token ids.
-            lengths: (B) how many of them are real; the others are padding, which no real token sees. Default: all.
+            lengths: (B) how many of them are real; the others are padding, which no real token sees, and whose hidden
+                states mean nothing. Default: all.
             side: where the padding stands.
 
         Raises:
@@ -50,9 +51,10 @@ class GPT(Network):
         refuse_too_long(ids, self.config)
         mask = positions = None
         if lengths is not None:
-            T = ids.shape[1]
-            mask = attention_mask(is_real(lengths, T, side), T, self.config.is_causal)
+            T, is_causal = ids.shape[1], self.config.is_causal
             positions = positions_of(lengths, T, side)
+            if side == "left" or not is_causal:  # else no real token sees what comes later: the quick kernel is right
+                mask = attention_mask(is_real(lengths, T, side), T, is_causal)
         x = self.embeddings(ids, positions)  # (B, T) -> (B, T, C)
         for block in self.blocks:
             x = block(x, mask)  # (B, T, C) -> (B, T, C)

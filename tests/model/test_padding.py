@@ -163,12 +163,22 @@ def test_padded_prompts_in_a_cache_are_a_padded_batch(tiny, lengths, positions, 
         torch.testing.assert_close(step, whole[rows, last], **CLOSE[dtype])
 
 
-def test_without_lengths_no_mask_is_built(tiny, monkeypatch):
-    model, masks = make(tiny), []
+@pytest.mark.parametrize(
+    ("causal", "lengths", "has_mask"),
+    [
+        (True, [], False),
+        (True, [[2], "right"], False),  # what comes later is not seen anyway
+        (True, [[2], "left"], True),
+        (False, [], False),
+        (False, [[2], "right"], True),
+    ],
+)
+def test_a_mask_is_built_only_where_it_is_needed(tiny, causal, lengths, has_mask):
+    model, masks = make(dataclasses.replace(tiny, causal=causal)), []
     for block in model.blocks:
         block.attention.register_forward_hook(lambda _module, args, _output: masks.append(args[1]))
-    model(torch.zeros(1, 4, dtype=torch.int64))
-    assert masks == [None, None]
+    model(torch.zeros(1, 4, dtype=torch.int64), *(torch.tensor(x) if isinstance(x, list) else x for x in lengths))
+    assert [mask is not None for mask in masks] == [has_mask] * 2
 
 
 # Memory
