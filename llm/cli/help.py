@@ -1,5 +1,7 @@
 """What `train.py --help` says, without importing anything large; and how each command's own help begins."""
 
+from llm.runtime.shipped import train_command
+
 SUMMARIES = {
     "fit": "train a model",
     "validate": "measure a trained model on the validation text",
@@ -38,10 +40,10 @@ def overview() -> str:
     """What `train.py --help` prints."""
     commands = _columns({f"  {name}": summary for name, summary in SUMMARIES.items()})
     return (
-        "usage: python train.py COMMAND [options]\n\n"
+        f"usage: {train_command()} COMMAND [options]\n\n"
         f"Train a GPT, and see inside it while it learns.\n\ncommands:\n{commands}\n\n{_used_most()}\n\n"
         f"{_examples('fit')}\n\n"
-        "Every option of a command: python train.py COMMAND --help\n"
+        f"Every option of a command: {train_command()} COMMAND --help\n"
         "What is done with a model besides: python -m llm --help"
     )
 
@@ -59,7 +61,7 @@ def _used_most() -> str:
 
 
 def _examples(command: str) -> str:
-    lines = {f"  python train.py {command} {words}".rstrip(): f"# {what}" for words, what in _EXAMPLES[command]}
+    lines = {f"  {train_command()} {command} {words}".rstrip(): f"# {what}" for words, what in _EXAMPLES[command]}
     return "examples:\n" + _columns(lines)
 
 

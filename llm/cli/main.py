@@ -23,6 +23,7 @@ from llm.data import TextDataModule
 from llm.errors import LLMError, reason_of
 from llm.preflight import PreflightDone
 from llm.runtime.process import Interrupted
+from llm.runtime.shipped import train_command
 from llm.runtime.trust import HELP, only_trusted_classes, take_allowed
 from llm.tasks import LanguageModel
 
@@ -45,7 +46,7 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
         parser_kwargs[subcommand] = {
             "default_config_files": default_files,
             "exit_on_error": False,
-            "usage": f"python train.py {subcommand} [options]",
+            "usage": f"{train_command()} {subcommand} [options]",
             "description": description(subcommand),
             "epilog": HELP,
         }

@@ -16,10 +16,11 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
-from llm.data.windows import WindowLoader
+from llm.data.loader import BatchLoader
 from llm.runs.checkpointing import best_and_last
 from llm.runs.run_folder import folder_of
 from llm.runtime.process import Interrupted, listen, listen_as_before, name_of, say
+from llm.runtime.shipped import train_command
 from llm.training.trainer_state import is_accumulating
 
 log = logging.getLogger("llm")
@@ -163,12 +164,12 @@ def command_to_resume(trainer: L.Trainer, path: Path) -> str:
     folder = folder_of(trainer)
     config = None if folder is None else folder / "config.yaml"
     with_config = f" --config {shlex.quote(str(config))}" if config is not None and config.is_file() else ""
-    return f"python train.py fit{with_config} --ckpt_path {shlex.quote(str(path))}"
+    return f"{train_command()} fit{with_config} --ckpt_path {shlex.quote(str(path))}"
 
 
 def _end_loaders(trainer: L.Trainer) -> None:
     for loader in (trainer.train_dataloader, trainer.val_dataloaders):
-        if isinstance(loader, WindowLoader):
+        if isinstance(loader, BatchLoader):
             loader.close()
 
 

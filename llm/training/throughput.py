@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import lightning as L
 
-from llm.data.windows import Batch
+from llm.data.batch import TokenBatch
 from llm.runtime.hardware import finish, peak_flops
 from llm.training.trainer_state import is_logging, log_now
 
@@ -39,7 +39,7 @@ class Throughput(L.Callback):
         self._start = None
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: TokenBatch, batch_idx: int
     ) -> None:
         """Count the tokens of a batch."""
         del outputs, batch_idx
