@@ -14,7 +14,8 @@ from llm.config import GPTConfig
 from llm.errors import ConfigError
 from llm.inspection import capture
 from llm.model import GPT, KeyValueCache, SquaredReLU, decode, prefill
-from llm.model.attention import Rotary, build_attention
+from llm.model.attention import build_attention
+from llm.model.rotary import Rotary
 from llm.pretrained import Pretrained, adapt, build, export, read_pretrained
 
 MODERN = {
