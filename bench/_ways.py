@@ -58,7 +58,7 @@ def module_step(
 
     parameters = list(model.parameters())
     device = parameters[0].device.type
-    features = Compiled(model.features) if compiled else model.features
+    features = Compiled(model.hidden_states) if compiled else model.hidden_states
     cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_
     if compiled:
         cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)

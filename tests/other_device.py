@@ -49,7 +49,7 @@ def check(config: GPTConfig) -> None:
     metrics = SplitMetrics()
     with mode:
         ids = torch.zeros(B, T, dtype=torch.int64, device=DEVICE)
-        prediction = head_loss(model.head, model.features(ids), ids, with_accuracy=True)
+        prediction = head_loss(model.head, model.hidden_states(ids), ids, with_accuracy=True)
         assert prediction.loss.device == DEVICE
         with torch.no_grad():
             model.eval()

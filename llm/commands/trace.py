@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.inspection import capture, shape_rows, text_table, tick_labels
     from llm.inspection.probe import longest_window
     from llm.inspection.shapes import legend
-    from llm.inspection.steps import naive_softmax, scores_of_query, sum_normalise
+    from llm.inspection.steps import naive_softmax, scores_of_query, sum_normalize
 
     model, tokenizer, ids = _what_to_trace(arguments)
     config = model.config
@@ -87,9 +87,10 @@ def run(arguments: argparse.Namespace) -> None:
     block, head = f"block {arguments.layer}", arguments.head
     title(5, f"Attention ({config.attention}), layer {arguments.layer}, head {head}: row = query, column = key")
     for name in ("Q", "K", "V"):
-        _print_matrix(name, found.tensor(f"{block} / {name}")[0, head], labels)
+        heads = found.tensor(f"{block} / {name}")[0]  # one of K and V may serve several of Q
+        _print_matrix(name, heads[head * len(heads) // config.heads], labels)
     scores = found.tensor(f"{block} / scores")[0, head]
-    divisor = f" / sqrt({config.head_size})" if config.scale_scores else ""
+    divisor = f" / sqrt({config.head_dim})" if config.scale_scores else ""
     _print_matrix(f"scores = Q times K{divisor}", scores, labels, labels)
     _print_matrix(
         "weights: rows sum to 1; a key that may not be seen gets 0",
@@ -104,8 +105,8 @@ def run(arguments: argparse.Namespace) -> None:
     raw = scores_of_query(vectors, query)
     title(6, f"The way there without weights of its own: the query {labels[query]!r} against every input, unmasked")
     _print_row("dot products", raw)
-    _print_row("over their sum", sum_normalise(raw))
-    _print_row("softmax of that", torch.softmax(sum_normalise(raw), dim=-1))
+    _print_row("over their sum", sum_normalize(raw))
+    _print_row("softmax of that", torch.softmax(sum_normalize(raw), dim=-1))
     _print_row("softmax of the dot products (what is used)", torch.softmax(raw, dim=-1))
     _print_row("the same, exponentials over their sum", naive_softmax(raw))
 

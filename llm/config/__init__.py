@@ -4,9 +4,18 @@ Frozen dataclasses of primitives: what the command line parses, what a checkpoin
 reads are the same thing.
 """
 
+from llm.config.encoder import EncoderConfig
 from llm.config.gpt import GPT2_SIZES, AttentionKind, GPTConfig
 from llm.config.optim import OptimConfig
 from llm.config.sampling import SamplingConfig
 from llm.config.tokenizer import TokenizerConfig
 
-__all__ = ["GPT2_SIZES", "AttentionKind", "GPTConfig", "OptimConfig", "SamplingConfig", "TokenizerConfig"]
+__all__ = [
+    "GPT2_SIZES",
+    "AttentionKind",
+    "EncoderConfig",
+    "GPTConfig",
+    "OptimConfig",
+    "SamplingConfig",
+    "TokenizerConfig",
+]

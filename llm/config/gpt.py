@@ -20,6 +20,17 @@ GPT2_SIZES: dict[str, dict[str, int]] = {
 }
 """GPT-2's published sizes (Radford et al. 2019, table 2)."""
 
+_SIZES = (
+    "vocab_size",
+    "context_length",
+    "n_layer",
+    "n_head",
+    "n_embd",
+    "n_kv_head",
+    "head_size",
+    "mlp_hidden",
+    "vocab_multiple",
+)
 _LARGEST = 2**31 - 1
 _MOST_LAYERS = 10_000
 """More would take minutes to build before anything could tell that they don't fit into memory."""
@@ -36,10 +47,14 @@ class GPTConfig:
         n_layer: number of blocks.
         n_head: H, number of attention heads. Used by `multi_head`; the other kinds have one head.
         n_embd: C, size of the embedding vectors.
+        n_kv_head: number of key and value heads in `multi_head`, each of which serves n_head / n_kv_head query heads
+            (grouped-query attention, Ainslie et al. 2023). Default: n_head.
+        head_size: D, size of one head's queries, keys and values in `multi_head`. Default: n_embd / n_head.
         attention: `dot` has no weights of its own, `self` has trained queries, keys and values and sees the whole
             text, `causal` sees only the past, `multi_head` is several causal heads and an output projection.
+        causal: whether a position sees only itself and earlier ones. Default: as `attention` says.
         positions: how the model knows where a token stands: `learned` adds a trained vector for each position to the
-            token's, `rotary` turns queries and keys by an angle that grows with the position, so that a score depends
+            token's, `rotary` rotates queries and keys by an angle that grows with the position, so that a score depends
             on the distance alone (Su et al. 2021).
         qk_norm: compare queries and keys by the cosine of their angle times a trained factor, one for each layer, so
             that no score grows without bound (Henry et al. 2020).
@@ -47,7 +62,9 @@ class GPTConfig:
         normalize_scores: how scores become attention weights: `softmax`, or each score over their `sum` (a step on
             the notes' way; it can divide by zero, so train with softmax).
         norm: before each part of a block and before the head: `layer_norm`, `rms_norm`, which divides by the root mean
-            square and neither centres nor shifts (Zhang & Sennrich 2019), or `none`.
+            square and neither centers nor shifts (Zhang & Sennrich 2019), or `none`.
+        norm_first: whether each part of a block normalizes its input (pre-norm, as GPT-2), or the sum of its input and
+            its output (post-norm, as Vaswani et al. 2017); then there is no norm before the head.
         norm_epsilon: added to the variance, or the mean square, under the norm's square root.
         mlp: what follows each attention: `plain` is a two-layer perceptron; or `none`.
         activation: between its two layers: `gelu` in GPT-2's tanh form, `gelu_exact`, `relu`, `silu` or
@@ -56,7 +73,7 @@ class GPTConfig:
         residual: whether each part of a block adds to its input or replaces it.
         projection_init: how the last matrix of each part of a block starts: `small` and random, the smaller the more
             blocks there are, as GPT-2's, or `zero`, so that every block begins by passing its input on.
-        dropout: share of values dropped in training, from 0 up to but not including 1.
+        dropout: fraction of values dropped in training, from 0 up to but not including 1.
         bias: whether linear layers and norms have a bias.
         qkv_bias: whether the query, key and value projections have one.
         tie_head: whether the output head shares the token embedding's weights.
@@ -69,12 +86,16 @@ class GPTConfig:
     n_layer: int = 4
     n_head: int = 4
     n_embd: int = 128
+    n_kv_head: int | None = None
+    head_size: int | None = None
     attention: AttentionKind = "multi_head"
+    causal: bool | None = None
     positions: Literal["learned", "rotary"] = "learned"
     qk_norm: bool = False
     scale_scores: bool = True
     normalize_scores: Literal["softmax", "sum"] = "softmax"
     norm: Literal["layer_norm", "rms_norm", "none"] = "layer_norm"
+    norm_first: bool = True
     norm_epsilon: float = 1e-5
     mlp: Literal["plain", "none"] = "plain"
     activation: Literal["gelu", "gelu_exact", "relu", "silu", "squared_relu"] = "gelu"
@@ -89,7 +110,7 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         with checks(self) as check:
-            for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "mlp_hidden", "vocab_multiple"):
+            for name in _SIZES:
                 value, most = getattr(self, name), _MOST_LAYERS if name == "n_layer" else _LARGEST
                 check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
                 check(value is None or value <= most, f"{name} must be at most {most}, got {value}")
@@ -101,20 +122,35 @@ class GPTConfig:
                 "and keys but not values, and dot attention has one vector for all three: choose another attention",
             )
             check(
+                self.attention != "causal" or self.causal is not False,
+                "attention causal with causal false: the same attention that sees the whole text is called self",
+            )
+            check(
                 self.projection_init == "small" or self.residual,
                 "projection_init zero needs residual: without it a block would give nothing but zeros",
             )
-            if self.n_head < 1:
+            for name in ("n_kv_head", "head_size"):
+                check(
+                    getattr(self, name) is None or self.attention == "multi_head",
+                    f"{name} {getattr(self, name)} needs attention multi_head, got attention {self.attention}, which "
+                    "has one head of size n_embd",
+                )
+            if min(self.n_head, self.heads, self.kv_heads) < 1:
                 return  # there is no size of a head to ask about
             check(
-                self.n_embd % self.heads == 0,
-                f"n_embd must be divisible by n_head, so that every head has the same size: "
-                f"{self.n_embd} / {self.n_head} leaves {self.n_embd % self.n_head}",
+                self.heads % self.kv_heads == 0,
+                f"n_head must be divisible by n_kv_head, so that every key and value head serves as many query heads: "
+                f"{self.heads} / {self.kv_heads} leaves {self.heads % self.kv_heads}",
             )
             check(
-                self.positions == "learned" or self.head_size % 2 == 0,
-                f"positions rotary turns pairs of values, so the head size must be even, got n_embd / n_head = "
-                f"{self.head_size}",
+                self.head_size is not None or self.n_embd % self.heads == 0,
+                f"n_embd must be divisible by n_head, so that every head has the same size: "
+                f"{self.n_embd} / {self.n_head} leaves {self.n_embd % self.n_head}; or give head_size",
+            )
+            check(
+                self.positions == "learned" or self.head_dim % 2 == 0,
+                "positions rotary rotates pairs of values, so the head size must be even, got "
+                f"{'n_embd / n_head' if self.head_size is None else 'head_size'} = {self.head_dim}",
             )
 
     @property
@@ -123,9 +159,14 @@ class GPTConfig:
         return self.n_head if self.attention == "multi_head" else 1
 
     @property
-    def head_size(self) -> int:
+    def kv_heads(self) -> int:
+        """The number of key and value heads that the chosen kind really has."""
+        return self.heads if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def head_dim(self) -> int:
         """D, the size of one head's queries, keys and values."""
-        return self.n_embd // self.heads
+        return self.n_embd // self.heads if self.head_size is None else self.head_size
 
     @property
     def hidden_size(self) -> int:
@@ -140,7 +181,7 @@ class GPTConfig:
     @property
     def is_causal(self) -> bool:
         """Whether a position sees only itself and earlier ones, so that its next-token loss means something."""
-        return self.attention in ("causal", "multi_head")
+        return self.attention in ("causal", "multi_head") if self.causal is None else self.causal
 
     @classmethod
     def gpt2(cls, size: str, **overrides: Any) -> Self:

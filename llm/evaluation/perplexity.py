@@ -144,7 +144,7 @@ def losses(
             if int(ids.max()) >= model.config.vocab_size:
                 raise DataError(f"the text has token id {int(ids.max())}, the model {model.config.vocab_size} tokens")
             ids, is_scored = ids.to(device), is_scored.to(device)
-            hidden_states = model.features(ids[:, :-1])[is_scored[:, 1:]]  # (B, T - 1, C) -> (M, C)
+            hidden_states = model.hidden_states(ids[:, :-1])[is_scored[:, 1:]]  # (B, T - 1, C) -> (M, C)
             targets = ids[:, 1:][is_scored[:, 1:]]  # (B, T - 1) -> (M)
             yield targets.cpu().numpy(), token_losses(model.head, hidden_states, targets).cpu().double()
             bar.update(len(batch))

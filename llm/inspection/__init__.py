@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llm.inspection.heads import HeadScores, head_scores
     from llm.inspection.lens import logit_lens
     from llm.inspection.page import attention_page
-    from llm.inspection.probe import Capture, Stage, attention_maps, capture
+    from llm.inspection.probe import Capture, attention_maps, capture
     from llm.inspection.report import Report, inspect
     from llm.inspection.rollout import attention_rollout
     from llm.inspection.samples import TextSamples
@@ -27,7 +27,6 @@ __all__ = [
     "Inspection",
     "Report",
     "ShapeRow",
-    "Stage",
     "TextSamples",
     "attention_maps",
     "attention_page",
@@ -49,7 +48,7 @@ _NAMES = {
     "heads": ("HeadScores", "head_scores"),
     "lens": ("logit_lens",),
     "page": ("attention_page",),
-    "probe": ("Capture", "Stage", "attention_maps", "capture"),
+    "probe": ("Capture", "attention_maps", "capture"),
     "report": ("Report", "inspect"),
     "rollout": ("attention_rollout",),
     "samples": ("TextSamples",),

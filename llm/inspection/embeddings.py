@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm.errors import LLMError
 from llm.inspection.ticks import markdown, tick_labels
-from llm.model import GPT
+from llm.model import Network
 from llm.tokenizers import Tokenizer
 
 
@@ -21,7 +21,7 @@ def cosine_similarity(vectors: Tensor) -> Tensor:
     return (unit @ unit.mT).clamp(-1, 1).fill_diagonal_(1.0)
 
 
-def positional_similarity(model: GPT, longest: int) -> tuple[Tensor, list[int]]:
+def positional_similarity(model: Network, longest: int) -> tuple[Tensor, list[int]]:
     """How alike the vectors of the positions are, `(N, N)`, and which N positions: all, or evenly spaced ones.
 
     The model must have a table of them: rotary positions have none.
@@ -33,12 +33,12 @@ def positional_similarity(model: GPT, longest: int) -> tuple[Tensor, list[int]]:
     return cosine_similarity(table[::step]), positions
 
 
-def token_table(model: GPT) -> Tensor:
+def token_table(model: Network) -> Tensor:
     """The embedding of each token, (V, C) in float32, without the rows of padding, which are no token's."""
     return model.embeddings.token.weight.detach()[: model.config.vocab_size].float()
 
 
-def nearest(model: GPT, ids: Sequence[int], k: int = 6) -> tuple[Tensor, Tensor]:
+def nearest(model: Network, ids: Sequence[int], k: int = 6) -> tuple[Tensor, Tensor]:
     """The tokens whose embeddings point most nearly the same way: ids and cosines, each `(len(ids), k)`, nearest first.
 
     Args:
@@ -80,7 +80,7 @@ def word_ids(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[list[int], lis
     return ids, others
 
 
-def neighbours_table(model: GPT, tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+def neighbours_table(model: Network, tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """A Markdown table: each token and its nearest neighbours with their cosines."""
     found, cosines = nearest(model, ids)
     lines = [["token", "nearest, with the cosine"], ["---", "---"]]

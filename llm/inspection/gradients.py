@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from llm.model import GPT
+from llm.model import Network
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class GradientFlow:
         keep_weights: whether the step will be measured too.
     """
 
-    def __init__(self, model: GPT, keep_weights: bool = True) -> None:
+    def __init__(self, model: Network, keep_weights: bool = True) -> None:
         self._layers = layer_parameters(model)
         self.before: list[LayerFlow] = []
         self._weights: list[list[Tensor]] = []
@@ -62,22 +62,16 @@ class GradientFlow:
         return flows
 
 
-def layer_parameters(model: GPT) -> dict[str, list[nn.Parameter]]:
+def layer_parameters(model: Network) -> dict[str, list[nn.Parameter]]:
     """The trained parameters by layer, each in one layer only; layers that have none are left out."""
-    parts: dict[str, nn.Module] = {
-        "token embeddings": model.embeddings.token,
-        "positional embeddings": model.embeddings.position or nn.Identity(),  # rotary positions have no table
-        **{f"block {index}": block for index, block in enumerate(model.blocks)},
-        "final norm": model.final_norm,
-        "head": model.head,
-    }
     seen: set[int] = set()
-    layers = {}
-    for name, part in parts.items():
-        own = [p for p in part.parameters() if p.requires_grad and id(p) not in seen]
+    layers: dict[str, list[nn.Parameter]] = {}
+    for stage in model.stages():
+        name = stage.name.partition(" / ")[0]
+        own = [p for p in stage.module.parameters() if p.requires_grad and id(p) not in seen]
         seen.update(map(id, own))
         if own:
-            layers[name] = own
+            layers.setdefault("head" if name == "logits" else name, []).extend(own)
     return layers
 
 

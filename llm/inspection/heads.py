@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llm.inspection.probe import attention_maps
-from llm.model import GPT
+from llm.model import Network
 
 _REPEATED_TOKENS = 25
 _ROWS = 2
@@ -90,7 +90,7 @@ def repeated_tokens(vocab_size: int, context_length: int, seed: int = 0) -> Tens
     return rows.repeat(1, 2)  # (2, n) -> (2, 2 n)
 
 
-def head_scores(model: GPT, maps: Sequence[Tensor]) -> list[HeadScores]:
+def head_scores(model: Network, maps: Sequence[Tensor]) -> list[HeadScores]:
     """The scores of every head: entropy and sink on a text, the others on repeated random tokens.
 
     Args:

@@ -1,4 +1,4 @@
-"""The logit lens: what a model would say if it had to speak after each block.
+"""The logit lens: what a network would predict after each block, if it were the last.
 
 nostalgebraist 2020, "interpreting GPT: the logit lens".
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llm.inspection.probe import Capture, eager
 from llm.inspection.ticks import markdown, tick_labels
-from llm.model import GPT
+from llm.model import Network
 from llm.tokenizers import Tokenizer
 
 
@@ -23,10 +23,11 @@ class LensLayer:
 
     Args:
         name: `embeddings`, or `block 0` and so on.
-        top_ids: (T, k) the likeliest next tokens, likeliest first.
+        top_ids: (T, k) the likeliest tokens, likeliest first.
         top_probabilities: (T, k) their probabilities.
         ranks: (T - 1,) the place of the token that really came next, at each position but the last; 1 is the first.
-            T is the number of positions that were asked for.
+            T is the number of positions that were asked for. Of a network that predicts the token at the position
+            itself: (T,) its place.
     """
 
     name: str
@@ -35,13 +36,13 @@ class LensLayer:
     ranks: Tensor
 
 
-def lens_logits(model: GPT, hidden: Tensor) -> Tensor:
+def lens_logits(model: Network, hidden: Tensor) -> Tensor:
     """The residual stream (B, T, C), read by the final norm and the head as if it were the last: (B, T, V)."""
     with eager(model, hidden), torch.no_grad():
-        return model.head(model.final_norm(hidden))  # (B, T, C) -> (B, T, V)
+        return model.logits_of(hidden)  # (B, T, C) -> (B, T, V)
 
 
-def logit_lens(model: GPT, found: Capture, k: int = 3, last: int = 0) -> list[LensLayer]:
+def logit_lens(model: Network, found: Capture, k: int = 3, last: int = 0) -> list[LensLayer]:
     """The predictions after the embeddings and after each block, for the first text of a capture.
 
     One layer's logits are held at a time.
@@ -54,14 +55,15 @@ def logit_lens(model: GPT, found: Capture, k: int = 3, last: int = 0) -> list[Le
     """
     ids = found.tensor("token ids")[:1, -last:]
     stages = [("embeddings", found.tensor("input embeddings"))]
-    stages += [(f"block {layer}", found.after_block(layer)) for layer in range(found.n_layer)]
+    stages += [(f"block {layer}", found.after_block(layer)) for layer in range(model.config.n_layer)]
     layers = []
     for name, hidden in stages:
         logits = lens_logits(model, hidden[:1, -last:])[0].float()  # (1, T, C) -> (T, V)
         top = logits.topk(min(k, logits.shape[-1]))
         probabilities = (top.values - logits.logsumexp(-1, keepdim=True)).exp()
-        true = logits[:-1].gather(-1, ids[0, 1:, None])  # (T - 1, V) -> (T - 1, 1)
-        ranks = 1 + (logits[:-1] > true).sum(-1)  # (T - 1, V) -> (T - 1)
+        targets = ids[0, 1:] if model.predicts_next else ids[0]  # (T - 1) or (T)
+        true = logits[: len(targets)].gather(-1, targets[:, None])  # (T, V) -> (T - 1, 1)
+        ranks = 1 + (logits[: len(targets)] > true).sum(-1)  # (T, V) -> (T - 1)
         layers.append(LensLayer(name, top.indices.cpu(), probabilities.cpu(), ranks.cpu()))
     return layers
 
@@ -69,10 +71,12 @@ def logit_lens(model: GPT, found: Capture, k: int = 3, last: int = 0) -> list[Le
 def lens_table(layers: Sequence[LensLayer], ids: Sequence[int], tokenizer: Tokenizer) -> str:
     """A Markdown table: a row for each position, a column for each layer with its guess and the true token's rank."""
     labels = [markdown(label) for label in tick_labels(tokenizer, ids)]
-    head = ["token", "next", *(layer.name for layer in layers)]
+    predicts_next = len(layers[0].ranks) < len(labels)
+    head = ["token", "next" if predicts_next else "wanted", *(layer.name for layer in layers)]
     lines = [head, ["---"] * len(head)]
     guesses = [tick_labels(tokenizer, layer.top_ids[:, 0].tolist()) for layer in layers]
-    for position, (label, following) in enumerate(zip(labels, [*labels[1:], "?"], strict=True)):
+    wanted = [*labels[1:], "?"] if predicts_next else labels
+    for position, (label, following) in enumerate(zip(labels, wanted, strict=True)):
         cells = []
         for layer, guess in zip(layers, guesses, strict=True):
             rank = f", rank {int(layer.ranks[position])}" if position < len(layer.ranks) else ""

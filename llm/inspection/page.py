@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llm.inspection.report import Report
 
 _STEPS = 65535
-"""A weight is kept as a whole number of 16 bits: to within 0.000008."""
+"""A weight is kept as an integer of 16 bits: to within 0.000008."""
 
 _MOST_VALUES = 1_400_000
 """Weights in a page: 2.8 MB, 3.7 MB as text."""
@@ -65,6 +65,7 @@ def attention_page(report: Report) -> Page:
         "layers": config.n_layer,
         "heads": config.heads,
         "causal": config.is_causal,
+        "shift": int(report.model.predicts_next),
         "steps": _STEPS,
         "tokens": report.names(report.ids[:shown], _LONGEST_LABEL),
         "weights": _encode(torch.cat(maps), config.is_causal),

@@ -1,44 +1,28 @@
-"""Look into a model for the length of one forward pass, and leave no trace.
+"""Look into a network for the length of one forward pass, and leave no trace.
 
-Training runs on fused attention, which never holds the weights. The probe hooks the stages of one small batch, in
-eval mode, without gradients and uncompiled; it recomputes scores and weights in float32 from the inputs that each
-attention really received, through the attention's own code; then it removes its hooks.
+Training runs on fused attention, which never holds the weights. The probe hooks the stages that the network names
+(`llm.model.stages`) of one small batch, in eval mode, without gradients and uncompiled; each attention spells out its
+scores and weights in float32 from the inputs that it really received; then the hooks are removed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from llm.config import GPTConfig
-from llm.model import GPT, Attention
+from llm.model import AttentionHook, Hook, Network, Stage
 
 _MOST_BYTES = 256 * 2**20
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the pipeline as it was during a capture.
-
-    Args:
-        name: such as `token embeddings`, or `block 0 / weights`.
-        axes: the symbolic shape, such as `(B, T, C)`.
-        tensor: what was there.
-        parameters: trained values that belong to this stage alone.
-    """
-
-    name: str
-    axes: str
-    tensor: Tensor
-    parameters: int = 0
+_Forward = Callable[[nn.Module, tuple[Any, ...], Tensor], None]
 
 
 def longest_window(config: GPTConfig) -> int:
@@ -47,71 +31,79 @@ def longest_window(config: GPTConfig) -> int:
 
 
 class Capture(dict[str, Stage]):
-    """The stages of one forward pass, by name, in the order in which they happened."""
+    """The stages of one forward pass, by name, in the order in which they happened.
 
-    def __init__(self, n_layer: int) -> None:
+    Args:
+        attentions: the attentions that the network has, in the order in which they run.
+    """
+
+    def __init__(self, attentions: Iterable[AttentionHook] = ()) -> None:
         super().__init__()
-        self.n_layer = n_layer
+        self.attentions = list(attentions)
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of a stage."""
         return self[name].tensor
 
+    def maps(self, kind: Literal["self", "cross"] = "self") -> list[Tensor]:
+        """The attention weights of each attention of a kind, (B, H, T, S): rows are queries, columns keys.
+
+        Rows sum to 1, and S is T where the keys are of the text itself.
+        """
+        return [self.tensor(f"{hook.name} / weights") for hook in self.attentions if hook.kind == kind]
+
     def attention(self, layer: int) -> Tensor:
-        """The attention weights of a layer, (B, H, T, T): rows are queries, columns keys, and rows sum to 1."""
-        return self.tensor(f"block {layer} / weights")
+        """The weights of a layer's attention to the text itself, (B, H, T, T)."""
+        return self.maps()[layer]
 
     def after_block(self, layer: int) -> Tensor:
         """The residual stream as a block leaves it, (B, T, C)."""
         return self.tensor(f"block {layer} / residual")
 
-    def record(self, name: str, axes: str, tensor: Tensor, parameters: int = 0) -> None:
+    def record(self, stage: Stage) -> None:
         """Keep a stage."""
-        self[name] = Stage(name, axes, tensor.detach(), parameters)
+        self[stage.name] = dataclasses.replace(stage, tensor=stage.tensor.detach())
 
 
-def capture(model: GPT, ids: Tensor, targets: Tensor | None = None) -> Capture:
-    """Run a model once and keep every stage.
+def capture(model: Network, ids: Tensor, targets: Tensor | None = None, **inputs: Any) -> Capture:
+    """Run a network once and keep every stage.
 
-    The model's mode, its hooks, its compiled graphs and the random state are afterwards what they were before.
+    Its mode, its hooks, its compiled graphs and the random state are afterwards what they were before.
 
     Args:
-        model: any GPT.
+        model: any network that names its stages.
         ids: (B, T) token ids; keep B x T small, since every (T, T) matrix of every head is held.
-        targets: (B, T) the tokens that came next, for the loss as a last stage.
+        targets: (B, T) the tokens that its logits are of, for the loss as a last stage.
+        inputs: what else its `forward` takes, such as `lengths`.
     """
-    found = Capture(model.config.n_layer)
-    found.record("token ids", "(B, T)", ids)
-    with eager(model, ids), torch.no_grad(), _hooks(model, found):
-        logits = model.forward(ids)  # not `model(ids)`, which might be compiled
-        found.record("logits", "(B, T, V)", logits, _head_parameters(model))
+    found = Capture(hook for hook in model.stages() if isinstance(hook, AttentionHook))
+    found.record(Stage("token ids", "(B, T)", ids))
+    with eager(model, ids), torch.no_grad(), _hooks(model, found.record):
+        logits = model.forward(ids, **inputs)  # not `model(ids)`, which might be compiled
         if targets is not None:
             loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())  # (B, T, V) -> (B T, V)
-            found.record("loss", "()", loss)
+            found.record(Stage("loss", "()", loss))
     return found
 
 
-def attention_maps(model: GPT, ids: Tensor) -> list[Tensor]:
-    """The attention weights of each layer, (B, H, T, T), and nothing else: cheaper than a whole capture.
+def attention_maps(model: Network, ids: Tensor, **inputs: Any) -> list[Tensor]:
+    """The weights of each attention to the text itself, (B, H, T, T), and nothing else: cheaper than a whole capture.
 
     Args:
-        model: any GPT; it is left as it was.
+        model: any network that names its stages; it is left as it was.
         ids: (B, T) token ids.
+        inputs: what else its `hidden_states` takes.
     """
     maps: list[Tensor] = []
 
-    def hook(module: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> None:
-        assert isinstance(module, Attention)
-        query, key, _ = module.project(args[0])
-        maps.append(module.weights(module.scores(query.float(), key.float())).detach())
+    def hook(module: Any, args: tuple[Any, ...], _output: Tensor) -> None:
+        maps.extend(stage.tensor for stage in module.spelled_out(*args) if stage.name == "weights")
 
-    handles = [block.attention.register_forward_hook(hook) for block in model.blocks]  # type: ignore[union-attr]
-    try:
-        with eager(model, ids), torch.no_grad():
-            model.features(ids)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as stack, eager(model, ids), torch.no_grad():
+        for stage in model.stages():
+            if isinstance(stage, AttentionHook) and stage.kind == "self":
+                stack.callback(stage.module.register_forward_hook(hook).remove)
+        model.hidden_states(ids, **inputs)
     return maps
 
 
@@ -129,73 +121,47 @@ def eager(model: nn.Module, ids: Tensor) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hooks(model: GPT, found: Capture) -> Iterator[None]:
-    handles: list[RemovableHandle] = []
-
-    def record_output(module: nn.Module, name: str, axes: str = "(B, T, C)", counted: nn.Module | None = None) -> None:
-        if isinstance(module, nn.Identity):  # a norm that is configured away
-            return
-        parameters = count_parameters(module if counted is None else counted)
-
-        def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            found.record(name, axes, output, parameters)
-
-        handles.append(module.register_forward_hook(hook))
-
-    nothing = nn.Identity()
-    try:
-        embeddings = model.embeddings
-        record_output(embeddings.token, "token embeddings")
-        if embeddings.position is not None:  # rotary positions have no table: they are in Q and K
-            record_output(embeddings.position, "positional embeddings", "(T, C)")
-        record_output(embeddings, "input embeddings", counted=nothing)
-        for layer, block in enumerate(model.blocks):
-            name = f"block {layer}"
-            record_output(block.attention_norm, f"{name} / attention norm")  # type: ignore[arg-type]
-            handles.append(block.attention.register_forward_hook(_attention_hook(found, name)))  # type: ignore[union-attr]
-            if block.mlp is not None:
-                handles.append(block.mlp_norm.register_forward_pre_hook(_input_hook(found, name)))  # type: ignore[union-attr]
-                record_output(block.mlp_norm, f"{name} / MLP norm")  # type: ignore[arg-type]
-                record_output(block.mlp, f"{name} / MLP")  # type: ignore[arg-type]
-            record_output(block, f"{name} / residual", counted=nothing)
-        record_output(model.final_norm, "final norm")
+def _hooks(model: Network, record: Callable[[Stage], None]) -> Iterator[None]:
+    counted: set[nn.Parameter] = set()
+    with contextlib.ExitStack() as stack:
+        for stage in model.stages():
+            if isinstance(stage, Hook) and stage.of_input:
+                handle = stage.module.register_forward_pre_hook(_input_hook(stage, record))
+                stack.callback(handle.remove)
+                continue
+            new = set(stage.module.parameters()) - counted
+            counted |= new
+            n_parameters = sum(parameter.numel() for parameter in new)
+            if isinstance(stage, AttentionHook):
+                handle = stage.module.register_forward_hook(_attention_hook(stage, n_parameters, record))
+            elif isinstance(stage.module, nn.Identity):  # a norm that is configured away
+                continue
+            else:
+                handle = stage.module.register_forward_hook(_output_hook(stage, n_parameters, record))
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _input_hook(found: Capture, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        found.record(f"{name} / residual after attention", "(B, T, C)", args[0])
+def _output_hook(stage: Hook, n_parameters: int, record: Callable[[Stage], None]) -> _Forward:
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        record(Stage(stage.name, stage.axes, output, n_parameters))
 
     return hook
 
 
-def _attention_hook(found: Capture, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, Attention)
-        query, key, value = (part.float() for part in module.project(args[0]))
-        scores = module.scores(query, key)
-        weights = module.weights(scores)
-        # The names and axes of the notes. Q, K and V are one matrix product, counted with Q.
-        heads = "(B, H, T, D)"
-        output_parameters = count_parameters(getattr(module, "projection", nn.Identity()))
-        found.record(f"{name} / Q", heads, query, count_parameters(module) - output_parameters)
-        found.record(f"{name} / K", heads, key)
-        found.record(f"{name} / V", heads, value)
-        found.record(f"{name} / scores", "(B, H, T, T)", scores)
-        found.record(f"{name} / weights", "(B, H, T, T)", weights)
-        found.record(f"{name} / context", heads, weights @ value)
-        found.record(f"{name} / attention out", "(B, T, C)", output, output_parameters)
+def _input_hook(stage: Hook, record: Callable[[Stage], None]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        record(Stage(stage.name, stage.axes, args[0]))
 
     return hook
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Number of trained values, shared ones counted once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def _attention_hook(attention: AttentionHook, n_parameters: int, record: Callable[[Stage], None]) -> _Forward:
+    def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+        left = n_parameters
+        for stage in module.spelled_out(*args):
+            record(dataclasses.replace(stage, name=f"{attention.name} / {stage.name}"))
+            left -= stage.parameters
+        record(Stage(f"{attention.name} / attention out", "(B, T, C)", output, left))
 
-
-def _head_parameters(model: GPT) -> int:
-    return 0 if model.config.tie_head else count_parameters(model.head)
+    return hook

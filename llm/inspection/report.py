@@ -20,7 +20,7 @@ from llm.inspection.probe import Capture, capture, longest_window
 from llm.inspection.rollout import attention_rollout
 from llm.inspection.shapes import shape_rows, text_table
 from llm.inspection.ticks import tick_labels
-from llm.model import GPT
+from llm.model import Network
 from llm.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Report(Mapping[str, Tensor]):
 
     def __init__(
         self,
-        model: GPT,
+        model: Network,
         found: Capture,
         tokenizer: Tokenizer | None = None,
         title: str = "Attention",
@@ -81,7 +81,7 @@ class Report(Mapping[str, Tensor]):
     @property
     def maps(self) -> list[Tensor]:
         """The attention weights of each layer, (H, T, T)."""
-        return [self.capture.attention(layer)[0] for layer in range(self.capture.n_layer)]
+        return [weights[0] for weights in self.capture.maps()]
 
     def heads(self) -> HeadTable:
         """Entropy, sink, previous-token, duplicate-token and induction score of every head."""
@@ -126,7 +126,7 @@ class Report(Mapping[str, Tensor]):
 
 
 def inspect(
-    model: GPT | Loaded | LanguageModel | str | Path,
+    model: Network | Loaded | LanguageModel | str | Path,
     text: str | Sequence[int] | Tensor,
     tokenizer: Tokenizer | None = None,
     tokens: int = 64,
@@ -134,8 +134,8 @@ def inspect(
     """Run a model on one text and keep every stage.
 
     Args:
-        model: a GPT, what `llm.load` gives, a LanguageModel with a trainer, or the path of a checkpoint or of
-            anything else that `llm.load` reads.
+        model: a GPT or another network, what `llm.load` gives, a LanguageModel with a trainer, or the path of a
+            checkpoint or of anything else that `llm.load` reads.
         text: the text; or (T,) token ids.
         tokenizer: the model's, where the model does not bring it along.
         tokens: look at so many at most; the rest is cropped, and `notes` says so.
@@ -149,7 +149,7 @@ def inspect(
     if isinstance(text, str):
         if tokenizer is None:
             raise ConfigError(
-                "a GPT alone can't read text: give tokenizer=..., or token ids, or inspect what llm.load gives"
+                "a network alone can't read text: give tokenizer=..., or token ids, or inspect what llm.load gives"
             )
         ids = tokenizer.encode(text)
     else:
@@ -160,7 +160,7 @@ def inspect(
     return Report(gpt, capture(gpt, row), tokenizer, notes=notes)
 
 
-def choose_window(ids: Sequence[int], model: GPT, tokens: int) -> tuple[list[int], list[str]]:
+def choose_window(ids: Sequence[int], model: Network, tokens: int) -> tuple[list[int], list[str]]:
     """As much of a text as can be looked at, and what to say about the rest.
 
     Raises:
@@ -181,12 +181,12 @@ def choose_window(ids: Sequence[int], model: GPT, tokens: int) -> tuple[list[int
     return list(ids[:shown]), notes
 
 
-def _parts(model: Any) -> tuple[GPT, Tokenizer | None]:
+def _parts(model: Any) -> tuple[Network, Tokenizer | None]:
     if isinstance(model, str | Path):
         from llm.pretrained import load
 
         model = load(model)
-    if isinstance(model, GPT):
+    if isinstance(model, Network):
         return model, None
     if isinstance(model, tuple):  # Loaded
         return model[0], model[1]

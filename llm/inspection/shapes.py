@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from llm.config import GPTConfig
-from llm.inspection.probe import Capture, Stage, capture
-from llm.model import GPT
+from llm.inspection.probe import Capture, capture
+from llm.model import Stage, build_network
 
 _HEADERS = ("stage", "axes", "shape", "dtype", "bytes", "parameters")
 _LAYER = re.compile(r"block (\d+) / ")
@@ -53,24 +53,25 @@ def shape_rows(found: Capture) -> list[ShapeRow]:
 
 
 def trace_shapes(config: GPTConfig, batch_size: int, length: int | None = None) -> list[ShapeRow]:
-    """The shapes that a batch takes on its way through a model, without computing anything.
+    """The shapes that a batch takes on its way through a network, without computing anything.
 
     Args:
-        config: the architecture.
+        config: the architecture, a GPT's or another network's.
         batch_size: B.
         length: T. Default: the context length.
     """
     with torch.device("meta"):
-        model = GPT(config)
+        model = build_network(config)
         ids = torch.zeros(batch_size, length or config.context_length, dtype=torch.int64)
         return shape_rows(capture(model, ids, ids))
 
 
 def legend(config: GPTConfig, batch_size: int, length: int | None = None) -> str:
     """What the letters stand for, with their values."""
+    kv_heads = f"K = {config.kv_heads} (key and value heads), " if config.kv_heads < config.heads else ""
     return (
         f"B = {batch_size} (batch), T = {length or config.context_length} (tokens), C = {config.n_embd} (embedding), "
-        f"H = {config.heads} (heads), D = {config.head_size} (head size), V = {config.vocab_size} (vocabulary)"
+        f"H = {config.heads} (heads), {kv_heads}D = {config.head_dim} (head size), V = {config.vocab_size} (vocabulary)"
     )
 
 

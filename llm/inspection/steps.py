@@ -11,7 +11,7 @@ def scores_of_query(x: Tensor, query: int) -> Tensor:
     return torch.stack([torch.dot(x[query], key) for key in x])
 
 
-def sum_normalise(scores: Tensor) -> Tensor:
+def sum_normalize(scores: Tensor) -> Tensor:
     """Each score over their sum: the first try at weights that sum to 1."""
     return scores / scores.sum(dim=-1, keepdim=True)
 

@@ -31,13 +31,13 @@ from llm.inspection.report import Report
 from llm.inspection.rollout import WHAT_IT_IS
 from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
 from llm.inspection.ticks import markdown
-from llm.model import GPT
+from llm.model import Network
 from llm.runtime.files import write_whole
 
 log = logging.getLogger(__name__)
 
 _NOT_HELD = "In float32; fused attention, which training runs on, never holds scores and weights."
-_LENS = "What each layer would say next (how sure it is, and the rank it gives to the token that really came next)."
+_LENS = "What each layer would predict (how sure it is, and the rank it gives to the true token)."
 _LENS_POSITIONS = 6
 _POSITIONS = 128
 _HISTOGRAM_VALUES = 10_000
@@ -154,7 +154,7 @@ class TensorBoard:
                 values[f"gradients/update to weight ratio/{flow.name}"] = flow.update_ratio
         self.scalars(values)
 
-    def histograms(self, model: GPT) -> None:
+    def histograms(self, model: Network) -> None:
         """Weights and gradients of every layer: ten thousand evenly picked values, without infinite ones and NaN."""
         for name, parameters in layer_parameters(model).items():
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -165,7 +165,7 @@ class TensorBoard:
                         experiment.add_histogram(f"{kind}/{name}", values, self.step, bins=64)
 
 
-def write_shapes(model: GPT, batch_size: int, tensorboard: TensorBoard, folder: Path | None) -> None:
+def write_shapes(model: Network, batch_size: int, tensorboard: TensorBoard, folder: Path | None) -> None:
     """The shape of every stage of a batch, in the log, in TensorBoard and in a run folder."""
     rows = trace_shapes(model.config, batch_size)
     letters = legend(model.config, batch_size)

@@ -6,27 +6,39 @@ from llm.model.attention import (
     DotAttention,
     MultiHeadAttention,
     SelfAttention,
-    causal_mask,
 )
 from llm.model.block import MLP, Block, SquaredReLU
 from llm.model.cache import KeyValueCache, decode, prefill
 from llm.model.embeddings import Embeddings, Head
+from llm.model.encoder import Encoder
 from llm.model.gpt import GPT
+from llm.model.networks import NETWORKS, build_network
+from llm.model.padding import attention_mask, causal_mask, is_real
+from llm.model.stages import AttentionHook, Hook, Network, Stage
 
 __all__ = [
     "GPT",
     "MLP",
+    "NETWORKS",
     "Attention",
+    "AttentionHook",
     "Block",
     "CausalAttention",
     "DotAttention",
     "Embeddings",
+    "Encoder",
     "Head",
+    "Hook",
     "KeyValueCache",
     "MultiHeadAttention",
+    "Network",
     "SelfAttention",
     "SquaredReLU",
+    "Stage",
+    "attention_mask",
+    "build_network",
     "causal_mask",
     "decode",
+    "is_real",
     "prefill",
 ]

@@ -5,13 +5,20 @@ scores into weights; mix the values by the weights into context vectors. `DotAtt
 `SelfAttention` trains the projections, `CausalAttention` hides the future, `MultiHeadAttention` does it several
 times side by side.
 
+Keys and values come from the input itself, or from a memory, another sequence (cross-attention). Whether the future
+is hidden is a value, `is_causal`; a mask hides whatever else must not be seen, such as padding (`llm.model.padding`).
+
 `Attention.forward` runs fused kernels that never hold the weights. Whoever wants to see them calls `project`,
-`scores` and `weights`, which are the same computation spelled out.
+`scores`, `weights` and `mix`, which are the same computation spelled out (`spelled_out` does so).
+
+Letters: B batch, T queries, S keys, C embedding size, H query heads, K key and value heads, D head size.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -19,68 +26,35 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.model.functions import rms_norm
-
-
-def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor:
-    """Which keys each query may see, `(n_queries, n_keys)`, True where it may; the last query sees every key."""
-    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
-
-
-class Rotary(nn.Module):
-    """Turns queries and keys by an angle that grows with their position (Su et al. 2021, section 3.2).
-
-    Value i of the first half and value i of the second half are the two coordinates of a point, as in Llama. It is
-    turned by the position times 10000^(-2i / D), so the product of a query and a key depends on how far apart they are,
-    and not on where they stand.
-
-    Args:
-        context_length: positions that there can be.
-        head_size: D, an even number.
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-    def __init__(self, context_length: int, head_size: int) -> None:
-        super().__init__()
-        speeds = 10_000.0 ** (-torch.arange(0, head_size, 2) / head_size)
-        angles = torch.outer(torch.arange(context_length), speeds)  # (context) x (D / 2) -> (context, D / 2)
-        cos, sin = angles.cos(), angles.sin()
-        # Computed and not trained: no part of a checkpoint.
-        self.register_buffer("cos", torch.cat([cos, cos], dim=-1), persistent=False)  # (context, D)
-        self.register_buffer("sin", torch.cat([-sin, sin], dim=-1), persistent=False)  # (context, D)
-
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Turn `(B, T, 2, H, D)` by positions `(T)` or `(B, T)`, by default 0 to T - 1; the shape stays."""
-        if positions is None:
-            cos, sin = self.cos[: x.shape[1]], self.sin[: x.shape[1]]
-        else:
-            cos, sin = self.cos[positions], self.sin[positions]
-        cos, sin = (table[..., None, None, :].to(x.dtype) for table in (cos, sin))  # (..., T, D) -> (..., T, 1, 1, D)
-        other = x.roll(x.shape[-1] // 2, dims=-1)  # the other coordinate of each point
-        return x * cos + other * sin
+from llm.model.padding import causal_mask
+from llm.model.rotary import Rotary
+from llm.model.stages import Stage
 
 
 class Attention(nn.Module):
     """What the four kinds share; while training, dropout on the weights too.
 
     Args:
-        config: uses `n_embd`, `n_head`, `positions`, `qk_norm`, `scale_scores`, `normalize_scores`, `dropout`, `bias`
-            and `qkv_bias`.
+        config: uses `n_embd`, `n_head`, `n_kv_head`, `head_size`, `causal`, `positions`, `qk_norm`, `scale_scores`,
+            `normalize_scores`, `dropout`, `bias` and `qkv_bias`.
     """
-
-    is_causal = False
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.scale = 1.0 / math.sqrt(config.head_size) if config.scale_scores else 1.0
+        self.is_causal = config.is_causal
+        self.scale = 1.0 / math.sqrt(config.head_dim) if config.scale_scores else 1.0
         self.normalize = config.normalize_scores
         self.dropout = config.dropout
 
-    def project(self, x: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the input `(B, T, C)`, each `(B, H, T, D)`, as they meet in the scores.
+    def project(
+        self, x: Tensor, positions: Tensor | None = None, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `(B, H, T, D)`, keys and values `(B, K, S, D)`, as they meet in the scores.
 
-        Where the inputs stand, `(T)` or `(B, T)`, is by default 0 to T - 1; it matters to rotary positions only.
+        Args:
+            x: (B, T, C) what asks.
+            positions: (T) or (B, T), where it stands, by default 0 to T - 1; it matters to rotary positions only.
+            memory: (B, S, C) what is looked at. Default: x itself, S = T.
         """
         raise NotImplementedError
 
@@ -89,55 +63,97 @@ class Attention(nn.Module):
         return context.transpose(1, 2).flatten(2)  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        """How well each query fits each key: `(B, H, T, D)` twice -> `(B, H, T, T)`.
+        """How well each query fits each key: `(B, H, T, D)` and `(B, K, S, D)` -> `(B, H, T, S)`.
 
         Queries times keys, divided by the square root of D unless configured raw (Vaswani et al. 2017, eq. 1).
         """
-        return query @ key.mT * self.scale
+        return query @ _for_each_query_head(key, query.shape[1]).mT * self.scale
 
     def weights(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The share of attention that each query pays to each key: `(B, H, T, T)`, rows sum to 1.
+        """How much of its attention each query pays to each key: `(B, H, T, S)`, rows sum to 1.
 
-        Keys that a query may not see get 0: those where the mask is False. Default: the mask of this kind.
+        Keys that a query may not see get exactly 0: those where the mask, broadcast to `(B, H, T, S)`, is False. A
+        query that may see no key pays no attention at all: a row of zeros. Default: the mask of this kind.
         """
         if mask is None and self.is_causal:
             mask = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
         if self.normalize == "sum":
-            scores = scores if mask is None else scores.masked_fill(~mask, 0.0)
-            return scores / scores.sum(dim=-1, keepdim=True)
-        scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
-        return torch.softmax(scores, dim=-1)
+            if mask is None:
+                return scores / scores.sum(dim=-1, keepdim=True)
+            scores = scores.masked_fill(~mask, 0.0)
+            return scores / scores.sum(dim=-1, keepdim=True).masked_fill(~mask.any(-1, keepdim=True), 1.0)
+        if mask is None:
+            return torch.softmax(scores, dim=-1)
+        # The lowest number, and not minus infinity, since the softmax of a row of nothing else would be NaN.
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        return torch.softmax(scores, dim=-1).masked_fill(~mask, 0.0)
+
+    def mix(self, weights: Tensor, value: Tensor) -> Tensor:
+        """The values by their weights: `(B, H, T, S)` and `(B, K, S, D)` -> context vectors `(B, H, T, D)`."""
+        return weights @ _for_each_query_head(value, weights.shape[1])
 
     def context(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix the values by the weights: three `(B, H, T, D)` -> context vectors `(B, H, T, D)`.
+        """Context vectors `(B, H, T, D)` of queries `(B, H, T, D)`, keys and values `(B, K, S, D)`.
 
-        A mask, True where a query may see a key, takes the place of this kind's own.
+        A mask, True where a query may see a key and broadcast to `(B, H, T, S)`, takes the place of this kind's own.
         """
         dropout = self.dropout if self.training else 0.0
         if self.normalize == "sum":  # no fused kernel divides by the sum
             weights = self.weights(self.scores(query, key), mask)
-            return F.dropout(weights, dropout) @ value
-        is_causal = self.is_causal and mask is None
+            return self.mix(F.dropout(weights, dropout), value)
+        is_causal, is_grouped = self.is_causal and mask is None, key.shape[1] < query.shape[1]
         if _is_quicker_in_float32(query):
             with torch.autocast("cpu", enabled=False):
                 parts = query.float(), key.float(), value.float()
-                context = F.scaled_dot_product_attention(*parts, mask, dropout, is_causal, scale=self.scale)
+                context = F.scaled_dot_product_attention(
+                    *parts, mask, dropout, is_causal, scale=self.scale, enable_gqa=is_grouped
+                )
             return context.to(query.dtype)
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal, scale=self.scale)
+        return F.scaled_dot_product_attention(
+            query, key, value, mask, dropout, is_causal, scale=self.scale, enable_gqa=is_grouped
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend: `(B, T, C)` -> `(B, T, C)`."""
-        return self.output(self.context(*self.project(x)))
+    def forward(self, x: Tensor, mask: Tensor | None = None, memory: Tensor | None = None) -> Tensor:
+        """Attend: `(B, T, C)` -> `(B, T, C)`.
+
+        Args:
+            x: (B, T, C).
+            mask: True where a query may see a key, broadcast to (B, H, T, S); it takes the place of this kind's own.
+            memory: (B, S, C) another sequence to look at (cross-attention), by an attention that is not causal.
+        """
+        return self.output(self.context(*self.project(x, memory=memory), mask))
+
+    def spelled_out(self, x: Tensor, mask: Tensor | None = None, memory: Tensor | None = None) -> Iterator[Stage]:
+        """What `forward` computes of the same inputs, step by step and in float32.
+
+        The names and axes of the notes. Q, K and V are one matrix product, counted with Q.
+        """
+        query, key, value = (part.float() for part in self.project(x, memory=memory))
+        scores = self.scores(query, key)
+        weights = self.weights(scores, mask)
+        keys = "T" if memory is None else "S"
+        kv_heads = "H" if key.shape[1] == query.shape[1] else "K"
+        projection = getattr(self, "projection", None)
+        n_parameters = sum(p.numel() for p in self.parameters())
+        n_output = 0 if projection is None else sum(p.numel() for p in projection.parameters())
+        yield Stage("Q", "(B, H, T, D)", query, n_parameters - n_output)
+        yield Stage("K", f"(B, {kv_heads}, {keys}, D)", key)
+        yield Stage("V", f"(B, {kv_heads}, {keys}, D)", value)
+        yield Stage("scores", f"(B, H, T, {keys})", scores)
+        yield Stage("weights", f"(B, H, T, {keys})", weights)
+        yield Stage("context", "(B, H, T, D)", self.mix(weights, value))
 
 
 class DotAttention(Attention):
     """Weight-free attention: every vector is its own query, key and value. Nothing is trained."""
 
-    def project(self, x: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Tensor, positions: Tensor | None = None, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The input itself, three times, as one head."""
         del positions
-        x = x.unsqueeze(1)  # (B, T, C) -> (B, 1, T, C)
-        return x, x, x
+        memory = x if memory is None else memory
+        return x.unsqueeze(1), memory.unsqueeze(1), memory.unsqueeze(1)  # (B, T, C) -> (B, 1, T, C)
 
 
 class SelfAttention(Attention):
@@ -145,49 +161,81 @@ class SelfAttention(Attention):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
-        self.n_head = config.heads
+        H, K, D = config.heads, config.kv_heads, config.head_dim
+        self.n_head, self.n_kv_head, self.head_size = H, K, D
         # Wq, Wk and Wv side by side, so that one matrix product does the work of three.
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)
+        self.qkv = nn.Linear(config.n_embd, (H + 2 * K) * D, bias=config.qkv_bias)
         self.qk_gain: nn.Parameter | None = None
         if config.qk_norm:  # begins as in Henry et al. 2020, section 3: a score of a perfect match beats all others
             T = max(2, config.context_length)
             self.qk_gain = nn.Parameter(torch.tensor(math.log2(T * T - T)))
-        self.rotary = Rotary(config.context_length, config.head_size) if config.positions == "rotary" else None
+        self.rotary = Rotary(config.context_length, D) if config.positions == "rotary" else None
 
-    def project(self, x: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The input times the three trained matrices, cut into heads; queries and keys normalised and turned."""
-        B, T, C = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, C) -> (B, T, 3, H, D)
-        if self.qk_gain is None and self.rotary is None:
-            query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, D) -> 3 x (B, H, T, D)
-            return query, key, value
-        qk, value = qkv[:, :, :2], qkv[:, :, 2]  # queries and keys in one go: (B, T, 2, H, D), (B, T, H, D)
-        if self.qk_gain is not None:
-            qk = rms_norm(qk)  # a root mean square of 1: the length is the square root of D
-        if self.rotary is not None:
-            qk = self.rotary(qk, positions)
-        query, key = qk.permute(2, 0, 3, 1, 4)  # (B, T, 2, H, D) -> 2 x (B, H, T, D)
+    def project(
+        self, x: Tensor, positions: Tensor | None = None, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The input times the three trained matrices, cut into heads; queries and keys normalized and rotated.
+
+        A memory has positions of its own, so that keys from there are not rotated, nor are their queries.
+        """
+        H, K, D = self.n_head, self.n_kv_head, self.head_size
+        if memory is not None:
+            query, key, value = self._project_memory(x, memory)
+        else:
+            qkv = self.qkv(x).unflatten(-1, (H + 2 * K, D))  # (B, T, C) -> (B, T, H + 2 K, D)
+            if self.qk_gain is None and self.rotary is None:
+                query, key, value = qkv.split([H, K, K], dim=2)  # (B, T, H, D), 2 x (B, T, K, D)
+            else:
+                qk, value = qkv.split([H + K, K], dim=2)  # queries and keys in one go
+                if self.qk_gain is not None:
+                    qk = rms_norm(qk)  # a root mean square of 1: the length is the square root of D
+                if self.rotary is not None:
+                    qk = self.rotary(qk, positions)
+                query, key = qk.split([H, K], dim=2)
         if self.qk_gain is not None:  # the scaled score is then the gain times the cosine
-            query = query * (self.qk_gain / math.sqrt(query.shape[-1]))
-        return query, key, value.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)
+            query = query * (self.qk_gain / math.sqrt(D))
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)
+
+    def _project_memory(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The input times Wq, the memory times Wk and Wv: `(B, T, H, D)` and twice `(B, S, K, D)`."""
+        H, K, D = self.n_head, self.n_kv_head, self.head_size
+        (Wq, Wkv), (bq, bkv) = self.qkv.weight.split([H * D, 2 * K * D]), (None, None)
+        if self.qkv.bias is not None:
+            bq, bkv = self.qkv.bias.split([H * D, 2 * K * D])
+        query = F.linear(x, Wq, bq).unflatten(-1, (H, D))  # (B, T, C) -> (B, T, H, D)
+        key, value = F.linear(memory, Wkv, bkv).unflatten(-1, (2 * K, D)).split([K, K], dim=2)
+        if self.qk_gain is not None:
+            query, key = rms_norm(query), rms_norm(key)
+        return query, key, value
 
 
 class CausalAttention(SelfAttention):
     """Trained attention that sees only the past."""
 
-    is_causal = True
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.is_causal = True
 
 
-class MultiHeadAttention(CausalAttention):
-    """Several causal heads of size C / H side by side, concatenated and mixed by an output projection."""
+class MultiHeadAttention(SelfAttention):
+    """Several heads of size D side by side, concatenated and mixed by an output projection.
+
+    Causal unless configured otherwise. With fewer key and value heads than query heads, each serves several of those
+    (grouped-query attention, Ainslie et al. 2023).
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
-        self.projection = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.projection = nn.Linear(config.heads * config.head_dim, config.n_embd, bias=config.bias)
 
     def output(self, context: Tensor) -> Tensor:
         """Concatenate the heads and project: `(B, H, T, D)` -> `(B, T, C)`."""
         return self.projection(super().output(context))
+
+
+def _for_each_query_head(x: Tensor, n_head: int) -> Tensor:
+    """Keys or values once for every query head that they serve: `(B, K, S, D)` -> `(B, H, S, D)`."""
+    return x if x.shape[1] == n_head else x.repeat_interleave(n_head // x.shape[1], dim=1)
 
 
 def _is_quicker_in_float32(query: Tensor) -> bool:
@@ -213,3 +261,9 @@ ATTENTION_KINDS: dict[str, type[Attention]] = {
 def build_attention(config: GPTConfig) -> Attention:
     """The attention that `config.attention` names."""
     return ATTENTION_KINDS[config.attention](config)
+
+
+def build_cross_attention(config: GPTConfig) -> Attention:
+    """The attention of `config`'s kind that looks at a memory: it sees all of it, and knows no positions there."""
+    kind = "self" if config.attention == "causal" else config.attention
+    return build_attention(dataclasses.replace(config, attention=kind, causal=False, positions="learned"))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.model.attention import build_attention
 from llm.model.functions import rms_norm, squared_relu
+from llm.model.stages import AttentionHook, Hook
 
 
 def build_norm(config: GPTConfig) -> nn.Module:
-    """The normalisation that `config.norm` names, over vectors of size C."""
+    """The normalization that `config.norm` names, over vectors of size C."""
     if config.norm == "none":
         return nn.Identity()
     if config.norm == "rms_norm":
@@ -64,7 +68,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each reading a normalised input and adding to the residual stream (pre-norm, as GPT-2).
+    """Attention, then MLP, each adding to the residual stream.
+
+    Each reads a normalized input (pre-norm, as GPT-2), or what it adds up to is normalized (post-norm, as Vaswani et
+    al. 2017).
 
     Args:
         config: `norm` and `mlp` may be `none`, and with `residual` off each part replaces its input instead of
@@ -74,6 +81,7 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.residual = config.residual
+        self.norm_first = config.norm_first
         self.attention_norm = build_norm(config)
         self.attention = build_attention(config)
         self.attention_dropout = nn.Dropout(config.dropout)
@@ -83,16 +91,51 @@ class Block(nn.Module):
             self.mlp = MLP(config)
             self.mlp_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, T, C)` -> `(B, T, C)`."""
-        return self.after_attention(x, self.attention(self.attention_norm(x)))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`(B, T, C)` -> `(B, T, C)`; a mask takes the place of the attention's own."""
+        return self.after_attention(x, self.attention(self.before_attention(x), mask))
+
+    def before_attention(self, x: Tensor) -> Tensor:
+        """What the attention reads: `(B, T, C)` -> `(B, T, C)`."""
+        return self.attention_norm(x) if self.norm_first else x
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """What follows once the input and its attention are there: twice `(B, T, C)` -> `(B, T, C)`."""
-        x = self._join(x, self.attention_dropout(attended))
+        x = self._join(x, self.attention_dropout(attended), self.attention_norm)
         if self.mlp is not None:
-            x = self._join(x, self.mlp_dropout(self.mlp(self.mlp_norm(x))))
+            update = self.mlp(self.mlp_norm(x) if self.norm_first else x)
+            x = self._join(x, self.mlp_dropout(update), self.mlp_norm)
         return x
 
-    def _join(self, x: Tensor, update: Tensor) -> Tensor:
-        return x + update if self.residual else update
+    def _join(self, x: Tensor, update: Tensor, norm: nn.Module) -> Tensor:
+        x = x + update if self.residual else update
+        return x if self.norm_first else norm(x)
+
+    def stages(self, name: str) -> Iterator[Hook | AttentionHook]:
+        """What is worth a look, under the block's name."""
+        attention = AttentionHook(name, self.attention, is_causal=self.attention.is_causal)
+        attention_norm = Hook(f"{name} / attention norm", self.attention_norm)
+        yield from (attention_norm, attention) if self.norm_first else (attention, attention_norm)
+        if self.mlp is not None:
+            mlp_norm, mlp = Hook(f"{name} / MLP norm", self.mlp_norm), Hook(f"{name} / MLP", self.mlp)
+            reads = self.mlp_norm if self.norm_first else self.mlp
+            yield Hook(f"{name} / residual after attention", reads, of_input=True)
+            yield from (mlp_norm, mlp) if self.norm_first else (mlp, mlp_norm)
+        yield Hook(f"{name} / residual", self)
+
+
+def initialize(network: nn.Module, config: GPTConfig) -> None:
+    """Start the weights as GPT-2's do: normal with a standard deviation of 0.02, biases at 0.
+
+    What is added to the residual stream is scaled down by the number of additions, two per block, unless it is to
+    start at zero.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    std = 0.0 if config.projection_init == "zero" else 0.02 / math.sqrt(2 * config.n_layer)
+    for name, parameter in network.named_parameters():
+        if name.endswith("projection.weight"):
+            nn.init.normal_(parameter, std=std)

@@ -35,14 +35,15 @@ class KeyValueCache:
     def __init__(self, model: GPT, n_rows: int, n_slots: int) -> None:
         config, weight = model.config, model.head.weight
         if not config.is_causal:
+            setting = " with causal false" if config.causal is False else ""
             raise ConfigError(
-                f"{config.attention} attention sees later tokens, so that no keys and values stay what they were: "
-                "generate without a cache"
+                f"{config.attention} attention{setting} sees later tokens, so that no keys and values stay what they "
+                "were: generate without a cache"
             )
         if n_slots > config.context_length:
             raise ConfigError(f"a cache of {n_slots} tokens is longer than the context of {config.context_length}")
         self.n_slots = n_slots
-        shape = (n_rows, config.heads, n_slots, config.head_size)  # (B, H, S, D)
+        shape = (n_rows, config.kv_heads, n_slots, config.head_dim)  # (B, K, S, D)
         self.keys = [weight.new_zeros(shape) for _ in range(config.n_layer)]
         self.values = [weight.new_zeros(shape) for _ in range(config.n_layer)]
 
@@ -68,7 +69,7 @@ def prefill(model: GPT, cache: KeyValueCache, ids: Tensor, lengths: Tensor) -> T
     B, T = ids.shape
     x = model.embeddings(ids)  # (B, T) -> (B, T, C)
     for block, keys, values in cache.layers(model):
-        query, key, value = block.attention.project(block.attention_norm(x))
+        query, key, value = block.attention.project(block.before_attention(x))
         keys[:, :, :T], values[:, :, :T] = key, value
         x = block.after_attention(x, block.attention.output(block.attention.context(query, key, value)))
     last = x[torch.arange(B, device=x.device), lengths - 1]  # (B, T, C) -> (B, C)
@@ -76,10 +77,10 @@ def prefill(model: GPT, cache: KeyValueCache, ids: Tensor, lengths: Tensor) -> T
 
 
 def decode_block(block: Block, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-    """One block of `decode`: `(B, T, C)` -> `(B, T, C)`; adds to `keys` and `values`, `(B, H, S, D)`."""
-    query, key, value = block.attention.project(block.attention_norm(x), positions)  # 3 x (B, H, T, D)
+    """One block of `decode`: `(B, T, C)` -> `(B, T, C)`; adds to `keys` and `values`, `(B, K, S, D)`."""
+    query, key, value = block.attention.project(block.before_attention(x), positions)  # (B, H, T, D), 2 x (B, K, T, D)
     rows = torch.arange(len(x), device=x.device)[:, None]  # (B, 1)
-    keys[rows, :, positions], values[rows, :, positions] = key.transpose(1, 2), value.transpose(1, 2)  # (B, T, H, D)
+    keys[rows, :, positions], values[rows, :, positions] = key.transpose(1, 2), value.transpose(1, 2)  # (B, T, K, D)
     context = block.attention.context(query, keys, values, mask[:, None])  # (B, T, S) -> (B, 1, T, S)
     return block.after_attention(x, block.attention.output(context))
 

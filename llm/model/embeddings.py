@@ -1,10 +1,13 @@
-"""Both ends of the model: from token ids to vectors, and from vectors to a score for every token."""
+"""Both ends of the model: from token ids to vectors, and from hidden states to logits."""
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
+from llm.model.stages import Hook
 
 
 class Embeddings(nn.Module):
@@ -28,29 +31,41 @@ class Embeddings(nn.Module):
 
     def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Look up token ids `(B, T)` at positions `(T)` or `(B, T)`, by default 0 to T - 1: vectors `(B, T, C)`."""
+        return self.dropout(self.sum(ids, positions))
+
+    def sum(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """As `forward`, before dropout."""
         tokens = self.token(ids)  # (B, T) -> (B, T, C)
         if self.position is None:
-            return self.dropout(tokens)
+            return tokens
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
-        return self.dropout(tokens + self.position(positions))  # (B, T, C) + (T, C) -> (B, T, C)
+        return tokens + self.position(positions)  # (B, T, C) + (T, C) -> (B, T, C)
+
+    def stages(self) -> Iterator[Hook]:
+        """What is worth a look, in the order in which it runs."""
+        yield Hook("token embeddings", self.token)
+        if self.position is not None:  # rotary positions have no table: they are in Q and K
+            yield Hook("positional embeddings", self.position, "(T, C)")
+        yield Hook("input embeddings", self)
 
 
 class Head(nn.Linear):
-    """A score for every token of the vocabulary: the vector times one row of weights for each.
+    """The logits of every token of the vocabulary: the hidden state times one row of weights for each.
 
-    There may be more rows than tokens (`vocab_multiple`), because GPUs multiply round sizes faster; their scores are
+    There may be more rows than tokens (`vocab_multiple`), because GPUs multiply round sizes faster; their logits are
     left out.
 
     Args:
         config: uses `vocab_size`, `vocab_multiple` and `n_embd`.
+        bias: whether a trained number is added to each logit.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.n_embd, config.padded_vocab_size, bias=False)
+    def __init__(self, config: GPTConfig, bias: bool = False) -> None:
+        super().__init__(config.n_embd, config.padded_vocab_size, bias=bias)
         self.out_features = config.vocab_size  # what comes out, which may be less than there are rows
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` -> logits `(B, T, V)`."""
-        logits = F.linear(x, self.weight)  # (B, T, C) -> (B, T, padded V)
+        logits = F.linear(x, self.weight, self.bias)  # (B, T, C) -> (B, T, padded V)
         return logits[..., : self.out_features]  # (B, T, padded V) -> (B, T, V)

@@ -1,18 +1,20 @@
-"""The language model: embeddings, blocks, and a head that scores every token of the vocabulary."""
+"""The language model: embeddings, blocks, and a head that gives the logits of the next token."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.errors import ConfigError
-from llm.model.block import Block, build_norm
+from llm.model.block import Block, build_norm, initialize
 from llm.model.embeddings import Embeddings, Head
+from llm.model.padding import Side, attention_mask, is_real, positions_of
+from llm.model.stages import AttentionHook, Hook, Network
 
 
-class GPT(nn.Module):
+class GPT(Network):
     """A decoder-only Transformer (Radford et al. 2019).
 
     With `multi_head`, `layer_norm`, `gelu`, biases and a tied head it is GPT-2; with the other choices it is each of
@@ -22,51 +24,67 @@ class GPT(nn.Module):
         config: the architecture.
     """
 
+    config: GPTConfig
+
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.final_norm = build_norm(config)
+        self.final_norm = build_norm(config) if config.norm_first else nn.Identity()
         self.head = Head(config)
         if config.tie_head:
             self.head.weight = self.embeddings.token.weight
-        self.apply(_initialise)
-        # GPT-2 scales what is added to the residual stream by the number of additions, two per block.
-        std = 0.0 if config.projection_init == "zero" else 0.02 / math.sqrt(2 * config.n_layer)
-        for name, parameter in self.named_parameters():
-            if name.endswith("projection.weight"):
-                nn.init.normal_(parameter, std=std)
+        initialize(self, config)
 
-    def features(self, ids: Tensor) -> Tensor:
-        """What the head reads: token ids `(B, T)` -> normalised last vectors `(B, T, C)`.
+    def hidden_states(self, ids: Tensor, lengths: Tensor | None = None, side: Side = "right") -> Tensor:
+        """What the head reads: token ids `(B, T)` -> hidden states `(B, T, C)`, normalized if pre-norm.
+
+        Args:
+            ids: (B, T) token ids.
+            lengths: (B) how many of them are real; the others are padding, which no real token sees, and whose hidden
+                states mean nothing. Default: all.
+            side: where the padding stands.
 
         Raises:
             ConfigError: T is longer than the context.
         """
-        T = ids.shape[1]
-        if self.config.context_length < T:
-            raise ConfigError(
-                f"the input has {T} tokens, the model's context holds {self.config.context_length}: "
-                "crop the input, or train with a longer context_length"
-            )
-        x = self.embeddings(ids)  # (B, T) -> (B, T, C)
+        refuse_too_long(ids, self.config)
+        mask = positions = None
+        if lengths is not None:
+            T, is_causal = ids.shape[1], self.config.is_causal
+            positions = positions_of(lengths, T, side)
+            if side == "left" or not is_causal:  # else no real token sees what comes later: the quick kernel is right
+                mask = attention_mask(is_real(lengths, T, side), T, is_causal)
+        x = self.embeddings(ids, positions)  # (B, T) -> (B, T, C)
         for block in self.blocks:
-            x = block(x)  # (B, T, C) -> (B, T, C)
+            x = block(x, mask)  # (B, T, C) -> (B, T, C)
         return self.final_norm(x)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Token ids `(B, T)` -> logits `(B, T, V)`: at each position, a score for each next token."""
-        return self.head(self.features(ids))  # (B, T, C) -> (B, T, V)
+    def forward(self, ids: Tensor, lengths: Tensor | None = None, side: Side = "right") -> Tensor:
+        """Token ids `(B, T)` -> logits `(B, T, V)`: at each position, those of the next token."""
+        return self.head(self.hidden_states(ids, lengths, side))  # (B, T, C) -> (B, T, V)
 
-    @property
-    def n_parameters(self) -> int:
-        """Number of trained values, shared ones counted once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    def logits_of(self, residual: Tensor) -> Tensor:
+        """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""
+        return self.head(self.final_norm(residual))
+
+    def stages(self) -> Iterator[Hook | AttentionHook]:
+        """What is worth a look, in the order in which it runs."""
+        yield from self.embeddings.stages()
+        for layer, block in enumerate(self.blocks):
+            yield from block.stages(f"block {layer}")  # type: ignore[operator]
+        yield Hook("final norm", self.final_norm)
+        yield Hook("logits", self.head, "(B, T, V)")
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+def refuse_too_long(ids: Tensor, config: GPTConfig) -> None:
+    """Refuse more tokens than there are positions.
+
+    Raises:
+        ConfigError: T is longer than the context.
+    """
+    if config.context_length < (T := ids.shape[1]):
+        raise ConfigError(
+            f"the input has {T} tokens, the model's context holds {config.context_length}: "
+            "crop the input, or train with a longer context_length"
+        )

@@ -28,7 +28,7 @@ def step_costs(config: GPTConfig, batch_size: int, precision: str, device: str) 
     def forward(model: GPT) -> Tensor:
         ids = torch.zeros(batch_size, config.context_length, dtype=torch.int64)
         if fused:
-            return model.features(ids)
+            return model.hidden_states(ids)
         return F.cross_entropy(model(ids).flatten(0, 1).float(), ids.flatten())  # (B, T, V) -> (B T, V)
 
     def count(n_layer: int) -> tuple[int, ...]:

@@ -104,7 +104,7 @@ def measure_steps(config: GPTConfig, optim: OptimConfig, batch_size: int, precis
         synchronize(place)
         start = time.perf_counter()
         with torch.autocast(device, mixed) if mixed else contextlib.nullcontext():
-            loss = head_loss(model.head, model.features(inputs), targets).mean
+            loss = head_loss(model.head, model.hidden_states(inputs), targets).mean
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

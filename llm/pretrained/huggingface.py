@@ -154,10 +154,17 @@ def refuse_what_does_not_fit(config: GPTConfig) -> None:
         "qk_norm": False,
         "normalize_scores": "softmax",
         "norm": "layer_norm",
+        "norm_first": True,
         "mlp": "plain",
         "residual": True,
     }
     wrong = [f"{name} is {getattr(config, name)}" for name, value in needed.items() if getattr(config, name) != value]
+    if config.causal is False:
+        wrong.append("causal is False")
+    if config.kv_heads != config.heads:
+        wrong.append(f"n_kv_head is {config.n_kv_head}")
+    if config.heads * config.head_dim != config.n_embd:
+        wrong.append(f"head_size is {config.head_size}")
     if config.activation not in ACTIVATIONS.values():
         wrong.append(f"activation is {config.activation}")
     if wrong:

@@ -94,4 +94,4 @@ def flops_per_token(config: GPTConfig, n_parameters: int) -> float:
     if not config.tie_head:
         looked_up += config.padded_vocab_size * config.n_embd
     n_multiplied = n_parameters - looked_up
-    return 6.0 * n_multiplied + 12.0 * config.n_layer * config.heads * config.head_size * config.context_length
+    return 6.0 * n_multiplied + 12.0 * config.n_layer * config.heads * config.head_dim * config.context_length

@@ -79,7 +79,7 @@ class LanguageModel(TaskModule):
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """What the head reads: `(B, T, C)`."""
-        return self.gpt.features(batch.inputs)
+        return self.gpt.hidden_states(batch.inputs)
 
     def loss_of(
         self, hidden_states: Tensor, batch: TokenBatch, with_accuracy: bool = False, scale: float = 1.0

@@ -26,8 +26,9 @@ class MuonWithAdamW(AdamW):
     that is several matrices on top of each other is taken for several.
 
     Args:
-        groups: as for AdamW. A group with the entry `matrices`, how many matrices of equal size lie on top of
-            each other in each of its parameters, is Muon's, and has its own `lr` and `momentum`.
+        groups: as for AdamW. A group with the entry `matrices` is Muon's, and has its own `lr` and `momentum`. The
+            entry says how many matrices of equal size lie on top of each other in each of its parameters, or lists
+            how many rows each of them has.
         options: the defaults of AdamW's groups.
     """
 
@@ -53,7 +54,7 @@ class MuonWithAdamW(AdamW):
         return loss
 
     def _muon_step(self, groups: list[dict[str, Any]]) -> None:
-        # Of every parameter: itself, its group, and what it is to move by. By shape, so that one batch does all.
+        # Of every part of a parameter: itself, its group, and its update. By shape, so that one batch does all.
         batches: dict[tuple[Any, ...], list[tuple[Tensor, dict[str, Any], Tensor]]] = defaultdict(list)
         for group in groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -66,20 +67,22 @@ class MuonWithAdamW(AdamW):
             torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, means, group["momentum"])
             for parameter, update in zip(parameters, updates, strict=True):
-                rows, columns = len(parameter) // group["matrices"], parameter.shape[1]
-                shape = (min(rows, columns), max(rows, columns), parameter.device, parameter.dtype)
-                batches[shape].append((parameter, group, update.reshape(-1, rows, columns)))
+                parts = (_as_matrices(tensor, group["matrices"]) for tensor in (parameter, update))
+                for part, its_update in zip(*parts, strict=True):
+                    rows, columns = part.shape[1:]
+                    shape = (min(rows, columns), max(rows, columns), part.device, part.dtype)
+                    batches[shape].append((part, group, its_update))
         for batch in batches.values():
             wide = torch.cat([update if update.shape[1] <= update.shape[2] else update.mT for _, _, update in batch])
             orthogonal = orthogonalise(wide).split([len(update) for _, _, update in batch])
-            for (parameter, group, update), step in zip(batch, orthogonal, strict=True):
-                rows, columns = update.shape[1:]
+            for (part, group, _), step in zip(batch, orthogonal, strict=True):
+                rows, columns = part.shape[1:]
                 if rows > columns:
                     step = step.mT
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                part.mul_(1 - group["lr"] * group["weight_decay"])
                 # A tall matrix needs a longer step for its outputs to change as much (as torch.optim.Muon's default).
                 rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
-                parameter.view(update.shape).add_(step, alpha=-rate)
+                part.add_(step, alpha=-rate)
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
@@ -87,6 +90,13 @@ class MuonWithAdamW(AdamW):
             state["step"] = torch.zeros(())  # counts only: AdamW expects that every state has it
             state["momentum_buffer"] = torch.zeros_like(parameter)
         return state
+
+
+def _as_matrices(tensor: Tensor, matrices: int | list[int]) -> list[Tensor]:
+    """The matrices that lie on top of each other in one, `(N, rows, columns)` each, as views."""
+    if isinstance(matrices, int):
+        return [tensor.unflatten(0, (matrices, -1))]  # (N rows, columns) -> (N, rows, columns)
+    return [part[None] for part in tensor.split(matrices)]
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:

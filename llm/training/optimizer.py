@@ -41,16 +41,20 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """The matrices of the blocks as Muon takes them: those that are queries, keys and values in one, and the others."""
     blocks = [module for module in model.modules() if isinstance(module, Block)]
-    matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad]
-    in_three = {id(part.qkv.weight) for block in blocks for part in block.modules() if isinstance(part, SelfAttention)}
+    parameters = [p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad]
+    matrices_in: dict[int, int | list[int]] = {}
+    for part in (part for block in blocks for part in block.modules() if isinstance(part, SelfAttention)):
+        H, K, D = part.n_head, part.n_kv_head, part.head_size
+        matrices_in[id(part.qkv.weight)] = 3 if H == K else [H * D, K * D, K * D]
     settings = {
         "lr": config.muon_learning_rate,
         "momentum": config.muon_momentum,
         "weight_decay": config.weight_decay,
     }
+    kinds = [*{str(kind): kind for kind in matrices_in.values()}.values(), 1]
     groups = [
-        {"params": [p for p in matrices if id(p) in in_three], "matrices": 3, **settings},
-        {"params": [p for p in matrices if id(p) not in in_three], "matrices": 1, **settings},
+        {"params": [p for p in parameters if matrices_in.get(id(p), 1) == kind], "matrices": kind, **settings}
+        for kind in kinds
     ]
     return [group for group in groups if group["params"]]
 

@@ -3,6 +3,10 @@ import re
 import pytest
 
 from llm.__main__ import main
+from llm.config import GPTConfig, TokenizerConfig
+from llm.model import GPT
+from llm.pretrained import Pretrained, export
+from llm.tokenizers import build_tokenizer
 
 
 def test_a_text_is_walked_through_every_stage(capsys):
@@ -68,3 +72,20 @@ def test_too_little_memory_is_one_line(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "not enough memory" in error
     assert error.count("\n") == 1
+
+
+def test_every_query_head_has_its_keys_where_several_share_them(tmp_path, capsys):
+    tokenizer = build_tokenizer(TokenizerConfig(kind="char", specials=()), ["the cat"])
+    config = GPTConfig(tokenizer.vocab_size, 8, n_layer=1, n_head=4, n_embd=8, n_kv_head=2, head_size=3)
+    export(
+        Pretrained("llm", config, GPT(config).state_dict(), tokenizer), tmp_path / "model.safetensors", "safetensors"
+    )
+    keys = []
+    for head in range(4):
+        words = ["--ckpt", str(tmp_path / "model.safetensors"), "--text", "the cat", "--head", str(head)]
+        assert main(["trace", *words]) == 0
+        output = capsys.readouterr().out
+        assert "K = 2 (key and value heads)" in output
+        keys.append(output.partition("   K (7, 3)\n")[2].partition("   V")[0])
+    assert keys[0] == keys[1] != keys[2] == keys[3]
+    assert keys[0].count("\n") == 7

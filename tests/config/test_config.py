@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from llm.config import (
     GPT2_SIZES,
     AttentionKind,
+    EncoderConfig,
     GPTConfig,
     OptimConfig,
     SamplingConfig,
@@ -116,12 +118,68 @@ def test_embedding_size_must_be_divisible_by_the_number_of_heads():
 @pytest.mark.parametrize("attention", ["dot", "self", "causal"])
 def test_kinds_with_one_head_take_any_embedding_size(attention):
     config = GPTConfig(n_embd=10, n_head=4, attention=attention)
-    assert (config.heads, config.head_size) == (1, 10)
+    assert (config.heads, config.head_dim) == (1, 10)
 
 
 def test_heads_share_the_embedding_evenly():
     config = GPTConfig(n_embd=12, n_head=4)
-    assert (config.heads, config.head_size) == (4, 3)
+    assert (config.heads, config.head_dim) == (4, 3)
+
+
+def test_the_size_of_a_head_may_be_given():
+    config = GPTConfig(n_embd=10, n_head=4, head_size=6)
+    assert (config.heads, config.head_dim) == (4, 6)
+    assert replace(config, head_size=None, n_embd=12).head_dim == 3
+
+
+def test_key_and_value_heads_are_as_many_as_query_heads_unless_given():
+    assert GPTConfig(n_embd=12, n_head=4).kv_heads == 4
+    assert GPTConfig(n_embd=12, n_head=4, n_kv_head=2).kv_heads == 2
+    assert GPTConfig(n_embd=12, n_head=4, attention="causal").kv_heads == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_head": 4, "n_kv_head": 3}, "n_head must be divisible by n_kv_head.*4 / 3 leaves 1"),
+        ({"n_kv_head": 0}, "n_kv_head must be at least 1, got 0"),
+        ({"head_size": 0}, "head_size must be at least 1, got 0"),
+        ({"attention": "causal", "n_kv_head": 1}, "n_kv_head 1 needs attention multi_head, got attention causal"),
+        ({"attention": "dot", "head_size": 4}, "head_size 4 needs attention multi_head, got attention dot"),
+        ({"attention": "causal", "causal": False}, "the same attention that sees the whole text is called self"),
+        ({"positions": "rotary", "head_size": 5}, "head size must be even, got head_size = 5"),
+    ],
+)
+def test_heads_that_can_not_be_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        GPTConfig(**settings)
+
+
+def test_causality_is_a_value():
+    assert GPTConfig().is_causal
+    assert not GPTConfig(causal=False).is_causal
+    assert GPTConfig(attention="dot", causal=True).is_causal
+    assert not EncoderConfig().is_causal
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"causal": True}, "causal must be false"),
+        ({"causal": None}, "causal must be false"),
+        ({"n_segments": -1}, "n_segments must be from 0"),
+        ({"attention": "causal"}, "is called self"),
+        ({"n_layer": 0}, "n_layer must be at least 1"),
+    ],
+)
+def test_what_an_encoder_can_not_be_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        EncoderConfig(**settings)
+
+
+def test_an_encoder_is_stored_as_primitives():
+    config = EncoderConfig(vocab_size=9, n_segments=2)
+    assert EncoderConfig(**json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_which_kinds_see_only_the_past():
@@ -132,7 +190,7 @@ def test_which_kinds_see_only_the_past():
 @pytest.mark.parametrize("size", GPT2_SIZES)
 def test_gpt2_presets(size):
     config = GPTConfig.gpt2(size)
-    assert (config.vocab_size, config.context_length, config.head_size) == (50257, 1024, 64)
+    assert (config.vocab_size, config.context_length, config.head_dim) == (50257, 1024, 64)
     assert config.to_dict().items() >= GPT2_SIZES[size].items()
     assert config.tie_head
 

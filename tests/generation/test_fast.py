@@ -41,7 +41,7 @@ def test_compiled_logits_are_the_plain_ones(make_model, n_rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, MODERN], ids=["gpt2", "modern"])
+@pytest.mark.parametrize("settings", [{}, MODERN, {"n_kv_head": 1}], ids=["gpt2", "modern", "grouped"])
 def test_compiled_text_is_the_plain_one(make_model, prompts, caplog, settings):
     model = make_model(context_length=64, **settings).train()  # dropout must be off all the same
     torch.compiler.reset()

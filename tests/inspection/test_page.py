@@ -110,7 +110,7 @@ def test_a_page_that_would_grow_too_large_is_cropped_and_says_so(monkeypatch):
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / "model.ckpt"
-    weights = {f"gpt.{name}": tensor for name, tensor in MODEL.state_dict().items()}
+    weights = {f"network.{name}": tensor for name, tensor in MODEL.state_dict().items()}
     torch.save({"state_dict": weights, "llm": describe(CONFIG, GPT2)}, path)
     return path
 

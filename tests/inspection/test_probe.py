@@ -50,8 +50,8 @@ def test_weights_times_values_are_what_the_fused_kernel_gives(config, seed):
     for layer, block in enumerate(model.blocks):
         attention = block.attention
 
-        def spy(query, key, value, attention=attention, layer=layer):
-            fused[layer] = type(attention).context(attention, query, key, value)
+        def spy(query, key, value, mask=None, attention=attention, layer=layer):
+            fused[layer] = type(attention).context(attention, query, key, value, mask)
             return fused[layer]
 
         attention.context = spy

@@ -59,7 +59,7 @@ def test_a_model_alone_reads_ids_and_a_text_with_a_tokenizer(loaded):
     assert llm.inspect(model, [1, 2, 3]).labels == ["1", "2", "3"]
     assert llm.inspect(model, torch.tensor([1, 2, 3])).ids == [1, 2, 3]
     assert llm.inspect(model, "cat", tokenizer).labels == ["c", "a", "t"]
-    with pytest.raises(ConfigError, match="a GPT alone can't read text"):
+    with pytest.raises(ConfigError, match="a network alone can't read text"):
         llm.inspect(model, "cat")
 
 

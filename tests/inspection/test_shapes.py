@@ -45,7 +45,7 @@ def test_the_trace_equals_the_live_tensors(config, batch_size, data):
         "T": length,
         "C": config.n_embd,
         "H": config.heads,
-        "D": config.head_size,
+        "D": config.head_dim,
         "V": config.vocab_size,
     }
     for row in rows.values():

@@ -10,7 +10,7 @@ from llm.inspection.steps import (
     context_of_query,
     naive_softmax,
     scores_of_query,
-    sum_normalise,
+    sum_normalize,
 )
 from llm.model import DotAttention
 
@@ -28,4 +28,4 @@ def test_the_steps_are_dot_attention(T, C, seed):
 
 
 def test_shares_of_the_sum():
-    torch.testing.assert_close(sum_normalise(torch.tensor([1.0, 2.0, 5.0])), torch.tensor([0.125, 0.25, 0.625]))
+    torch.testing.assert_close(sum_normalize(torch.tensor([1.0, 2.0, 5.0])), torch.tensor([0.125, 0.25, 0.625]))

@@ -61,11 +61,11 @@ def test_one_query_by_loops(figures):
 
     scores = [dot(query, row) for row in inputs]
     assert scores == pytest.approx(golden["scores_of_query_1"], **close)
-    shares = [score / sum(scores) for score in scores]
-    assert shares == pytest.approx(golden["sum_normalised_of_query_1"], **close)
-    softmax_of_shares = naive_softmax(shares)
-    assert softmax_of_shares == pytest.approx(golden["softmax_of_the_sum_normalised_of_query_1"], **close)
-    assert mix(softmax_of_shares, inputs) == pytest.approx(golden["context_from_that"], **close)
+    fractions = [score / sum(scores) for score in scores]
+    assert fractions == pytest.approx(golden["sum_normalised_of_query_1"], **close)
+    softmax_of_fractions = naive_softmax(fractions)
+    assert softmax_of_fractions == pytest.approx(golden["softmax_of_the_sum_normalised_of_query_1"], **close)
+    assert mix(softmax_of_fractions, inputs) == pytest.approx(golden["context_from_that"], **close)
     weights = naive_softmax(scores)
     assert weights == pytest.approx(golden["softmax_of_the_raw_scores_of_query_1"], **close)
     assert mix(weights, inputs) == pytest.approx(golden["context_from_raw_softmax_of_query_1"], **close)
@@ -78,12 +78,12 @@ def test_one_query(golden):
 
     scores = attention.scores(second, key)
     torch.testing.assert_close(scores[0, 0, 0], golden["scores_of_query_1"], **FOUR_DECIMALS)
-    shares = simple(normalize_scores="sum").weights(scores)
-    torch.testing.assert_close(shares[0, 0, 0], golden["sum_normalised_of_query_1"], **FOUR_DECIMALS)
-    of_shares = attention.weights(shares)
+    fractions = simple(normalize_scores="sum").weights(scores)
+    torch.testing.assert_close(fractions[0, 0, 0], golden["sum_normalised_of_query_1"], **FOUR_DECIMALS)
+    of_fractions = attention.weights(fractions)
     expected = golden["softmax_of_the_sum_normalised_of_query_1"]
-    torch.testing.assert_close(of_shares[0, 0, 0], expected, **FOUR_DECIMALS)
-    torch.testing.assert_close((of_shares @ value)[0, 0, 0], golden["context_from_that"], **FOUR_DECIMALS)
+    torch.testing.assert_close(of_fractions[0, 0, 0], expected, **FOUR_DECIMALS)
+    torch.testing.assert_close((of_fractions @ value)[0, 0, 0], golden["context_from_that"], **FOUR_DECIMALS)
 
     weights = attention.weights(scores)
     expected = golden["softmax_of_the_raw_scores_of_query_1"]
@@ -144,7 +144,7 @@ def test_fused_attention_is_the_explicit_one(kind, scale_scores, B, T, seed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sum_normalised_weights_are_shares_and_are_used(kind):
+def test_sum_normalized_weights_are_fractions_and_are_used(kind):
     attention = make(kind, normalize_scores="sum", scale_scores=False)
     query, key, value = (tensor.abs() + 0.1 for tensor in attention.project(torch.randn(2, 5, 12)))
     scores = attention.scores(query, key)

@@ -99,11 +99,11 @@ def test_rows_of_a_batch_do_not_see_each_other(tiny):
     torch.testing.assert_close(model(ids)[1:2], model(ids[1:2]))
 
 
-def test_logits_are_the_head_of_the_features(tiny):
+def test_logits_are_the_head_of_the_hidden_states(tiny):
     model = make(tiny)
     ids = torch.randint(17, (2, 6))
-    assert model.features(ids).shape == (2, 6, 8)
-    torch.testing.assert_close(model(ids), model.features(ids) @ model.head.weight.T)
+    assert model.hidden_states(ids).shape == (2, 6, 8)
+    torch.testing.assert_close(model(ids), model.hidden_states(ids) @ model.head.weight.T)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,7 +113,7 @@ def test_a_block_without_its_additions_is_the_bare_attention(tiny, kind):
     assert torch.equal(bare(x), bare.attention(x))
 
 
-def test_a_block_adds_normalised_attention_and_then_perceptron(tiny):
+def test_a_block_adds_normalized_attention_and_then_perceptron(tiny):
     torch.manual_seed(0)
     block = Block(tiny).eval()
     x = torch.randn(2, 5, 8)
@@ -173,7 +173,7 @@ def test_a_padded_vocabulary_gives_the_logits_of_real_tokens_alone(tiny, multipl
     assert len(model.embeddings.token.weight) == rows
     ids = torch.randint(17, (2, 6))
     assert model(ids).shape == (2, 6, 17)
-    torch.testing.assert_close(model(ids), model.features(ids) @ model.head.weight[:17].T)
+    torch.testing.assert_close(model(ids), model.hidden_states(ids) @ model.head.weight[:17].T)
 
 
 def test_dropout_is_for_training_only(tiny):

@@ -14,7 +14,8 @@ from llm.config import GPTConfig
 from llm.errors import ConfigError
 from llm.inspection import capture
 from llm.model import GPT, KeyValueCache, SquaredReLU, decode, prefill
-from llm.model.attention import Rotary, build_attention
+from llm.model.attention import build_attention
+from llm.model.rotary import Rotary
 from llm.pretrained import Pretrained, adapt, build, export, read_pretrained
 
 MODERN = {
@@ -41,7 +42,7 @@ def attention_of(seed=0, **options):
     return attention
 
 
-def test_queries_and_keys_are_turned_as_llama_turns_them():
+def test_queries_and_keys_are_rotated_as_llama_turns_them():
     llama = pytest.importorskip("transformers.models.llama.modeling_llama")
     from transformers import LlamaConfig
 
@@ -84,10 +85,10 @@ def test_each_row_may_stand_elsewhere():
             torch.testing.assert_close(together[row : row + 1], single)
 
 
-def test_lengths_do_not_change_when_turned():
-    rotary, x = Rotary(32, 8), torch.randn(3, 20, 2, 4, 8)
+def test_lengths_do_not_change_when_rotated():
+    rotary, x = Rotary(32, 8), torch.randn(3, 20, 8, 8)
     torch.testing.assert_close(rotary(x).norm(dim=-1), x.norm(dim=-1))
-    assert torch.equal(rotary(x)[:, 0], x[:, 0]), "position 0 is not turned"
+    assert torch.equal(rotary(x)[:, 0], x[:, 0]), "position 0 is not rotated"
 
 
 def test_rotary_positions_have_no_table_and_are_no_part_of_a_checkpoint(tiny):
@@ -125,7 +126,7 @@ def test_rms_norm_is_torchs(tiny):
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_normalised_scores_are_the_cosine_times_the_gain(positions):
+def test_normalized_scores_are_the_cosine_times_the_gain(positions):
     attention, x = attention_of(qk_norm=True, positions=positions), 100 * torch.randn(2, 7, 24)
     query, key, value = attention.project(x)
     cosine = F.cosine_similarity(query[..., :, None, :], key[..., None, :, :], dim=-1)

@@ -308,6 +308,10 @@ def pretrained(**settings):
         ({"norm": "none"}, "norm is none"),
         ({"residual": False}, "residual is False"),
         ({"mlp": "none", "norm": "none"}, "norm is none, mlp is none"),
+        ({"n_kv_head": 1}, "n_kv_head is 1"),
+        ({"head_size": 8}, "head_size is 8"),
+        ({"causal": False}, "causal is False"),
+        ({"norm_first": False}, "norm_first is False"),
     ],
 )
 def test_what_gpt2_has_no_place_for_is_refused(tmp_path, settings, reason):

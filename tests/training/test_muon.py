@@ -29,11 +29,16 @@ def matrices_of(model):
 # The reference
 
 
-def torch_muon(matrices, config):
+def separate(name, matrix, rows):
+    """Wq, Wk and Wv, which have so many rows, each on its own."""
+    return matrix.split(rows) if "qkv" in name else (matrix,)
+
+
+def torch_muon(matrices, config, rows):
     """torch.optim.Muon on copies of the matrices, Wq, Wk and Wv each on its own."""
     parts = {}
     for name, matrix in matrices.items():
-        for number, part in enumerate(matrix.detach().chunk(3 if "qkv" in name else 1)):
+        for number, part in enumerate(separate(name, matrix.detach(), rows)):
             parts[name, number] = nn.Parameter(part.clone())
     optimizer = torch.optim.Muon(
         parts.values(), lr=config.muon_learning_rate, weight_decay=config.weight_decay, momentum=config.muon_momentum
@@ -41,18 +46,26 @@ def torch_muon(matrices, config):
     return parts, optimizer
 
 
-@pytest.mark.parametrize("n_embd", [8, 32])
-def test_matrices_move_as_torch_muon_moves_them(tiny, n_embd):
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({"n_embd": 8}, [8, 8, 8]),
+        ({"n_embd": 32}, [32, 32, 32]),
+        ({"n_head": 4, "n_kv_head": 1, "head_size": 4}, [16, 4, 4]),
+    ],
+    ids=str,
+)
+def test_matrices_move_as_torch_muon_moves_them(tiny, settings, rows):
     torch.manual_seed(0)
-    model = GPT(replace(tiny, n_embd=n_embd))
+    model = GPT(replace(tiny, **settings))
     optimizer = build_optimizer(model, CONFIG)
-    parts, reference = torch_muon(matrices_of(model), CONFIG)
+    parts, reference = torch_muon(matrices_of(model), CONFIG, rows)
     for step in range(4):
         before = {name: matrix.detach().clone() for name, matrix in matrices_of(model).items()}
         set_gradients(model, step)
         for (name, number), part in parts.items():
             gradient = matrices_of(model)[name].grad
-            part.grad = gradient.chunk(3 if "qkv" in name else 1)[number].clone()
+            part.grad = separate(name, gradient, rows)[number].clone()
         optimizer.step()
         reference.step()
         for name, matrix in matrices_of(model).items():

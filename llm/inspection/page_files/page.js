@@ -105,17 +105,17 @@ function showScores() {
   }));
 }
 
-const share = (value) => (value < 0.005 ? "<0.01" : value.toFixed(2));
+const shown = (value) => (value < 0.005 ? "<0.01" : value.toFixed(2));
 function showLens() {
   const token = state.token;
-  const truth = token + 1 < T ? data.tokens[token + 1] : null;
-  $("lens-title").textContent = `What each layer would say after ${quoted(token)}`
-    + (truth === null ? "" : `; then came ${quoted(token + 1)}`);
+  const truth = token + data.shift < T ? data.tokens[token + data.shift] : null;
+  $("lens-title").textContent = data.shift ? `What each layer would say after ${quoted(token)}`
+    + (truth === null ? "" : `; then came ${quoted(token + 1)}`) : `What each layer would say in place of ${quoted(token)}`;
   const head = make("tr", {}, ["read after", truth === null ? "" : "its rank", "guesses", "", ""].map((textContent) => make("th", { textContent })));
   const rows = data.lens.map((layer) => {
     const cells = layer.guesses[token].map((label, i) => {
       const name = fill(make("bdi", { className: label === truth ? "true" : "" }), label);
-      const chance = make("small", { textContent: share(layer.chances[token][i]) });
+      const chance = make("small", { textContent: shown(layer.chances[token][i]) });
       return make("td", { title: label }, [make("div", {}, [name, chance])]);
     });
     while (cells.length < 3) cells.push(make("td"));

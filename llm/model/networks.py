@@ -1,0 +1,19 @@
+"""Which network a configuration is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llm.config import EncoderConfig, GPTConfig
+from llm.model.encoder import Encoder
+from llm.model.gpt import GPT
+from llm.model.stages import Network
+
+NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {GPTConfig: GPT, EncoderConfig: Encoder}
+"""The class of network behind each class of configuration."""
+
+
+def build_network(config: GPTConfig) -> Network:
+    """The network that a configuration is of, its weights new."""
+    return NETWORKS[type(config)](config)

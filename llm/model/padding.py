@@ -1,0 +1,53 @@
+"""Texts of unequal length side by side: which tokens are real, where each stands, and what may be seen.
+
+Padding is known by length, never by id. The masks are True where something may be seen, as
+`torch.nn.functional.scaled_dot_product_attention` has them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Side = Literal["left", "right"]
+
+
+def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor:
+    """Which keys each query may see, `(n_queries, n_keys)`, True where it may; the last query sees every key."""
+    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
+
+
+def is_real(lengths: Tensor, length: int, side: Side = "right") -> Tensor:
+    """Which tokens are no padding: `(B)` -> `(B, T)`.
+
+    Args:
+        lengths: (B) how many tokens each text really has.
+        length: T, with padding.
+        side: where the padding stands.
+    """
+    places = torch.arange(length, device=lengths.device)  # (T)
+    if side == "left":
+        places = length - 1 - places
+    return places < lengths[:, None]  # (T) < (B, 1) -> (B, T)
+
+
+def positions_of(lengths: Tensor, length: int, side: Side = "right") -> Tensor:
+    """Where each token stands in its own text, counted from 0: `(B)` -> `(B, T)`; padding on the left is at 0."""
+    positions = torch.arange(length, device=lengths.device).expand(len(lengths), length)  # (T) -> (B, T)
+    if side == "left":
+        positions = (positions - (length - lengths)[:, None]).clamp(min=0)
+    return positions
+
+
+def attention_mask(real: Tensor, n_queries: int, is_causal: bool) -> Tensor:
+    """What each query may see of keys of which some are padding: `(B, S)` -> `(B, 1, T or 1, S)`, for all heads alike.
+
+    Args:
+        real: (B, S) which keys are no padding.
+        n_queries: T.
+        is_causal: whether a query sees no later keys either.
+    """
+    mask = real[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
+    return mask & causal_mask(n_queries, real.shape[1], real.device) if is_causal else mask
