@@ -61,10 +61,10 @@ def explain(message: str, known: Collection[str]) -> str:
 
 
 _NOUNS = {
-    "int": "a whole number",
+    "int": "an integer",
     "float": "a number",
     "bool": "true or false",
-    "str": "a text",
+    "str": "a string",
     "list": "a list",
     "tuple": "a list",
     "dict": "settings by name",

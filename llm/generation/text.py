@@ -49,7 +49,7 @@ def continue_texts(
 
     Raises:
         ConfigError: a prompt is empty or holds ids outside the vocabulary.
-        GenerationError: the model's scores are not numbers.
+        GenerationError: the model's logits are NaN or infinite.
     """
     n = sampling.n_samples
     ids = [_ids(tokenizer, prompt) for prompt in prompts]

@@ -271,7 +271,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["--data.context_length=0"], "context_length must be at least 1, got 0"),
         (["--inspect.features=[maps, pge]"], "film, page; got pge; did you mean page?"),
         (["--model.gpt.attention=multihead"], "did you mean multi_head?"),
-        (["--model.gpt.n_layer=1.5"], "model.gpt.n_layer must be a whole number, got 1.5"),
+        (["--model.gpt.n_layer=1.5"], "model.gpt.n_layer must be an integer, got 1.5"),
         (["--model.gpt=3"], "model.gpt takes settings by name"),
         (["--checkpoint.every=-1"], "checkpoint.every must be at least 0"),
         (["--samples.every=-1"], "must be at least 0 steps, got -1"),

@@ -1,0 +1,11 @@
+"""Commands that are printed for a user to copy."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+
+def command_line(*words: str | Path) -> str:
+    """The words as one line, quoted so that a shell splits it into the same words again."""
+    return shlex.join(map(str, words))
