@@ -1,10 +1,15 @@
 """What `train.py --help` says, without importing anything large; and how each command's own help begins."""
 
+import argparse
+
+from llm.tasks import TASKS
+from llm.tasks.table import DEFAULT_TASK
+
 SUMMARIES = {
     "fit": "train a model",
-    "validate": "measure a trained model on the validation text",
-    "test": "measure a trained model on a test text",
-    "predict": "continue prompts, or score them, with a trained model",
+    "validate": "evaluate a trained model on the validation data",
+    "test": "evaluate a trained model on test data",
+    "predict": "apply a trained model to new inputs, such as prompts to continue",
 }
 """The commands of `train.py`."""
 
@@ -20,7 +25,7 @@ _EXAMPLES = {
 }
 
 _MOST_USED = {
-    "--config FILE": "take settings from a YAML file; flags after it win",
+    "--config FILE": "take settings from a YAML file; flags win over it",
     "--data.corpus": "what to train on: a text file, a folder, a pattern, token ids",
     "--data.tokenizer.kind": "gpt2, word, char",
     "--data.context_length": "tokens that the model sees at once",
@@ -34,20 +39,39 @@ _MOST_USED = {
 }
 
 
+OF_EACH = {
+    "config": "Take settings from a YAML file, in place of the default one. Of several, and flags, the last wins.",
+    "ckpt_path": "The trained model: a checkpoint, or `last` or `best` of the newest run of any name.",
+    "weights_only": argparse.SUPPRESS,  # checkpoints are read so, always
+    "trainer.precision": "What is multiplied in: 32-true, bf16-mixed, 16-mixed, ... Default: bf16-mixed where the "
+    "device does that natively, else 32-true.",
+}
+"""Where the words of Lightning and its parser are about other ways than ours."""
+
+OF_FIT = OF_EACH | {
+    "ckpt_path": "Go on from this checkpoint; `last` is that of the newest run of this name, `best` its best, "
+    "which begins a run of its own.",
+}
+
+
 def overview() -> str:
     """What `train.py --help` prints."""
     commands = _columns({f"  {name}": summary for name, summary in SUMMARIES.items()})
+    tasks = _columns({f"  {word}": task.summary for word, task in TASKS.items()})
     return (
         "usage: python train.py COMMAND [options]\n\n"
-        f"Train a GPT, and see inside it while it learns.\n\ncommands:\n{commands}\n\n{_used_most()}\n\n"
+        f"Train a language model, and see inside it while it learns.\n\ncommands:\n{commands}\n\n"
+        f"tasks (--task WORD, or task: WORD in a YAML file; default: {DEFAULT_TASK}):\n{tasks}\n\n{_used_most()}\n\n"
         f"{_examples('fit')}\n\n"
-        "Every option of a command: python train.py COMMAND --help\n"
-        "What is done with a model besides: python -m llm --help"
+        "Every option of a command: python train.py COMMAND [--task WORD] --help\n"
+        "To generate, evaluate, inspect, convert and tokenize: python -m llm --help"
     )
 
 
-def description(command: str) -> str:
+def description(command: str, task: str = DEFAULT_TASK) -> str:
     """How the help of a command begins: what it does, examples, the options that are used most."""
+    if task != DEFAULT_TASK:
+        return f"{SUMMARIES[command].capitalize()}.\n\ntask {task}: {TASKS[task].summary}"
     parts = [f"{SUMMARIES[command].capitalize()}.", _examples(command)]
     if command == "fit":
         parts.append(_used_most())
