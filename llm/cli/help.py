@@ -1,7 +1,5 @@
 """What `train.py --help` says, without importing anything large; and how each command's own help begins."""
 
-import argparse
-
 from llm.tasks import TASKS
 from llm.tasks.table import DEFAULT_TASK
 
@@ -36,21 +34,6 @@ _MOST_USED = {
     "--trainer.val_check_interval": "batches from one validation to the next",
     "--ckpt_path last": "go on with the newest run, or with the checkpoint of this path",
     "--preflight": "say what the run will be, what it needs and what is wrong with it; then stop",
-}
-
-
-OF_EACH = {
-    "config": "Take settings from a YAML file, in place of the default one. Of several, and flags, the last wins.",
-    "ckpt_path": "The trained model: a checkpoint, or `last` or `best` of the newest run of any name.",
-    "weights_only": argparse.SUPPRESS,  # checkpoints are read so, always
-    "trainer.precision": "What is multiplied in: 32-true, bf16-mixed, 16-mixed, ... Default: bf16-mixed where the "
-    "device does that natively, else 32-true.",
-}
-"""Where the words of Lightning and its parser are about other ways than ours."""
-
-OF_FIT = OF_EACH | {
-    "ckpt_path": "Go on from this checkpoint; `last` is that of the newest run of this name, `best` its best, "
-    "which begins a run of its own.",
 }
 
 

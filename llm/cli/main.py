@@ -19,7 +19,8 @@ from llm.cli.parsing import explain, link_refusal
 from llm.cli.save_config import SaveConfig
 from llm.cli.settings import setting_names
 from llm.cli.task import choose_task
-from llm.cli.training_cli import TRAINER_DEFAULTS, TrainingCLI
+from llm.cli.trainer import TRAINER_DEFAULTS
+from llm.cli.training_cli import TrainingCLI
 from llm.cli.words import CONFIG, config_first, take
 from llm.errors import LLMError, reason_of
 from llm.preflight import PreflightDone

@@ -14,7 +14,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from llm.cli.ending import say_how_to_use
-from llm.cli.help import OF_EACH, OF_FIT
 from llm.cli.parsing import check_settings
 from llm.cli.settings import (
     adopt_architecture,
@@ -28,6 +27,7 @@ from llm.cli.settings import (
     settings_of_run,
 )
 from llm.cli.task import refuse_other_task
+from llm.cli.trainer import HELP, HELP_OF_FIT
 from llm.cli.words import settings_of_files
 from llm.errors import ConfigError
 from llm.inspection import Inspection, TextSamples
@@ -35,7 +35,7 @@ from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, preflight
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
-from llm.runs.choosing import RUNS, choose_checkpoint, logger_to_go_on_with
+from llm.runs.choosing import choose_checkpoint, logger_to_go_on_with
 from llm.runs.ending import EndPoint
 from llm.runs.processes import EndTogether, adopt_launcher, refuse_more_processes_than_cores, without_looks
 from llm.runs.run_folder import CHECKPOINTS, OneCurve, held, run_folder_of
@@ -49,21 +49,6 @@ from llm.training.progress import RunProgress, StartingPoint
 from llm.training.throughput import Throughput
 
 log = logging.getLogger("llm")
-
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "logger": {
-        "class_path": "TensorBoardLogger",
-        "init_args": {"save_dir": RUNS, "name": "gpt", "default_hp_metric": False},
-    },
-    "max_steps": 1000,
-    "gradient_clip_val": 1.0,
-    "val_check_interval": 100,
-    "check_val_every_n_epoch": None,  # count steps, not epochs: with a small text these are short
-    "num_sanity_val_steps": -1,  # a whole validation first: the loss that a run starts from
-    "log_every_n_steps": 10,
-    "enable_model_summary": False,  # the shape table says more
-    "use_distributed_sampler": False,  # the data module shares the windows out itself
-}
 
 
 class TrainingCLI(LightningCLI):
@@ -106,7 +91,7 @@ class TrainingCLI(LightningCLI):
             visible = help if subcommand == "fit" else argparse.SUPPRESS
             parser.add_argument(name, type=bool, default=False, nargs="?", const=True, help=visible)
         for action in parser._actions:
-            action.help = (OF_FIT if subcommand == "fit" else OF_EACH).get(action.dest, action.help)
+            action.help = (HELP_OF_FIT if subcommand == "fit" else HELP).get(action.dest, action.help)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -169,7 +154,7 @@ class TrainingCLI(LightningCLI):
         if subcommand == "fit":
             if "optim" in config.model:
                 adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
-            data = checkpoint.get(self.datamodule_class.__qualname__)
+            data = checkpoint.get(self.task.datamodule_class().__qualname__)
             logger = logger_to_go_on_with(config)
             folder = None if logger is None else Path(logger.log_dir)
             self.start = Start(step, gpt, data if isinstance(data, dict) else {}, folder)

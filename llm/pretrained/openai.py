@@ -26,7 +26,7 @@ def refuse(folder: Path) -> None:
     hparams = read_json(folder / "hparams.json") if (folder / "hparams.json").is_file() else {}
     name = _NAMES.get(hparams.get("n_layer", 12), "gpt2")
     script = "transformers.models.gpt2.convert_gpt2_original_tf_checkpoint_to_pytorch"
-    paths = ["--gpt2_checkpoint_path", folder, "--pytorch_dump_folder_path", "converted"]
+    paths: list[str | Path] = ["--gpt2_checkpoint_path", folder, "--pytorch_dump_folder_path", "converted"]
     convert = command_line("python", "-m", script, *paths)
     raise CheckpointError(
         f"{str(folder)!r} is OpenAI's TensorFlow checkpoint, which only TensorFlow reads. The same weights are "

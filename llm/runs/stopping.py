@@ -162,7 +162,7 @@ def command_to_resume(trainer: L.Trainer, path: Path) -> str:
     """What a user types to go on: with the run's own configuration, where it was kept."""
     folder = folder_of(trainer)
     config = None if folder is None else folder / "config.yaml"
-    with_config = ["--config", config] if config is not None and config.is_file() else []
+    with_config: list[str | Path] = ["--config", config] if config is not None and config.is_file() else []
     return command_line("python", "train.py", "fit", *with_config, "--ckpt_path", path)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from pathlib import Path
 
 
-def command_line(*words: str | Path) -> str:
+def command_line(*words: str | os.PathLike[str]) -> str:
     """The words as one line, quoted so that a shell splits it into the same words again."""
     return shlex.join(map(str, words))

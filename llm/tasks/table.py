@@ -5,10 +5,10 @@ Nothing large is imported here: `python train.py --help` lists the tasks at once
 
 from __future__ import annotations
 
-import pkgutil
+import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import lightning as L
@@ -17,8 +17,7 @@ DEFAULT_TASK = "language"
 """The task where none is named, on the command line, in a YAML file, or in a checkpoint."""
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """What `--task WORD` stands for.
 
     Args:
@@ -33,8 +32,8 @@ class Task:
     module: str
     datamodule: str
     summary: str
-    links: Mapping[str, str] = field(default_factory=dict)
-    callbacks: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = MappingProxyType({})
+    callbacks: Mapping[str, str] = MappingProxyType({})
 
     def module_class(self) -> type[L.LightningModule]:
         """The LightningModule, imported."""
@@ -51,7 +50,8 @@ class Task:
 
 def resolve(path: str) -> type:
     """The class at an import path `package.module:Class`."""
-    found = pkgutil.resolve_name(path)
+    module, _, name = path.partition(":")
+    found = getattr(importlib.import_module(module), name)
     assert isinstance(found, type), path
     return found
 
