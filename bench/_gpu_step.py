@@ -25,7 +25,12 @@ from llm import GPT, GPTConfig, OptimConfig
 from llm.model import Head
 from llm.runtime.hardware import flops_per_token, peak_flops
 from llm.training.compiling import Compiled
-from llm.training.loss import head_loss, to_gradient, to_gradient_in_one
+from llm.training.loss import (
+    CrossEntropyWithGrad,
+    compilable_cross_entropy_with_grad_,
+    cross_entropy_with_grad_,
+    head_loss,
+)
 from llm.training.optimizer import build_optimizer
 
 Step = Callable[[Tensor, Tensor], object]
@@ -170,8 +175,9 @@ def head_losses(lab: Lab) -> None:
         return lambda: loss_of(x, head.weight)
 
     def ours(head: Head, compiled: bool) -> Callable[[], Tensor]:
-        gradient = Compiled(to_gradient_in_one, to_gradient) if compiled else to_gradient
-        return lambda: head_loss(head, x, targets, to_gradient=gradient).loss
+        plain: CrossEntropyWithGrad = cross_entropy_with_grad_
+        way = Compiled(compilable_cross_entropy_with_grad_, plain) if compiled else plain
+        return lambda: head_loss(head, x, targets, scale=1 / targets.numel(), cross_entropy=way).loss
 
     def forward_and_backward(loss_of: Callable[[], Tensor], head: Head) -> dict[str, Any]:
         def step() -> None:

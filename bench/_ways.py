@@ -49,17 +49,26 @@ def module_step(
         precision: of autocast; None for none.
     """
     from llm.training.compiling import Compiled
-    from llm.training.loss import head_loss, to_gradient, to_gradient_in_one
+    from llm.training.loss import (
+        CrossEntropyWithGrad,
+        compilable_cross_entropy_with_grad_,
+        cross_entropy_with_grad_,
+        head_loss,
+    )
 
     parameters = list(model.parameters())
     device = parameters[0].device.type
     features = Compiled(model.features) if compiled else model.features
-    gradient = Compiled(to_gradient_in_one, to_gradient) if compiled else to_gradient
+    cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_
+    if compiled:
+        cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
 
     def step(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad()
         with torch.autocast(device, precision, enabled=precision is not None):
-            loss = head_loss(model.head, features(inputs), targets, to_gradient=gradient).loss
+            loss = head_loss(
+                model.head, features(inputs), targets, scale=1 / targets.numel(), cross_entropy=cross_entropy
+            ).loss
         loss.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if norm > 1.0:  # as the module does: nothing is multiplied by one

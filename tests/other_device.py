@@ -49,13 +49,12 @@ def check(config: GPTConfig) -> None:
     metrics = SplitMetrics()
     with mode:
         ids = torch.zeros(B, T, dtype=torch.int64, device=DEVICE)
-        loss, accuracy = head_loss(model.head, model.features(ids), ids, with_accuracy=True)
-        assert loss.device == DEVICE
+        prediction = head_loss(model.head, model.features(ids), ids, with_accuracy=True)
+        assert prediction.loss.device == DEVICE
         with torch.no_grad():
             model.eval()
             metrics.sums = torch.zeros(3, device=DEVICE)
-            assert accuracy is not None
-            metrics.update(loss, accuracy, ids.numel())
+            metrics.update(prediction)
             found = capture(model, ids, ids)
             assert {stage.tensor.device for stage in found.values()} == {DEVICE}
             logit_lens(model, found)

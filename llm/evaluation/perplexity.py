@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llm.data.reading.corpus import resolve_corpus
@@ -21,9 +20,7 @@ from llm.data.tokens.opening import find_token_ids, open_corpus
 from llm.errors import ConfigError, DataError
 from llm.model import GPT
 from llm.tokenizers import Tokenizer
-
-_ROWS_AT_ONCE = 2048
-"""Positions whose logits (V numbers each) are held at once."""
+from llm.training.loss import token_losses
 
 
 @dataclass(frozen=True)
@@ -147,13 +144,9 @@ def losses(
             if int(ids.max()) >= model.config.vocab_size:
                 raise DataError(f"the text has token id {int(ids.max())}, the model {model.config.vocab_size} tokens")
             ids, is_scored = ids.to(device), is_scored.to(device)
-            features = model.features(ids[:, :-1])[is_scored[:, 1:]]  # (B, T - 1, C) -> (M, C)
+            hidden_states = model.features(ids[:, :-1])[is_scored[:, 1:]]  # (B, T - 1, C) -> (M, C)
             targets = ids[:, 1:][is_scored[:, 1:]]  # (B, T - 1) -> (M)
-            found = [
-                F.cross_entropy(model.head(rows).float(), wanted, reduction="none")
-                for rows, wanted in zip(features.split(_ROWS_AT_ONCE), targets.split(_ROWS_AT_ONCE), strict=True)
-            ]
-            yield targets.cpu().numpy(), torch.cat(found).cpu().double()
+            yield targets.cpu().numpy(), token_losses(model.head, hidden_states, targets).cpu().double()
             bar.update(len(batch))
 
 

@@ -50,7 +50,7 @@ def other_weights(plan: Plan) -> Iterator[str]:
         if different := differences(plan.start.trained, plan.gpt):
             yield f"the pretrained weights are of another architecture: {', '.join(different)}"
         return
-    if problem := other_architecture(plan.start.trained, plan.gpt):
+    if problem := other_architecture(plan.start.trained.to_dict(), plan.gpt.to_dict()):
         yield problem
 
 

@@ -107,7 +107,7 @@ def measure_steps(config: GPTConfig, optim: OptimConfig, batch_size: int, precis
         start = time.perf_counter()
         mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
         with torch.autocast(device, mixed) if mixed else contextlib.nullcontext():
-            loss, _ = head_loss(model.head, model.features(inputs), targets)
+            loss = head_loss(model.head, model.features(inputs), targets).mean
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -10,7 +10,7 @@ import pickle
 import zipfile
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,14 +23,24 @@ from llm.tokenizers import Tokenizer
 
 ENTRY = "llm"
 VERSION = 2
-WEIGHTS_PREFIX = "gpt."
+WEIGHTS_PREFIX = "network."
+LANGUAGE = "language"
+"""The task of a GPT that predicts the next token."""
 
 
-def describe(config: GPTConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
+class NetworkConfig(Protocol):
+    """The architecture of a network: a dataclass of primitives."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as primitives."""
+
+
+def describe(config: NetworkConfig, tokenizer: Tokenizer | None, task: str = LANGUAGE) -> dict[str, Any]:
     """The entry `llm` of a checkpoint."""
     return {
         "version": VERSION,
-        "gpt": config.to_dict(),
+        "task": task,
+        "network": config.to_dict(),
         "tokenizer": None if tokenizer is None else tokenizer.to_dict(),
     }
 
@@ -149,14 +159,21 @@ def weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
+def task_of(checkpoint: dict[str, Any]) -> str:
+    """The word of the task that a checkpoint was trained for."""
+    return str(checkpoint[ENTRY].get("task", LANGUAGE))
+
+
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:
     """The architecture of a checkpoint.
 
     Raises:
         CheckpointError: it is not one that this package can build.
     """
+    if (task := task_of(checkpoint)) != LANGUAGE:
+        raise CheckpointError(f"{str(path)!r} is a checkpoint of the task {task!r}, not of a language model")
     try:
-        return GPTConfig(**checkpoint[ENTRY]["gpt"])
+        return GPTConfig(**checkpoint[ENTRY]["network"])
     except (TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"{str(path)!r} holds an architecture that can't be built: {error}") from error
 

@@ -114,7 +114,7 @@ def _read_shared(tensors: Tensors, entry: str) -> Pretrained:
     """A safetensors file of this package, with the entry of a checkpoint as JSON in its metadata."""
     try:
         described = json.loads(entry)
-        config, tokenizer = GPTConfig(**described["gpt"]), described["tokenizer"]
+        config, tokenizer = GPTConfig(**described["network"]), described["tokenizer"]
     except (ValueError, TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"its metadata describe no model that can be built: {error}") from error
     if config.tie_head and TOKEN in tensors:

@@ -17,7 +17,7 @@ from llm.pretrained.checkpoint import read_checkpoint, write_checkpoint
 from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runtime.files import keeping
 from llm.training.throughput import side_work
-from llm.training.trainer_state import is_amid_step
+from llm.training.trainer_state import is_accumulating
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -85,7 +85,7 @@ class BestAndLast(Checkpoint):
         del pl_module
         is_time = self._due or (self.every and trainer.global_step % self.every == 0)
         # Where a validation follows, it will be saved after that, with what was found.
-        if is_time and not is_amid_step(trainer) and not _validation_follows(trainer):
+        if is_time and not is_accumulating(trainer) and not _validation_follows(trainer):
             self.save_last(trainer)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -103,7 +103,7 @@ class BestAndLast(Checkpoint):
             self.best_loss, self.best_step = loss, trainer.global_step
             path = self._save(trainer, BEST)
             self.best_model_path = "" if path is None else str(path)
-        if is_amid_step(trainer):  # wait for the step
+        if is_accumulating(trainer):  # wait for the step
             self._due = True
         else:
             self.save_last(trainer)

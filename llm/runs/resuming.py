@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 
-from llm.config import GPTConfig, OptimConfig
+from llm.config import OptimConfig
 from llm.errors import CheckpointError
-from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, weights_of
+from llm.pretrained.checkpoint import ENTRY, optim_of, task_of, weights_of
 from llm.runtime.randomness import run_seed
 from llm.tokenizers.base import Tokenizer, fingerprint_of
 from llm.training.optimizer import build_optimizer, build_schedule
-
-if TYPE_CHECKING:
-    from llm.tasks.language import LanguageModel
 
 log = logging.getLogger("llm")
 
@@ -44,17 +41,35 @@ def settings_of(trainer: L.Trainer, optim: OptimConfig) -> dict[str, Any]:
     }
 
 
-def refuse_what_does_not_fit(checkpoint: dict[str, Any], module: LanguageModel) -> None:
-    """Check that a checkpoint fits a model, and a run if one is to go on from it, before any of it is loaded.
+def refuse_what_does_not_fit(
+    checkpoint: dict[str, Any],
+    task: str,
+    network: nn.Module,
+    tokenizer: Any,
+    optim: OptimConfig,
+    trainer: L.Trainer | None,
+) -> None:
+    """Check that a checkpoint fits a network, and a run if one is to go on from it, before any of it is loaded.
+
+    Args:
+        checkpoint: as it was read.
+        task: the word of the run's.
+        network: with a `config`.
+        tokenizer: the run's; None if it has none.
+        optim: the run's settings of the optimizer.
+        trainer: the run's.
 
     Raises:
         CheckpointError: names what differs, with both values, or what is missing or damaged.
     """
     if ENTRY not in checkpoint:
         raise CheckpointError(f"this is no checkpoint of this package: it has no entry {ENTRY!r}")
-    _refuse_other_architecture(checkpoint, module)
-    _refuse_other_tokenizer(checkpoint, module.tokenizer)
-    trainer = module._trainer
+    if (theirs := task_of(checkpoint)) != task:
+        raise CheckpointError(
+            f"the checkpoint is of the task {theirs!r}, this run is of {task!r}: give --task {theirs}"
+        )
+    _refuse_other_architecture(checkpoint, network)
+    _refuse_other_tokenizer(checkpoint, tokenizer)
     if trainer is None or trainer.state.fn != "fit":
         return
     if "optimizer_states" not in checkpoint and "loops" not in checkpoint:
@@ -63,25 +78,27 @@ def refuse_what_does_not_fit(checkpoint: dict[str, Any], module: LanguageModel) 
             "--model.pretrained FILE in place of --ckpt_path"
         )
     _refuse_to_lose_an_average(checkpoint, trainer)
-    _refuse_other_settings(checkpoint, module, trainer)
+    _refuse_other_settings(checkpoint, optim, trainer)
     _refuse_damaged_progress(checkpoint, trainer)
-    _refuse_damaged_optimizer(checkpoint, module, trainer)
+    _refuse_damaged_optimizer(checkpoint, network, optim, trainer)
     _refuse_damaged_callbacks(checkpoint, trainer)
 
 
-def other_architecture(theirs: GPTConfig, ours: GPTConfig) -> str | None:
+def other_architecture(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
     """What to say if a checkpoint's weights are not those of an architecture; None if they are."""
-    wanted = {name: value for name, value in ours.to_dict().items() if name not in _WEIGHTLESS}
-    different = _differences(theirs.to_dict(), wanted)
+    wanted = {name: value for name, value in ours.items() if name not in _WEIGHTLESS}
+    different = _differences(theirs, wanted)
     return f"the checkpoint is of another architecture: {different}" if different else None
 
 
-def _refuse_other_architecture(checkpoint: dict[str, Any], module: LanguageModel) -> None:
-    if problem := other_architecture(config_of(checkpoint, "the checkpoint"), module.gpt.config):
+def _refuse_other_architecture(checkpoint: dict[str, Any], network: Any) -> None:
+    theirs = checkpoint[ENTRY].get("network")
+    _check(isinstance(theirs, dict), "its architecture is missing")
+    if problem := other_architecture(theirs, network.config.to_dict()):
         raise CheckpointError(problem)
     if "state_dict" not in checkpoint:  # a strategy that cuts weights up has taken them out
         return
-    found, expected = weights_of(checkpoint), module.gpt.state_dict()
+    found, expected = weights_of(checkpoint), network.state_dict()
     wrong = [f"{name} is missing" for name in expected if name not in found]
     wrong += [f"{name} is none of this model's" for name in found if name not in expected]
     wrong += [
@@ -102,7 +119,7 @@ def _refuse_other_tokenizer(checkpoint: dict[str, Any], ours: Any) -> None:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint is damaged: its tokenizer can't be read: {error}") from error
     if fingerprint != ours.fingerprint:
-        size, mine = config_of(checkpoint, "the checkpoint").vocab_size, ours.to_dict()
+        size, mine = checkpoint[ENTRY]["network"].get("vocab_size", 0), ours.to_dict()
         raise CheckpointError(
             f"the checkpoint has another tokenizer: {theirs.get('encoding', theirs.get('kind'))!r} of {size:,} tokens "
             f"with the fingerprint {fingerprint} in the checkpoint, {mine.get('encoding', mine['kind'])!r} of "
@@ -122,7 +139,7 @@ def _refuse_to_lose_an_average(checkpoint: dict[str, Any], trainer: L.Trainer) -
         )
 
 
-def _refuse_other_settings(checkpoint: dict[str, Any], module: LanguageModel, trainer: L.Trainer) -> None:
+def _refuse_other_settings(checkpoint: dict[str, Any], optim: OptimConfig, trainer: L.Trainer) -> None:
     """Optimizer settings have to be the same; what else makes it another run is said.
 
     A checkpoint holds the optimizer's learning rates and moments, a configuration the schedule: a mixture of two
@@ -131,12 +148,12 @@ def _refuse_other_settings(checkpoint: dict[str, Any], module: LanguageModel, tr
     theirs = optim_of(checkpoint, "the checkpoint")
     if theirs is None:  # written before checkpoints held settings
         return
-    if different := _differences(dataclasses.asdict(theirs), dataclasses.asdict(module.optim)):
+    if different := _differences(dataclasses.asdict(theirs), dataclasses.asdict(optim)):
         raise CheckpointError(
             f"the checkpoint was trained with other settings of model.optim: {different}; leave them out to go on as "
             "before, or begin a new run from its weights with --model.pretrained FILE in place of --ckpt_path"
         )
-    now = settings_of(trainer, module.optim)
+    now = settings_of(trainer, optim)
     if different := _differences(checkpoint[ENTRY][SETTINGS], {name: now[name] for name in now if name != "optim"}):
         log.warning("from here on, this will not be the run that it would have been: %s", different)
 
@@ -155,11 +172,13 @@ def _refuse_damaged_progress(checkpoint: dict[str, Any], trainer: L.Trainer) -> 
         _check_structure(checkpoint.get(name), datamodule.state_dict(), name, types=False)
 
 
-def _refuse_damaged_optimizer(checkpoint: dict[str, Any], module: LanguageModel, trainer: L.Trainer) -> None:
-    optimizer = build_optimizer(module.gpt, module.optim)
+def _refuse_damaged_optimizer(
+    checkpoint: dict[str, Any], network: nn.Module, optim: OptimConfig, trainer: L.Trainer
+) -> None:
+    optimizer = build_optimizer(network, optim)
     schedules = checkpoint.get("lr_schedulers")
     _check(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers is no list of one schedule")
-    schedule = build_schedule(optimizer, module.optim, None).state_dict()
+    schedule = build_schedule(optimizer, optim, None).state_dict()
     _check_structure(schedules[0], schedule, "lr_schedulers[0]")  # type: ignore[index]
     steps = schedules[0]["last_epoch"]  # type: ignore[index]
     _check(steps == checkpoint["global_step"], f"its schedule is at step {steps}, not at {checkpoint['global_step']}")

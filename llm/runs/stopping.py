@@ -20,7 +20,7 @@ from llm.runs.checkpointing import best_and_last
 from llm.runs.run_folder import folder_of
 from llm.runtime.process import Interrupted, listen, listen_as_before, name_of, say
 from llm.runtime.shell import command_line
-from llm.training.trainer_state import is_amid_step
+from llm.training.trainer_state import is_accumulating
 
 log = logging.getLogger("llm")
 
@@ -103,7 +103,7 @@ class StopSafely(L.Callback):
             raise self._outcome
 
     def _end_if_told(self, trainer: L.Trainer) -> None:
-        if is_amid_step(trainer) or _is_last_step(trainer):
+        if is_accumulating(trainer) or _is_last_step(trainer):
             return
         if not (received := self._received_by_any(trainer)):
             return

@@ -1,11 +1,14 @@
-"""The loss of the last vectors against the tokens that came, without ever holding all scores in float32.
+"""The loss of hidden states against the tokens that came, without ever holding all logits in float32.
 
-A batch of N tokens has N x V scores: at N = 1,024 and GPT-2's vocabulary 206 MB in float32, and the plain way holds
-them several times over, as scores, their log-softmax and the gradients of both. `HeadLoss` goes through the tokens a
-block at a time. A block's scores are held once, in the precision of the products; a few rows at a time they are
-brought to float32, normalised, and overwritten by their gradient (`to_gradient`), from which the gradients of vectors
-and weights follow at once. The backward pass only hands those on. The result is that of `plain_loss`, softmax in
-float32 included.
+A batch of N tokens has N x V logits: at N = 1,024 and GPT-2's vocabulary 206 MB in float32, and the plain way holds
+them several times over, as logits, their log-softmax and the gradients of both. `FusedHeadLoss` goes through the tokens
+a block at a time. A block's logits are held once, in the precision of the products; a few rows at a time they are
+brought to float32, normalized, and overwritten by their gradient (`cross_entropy_with_grad_`), from which the gradients
+of hidden states and weights follow at once. The backward pass only hands those on. The result is that of `plain_loss`,
+softmax in float32 included.
+
+A loss is a sum over supervised tokens, those whose target is not `IGNORED`: sums of micro-batches, and of processes,
+can be added and divided once, which means can't.
 """
 
 from __future__ import annotations
@@ -18,152 +21,214 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm.data.batch import IGNORED
 from llm.model import Head
 
 LARGE_VOCABULARY = 4096
-"""From this many tokens on blocks pay; below, all scores at once are small. See bench/README.md."""
+"""From this many tokens on blocks pay; below, all logits at once are small. See bench/README.md."""
 
-_BLOCK_BYTES = {"cpu": 1 << 26}
-_BLOCK_BYTES_ELSEWHERE = 1 << 29
-"""What the scores of one block may take, by kind of device. A GPU wants larger products, and has the memory."""
+BLOCK_BYTES = {"cpu": 1 << 26}
+BLOCK_BYTES_ELSEWHERE = 1 << 29
+"""What the logits of one block may take, by kind of device. A GPU wants larger products, and has the memory."""
 
-_ROWS = 8
+ROWS_PER_THREAD = 8
 """Rows for each thread that a processor brings to float32 at once: few enough to stay in its cache."""
 
 FLOAT32_BYTES_ELSEWHERE = 1 << 28
 """What the rows may take that are brought to float32 at once on other devices, which have no use for small pieces."""
 
-_COLUMNS = 4096
-"""Rows of the head's weight whose gradient is computed at once."""
+COLUMNS = 4096
+"""Rows of the head's weight whose gradient a processor computes at once."""
+
+_ALIGNMENT = 64
+"""A GPU's fast kernels want rows of a multiple of this many logits; 50,257 of them take up to four times as long."""
 
 
 class Prediction(NamedTuple):
     """How well tokens were predicted.
 
     Args:
-        loss: mean cross-entropy in nats.
-        accuracy: share of tokens that got the highest score; None where nobody asked.
+        loss: cross-entropy in nats, summed over the supervised tokens and times the `scale` that was asked for.
+        n_tokens: how many supervised tokens there are.
+        n_correct: how many of them got the highest logit; None where nobody asked.
     """
 
     loss: Tensor
-    accuracy: Tensor | None
+    n_tokens: Tensor
+    n_correct: Tensor | None
+
+    @property
+    def mean(self) -> Tensor:
+        """The loss of a token, of a loss whose scale is 1; 0 where nothing is supervised."""
+        return self.loss / self.n_tokens.clamp(min=1)
+
+    @property
+    def accuracy(self) -> Tensor | None:
+        """The fraction of tokens that got the highest logit."""
+        return None if self.n_correct is None else self.n_correct / self.n_tokens.clamp(min=1)
 
 
-def to_gradient(scores: Tensor, targets: Tensor, share: float | None) -> Tensor:
-    """The losses `(R)` of scores `(R, V)` against targets `(R)`; the scores become the gradient of `share` times their
-    sum, softmax minus one-hot, or stay as they are where there is no share.
+def cross_entropy_with_grad_(logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
+    """The cross-entropies `(R)` of logits `(R, V)` against targets `(R)`; the logits become the gradient of `scale`
+    times their sum, softmax minus one-hot, or stay as they are where there is no scale.
     """
-    losses = scores.new_empty(len(scores), dtype=torch.float32)
-    at_once = _rows_at_once(scores)
-    for start in range(0, len(scores), at_once):
-        some, wanted = scores[start : start + at_once], targets[start : start + at_once, None]
+    losses = logits.new_empty(len(logits), dtype=torch.float32)
+    at_once = _rows_at_once(logits)
+    for start in range(0, len(logits), at_once):
+        some, wanted = logits[start : start + at_once], targets[start : start + at_once, None]
+        supervised, wanted = wanted != IGNORED, wanted.clamp(min=0)
         logs = torch.log_softmax(some, -1, dtype=torch.float32)
-        losses[start : start + at_once] = -logs.gather(1, wanted)[:, 0]
-        if share is not None:
+        losses[start : start + at_once] = torch.where(supervised, -logs.gather(1, wanted), 0.0)[:, 0]
+        if scale is not None:
             logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, -1.0))
-            some.copy_(logs.mul_(share))
+            some.copy_(logs.mul_(supervised * scale))
     return losses
 
 
-def to_gradient_in_one(scores: Tensor, targets: Tensor, share: float | None) -> Tensor:
-    """As `to_gradient`, all rows at once and without a scatter: for a compiler, which makes two passes of it."""
-    logs = torch.log_softmax(scores.float(), -1)
-    losses = -logs.gather(1, targets[:, None])[:, 0]
-    if share is not None:
-        is_target = torch.arange(scores.shape[1], device=scores.device) == targets[:, None]
-        scores.copy_((logs.exp() - is_target.float()) * share)
+def compilable_cross_entropy_with_grad_(logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
+    """As `cross_entropy_with_grad_`, all rows at once and without a scatter: a compiler makes two passes of it."""
+    supervised, wanted = targets[:, None] != IGNORED, targets[:, None].clamp(min=0)
+    logs = torch.log_softmax(logits.float(), -1)
+    losses = torch.where(supervised, -logs.gather(1, wanted), 0.0)[:, 0]
+    if scale is not None:
+        is_target = torch.arange(logits.shape[1], device=logits.device) == wanted
+        logits.copy_((logs.exp() - is_target.float()) * (supervised * scale))
     return losses
 
 
-ToGradient = Callable[[Tensor, Tensor, float | None], Tensor]
+CrossEntropyWithGrad = Callable[[Tensor, Tensor, float | None], Tensor]
 
 
 def head_loss(
-    head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False, to_gradient: ToGradient = to_gradient
+    head: Head,
+    hidden_states: Tensor,
+    targets: Tensor,
+    with_accuracy: bool = False,
+    scale: float = 1.0,
+    cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_,
 ) -> Prediction:
     """The loss, the quicker way for the size of the vocabulary.
 
     Args:
-        head: from vectors to scores.
-        x: (B, T, C) what the head reads.
-        targets: (B, T) the tokens that really came.
+        head: from hidden states to logits.
+        hidden_states: (B, T, C) what the head reads.
+        targets: (B, T) the tokens that really came, `IGNORED` where nothing is supervised.
         with_accuracy: count the tokens that were predicted, too.
-        to_gradient: what turns the scores of a large vocabulary into losses and gradients.
+        scale: what the sum is multiplied by.
+        cross_entropy: what turns the logits of a large vocabulary into losses and gradients.
     """
+    hidden_states, targets = hidden_states.flatten(0, -2), targets.flatten()  # (B, T, C) -> (N, C), (B, T) -> (N)
+    n_tokens = (targets != IGNORED).sum()
+    if targets.device.type == "cpu" and n_tokens < len(targets):  # elsewhere, to select rows would mean to wait
+        supervised = targets != IGNORED
+        hidden_states, targets = hidden_states[supervised], targets[supervised]
     if head.out_features >= LARGE_VOCABULARY:
-        return fused_loss(head, x, targets, with_accuracy, to_gradient)
-    return plain_loss(head, x, targets, with_accuracy)
+        loss, n_correct = fused_loss(head, hidden_states, targets, with_accuracy, scale, cross_entropy)
+    else:
+        loss, n_correct = plain_loss(head, hidden_states, targets, with_accuracy, scale)
+    return Prediction(loss, n_tokens, n_correct)
 
 
-def plain_loss(head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False) -> Prediction:
-    """As `head_loss`, from all scores at once."""
-    scores = head(x).flatten(0, 1)  # (B, T, V) -> (B T, V)
-    loss = F.cross_entropy(scores.float(), targets.flatten())
-    accuracy = (scores.detach().argmax(-1) == targets.flatten()).float().mean() if with_accuracy else None
-    return Prediction(loss, accuracy)
+def plain_loss(
+    head: Head, hidden_states: Tensor, targets: Tensor, with_accuracy: bool = False, scale: float = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """The scaled sum of the losses, and the number of right predictions, from all logits at once.
+
+    Args:
+        head: see `head_loss`.
+        hidden_states: (N, C).
+        targets: (N).
+        with_accuracy: see `head_loss`.
+        scale: see `head_loss`.
+    """
+    logits = head(hidden_states)  # (N, C) -> (N, V)
+    loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum") * scale
+    return loss, (logits.detach().argmax(-1) == targets).sum() if with_accuracy else None
 
 
 def fused_loss(
-    head: Head, x: Tensor, targets: Tensor, with_accuracy: bool = False, to_gradient: ToGradient = to_gradient
-) -> Prediction:
-    """As `head_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
-    options = head.out_features, with_accuracy, torch.is_grad_enabled(), to_gradient
-    loss, accuracy = HeadLoss.apply(x.flatten(0, 1), head.weight, targets.flatten(), *options)
-    return Prediction(loss, accuracy if with_accuracy else None)
+    head: Head,
+    hidden_states: Tensor,
+    targets: Tensor,
+    with_accuracy: bool = False,
+    scale: float = 1.0,
+    cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_,
+) -> tuple[Tensor, Tensor | None]:
+    """As `plain_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
+    options = head.out_features, with_accuracy, torch.is_grad_enabled(), scale, cross_entropy
+    loss, n_correct = FusedHeadLoss.apply(hidden_states, head.weight, targets, *options)
+    return loss, n_correct if with_accuracy else None
 
 
-class HeadLoss(torch.autograd.Function):
-    """Mean cross-entropy of `x @ weight.T` and its gradients in one pass."""
+@torch.no_grad()
+def token_losses(head: Head, hidden_states: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each token, in nats and float32.
+
+    Args:
+        head: from hidden states to logits.
+        hidden_states: (N, C).
+        targets: (N).
+    """
+    block = _rows_of_a_block(hidden_states, head.out_features)
+    parts = zip(hidden_states.split(block), targets.split(block), strict=True)
+    return torch.cat([cross_entropy_with_grad_(head(states), wanted, None) for states, wanted in parts])
+
+
+class FusedHeadLoss(torch.autograd.Function):
+    """Summed cross-entropy of `hidden_states @ weight.T` and its gradients in one pass."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
+        hidden_states: Tensor,
         weight: Tensor,
         targets: Tensor,
-        n_tokens: int,
+        vocab_size: int,
         with_accuracy: bool,
         with_gradients: bool,
-        to_gradient: ToGradient,
+        scale: float,
+        cross_entropy: CrossEntropyWithGrad,
     ) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of `x (N, C)` and `weight (padded V, C)` against `targets (N)`; the gradients are kept."""
-        device, N = x.device.type, len(x)
-        wants_x, wants_weight = (needed and with_gradients for needed in ctx.needs_input_grad[:2])
-        ctx.dtypes = x.dtype, weight.dtype
-        if torch.is_autocast_enabled(device):
-            precision = torch.get_autocast_dtype(device)
-            x, scorers = x.to(precision), weight[:n_tokens].to(precision)
-        else:
-            scorers = weight[:n_tokens]
-        block = _rows_of_a_block(x, n_tokens)
-        # A share of 1 / N may be too small for float16, whose scores' gradients are divided afterwards.
-        ctx.later = N if scorers.dtype == torch.float16 else 1
-        share = ctx.later / N if wants_x or wants_weight else None
-        losses, hits = x.new_empty(N, dtype=torch.float32), x.new_zeros((), dtype=torch.float32)
-        grad_x = torch.empty_like(x) if wants_x else None
+        """Loss and hits of `hidden_states (N, C)` and `weight (padded V, C)` against `targets (N)`; keeps gradients."""
+        device, N = hidden_states.device.type, len(hidden_states)
+        wants_states, wants_weight = (needed and with_gradients for needed in ctx.needs_input_grad[:2])
+        wants_any = wants_states or wants_weight
+        ctx.dtypes = hidden_states.dtype, weight.dtype
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        states, rows_of_weight = hidden_states.to(precision), _aligned(weight, vocab_size, precision)
+        block = _rows_of_a_block(states, len(rows_of_weight))
+        # A small scale may be too small for float16, whose gradients are scaled afterwards.
+        ctx.later = scale if precision == torch.float16 else 1.0
+        at_once = (scale / ctx.later if ctx.later else 0.0) if wants_any else None
+        losses, n_correct = states.new_empty(N, dtype=torch.float32), targets.new_zeros(())
+        grad_states = torch.empty_like(states) if wants_states else None
         # A sum over several blocks wants more digits than a short type has.
         summed = weight.dtype if block >= N else torch.promote_types(weight.dtype, torch.float32)
         grad_weight = torch.empty_like(weight, dtype=summed) if wants_weight else None
         if grad_weight is not None:
-            grad_weight[n_tokens:] = 0
+            grad_weight[vocab_size if N else 0 :] = 0
         with torch.autocast(device, enabled=False):
             for first in range(0, N, block):
-                rows, wanted = x[first : first + block], targets[first : first + block]  # (R, C), (R)
-                scores = F.linear(rows, scorers)  # (R, C) -> (R, V)
+                some, wanted = states[first : first + block], targets[first : first + block]  # (R, C), (R)
+                padded = F.linear(some, rows_of_weight)  # (R, C) -> (R, aligned V)
+                logits = padded[:, :vocab_size]
                 if with_accuracy:
-                    hits += (scores.argmax(-1) == wanted).sum()
-                losses[first : first + block] = to_gradient(scores, wanted, share)
-                if grad_x is not None:
-                    torch.mm(scores, scorers, out=grad_x[first : first + block])  # (R, V) x (V, C)
+                    n_correct += (logits.argmax(-1) == wanted).sum()
+                losses[first : first + block] = cross_entropy(logits, wanted, at_once)
+                if not wants_any:
+                    continue
+                padded[:, vocab_size:] = 0
+                if grad_states is not None:
+                    torch.mm(padded, rows_of_weight, out=grad_states[first : first + block])  # (R, V) x (V, C)
                 if grad_weight is not None:
-                    for start in range(0, n_tokens, _COLUMNS):
-                        columns = scores[:, start : start + _COLUMNS]
-                        part, target = columns.T @ rows, grad_weight[start : min(n_tokens, start + _COLUMNS)]
-                        target.copy_(part) if first == 0 else target.add_(part)  # (V', R) x (R, C)
-        ctx.gradients = grad_x, grad_weight
-        accuracy = hits / N
-        ctx.mark_non_differentiable(accuracy)
-        return losses.mean(), accuracy
+                    columns = COLUMNS if device == "cpu" else padded.shape[1]
+                    for start in range(0, vocab_size, columns):
+                        target = grad_weight[start : min(vocab_size, start + columns)]
+                        part = (padded[:, start : start + columns].T @ some)[: len(target)]  # (V', R) x (R, C)
+                        target.copy_(part) if first == 0 else target.add_(part)
+        ctx.gradients = grad_states, grad_weight
+        ctx.mark_non_differentiable(n_correct)
+        return losses.sum() * scale, n_correct
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -175,28 +240,40 @@ class HeadLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the gradients of a fused loss can be taken once only")
-        grad = grad / ctx.later
+        grad = grad * ctx.later
         is_one = grad.device.type == "cpu" and float(grad) == 1.0  # elsewhere, to find out would mean to wait
         # The type comes first: a scale against underflow is too large for float16.
         found = [None if part is None else part.to(dtype) for part, dtype in zip(gradients, ctx.dtypes, strict=True)]
         if not is_one:
             found = [None if part is None else part.mul_(grad) for part in found]
-        return *found, None, None, None, None, None
+        return *found, None, None, None, None, None, None
 
 
 def block_bytes(device: str) -> int:
-    """What the scores of one block may take on this kind of device."""
-    return _BLOCK_BYTES.get(device, _BLOCK_BYTES_ELSEWHERE)
+    """What the logits of one block may take on this kind of device."""
+    return BLOCK_BYTES.get(device, BLOCK_BYTES_ELSEWHERE)
 
 
-def _rows_of_a_block(x: Tensor, n_tokens: int) -> int:
-    """How many tokens' scores are held at once: as few blocks as fit, all of much the same size."""
-    most = max(1, block_bytes(x.device.type) // (n_tokens * x.element_size()))
-    return math.ceil(len(x) / math.ceil(len(x) / most)) if len(x) else 1
+def _aligned(weight: Tensor, vocab_size: int, precision: torch.dtype) -> Tensor:
+    """The rows of the head's weight that logits are computed from: on a GPU a round number, the last of them zero."""
+    wanted = vocab_size
+    if weight.device.type != "cpu":
+        wanted = math.ceil(vocab_size / _ALIGNMENT) * _ALIGNMENT
+    if wanted <= len(weight):
+        return weight[:wanted].to(precision)
+    rows = weight.new_zeros(wanted, weight.shape[1], dtype=precision)
+    rows[:vocab_size] = weight[:vocab_size]
+    return rows
 
 
-def _rows_at_once(scores: Tensor) -> int:
+def _rows_of_a_block(states: Tensor, vocab_size: int) -> int:
+    """How many tokens' logits are held at once: as few blocks as fit, all of much the same size."""
+    most = max(1, block_bytes(states.device.type) // (vocab_size * states.element_size()))
+    return math.ceil(len(states) / math.ceil(len(states) / most)) if len(states) else 1
+
+
+def _rows_at_once(logits: Tensor) -> int:
     """How many rows are brought to float32 at once."""
-    if scores.device.type == "cpu":
-        return _ROWS * torch.get_num_threads()
-    return max(1, FLOAT32_BYTES_ELSEWHERE // (4 * scores.shape[1]))
+    if logits.device.type == "cpu":
+        return ROWS_PER_THREAD * torch.get_num_threads()
+    return max(1, FLOAT32_BYTES_ELSEWHERE // (4 * logits.shape[1]))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 
-import lightning as L
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from llm.data.windows import Batch
-from llm.model import GPT
-from llm.training.loss import head_loss
-from llm.training.trainer_state import is_amid_step
+from llm.training.loss import Prediction
 
 
 class SplitMetrics(Metric):
@@ -28,7 +24,7 @@ class SplitMetrics(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        # Of the losses, of the tokens predicted right, of all tokens.
+        # Of the losses, of the tokens predicted right, of all supervised tokens.
         self.add_state("sums", default=torch.zeros(3), dist_reduce_fx="sum")
 
     def begin(self, device: torch.device) -> None:
@@ -36,10 +32,11 @@ class SplitMetrics(Metric):
         self.to(device)
         self.reset()
 
-    def update(self, loss: Tensor, accuracy: Tensor, n_tokens: int) -> None:
-        """Add the means over one batch."""
-        means = torch.stack([loss.float(), accuracy.float(), loss.new_ones((), dtype=torch.float32)])  # (3)
-        self.sums = self.sums + n_tokens * means
+    def update(self, prediction: Prediction) -> None:
+        """Add one batch."""
+        assert prediction.n_correct is not None
+        parts = (prediction.loss, prediction.n_correct, prediction.n_tokens)
+        self.sums = self.sums + torch.stack([part.detach().float() for part in parts])  # (3)
 
     def compute(self) -> tuple[float, float]:
         """Loss in nats, and token accuracy."""
@@ -58,55 +55,3 @@ class SplitMetrics(Metric):
         if bytes_per_token is not None:
             values["bits_per_byte"] = loss / math.log(2) / bytes_per_token
         return values
-
-
-class EvaluatedModule(L.LightningModule):
-    """The part of a `LanguageModel` that validation and test call."""
-
-    gpt: GPT
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._split_metrics = {split: SplitMetrics() for split in ("validation", "test")}
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the validation before."""
-        self._split_metrics["validation"].begin(self.device)
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the test before."""
-        self._split_metrics["test"].begin(self.device)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the validation metrics."""
-        del batch_idx
-        self._add(batch, "validation")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the test metrics."""
-        del batch_idx
-        self._add(batch, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics over all validation tokens."""
-        self._log_split("validation")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics over all test tokens."""
-        self._log_split("test")
-
-    def _add(self, batch: Batch, split: str) -> None:
-        inputs, targets = batch
-        loss, accuracy = head_loss(self.gpt.head, self.gpt.features(inputs), targets, with_accuracy=True)
-        assert accuracy is not None
-        self._split_metrics[split].update(loss, accuracy, targets.numel())
-
-    def _log_split(self, split: str) -> None:
-        bytes_of = getattr(getattr(self.trainer, "datamodule", None), "bytes_per_token", None)
-        values = self._split_metrics[split].values(None if bytes_of is None else bytes_of(split))
-        found = {f"{split}/{name}": value for name, value in values.items()}
-        if self.trainer.state.fn == "fit":
-            # A validation while gradients are being accumulated counts to the step to come, as the last checkpoint is
-            # that of the step made: a run that goes on from there makes it again.
-            found["step"] = float(self.trainer.global_step + is_amid_step(self.trainer))
-        self.log_dict(found, sync_dist=True)  # all processes have the same values; without it Lightning would warn

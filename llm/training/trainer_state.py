@@ -14,8 +14,8 @@ from torch import Tensor
 from llm.training.schedule import steps_of_run
 
 
-def is_amid_step(trainer: L.Trainer) -> bool:
-    """Whether the batch before was not the last of its optimizer step: its gradients wait; no checkpoint holds them."""
+def is_accumulating(trainer: L.Trainer) -> bool:
+    """Whether gradients are being accumulated: the batch before did not end its step. No checkpoint holds them."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 

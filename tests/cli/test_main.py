@@ -149,10 +149,8 @@ def test_commands_are_printed_as_a_shell_reads_them(capsys):
     assert words[:6] == ["python", "-m", "llm", "generate", "--ckpt", path]
 
 
-@pytest.mark.parametrize(
-    "words", [["--model=model.yaml"], ["--model", "{gpt: {dropout: 0.5}}"], ["--model.gpt={dropout: 0.5}"]]
-)
-def test_a_group_given_at_once_is_only_what_it_holds(trained, words):
+@pytest.mark.parametrize("word", ["--model=model.yaml", "--model={gpt: {dropout: 0.5}}", "--model.gpt={dropout: 0.5}"])
+def test_a_group_given_at_once_is_only_what_it_holds(trained, word):
     Path("model.yaml").write_text("gpt: {dropout: 0.5}\n")
     assert run("fit", *QUICK[4:], word, "--ckpt_path=last", "--trainer.max_steps=4") == 0
     saved = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())

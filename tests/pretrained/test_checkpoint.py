@@ -17,7 +17,7 @@ def saved(tiny, tmp_path):
     model = GPT(tiny)
     tokenizer = CharTokenizer("abcdefghijklmnop", ["<|endoftext|>"])
     path = tmp_path / "x.ckpt"
-    weights = {f"gpt.{name}": tensor for name, tensor in model.state_dict().items()}
+    weights = {f"network.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"state_dict": weights, "llm": describe(tiny, tokenizer)}, path)
     return path, model.eval(), tokenizer
 
@@ -37,13 +37,13 @@ def test_one_line_gives_model_and_tokenizer(saved):
         (lambda c: c.pop("llm"), "the format is not known"),
         (lambda c: c.update(llm=[1]), "no entry 'llm'"),
         (lambda c: c.update(state_dict=[1]), "no entry .* 'state_dict'"),
-        (lambda c: c["state_dict"].update({"gpt.head.weight": 3}), "'gpt.head.weight' is no tensor"),
+        (lambda c: c["state_dict"].update({"network.head.weight": 3}), "'network.head.weight' is no tensor"),
         (lambda c: c["llm"].update(tokenizer="char"), "tokenizer is no dict"),
         (lambda c: c["llm"].update(tokenizer={}), "tokenizer is no dict with a kind"),
-        (lambda c: c["llm"]["gpt"].update(n_layer="1"), "n_layer must be a whole number, got '1'"),
+        (lambda c: c["llm"]["network"].update(n_layer="1"), "n_layer must be a whole number, got '1'"),
         (lambda c: c["llm"].update(version=99), "has version 99"),
-        (lambda c: c["llm"]["gpt"].update(n_head=3), "can't be built"),
-        (lambda c: c["llm"]["gpt"].update(unheard_of=1), "can't be built"),
+        (lambda c: c["llm"]["network"].update(n_head=3), "can't be built"),
+        (lambda c: c["llm"]["network"].update(unheard_of=1), "can't be built"),
         (lambda c: c["llm"].update(tokenizer=None), "has no tokenizer"),
         (lambda c: c["llm"]["tokenizer"].update(kind="?"), "its tokenizer can't be built"),
         (lambda c: c["state_dict"].popitem(), "do not fit the architecture"),
@@ -87,7 +87,7 @@ def test_a_changed_bit_is_named_or_changes_nothing(saved):
         except CheckpointError:
             refused += 1
         else:
-            assert all(torch.equal(found[f"gpt.{name}"], tensor) for name, tensor in weights.items())
+            assert all(torch.equal(found[f"network.{name}"], tensor) for name, tensor in weights.items())
     assert refused > 200
 
 

@@ -48,7 +48,7 @@ def test_a_shared_file_says_what_it_is(tmp_path):
         metadata = file.metadata()
         assert "head.weight" not in file.keys()  # noqa: SIM118
     assert list(metadata) == ["llm"]
-    assert json.loads(metadata["llm"])["gpt"] == CONFIG.to_dict()
+    assert json.loads(metadata["llm"])["network"] == CONFIG.to_dict()
 
 
 def test_others_may_read_what_is_written(tmp_path):
@@ -147,12 +147,12 @@ def test_an_unknown_format():
     ("entry", "message"),
     [
         ("{", "metadata describe no model"),
-        (json.dumps({"gpt": {"n_layer": -1}, "tokenizer": None}), "metadata describe no model"),
+        (json.dumps({"network": {"n_layer": -1}, "tokenizer": None}), "metadata describe no model"),
         (
-            json.dumps({"gpt": CONFIG.to_dict() | {"n_layer": 3}, "tokenizer": None}),
+            json.dumps({"network": CONFIG.to_dict() | {"n_layer": 3}, "tokenizer": None}),
             r"blocks\.2\.mlp\.expand\.weight \(",
         ),
-        (json.dumps({"gpt": CONFIG.to_dict(), "tokenizer": {"kind": "x"}}), "tokenizer can't be built"),
+        (json.dumps({"network": CONFIG.to_dict(), "tokenizer": {"kind": "x"}}), "tokenizer can't be built"),
     ],
 )
 def test_a_shared_file_that_does_not_fit(tmp_path, entry, message):

@@ -92,8 +92,8 @@ def with_value(value, *path):
         (without("callbacks", "BestAndLast"), "callbacks.BestAndLast is missing"),
         (without("callbacks", "BestAndLast", "best_loss"), "has no 'best_loss'"),
         (without("TextDataModule"), "TextDataModule is missing"),
-        (without("state_dict", "gpt.embeddings.token.weight"), "embeddings.token.weight is missing"),
-        (with_value(torch.zeros(2), "state_dict", "gpt.embeddings.token.weight"), r"is \(2,\) where"),
+        (without("state_dict", "network.embeddings.token.weight"), "embeddings.token.weight is missing"),
+        (with_value(torch.zeros(2), "state_dict", "network.embeddings.token.weight"), r"is \(2,\) where"),
         (with_value({"optim": {"learning_rate": "fast"}}, "llm", "settings"), "settings can't be used"),
     ],
 )  # fmt: skip

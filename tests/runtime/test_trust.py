@@ -153,7 +153,7 @@ def test_a_module_is_loaded_as_lightning_does_it(checkpoint, tiny):
     write_checkpoint(checkpoint, "good.ckpt")
     module = LanguageModel.load_from_checkpoint("good.ckpt")
     assert module.gpt.config == tiny
-    assert torch.equal(module.gpt.head.weight, checkpoint["state_dict"]["gpt.head.weight"])
+    assert torch.equal(module.gpt.head.weight, checkpoint["state_dict"]["network.head.weight"])
 
 
 @pytest.mark.parametrize("key", ["_instantiator", "_class_path", "class_path"])

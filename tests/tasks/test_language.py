@@ -165,7 +165,12 @@ def test_steps_of_a_run(module, datamodule):
 def test_it_trains_on_any_loader_of_token_ids(tiny):
     ids = torch.randint(tiny.vocab_size, (8, 9))
     loader = DataLoader([(row[:-1], row[1:]) for row in ids], batch_size=4)
-    L.Trainer(max_epochs=1, limit_val_batches=0, **QUIET).fit(LanguageModel(tiny), loader)
+    module = LanguageModel(tiny)
+    before = module.gpt.head.weight.clone()
+    trainer = L.Trainer(max_epochs=1, limit_val_batches=0, **QUIET)
+    trainer.fit(module, loader)
+    assert trainer.global_step == 2
+    assert not torch.equal(module.gpt.head.weight, before)
 
 
 @pytest.mark.parametrize("attention", ["dot", "self", "causal", "multi_head"])

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from llm.config import GPTConfig
+from llm.data.batch import TokenBatch
 from llm.tasks import LanguageModel
 from llm.training.compiling import Compiled
-from llm.training.loss import head_loss
 
 
 def broken(function):
@@ -47,7 +47,7 @@ def test_a_compiled_model_trains_as_the_plain_one(tiny):
         )  # fmt: skip
         trainer.fit(module, loader)
         ended.append(module.state_dict())
-    assert module._features.is_compiled
+    assert [name for name in ("hidden_states", "cross_entropy") if module.is_compiled(name)] == ["hidden_states"]
     assert ended[0].keys() == ended[1].keys()
     for name, value in ended[0].items():
         torch.testing.assert_close(ended[1][name], value, atol=1e-4, rtol=1e-3)
@@ -62,12 +62,11 @@ def test_a_large_vocabulary_is_compiled_with_its_loss():
         torch.manual_seed(0)
         module = LanguageModel(config, compile=compile)
         module.setup("fit")
-        loss, _ = head_loss(
-            module.gpt.head, module.gpt.features(batch[:, :-1]), batch[:, 1:], to_gradient=module._to_gradient
-        )
+        inputs = TokenBatch(batch[:, :-1], batch[:, 1:])
+        loss = module.loss_of(module.hidden_states(inputs), inputs).loss
         loss.backward()
         found.append((loss.detach(), {name: parameter.grad for name, parameter in module.gpt.named_parameters()}))
-    assert module._to_gradient.is_compiled
+    assert module.is_compiled("cross_entropy")
     torch.testing.assert_close(found[1], found[0])
 
 

@@ -107,7 +107,7 @@ def test_the_weights_of_a_checkpoint_are_the_average(tmp_path):
     last = tmp_path / "checkpoints" / "last.ckpt"
     content = read_checkpoint(last)
     trained = content["current_model_state"]
-    assert any(not torch.equal(value, trained[f"gpt.{name}"]) for name, value in weights_of(content).items())
+    assert any(not torch.equal(value, trained[f"network.{name}"]) for name, value in weights_of(content).items())
     model, _ = llm.load(last)
     for name, value in model.state_dict().items():
         assert torch.equal(value, weights[f"gpt.{name}"]), "training, too, ends with the average"

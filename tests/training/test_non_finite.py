@@ -107,10 +107,9 @@ def test_a_loss_alone_is_enough(tmp_path):
     class Infinite(LanguageModel):
         """Whose loss is infinite although its gradients are not."""
 
-        def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
-            self.guard.watch(self.trainer.fit_loop.total_batch_idx, batch, loss.detach() + math.inf)
-            return loss
+        def loss_of(self, *words):
+            prediction = super().loss_of(*words)
+            return prediction._replace(loss=prediction.loss + math.inf)
 
     trainer, module, datamodule = prepare(tmp_path, "stop")
     trainer_module = Infinite(module.gpt.config)
@@ -139,7 +138,7 @@ def test_the_batch_is_named_and_kept(tmp_path):
         start = window["begins_at_token"]
         assert window["ids"] == [*row, target[-1]] == tokens[start : start + 9]
         assert window["text"] == datamodule.tokenizer.decode(window["ids"])
-    assert "gpt.final_norm.weight" in kept["gradients_that_are_no_numbers"]
+    assert "network.final_norm.weight" in kept["non_finite_gradients"]
 
 
 def test_of_accumulated_batches_the_one_at_fault_is_named(tmp_path):
@@ -208,7 +207,7 @@ def test_a_run_in_which_every_step_is_left_out_ends(tmp_path):
     trainer, module, datamodule = prepare(
         tmp_path, "skip", callbacks=[Poison(range(100), "loss")], max_steps=100, val_check_interval=5
     )
-    with pytest.raises(TrainingError, match=f"{MOST_IN_A_ROW} steps in a row left out"):
+    with pytest.raises(TrainingError, match=f"{MOST_IN_A_ROW} steps in a row skipped"):
         trainer.fit(module, datamodule)
     assert all(parameter.isfinite().all() for parameter in module.parameters())
 

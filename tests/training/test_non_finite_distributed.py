@@ -63,7 +63,7 @@ def test_all_processes_stop_and_the_one_at_fault_is_named(tmp_path):
 def test_all_processes_leave_the_step_out_and_stay_equal(tmp_path):
     ended = run(tmp_path, "--model.non_finite=skip")
     assert ended.returncode == 0, ended.stderr
-    assert "Left out; so far 2" in ended.stderr
+    assert "Skipped; so far 2" in ended.stderr
     weights = [(tmp_path / f"weights-{rank}").read_text() for rank in (0, 1)]
     assert weights[0] == weights[1]
     (last,) = tmp_path.rglob("last.ckpt")

@@ -1,0 +1,290 @@
+"""What every task's LightningModule shares: optimizer, clipping, NaN/Inf guard, logging, compiling, checkpoints."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Self
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from llm.config import OptimConfig
+from llm.data.batch import TokenBatch
+from llm.errors import CheckpointError, LLMError
+from llm.pretrained.checkpoint import ENTRY, describe, read_checkpoint, task_of, weights_of
+from llm.runs.processes import refuse_muon_in_pieces, total_norm
+from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
+from llm.runtime.randomness import seed_batch
+from llm.training.compiling import Compiled
+from llm.training.loss import (
+    CrossEntropyWithGrad,
+    Prediction,
+    compilable_cross_entropy_with_grad_,
+    cross_entropy_with_grad_,
+)
+from llm.training.metrics import SplitMetrics
+from llm.training.non_finite import NonFiniteGuard
+from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
+from llm.training.step import MicroBatch, StepTotals, correction, loss_scale, totals_of
+from llm.training.trainer_state import is_accumulating, is_logging, log_now, steps_of
+
+_OPTIM = OptimConfig()
+
+
+class TaskModule(L.LightningModule):
+    """A network and how it is trained. A task says what its hidden states are and what the loss of a batch is.
+
+    Args:
+        network: what is trained: plain torch, with a `config` that has `to_dict`.
+        optim: optimizer and learning rate.
+        compile: whether to compile what training calls.
+        non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` or `skip`.
+    """
+
+    task: ClassVar[str]
+    """The word of the task in `TASKS`."""
+    network_config: ClassVar[type]
+    """The dataclass of its architecture, which is the first argument of the task's class."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optim: OptimConfig = _OPTIM,
+        compile: bool = False,
+        non_finite: Literal["stop", "skip"] = "stop",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.optim = optim
+        self.compile_network = compile
+        self.guard = NonFiniteGuard(non_finite)
+        self.cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_
+        self.unsupervised_batches = 0
+        self._compiled: dict[str, Callable[..., Tensor]] = {}
+        self._micro_batches: list[MicroBatch] = []
+        self._split_metrics = {split: SplitMetrics() for split in ("validation", "test")}
+        self._to_log: dict[str, Tensor | float] = {}  # of this step, once it is made
+
+    # What a task says.
+
+    @abstractmethod
+    def hidden_states(self, batch: TokenBatch) -> Tensor:
+        """What the head reads of a batch, (B, T, C). This is what is compiled, if anything is."""
+
+    @abstractmethod
+    def loss_of(
+        self, hidden_states: Tensor, batch: TokenBatch, with_accuracy: bool = False, scale: float = 1.0
+    ) -> Prediction:
+        """The summed loss of a batch, times `scale`."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The data module's tokenizer, or None where the run has no data module of ours."""
+        return getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
+
+    # Training
+
+    def setup(self, stage: str) -> None:
+        """Compile, if asked to, what training calls; the network itself, its names and its hooks stay as they are."""
+        self._micro_batches = []
+        remember_shapes(self.network)
+        if self.compile_network and stage == "fit":
+            self._compiled["hidden_states"] = Compiled(self.hidden_states)
+            self.cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
+
+    def is_compiled(self, part: Literal["hidden_states", "cross_entropy"]) -> bool:
+        """Whether a part of the training step has been compiled, not merely asked to be."""
+        called: Any = self.cross_entropy if part == "cross_entropy" else self._compiled.get(part)
+        return getattr(called, "is_compiled", False)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Draw dropout from (seed, batch, process) alone, so that a resumed run repeats it."""
+        del batch, batch_idx
+        seed_batch(self.trainer.fit_loop.total_batch_idx, self.global_rank, self.device)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one micro-batch: its sum over supervised tokens, scaled; see `llm.training.step`."""
+        del batch_idx
+        batch, scale = TokenBatch.of(batch), loss_scale(self.trainer)
+        hidden_states = self._compiled.get("hidden_states", self.hidden_states)(batch)
+        prediction = self.loss_of(hidden_states, batch, is_logging(self.trainer), scale)
+        self._micro_batches.append(
+            MicroBatch(
+                self.trainer.fit_loop.total_batch_idx,
+                batch,
+                prediction.loss.detach() / scale,
+                prediction.n_tokens,
+                prediction.n_correct,
+            )
+        )
+        return prediction.loss * self.trainer.accumulate_grad_batches  # by which Lightning divides it
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Divide the gradients by the supervised tokens of the step, clip, and log the norm from before clipping; or
+        stop, or skip the step, where loss or gradients are not finite.
+
+        Raises:
+            TrainingError: a loss or a gradient is NaN or infinite, and `non_finite` is `stop`.
+        """
+        micro_batches, self._micro_batches = self._micro_batches, []
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = total_norm(gradients, self.trainer.strategy, self.device)
+        totals = totals_of(self.trainer, micro_batches, norm, judges_norm=not self.has_loss_scaler)
+        is_finite = self.guard.admits(self.trainer, totals, micro_batches, self.named_parameters(), self.tokenizer)
+        self.unsupervised_batches += int(totals.n_unsupervised)
+        self._note_counts()
+        factor = correction(self.trainer, totals)
+        if not is_finite or factor == 0.0:
+            optimizer.zero_grad(set_to_none=True)  # without a gradient, an optimizer leaves weight and state alone
+            return
+        if factor != 1.0:
+            torch._foreach_mul_(gradients, factor)
+            norm = norm * factor
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            if not totals.norm * factor <= gradient_clip_val:  # else each gradient would be multiplied by one
+                torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
+        elif gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if is_logging(self.trainer):
+            self._note_step(optimizer, totals, norm)
+
+    def _note_counts(self) -> None:
+        """What is worth a row only where it happens."""
+        if is_logging(self.trainer):
+            if self.guard.action == "skip":
+                self.note("train/skipped_steps", float(self.guard.skipped))
+            if self.unsupervised_batches:
+                self.note("train/batches_without_targets", float(self.unsupervised_batches))
+
+    def _note_step(self, optimizer: torch.optim.Optimizer, totals: StepTotals, norm: Tensor) -> None:
+        loss = torch.tensor(totals.loss / totals.n_tokens)
+        self.note("train/loss", loss)
+        self.note("train/perplexity", loss.exp())
+        self.note("train/token_accuracy", totals.n_correct / totals.n_tokens)
+        self.note("train/gradient_norm", norm)
+        self.note("train/learning_rate", optimizer.param_groups[0]["lr"])
+        if self.optim.kind == "muon":
+            self.note("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
+
+    def note(self, name: str, value: Tensor | float) -> None:
+        """A value of this step, for the progress bar now and for the loggers when the step is made."""
+        self.log(name, value, logger=False)
+        self._to_log[name] = value
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make a step, and log what was noted of it: before a checkpoint can be written, so that no curve has a gap.
+
+        Values are logged under the number of steps made. (Lightning would log them after the checkpoint, one below.)
+        """
+        super().optimizer_step(*args, **kwargs)
+        if self._to_log:
+            log_now(self.trainer, self._to_log, step=self.trainer.global_step + 1)
+            self._to_log = {}
+
+    @property
+    def has_loss_scaler(self) -> bool:
+        """Whether the loss is scaled against underflow (float16)."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """What `optim` describes, with learning rates that change at every optimizer step."""
+        refuse_muon_in_pieces(self.trainer.strategy, self.optim)
+        optimizer = build_optimizer(self.network, self.optim, scaled=self.has_loss_scaler)
+        schedule = build_schedule(optimizer, self.optim, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps in the run, or None if only a time limit or an interrupt will end it."""
+        return steps_of(self.trainer)
+
+    # Validation and test
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the validation before."""
+        self._split_metrics["validation"].begin(self.device)
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the test before."""
+        self._split_metrics["test"].begin(self.device)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add one batch to the validation metrics."""
+        del batch_idx
+        self.add_to_split(TokenBatch.of(batch), "validation")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Add one batch to the test metrics."""
+        del batch_idx
+        self.add_to_split(TokenBatch.of(batch), "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics over all validation tokens."""
+        self.log_split("validation")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics over all test tokens."""
+        self.log_split("test")
+
+    def add_to_split(self, batch: TokenBatch, split: str) -> None:
+        """Add one batch to the metrics of a split; a task with metrics of its own adds to them here."""
+        prediction = self.loss_of(self.hidden_states(batch), batch, with_accuracy=True)
+        self._split_metrics[split].update(prediction)
+
+    def log_split(self, split: str) -> None:
+        """Log the metrics of a split, now that all its batches have been added."""
+        bytes_of = getattr(getattr(self.trainer, "datamodule", None), "bytes_per_token", None)
+        values = self._split_metrics[split].values(None if bytes_of is None else bytes_of(split))
+        found = {f"{split}/{name}": value for name, value in values.items()}
+        if self.trainer.state.fn == "fit":
+            # A validation while gradients are being accumulated counts to the step to come, as the last checkpoint is
+            # that of the step made: a run that goes on from there makes it again.
+            found["step"] = float(self.trainer.global_step + is_accumulating(self.trainer))
+        self.log_dict(found, sync_dist=True)  # all processes have the same values; without it Lightning would warn
+
+    # Checkpoints
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Self:
+        """The module of a checkpoint. Lightning's own way would unpickle what it finds behind a URL, code included.
+
+        Raises:
+            CheckpointError: it can't be read, is another task's, or its weights do not fit its architecture.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        if (found := task_of(checkpoint)) != cls.task:
+            raise CheckpointError(f"{str(checkpoint_path)!r} is a checkpoint of the task {found!r}, not {cls.task!r}")
+        try:
+            module = cls(cls.network_config(**checkpoint[ENTRY]["network"]))
+            module.network.load_state_dict(weights_of(checkpoint))
+        except (TypeError, KeyError, RuntimeError, LLMError) as error:
+            raise CheckpointError(f"{str(checkpoint_path)!r} holds a network that can't be built: {error}") from error
+        return module
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add task, architecture and tokenizer, so that the file alone is enough to use it; and the settings."""
+        config: Any = self.network.config
+        checkpoint[ENTRY] = describe(config, self.tokenizer, self.task)
+        checkpoint[ENTRY][SETTINGS] = settings_of(self.trainer, self.optim)
+        checkpoint[ENTRY]["skipped_steps"] = self.guard.state()
+        checkpoint[ENTRY]["unsupervised_batches"] = self.unsupervised_batches
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make sure that the weights belong to this architecture and tokenizer, and the rest to this run.
+
+        Raises:
+            CheckpointError: they don't, and says what differs; or a run is to go on from what holds no run.
+        """
+        refuse_what_does_not_fit(checkpoint, self.task, self.network, self.tokenizer, self.optim, self._trainer)
+        self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))
+        count = checkpoint[ENTRY].get("unsupervised_batches", 0)
+        self.unsupervised_batches = count if isinstance(count, int) else 0
