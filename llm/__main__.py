@@ -12,7 +12,7 @@ from types import ModuleType
 
 from llm.cli.help import SUMMARIES as TRAINING_COMMANDS
 from llm.errors import reason_of
-from llm.runtime.shell import command_line
+from llm.runtime.shell import train_command_line
 
 COMMANDS = {
     "attention": "write a page with the attention weights of every head",
@@ -37,10 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal's encoding has no character for
         sys.stdout.reconfigure(errors="backslashreplace")
     if words and words[0] in TRAINING_COMMANDS:
-        print(
-            f"error: {words[0]} is a command of train.py: use {command_line('python', 'train.py', *words)}",
-            file=sys.stderr,
-        )
+        print(f"error: {words[0]} is a command of training: use {train_command_line(*words)}", file=sys.stderr)
         return 2
     parser = argparse.ArgumentParser("python -m llm", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

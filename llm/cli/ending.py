@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.data import TextDataModule
 from llm.runs.checkpointing import best_and_last
-from llm.runtime.shell import command_line
+from llm.runtime.shell import command_line, train_command_line
 
 log = logging.getLogger("llm")
 
@@ -49,4 +49,4 @@ def say_how_to_use(trainer: L.Trainer, datamodule: L.LightningDataModule, first_
         command = command_line("python", "-m", "llm", "generate", "--ckpt", path, "--prompt", prompt)
         log.info("generate:    %s", command)
     else:
-        log.info("evaluate:    %s", command_line("python", "train.py", "validate", "--ckpt_path", path))
+        log.info("evaluate:    %s", train_command_line("validate", "--ckpt_path", path))

@@ -1,5 +1,6 @@
 """What `train.py --help` says, without importing anything large; and how each command's own help begins."""
 
+from llm.runtime.shipped import train_command
 from llm.tasks import TASKS
 from llm.tasks.table import DEFAULT_TASK
 
@@ -42,11 +43,11 @@ def overview() -> str:
     commands = _columns({f"  {name}": summary for name, summary in SUMMARIES.items()})
     tasks = _columns({f"  {word}": task.summary for word, task in TASKS.items()})
     return (
-        "usage: python train.py COMMAND [options]\n\n"
+        f"usage: {train_command()} COMMAND [options]\n\n"
         f"Train a language model, and see inside it while it learns.\n\ncommands:\n{commands}\n\n"
         f"tasks (--task WORD, or task: WORD in a YAML file; default: {DEFAULT_TASK}):\n{tasks}\n\n{_used_most()}\n\n"
         f"{_examples('fit')}\n\n"
-        "Every option of a command: python train.py COMMAND [--task WORD] --help\n"
+        f"Every option of a command: {train_command()} COMMAND [--task WORD] --help\n"
         "To generate, evaluate, inspect, convert and tokenize: python -m llm --help"
     )
 
@@ -66,7 +67,7 @@ def _used_most() -> str:
 
 
 def _examples(command: str) -> str:
-    lines = {f"  python train.py {command} {words}".rstrip(): f"# {what}" for words, what in _EXAMPLES[command]}
+    lines = {f"  {train_command()} {command} {words}".rstrip(): f"# {what}" for words, what in _EXAMPLES[command]}
     return "examples:\n" + _columns(lines)
 
 

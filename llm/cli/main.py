@@ -25,6 +25,7 @@ from llm.cli.words import CONFIG, config_first, take
 from llm.errors import LLMError, reason_of
 from llm.preflight import PreflightDone
 from llm.runtime.process import Interrupted
+from llm.runtime.shipped import train_command
 from llm.runtime.trust import HELP, only_trusted_classes, take_allowed
 from llm.tasks import TASKS
 from llm.tasks.table import DEFAULT_TASK
@@ -100,7 +101,7 @@ def _parser_kwargs(task: str, default_files: list[str]) -> dict[str, Any]:
     for subcommand in TrainingCLI.subcommands():
         parser_kwargs[subcommand] = each | {
             "default_config_files": default_files,
-            "usage": f"python train.py {subcommand} [options]",
+            "usage": f"{train_command()} {subcommand} [options]",
             "description": description(subcommand, task),
             "epilog": HELP,
         }

@@ -49,7 +49,7 @@ def is_given(name: str, given: set[str]) -> bool:
 
 
 def adopt_architecture(
-    config: Any, given: set[str], architecture: Mapping[str, Mapping[str, Any]], links: Mapping[str, str]
+    config: Any, given: set[str], group: str, architecture: Mapping[str, Any], links: Mapping[str, str]
 ) -> None:
     """Take the architecture from trained weights, except for what the user set.
 
@@ -58,15 +58,15 @@ def adopt_architecture(
     Args:
         config: of the run; changed in place.
         given: the names that the user set.
-        architecture: settings of the network by group, such as `gpt`, which is `model.gpt` on the command line.
+        group: of the network's settings, such as `model.gpt`.
+        architecture: the settings of the trained network.
         links: settings that follow from the data, source to target: there the source is set, if it is a setting.
     """
     sources = {target: source for source, target in links.items()}
-    for group, values in architecture.items():
-        for name, value in values.items():
-            setting = sources.get(f"model.{group}.{name}", f"model.{group}.{name}")
-            if setting in config and not is_given(setting, given):
-                config[setting] = value
+    for name, value in architecture.items():
+        setting = sources.get(f"{group}.{name}", f"{group}.{name}")
+        if setting in config and not is_given(setting, given):
+            config[setting] = value
 
 
 def adopt_tokenizer(config: Any, given: set[str], state: dict[str, Any] | None) -> None:

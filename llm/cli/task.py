@@ -9,7 +9,7 @@ from typing import Any
 from llm.cli.parsing import suggestion
 from llm.cli.words import TASK, settings_of_files, take, value_in_files
 from llm.errors import CheckpointError, ConfigError
-from llm.pretrained.checkpoint import ENTRY, read_checkpoint
+from llm.pretrained.checkpoint import read_checkpoint, task_of
 from llm.runs.choosing import RUNS
 from llm.runs.run_folder import newest_checkpoint
 from llm.tasks import TASKS
@@ -37,7 +37,7 @@ def choose_task(words: Sequence[str]) -> str:
             raise ConfigError(f"there is no task {str(word)!r}{near}; there is {', '.join(TASKS)}")
         return str(word)
     path = _checkpoint(words, files) if words[:1] and words[0] in _USES_A_CHECKPOINT else None
-    return DEFAULT_TASK if path is None else task_of(read_checkpoint(path), path)
+    return DEFAULT_TASK if path is None else _known_task_of(read_checkpoint(path), path)
 
 
 def _checkpoint(words: Sequence[str], files: Iterable[dict[str, Any]]) -> str | Path | None:
@@ -55,16 +55,10 @@ def _checkpoint(words: Sequence[str], files: Iterable[dict[str, Any]]) -> str | 
     return newest_checkpoint(folder or RUNS, path)
 
 
-def task_of(checkpoint: dict[str, Any], path: str | Path) -> str:
-    """The word of the task that a checkpoint was trained for.
-
-    Raises:
-        CheckpointError: there is no such task here.
-    """
-    word = checkpoint[ENTRY].get("task", DEFAULT_TASK)
-    if word not in list(TASKS):
-        raise CheckpointError(f"{str(path)!r} holds the task {str(word)[:80]!r}; there is {', '.join(TASKS)}")
-    return str(word)
+def _known_task_of(checkpoint: dict[str, Any], path: str | Path) -> str:
+    if (word := task_of(checkpoint)) not in TASKS:
+        raise CheckpointError(f"{str(path)!r} holds the task {word[:80]!r}; there is {', '.join(TASKS)}")
+    return word
 
 
 def refuse_other_task(checkpoint: dict[str, Any], path: str | Path, word: str) -> None:
@@ -73,5 +67,5 @@ def refuse_other_task(checkpoint: dict[str, Any], path: str | Path, word: str) -
     Raises:
         CheckpointError: it holds another.
     """
-    if (theirs := task_of(checkpoint, path)) != word:
+    if (theirs := _known_task_of(checkpoint, path)) != word:
         raise CheckpointError(f"{str(path)!r} holds the task {theirs!r}, not {word!r}: give --task {theirs}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,13 +127,18 @@ class TrainingCLI(LightningCLI):
             for note in found.notes:
                 log.info("pretrained:  %s", note)
             self.start = Start(trained=found.config)
-            adopt_architecture(config, given, {"gpt": found.config.to_dict()}, self.task.links)
+            adopt_architecture(config, given, self._network_group, found.config.to_dict(), self.task.links)
             adopt_tokenizer(config, given, None if found.tokenizer is None else found.tokenizer.to_dict())
         elif subcommand != "fit":
             raise ConfigError(
                 f"{subcommand} needs a trained model: "
                 "give --ckpt_path FILE, --ckpt_path last, or --model.pretrained PATH"
             )
+
+    @property
+    def _network_group(self) -> str:
+        """Where the settings have the architecture: in the first argument of the module, such as `model.gpt`."""
+        return f"model.{next(iter(inspect.signature(self.task.module_class()).parameters))}"
 
     def _adopt_checkpoint(self, config: Any, subcommand: str, given: set[str]) -> None:
         """Take from a checkpoint what the user did not set, and note where the run begins."""
@@ -141,11 +147,10 @@ class TrainingCLI(LightningCLI):
         checkpoint = read_checkpoint(config.ckpt_path)
         refuse_other_task(checkpoint, config.ckpt_path, self.word)
         entry = checkpoint[ENTRY]
-        gpt = config_of(checkpoint, config.ckpt_path) if "gpt" in config.model else None
-        architecture = {name: held for name, held in entry.items() if name in config.model and isinstance(held, dict)}
-        adopt_architecture(
-            config, given, architecture | ({} if gpt is None else {"gpt": gpt.to_dict()}), self.task.links
-        )
+        gpt = config_of(checkpoint, config.ckpt_path) if self.word == DEFAULT_TASK else None
+        architecture = entry.get("network") if gpt is None else gpt.to_dict()
+        if isinstance(architecture, dict):
+            adopt_architecture(config, given, self._network_group, architecture, self.task.links)
         adopt_tokenizer(config, given, entry["tokenizer"])
         step = checkpoint.get("global_step", 0)
         if subcommand in ("validate", "test"):

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.data.tokens.tokenize import Plan, tokenize
     from llm.errors import ConfigError, DataError
     from llm.runtime.files import size_text
-    from llm.runtime.shell import command_line
+    from llm.runtime.shell import train_command_line
 
     for name in ("output", "tokenizer"):
         if not getattr(arguments, name).strip():
@@ -78,4 +78,4 @@ def run(arguments: argparse.Namespace) -> None:
         f"{size_text(store.n_bytes)} of text, in {len(store.shards)} file(s) "
         f"({arguments.tokenizer}, {time.perf_counter() - started:.1f} s)"
     )
-    print(f"train on it: {command_line('python', 'train.py', 'fit', '--data.corpus', arguments.output)}")
+    print(f"train on it: {train_command_line('fit', '--data.corpus', arguments.output)}")

@@ -19,7 +19,7 @@ from llm.data.windows import WindowLoader
 from llm.runs.checkpointing import best_and_last
 from llm.runs.run_folder import folder_of
 from llm.runtime.process import Interrupted, listen, listen_as_before, name_of, say
-from llm.runtime.shell import command_line
+from llm.runtime.shell import command_line, train_command_line
 from llm.training.trainer_state import is_accumulating
 
 log = logging.getLogger("llm")
@@ -163,7 +163,7 @@ def command_to_resume(trainer: L.Trainer, path: Path) -> str:
     folder = folder_of(trainer)
     config = None if folder is None else folder / "config.yaml"
     with_config: list[str | Path] = ["--config", config] if config is not None and config.is_file() else []
-    return command_line("python", "train.py", "fit", *with_config, "--ckpt_path", path)
+    return train_command_line("fit", *with_config, "--ckpt_path", path)
 
 
 def _end_loaders(trainer: L.Trainer) -> None:

@@ -30,7 +30,7 @@ def toy(monkeypatch, tmp_path):
         module=f"{ToyModule.__module__}:ToyModule",
         datamodule=f"{ToyData.__module__}:ToyData",
         summary="a line through points",
-        links={"data.n_features": "model.n_features"},
+        links={"data.n_features": "model.line.n_features"},
     )
     monkeypatch.setitem(TASKS, "toy", task)
 
@@ -77,7 +77,7 @@ def test_the_task_can_stand_in_a_file_and_the_command_line_beats_it(capsys):
     assert run("fit", "--config=toy.yaml", "--data.width=2") == 0
     assert yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())["data"]["width"] == 2
     assert run("fit", "--config=toy.yaml", *LANGUAGE, "--task=language") == 0
-    assert read_checkpoint("runs/gpt/version_1/checkpoints/last.ckpt")["state_dict"].keys() > {"gpt.head.weight"}
+    assert read_checkpoint("runs/gpt/version_1/checkpoints/last.ckpt")["state_dict"].keys() > {"network.head.weight"}
     saved = yaml.safe_load(Path("runs/gpt/version_1/config.yaml").read_text())
     assert saved["task"] == "language"
 
@@ -101,7 +101,7 @@ def test_help_lists_the_tasks_and_shows_the_options_of_one(capsys):
         assert re.search(rf"^  {option} .+\s+\S.{{9,}}", output, re.MULTILINE), option
     assert "--model.gpt" not in output
     assert "--samples" not in output
-    assert "--model.n_features" not in output, "it follows from the data"
+    assert "--model.line.n_features" not in output, "it follows from the data"
 
 
 def test_a_printed_configuration_holds_the_task(capsys):
@@ -123,18 +123,21 @@ def test_a_printed_configuration_holds_the_task(capsys):
         (["--task=toy", "--samples.every=2"], "unrecognized arguments: --samples.every=2"),
         (["--model.learning_rate=2"], "did you mean --model.optim.learning_rate?"),
         (["--task=toy", "--data.widht=2"], "did you mean --data.width?"),
-        (["--task=toy", "--model.n_features=2"], "model.n_features, which follows from data.n_features: leave it out"),
+        (
+            ["--task=toy", "--model.line.n_features=2"],
+            "model.line.n_features, which follows from data.n_features: leave it out",
+        ),
         (["--config=unknown.yaml"], "there is no task 'languag'; did you mean language?"),
         (["--config=odd.yaml"], "there is no task \"['toy']\""),
         (["--config=other.yaml"], "'other.yaml' sets model.gpt, which is no setting"),
-        (["--config=link.yaml"], "'link.yaml' sets model.n_features, which follows from data.n_features"),
+        (["--config=link.yaml"], "'link.yaml' sets model.line.n_features, which follows from data.n_features"),
     ],
 )
 def test_what_is_not_of_the_task_is_one_line(words, expected, capsys):
     Path("unknown.yaml").write_text("task: languag\n")
     Path("odd.yaml").write_text("task: [toy]\n")
     Path("other.yaml").write_text("task: toy\nmodel: {gpt: {n_layer: 2}}\n")
-    Path("link.yaml").write_text("task: toy\nmodel: {n_features: 2}\n")
+    Path("link.yaml").write_text("task: toy\nmodel: {line: {n_features: 2}}\n")
     assert expected in error(capsys, "fit", *words)
     assert not Path("runs").exists()
 
@@ -147,6 +150,14 @@ def test_a_checkpoint_brings_its_task(trained, capsys, which):
     assert "validation/loss" in capsys.readouterr().out
     words = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=runs", "--ckpt_path"]
     assert run("validate", *words, {"path": best}.get(which, which)) == 0
+
+
+def test_a_checkpoint_brings_the_architecture_of_its_task(capsys):
+    assert run("fit", *TOY, "--model.line.bias=false", "--data.width=4") == 0
+    assert run("validate", "--ckpt_path=last", "--data.width=4") == 0
+    assert run("fit", *TOY, "--ckpt_path=last", "--data.width=4", "--trainer.max_steps=21") == 0
+    saved = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
+    assert saved["model"]["line"]["bias"] is False
 
 
 def test_another_task_than_the_checkpoint_is_refused(trained, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -12,17 +14,34 @@ from torch.utils.data import DataLoader, TensorDataset
 from llm.pretrained.checkpoint import ENTRY, VERSION
 
 
+@dataclass(frozen=True)
+class LineConfig:
+    """A line.
+
+    Args:
+        n_features: numbers of a point; follows from the data.
+        bias: add a number to all.
+    """
+
+    n_features: int = 1
+    bias: bool = True
+
+
+_LINE = LineConfig()
+
+
 class ToyModule(L.LightningModule):
     """Linear regression.
 
     Args:
-        n_features: numbers of a point; follows from the data.
+        line: the architecture.
         learning_rate: of plain gradient descent.
     """
 
-    def __init__(self, n_features: int = 1, learning_rate: float = 0.1) -> None:
+    def __init__(self, line: LineConfig = _LINE, learning_rate: float = 0.1) -> None:
         super().__init__()
-        self.line = nn.Linear(n_features, 1)
+        self.config = line
+        self.line = nn.Linear(line.n_features, 1, line.bias)
         self.learning_rate = learning_rate
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
@@ -41,7 +60,8 @@ class ToyModule(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[ENTRY] = {"version": VERSION, "task": "toy", "tokenizer": None}
+        network = dataclasses.asdict(self.config)
+        checkpoint[ENTRY] = {"version": VERSION, "task": "toy", "network": network, "tokenizer": None}
 
 
 class ToyData(L.LightningDataModule):

@@ -11,7 +11,7 @@ def test_commands_of_training_are_named_with_their_script(command, capsys):
     out, err = capsys.readouterr()
     assert not out
     assert err.count("\n") == 1
-    told = shlex.split(err.rpartition(": ")[2])
+    told = shlex.split(err.rpartition(": use ")[2])
     assert told == ["python", "train.py", command, "--data.corpus", "my text.txt"]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llm.data.reading.hashing import file_hash
 from llm.errors import DataError
+from llm.runtime import shipped
 from llm.runtime.files import write_whole
 
 KNOWN_CORPORA = {"story": "story.txt", "the-verdict": "the-verdict.txt"}
@@ -22,7 +23,6 @@ KNOWN_CORPORA = {"story": "story.txt", "the-verdict": "the-verdict.txt"}
 VERDICT_URL = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/01_main-chapter-code/the-verdict.txt"
 VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
 
-_REPOSITORY_DATA = Path(__file__).resolve().parents[3] / "data"
 _DOWNLOAD_SECONDS = 30
 
 
@@ -32,8 +32,8 @@ def resolve_corpus(corpus: str | Sequence[str], data_dir: str | Path = "data") -
     Args:
         corpus: a known name (`story`; `the-verdict`, which is downloaded when it is not there yet), a text file,
             a folder (every `*.txt` in it and below, sorted), a glob pattern (sorted), or several of these.
-        data_dir: where the files of known names are looked for, and downloaded to. They are also found in the
-            repository's own folder `data`.
+        data_dir: where the files of known names are looked for, and downloaded to. The sample story is also
+            found where it was installed.
 
     Raises:
         DataError: there is no such corpus, it holds no text files or one of them twice, or it can't be downloaded.
@@ -87,10 +87,10 @@ def _resolve_one(source: str, data_dir: Path) -> list[Path]:
 
 
 def _known(name: str, data_dir: Path) -> Path:
-    """The file of a known name: in the data folder here, else in the repository's, else downloaded to here."""
+    """The file of a known name: in the data folder here, else shipped with the code, else downloaded to here."""
     file_name = KNOWN_CORPORA[name]
     here = data_dir / file_name
-    path = next((path for path in (here, _REPOSITORY_DATA / file_name) if path.is_file()), here)
+    path = next((path for path in (here, shipped.DATA / file_name) if path.is_file()), here)
     if name == "the-verdict":
         if not path.is_file():
             _download_verdict(path)
@@ -100,7 +100,7 @@ def _known(name: str, data_dir: Path) -> Path:
                 f"remove the file to download it again"
             )
     elif not path.is_file():
-        raise DataError(f"{str(here)!r} is missing: run in the repository's folder, or give a text file of your own")
+        raise DataError(f"{str(here)!r} is missing, and so is the package's own: install it again, or give a text file")
     return path
 
 
