@@ -16,7 +16,7 @@ _EXAMPLES = {
     "fit": (
         ("", "the quick start: a small GPT on a short story"),
         ("--data.corpus my.txt --trainer.max_steps 2000", "on your own text"),
-        ("--config configs/char.yaml --preflight", "what would this run be?"),
+        ("--config configs/char.yaml --preflight", "check a run without starting it"),
     ),
     "validate": (("--ckpt_path best", "the best checkpoint of the newest run"),),
     "test": (("--ckpt_path best --data.test_corpus other.txt", "on another text"),),
@@ -25,16 +25,16 @@ _EXAMPLES = {
 
 _MOST_USED = {
     "--config FILE": "take settings from a YAML file; flags win over it",
-    "--data.corpus": "what to train on: a text file, a folder, a pattern, token ids",
+    "--data.corpus": "training text: a file, a folder, a glob pattern, or token ids",
     "--data.tokenizer.kind": "gpt2, word, char",
-    "--data.context_length": "tokens that the model sees at once",
-    "--data.batch_size": "windows in a batch; fewer need less memory",
-    "--model.gpt.n_layer": "number of blocks; n_head and n_embd are the heads and the width",
-    "--model.optim.learning_rate": "the peak of the learning rate",
-    "--trainer.max_steps": "how long to train, in optimizer steps",
-    "--trainer.val_check_interval": "batches from one validation to the next",
-    "--ckpt_path last": "go on with the newest run, or with the checkpoint of this path",
-    "--preflight": "say what the run will be, what it needs and what is wrong with it; then stop",
+    "--data.context_length": "T: the most tokens that the model sees at once",
+    "--data.batch_size": "B: windows in a batch; fewer need less memory",
+    "--model.gpt.n_layer": "number of blocks; n_head: attention heads, n_embd: embedding size",
+    "--model.optim.learning_rate": "the peak learning rate",
+    "--trainer.max_steps": "length of training in optimizer steps",
+    "--trainer.val_check_interval": "training batches between validations",
+    "--ckpt_path last": "resume the newest run, or a checkpoint by its path",
+    "--preflight": "check the run without starting it: plan, memory, time, problems",
 }
 
 

@@ -23,15 +23,16 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 HELP = {
-    "config": "Take settings from a YAML file, in place of the default one. Of several, and flags, the last wins.",
+    "config": "Take settings from a YAML file, in place of the default one. Of several files the last wins; "
+    "flags win over files.",
     "ckpt_path": "The trained model: a checkpoint, or `last` or `best` of the newest run of any name.",
     "weights_only": argparse.SUPPRESS,  # checkpoints are read so, always
-    "trainer.precision": "What is multiplied in: 32-true, bf16-mixed, 16-mixed, ... Default: bf16-mixed where the "
-    "device does that natively, else 32-true.",
+    "trainer.precision": "Data type of matrix products: 32-true, bf16-mixed, 16-mixed, ... Default: bf16-mixed where "
+    "the device supports it natively, else 32-true.",
 }
 """Where the words of Lightning and its parser are about other ways than ours."""
 
 HELP_OF_FIT = HELP | {
-    "ckpt_path": "Go on from this checkpoint; `last` is that of the newest run of this name, `best` its best, "
-    "which begins a run of its own.",
+    "ckpt_path": "Resume from this checkpoint; `last` is that of the newest run of this name, `best` its best, "
+    "which starts a run of its own.",
 }

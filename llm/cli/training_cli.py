@@ -85,8 +85,8 @@ class TrainingCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        fresh = "With --ckpt_path last: if there is no checkpoint yet, begin at step 0."
-        alone = "Say what the run will be, what it needs, and everything that is wrong with it; then stop."
+        fresh = "With --ckpt_path last: if there is no checkpoint yet, start at step 0."
+        alone = "Check the run without starting it: its plan, what it needs, and every problem."
         for name, help in (("--fresh", fresh), ("--preflight", alone)):
             # The other commands take them too, so that they can read the configuration of a run.
             visible = help if subcommand == "fit" else argparse.SUPPRESS

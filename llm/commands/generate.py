@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--ckpt", required=True, help="the checkpoint, or anything that import reads")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--prompt", action="append", help="the text to continue; may be given several times")
+    source.add_argument("--prompt", action="append", help="text to continue; may be given several times")
     source.add_argument("--prompt_file", metavar="FILE", help="texts to continue, one a line; default: standard input")
-    add("--max_new_tokens", type=int, default=200, help="how many tokens to add at most (%(default)s)")
-    add("--temperature", type=float, default=_DEFAULT.temperature, help="0: greedy, 1: the model's own (%(default)s)")
+    add("--max_new_tokens", type=int, default=200, help="maximum number of tokens to generate (%(default)s)")
+    add("--temperature", type=float, default=_DEFAULT.temperature, help="divides the logits; 0: greedy (%(default)s)")
     add("--top_k", type=int, default=_DEFAULT.top_k, help="only the k most likely tokens; 0: all (%(default)s)")
     add("--top_p", type=float, help="only the most likely tokens that together reach this probability (all)")
     add("--min_p", type=float, help="only tokens at least this fraction as likely as the most likely one (all)")
@@ -39,9 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times")
     add("--stop_id", dest="stop_ids", action="append", default=[], type=int, metavar="ID", help="end before this token")
-    add("--n", dest="n_samples", type=int, default=_DEFAULT.n_samples, help="samples of each prompt (%(default)s)")
+    add(
+        "--n",
+        dest="n_samples",
+        metavar="N",
+        type=int,
+        default=_DEFAULT.n_samples,
+        help="samples of each prompt (%(default)s)",
+    )
     add("--seed", type=int, default=_DEFAULT.seed, help="the same seed, the same text (%(default)s)")
-    add("--batch_size", type=int, default=8, help="prompts side by side (%(default)s)")
+    add("--batch_size", type=int, default=8, help="prompts in a batch (%(default)s)")
     add("--json", action="store_true", help="print each result as a line of JSON")
     add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
     add("--precision", choices=("float32", "bfloat16"), help="data type of the weights (float32)")

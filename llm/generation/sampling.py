@@ -45,7 +45,7 @@ def distribution(logits: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tens
     V = logits.shape[-1]
     logits = logits / sampling.temperature
     if sampling.top_k is not None or sampling.top_p is not None:
-        logits, ids = logits.topk(min(sampling.top_k or V, V), dim=-1)  # (B, V) -> (B, K), the likeliest first
+        logits, ids = logits.topk(min(sampling.top_k or V, V), dim=-1)  # (B, V) -> (B, K), most likely first
     else:
         ids = torch.arange(V, device=logits.device).expand_as(logits)
     probabilities = torch.softmax(logits, dim=-1)
