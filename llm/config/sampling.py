@@ -8,7 +8,7 @@ from typing import Literal
 from llm.config.checks import checks
 
 _MOST_SAMPLES = 10_000
-"""All samples of a prompt are generated side by side; more would fill the memory before the first one."""
+"""All samples of a prompt are generated as one batch; more would fill the memory before the first one."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class CompiledStep:
 
     Args:
         model: whose weights are used, as they are at each call.
-        n_rows: the most tokens that are read in one step: texts side by side, times tokens of each.
+        n_rows: the most tokens that are read in one step: texts in the batch times tokens of each.
     """
 
     def __init__(self, model: GPT, n_rows: int) -> None:

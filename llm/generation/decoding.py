@@ -31,7 +31,7 @@ def generate(
         stop_id: end as soon as this token comes; it is not yielded.
 
     Raises:
-        ConfigError: the prompt is empty or holds ids outside the vocabulary, or the sampling has stop texts, which
+        ConfigError: the prompt is empty or holds ids outside the vocabulary, or the sampling has stop strings, which
             need a tokenizer (`stream_text`).
         GenerationError: the model's logits are NaN or infinite.
     """
@@ -44,7 +44,7 @@ def generate(
 def generate_batch(
     model: GPT, prompts: Sequence[Tensor], sampling: SamplingConfig | None = None, stop_id: int | None = None
 ) -> list[list[list[int]]]:
-    """Continue several prompts side by side.
+    """Continue several prompts as one batch.
 
     The result is what each prompt would get alone, up to rounding: rows do not see each other, and each has its own
     source of random numbers.
@@ -73,7 +73,7 @@ def generate_batch(
 
 def _check_no_stop_texts(sampling: SamplingConfig) -> None:
     if sampling.stop:
-        raise ConfigError("stop texts need a tokenizer: use stream_text or continue_texts, or stop_ids here")
+        raise ConfigError("stop strings need a tokenizer: use stream_text or continue_texts, or stop_ids here")
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def generate_rows(
     Args:
         model: any GPT.
         prompts: (T,) token ids each.
-        sampling: everything but the stop texts.
+        sampling: everything but the stop strings.
         stop_id: a row ends as soon as this token or one of `sampling.stop_ids` comes, which is not given.
         is_ended: called with every row and its new token; whether the row ends with it. Row `p n_samples + s` is
             sample s of prompt p.
@@ -132,7 +132,7 @@ def log_probabilities(model: GPT, ids: Tensor) -> Tensor:
     """How likely the model finds each token of a text after those before it.
 
     A text longer than the context is read in windows that overlap by half, so that no token beyond the first window
-    is judged after fewer than half a context of others.
+    is scored after fewer than half a context of others.
 
     Args:
         model: any GPT.
@@ -151,11 +151,11 @@ def log_probabilities(model: GPT, ids: Tensor) -> Tensor:
     with _inference(model):
         while known < len(found):
             start = max(0, known - length // 2)
-            window = ids[start : start + length + 1].to(device)  # its last token is only judged, not read
+            window = ids[start : start + length + 1].to(device)  # its last token is only scored, not read
             logits = model.forward(window[None, :-1])[0].float()  # (T) -> (1, T, V) -> (T, V)
-            judged = torch.log_softmax(logits, dim=-1).gather(1, window[1:, None])[:, 0]  # (T, V) -> (T)
-            found[known : start + len(judged)] = judged[known - start :].cpu()
-            known = start + len(judged)
+            scored = torch.log_softmax(logits, dim=-1).gather(1, window[1:, None])[:, 0]  # (T, V) -> (T)
+            found[known : start + len(scored)] = scored[known - start :].cpu()
+            known = start + len(scored)
     return found
 
 

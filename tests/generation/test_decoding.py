@@ -141,9 +141,9 @@ def test_a_repeated_token_can_be_made_unlikely(make_model, prompts):
 
 def test_stop_texts_need_a_tokenizer(make_model, prompts):
     sampling = replace(GREEDY, stop=("\n",))
-    with pytest.raises(ConfigError, match="stop texts need a tokenizer"):
+    with pytest.raises(ConfigError, match="stop strings need a tokenizer"):
         next(generate(make_model(), prompts[0], sampling))
-    with pytest.raises(ConfigError, match="stop texts need a tokenizer"):
+    with pytest.raises(ConfigError, match="stop strings need a tokenizer"):
         generate_batch(make_model(), prompts, sampling)
 
 
