@@ -84,8 +84,8 @@ def estimates(lab: Lab) -> None:
 
     def found() -> dict[str, Any]:
         row: dict[str, Any] = preflight.one(asdict(lab.gpt), batch, "bf16-mixed", lab.device)
-        estimated = row["reckoned_seconds"]
-        row["memory_ratio"] = row["reckoned_bytes"] / row["bytes"]
+        estimated = row["estimated_seconds"]
+        row["memory_ratio"] = row["estimated_bytes"] / row["bytes"]
         row["seconds_ratio"] = estimated / row["seconds"] if estimated else None
         return {"batch": batch, **row}
 

@@ -128,11 +128,11 @@ def bench_windows(folder: Path, n_tokens: int, batches: int) -> list[dict[str, A
 
 
 def take_from_store(path: Path, batches: int) -> dict[str, float]:
-    from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
+    from llm.data import BatchLoader, BatchOrder, SlidingWindows
 
     def build() -> Any:
         windows = SlidingWindows(TokenStore.open(path).tokens(), CONTEXT, 1)
-        return WindowLoader(windows, WindowOrder(len(windows), BATCH))
+        return BatchLoader(windows, BatchOrder(len(windows), BATCH))
 
     return measure(build, batches)
 
@@ -196,7 +196,7 @@ def bench_open(folder: Path, n_tokens: int) -> list[dict[str, Any]]:
 
 
 def open_large(path: Path, batches: int, read_ahead: bool) -> dict[str, float]:
-    from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
+    from llm.data import BatchLoader, BatchOrder, SlidingWindows
 
     before, start = resident(), time.perf_counter()
     tokens = TokenStore.open(path).tokens(read_ahead=read_ahead)
@@ -204,7 +204,7 @@ def open_large(path: Path, batches: int, read_ahead: bool) -> dict[str, float]:
 
     def build() -> Any:
         windows = SlidingWindows(tokens, CONTEXT, 10)
-        return WindowLoader(windows, WindowOrder(len(windows), BATCH))
+        return BatchLoader(windows, BatchOrder(len(windows), BATCH))
 
     rate = measure(build, batches)["rate"]
     return {"open": opened, "before": before, "resident": resident(), "rate": rate}

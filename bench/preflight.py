@@ -1,7 +1,7 @@
 """How good the preflight's figures are: `python -m bench.preflight`.
 
-For each size, in a process of its own: the peak of memory and the seconds of a batch, as they are reckoned before a run
-and as they are found when some steps are made.
+For each size, in a process of its own: the peak of memory and the seconds of a batch, as they are estimated before a
+run and as they are found when some steps are made.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from dataclasses import asdict
 from typing import Any
 
 from llm import GPTConfig, OptimConfig
+from llm.preflight.costs import step_costs
 from llm.preflight.memory import Parameters, expected_memory, process_memory
-from llm.preflight.timing import measure_steps, reckoned_seconds
+from llm.preflight.timing import estimated_seconds, measure_steps
+
+MODERN: dict[str, Any] = {"positions": "rotary", "qk_norm": True, "norm": "rms_norm", "activation": "squared_relu"}
 
 SIZES: list[tuple[GPTConfig, int]] = [
     (GPTConfig(62, 64, n_layer=4, n_head=4, n_embd=128, dropout=0.2), 12),
@@ -26,12 +29,13 @@ SIZES: list[tuple[GPTConfig, int]] = [
     (GPTConfig(50257, 256, n_layer=6, n_head=6, n_embd=384, dropout=0.1), 8),
     (GPTConfig(62, 256, n_layer=6, n_head=6, n_embd=384, dropout=0.2), 32),
     (GPTConfig.gpt2("124m", context_length=512, dropout=0.0), 2),
+    (GPTConfig(62, 256, n_embd=256, dropout=0.0, **MODERN), 16),
 ]
 """Architectures and batch sizes: of the quick start, of characters, up to GPT-2's smallest."""
 
 HEAD = (
     f"{'V':>6} {'T':>4} {'L':>3} {'C':>4} {'B':>3} {'dropout':>7} {'precision':>10} {'parameters':>11} "
-    f"{'memory: reckoned':>16} {'found':>8} {'ratio':>5} {'seconds: reckoned':>17} {'found':>7} {'ratio':>5}"
+    f"{'memory: estimated':>16} {'found':>8} {'ratio':>5} {'seconds: estimated':>17} {'found':>7} {'ratio':>5}"
 )
 
 TINY = [(GPTConfig(62, 16, n_layer=2, n_head=2, n_embd=16), 4)]
@@ -70,28 +74,29 @@ def measure(config: GPTConfig, batch_size: int, precision: str, device: str) -> 
 
 
 def line(config: GPTConfig, row: dict[str, Any]) -> str:
-    memory = row["reckoned_bytes"] / row["bytes"]
-    reckoned = row["reckoned_seconds"] or float("nan")
+    memory = row["estimated_bytes"] / row["bytes"]
+    estimated = row["estimated_seconds"] or float("nan")
     return (
         f"{config.vocab_size:>6} {config.context_length:>4} {config.n_layer:>3} {config.n_embd:>4} "
         f"{row['batch_size']:>3} {config.dropout:>7} {row['precision']:>10} {row['parameters']:>11,} "
-        f"{row['reckoned_bytes'] / 1e6:>13,.0f} MB {row['bytes'] / 1e6:>5,.0f} MB {memory:>5.2f} "
-        f"{reckoned:>17.3f} {row['seconds']:>7.3f} {reckoned / row['seconds']:>5.2f}"
+        f"{row['estimated_bytes'] / 1e6:>13,.0f} MB {row['bytes'] / 1e6:>5,.0f} MB {memory:>5.2f} "
+        f"{estimated:>17.3f} {row['seconds']:>7.3f} {estimated / row['seconds']:>5.2f}"
     )
 
 
 def one(settings: dict[str, object], batch_size: int, precision: str, device: str) -> dict[str, float | None]:
     config, optim = GPTConfig(**settings), OptimConfig()  # type: ignore[arg-type]
     parameters = Parameters.of(config, optim)
+    costs = step_costs(config, batch_size, precision, device)
     held = process_memory() if device == "cpu" else 0
-    memory = expected_memory(config, parameters, batch_size, precision, device, held=held)
-    seconds = reckoned_seconds(config, parameters.total, batch_size, precision, device)
+    memory = expected_memory(parameters, costs, precision, device, held=held)
+    seconds = estimated_seconds(config, costs, batch_size, precision, device)
     found = measure_steps(config, optim, batch_size, precision, device)
     return {
         "parameters": parameters.total,
-        "reckoned_bytes": memory.peak,
+        "estimated_bytes": memory.peak,
         "bytes": found.peak,
-        "reckoned_seconds": seconds,
+        "estimated_seconds": seconds,
         "seconds": found.seconds,
     }
 

@@ -10,29 +10,42 @@ from typing import TYPE_CHECKING
 from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from llm.data.batch import TokenBatch
+    from llm.data.loader import BatchLoader
+    from llm.data.modules.examples import ExampleDataModule
+    from llm.data.modules.masked import MaskedDataModule
     from llm.data.modules.text import TextDataModule
+    from llm.data.order import BatchOrder, LengthOrder
     from llm.data.reading.corpus import resolve_corpus
     from llm.data.tokens.opening import open_or_build
     from llm.data.tokens.store import TokenStore
-    from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder, window_starts
+    from llm.data.windows import SlidingWindows, window_starts
 
 __all__ = [
+    "BatchLoader",
+    "BatchOrder",
+    "ExampleDataModule",
+    "LengthOrder",
+    "MaskedDataModule",
     "SlidingWindows",
     "TextDataModule",
+    "TokenBatch",
     "TokenStore",
-    "WindowLoader",
-    "WindowOrder",
     "open_or_build",
     "resolve_corpus",
     "window_starts",
 ]
 
 _MODULES = {
+    "BatchLoader": "loader",
+    "BatchOrder": "order",
+    "ExampleDataModule": "modules.examples",
+    "LengthOrder": "order",
+    "MaskedDataModule": "modules.masked",
     "SlidingWindows": "windows",
     "TextDataModule": "modules.text",
+    "TokenBatch": "batch",
     "TokenStore": "tokens.store",
-    "WindowLoader": "windows",
-    "WindowOrder": "windows",
     "open_or_build": "tokens.opening",
     "resolve_corpus": "reading.corpus",
     "window_starts": "windows",

@@ -26,6 +26,6 @@ class TokenBatch(NamedTuple):
     lengths: Tensor | None = None
 
     @classmethod
-    def of(cls, batch: Sequence[Tensor]) -> TokenBatch:
+    def of(cls, batch: TokenBatch | Sequence[Tensor]) -> TokenBatch:
         """A batch of any loader that gives inputs and targets, and maybe lengths."""
         return batch if isinstance(batch, cls) else cls(*batch)

@@ -16,7 +16,7 @@ from llm.preflight.checks import HINTING, REFUSING
 from llm.preflight.making import make_plan
 from llm.preflight.plan import Plan, Start
 from llm.preflight.table import table
-from llm.preflight.timing import measure_steps, reckoned_seconds
+from llm.preflight.timing import estimated_seconds, measure_steps
 
 __all__ = [
     "HINTING",
@@ -81,7 +81,7 @@ def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool 
 
 
 def _find_out_time(plan: Plan, measured: bool) -> None:
-    if plan.gpt is None or plan.optim is None or plan.parameters is None or plan.device is None or plan.steps is None:
+    if plan.gpt is None or plan.optim is None or plan.costs is None or plan.device is None or plan.steps is None:
         return
     batch_size, seconds = plan.settings["data"]["batch_size"], None
     if measured:
@@ -92,7 +92,7 @@ def _find_out_time(plan: Plan, measured: bool) -> None:
             return
         seconds, plan.measured = found.seconds, found.peak
     else:
-        seconds = reckoned_seconds(plan.gpt, plan.parameters.total, batch_size, plan.precision, plan.device)
+        seconds = estimated_seconds(plan.gpt, plan.costs, batch_size, plan.precision, plan.device)
     if seconds is None:
         return
     batches = max(0, plan.batches_until(plan.steps) - plan.batches_until(plan.start.step))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def other_weights(plan: Plan) -> Iterator[str]:
 
 def too_little_memory(plan: Plan) -> Iterator[str]:
     """Weights, gradients and optimizer alone do not fit, whatever the batch."""
-    if plan.memory is None or plan.free_memory is None or _is_shared_out(plan):
+    if plan.memory is None or plan.free_memory is None or _is_sharded(plan):
         return
     if (needed := plan.memory.state * _on_this_memory(plan)) > plan.free_memory:
         yield (
@@ -82,8 +81,9 @@ def too_little_disk(plan: Plan) -> Iterator[str]:
 
 def folder_that_can_not_be_written(plan: Plan) -> Iterator[str]:
     """The run could leave nothing."""
-    if plan.folder is not None and not os.access(folder := existing(plan.folder), os.W_OK | os.X_OK):
-        yield f"the run folder can't be made: {str(folder)!r} is not writable; set another trainer.logger save_dir"
+    if plan.folder is not None and not plan.folder_is_writable:
+        folder = str(existing(plan.folder))
+        yield f"the run folder can't be made: {folder!r} is not writable; set another trainer.logger save_dir"
 
 
 def validation_that_never_comes(plan: Plan) -> Iterator[str]:
@@ -104,7 +104,7 @@ def validation_that_never_comes(plan: Plan) -> Iterator[str]:
 
 def memory_may_not_do(plan: Plan) -> Iterator[str]:
     """The expected peak is more than there is."""
-    if plan.memory is None or plan.free_memory is None or _is_shared_out(plan):
+    if plan.memory is None or plan.free_memory is None or _is_sharded(plan):
         return
     processes = _on_this_memory(plan)
     if plan.memory.state * processes <= plan.free_memory < plan.memory.to_come * processes:
@@ -130,10 +130,9 @@ def learning_rate(plan: Plan) -> Iterator[str]:
 
 def data_and_size(plan: Plan) -> Iterator[str]:
     """Too little text for so long a run, too short or too long a run for such a model."""
-    if plan.steps is None or plan.corpus is None or plan.parameters is None or not plan.steps:
+    if plan.corpus is None or plan.parameters is None or not plan.tokens:
         return
-    seen = plan.steps * plan.step_tokens
-    times, each = seen / plan.corpus.train, seen / plan.parameters.total
+    times, each = plan.tokens / plan.corpus.train, plan.tokens / plan.parameters.total
     if times > _BY_HEART:
         yield (
             f"every token is seen about {times:,.0f} times: the model will learn the text by heart, and the validation "
@@ -152,20 +151,17 @@ def data_and_size(plan: Plan) -> Iterator[str]:
 def text_left_out(plan: Plan) -> Iterator[str]:
     """Windows so far apart that there is text between them."""
     if plan.datamodule is not None and (stride := plan.datamodule.stride) > plan.datamodule.context_length:
-        share = 1 - plan.datamodule.context_length / stride
+        left_out = 1 - plan.datamodule.context_length / stride
         yield (
             f"data.stride {stride:,} is more than data.context_length {plan.datamodule.context_length:,}: "
-            f"{share:.0%} of the text is never seen"
+            f"{left_out:.0%} of the text is never seen"
         )
 
 
 def averaging(plan: Plan) -> Iterator[str]:
     """An average over more steps than the run has."""
-    callbacks = plan.setting("trainer.callbacks")
-    for callback in callbacks if isinstance(callbacks, list) else []:
-        if not isinstance(callback, dict) or not str(callback.get("class_path")).endswith("EMAWeightAveraging"):
-            continue
-        decay = (callback.get("init_args") or {}).get("decay", 0.999)
+    for callback in plan.callbacks("EMAWeightAveraging"):
+        decay = callback.get("decay", 0.999)
         if (
             plan.steps
             and plan.steps > 20
@@ -198,9 +194,11 @@ def validation(plan: Plan) -> Iterator[str]:
 
 def accumulation(plan: Plan) -> Iterator[str]:
     """A step that takes more batches than an epoch has."""
-    if plan.corpus is not None and plan.accumulated > plan.corpus.batches:
+    accumulation = plan.accumulation
+    most = accumulation if isinstance(accumulation, int) else max(accumulation.values())
+    if plan.corpus is not None and most > plan.corpus.batches:
         yield (
-            f"trainer.accumulate_grad_batches is {plan.accumulated} and an epoch has {plan.corpus.batches} batches: "
+            f"a step accumulates {most} batches and an epoch has {plan.corpus.batches} batches: "
             "a step ends with the epoch"
         )
 
@@ -242,8 +240,8 @@ HINTING: tuple[Check, ...] = (
 )
 
 
-def _is_shared_out(plan: Plan) -> bool:
-    """Whether the processes share one model out, so that each holds a part."""
+def _is_sharded(plan: Plan) -> bool:
+    """Whether the processes shard one model, so that each holds a part."""
     strategy = str(plan.setting("trainer.strategy") or "auto")
     return not (strategy == "auto" or strategy.startswith(("ddp", "single")))
 

@@ -18,6 +18,7 @@ from llm.data.reading.corpus import resolve_corpus
 from llm.data.tokens.opening import find_token_ids
 from llm.data.windows import window_starts
 from llm.inspection import Inspection, TextSamples
+from llm.preflight.costs import step_costs
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.plan import Corpus, Plan, Start, existing
 from llm.runs.checkpointing import BestAndLast
@@ -44,8 +45,9 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     plan.make(lambda: TextSamples(**settings["samples"]))
     plan.make(lambda: BestAndLast(**settings["checkpoint"]))
     _try_trainer(plan, settings["trainer"])
+    plan.folder = plan.start.folder or _folder(settings["trainer"]["logger"])
     tokenizer = plan.make(lambda: TokenizerConfig(**data["tokenizer"]))
-    if tokenizer is not None:
+    if tokenizer is not None and plan.folder_is_writable:  # a corpus may take minutes to read
         plan.datamodule = plan.make(lambda: TextDataModule(**{**data, "tokenizer": tokenizer}))
     told = {"context_length": data["context_length"]}
     if plan.datamodule is not None:
@@ -58,21 +60,14 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         if debugged := trainer.get("fast_dev_run"):
             max_steps, max_epochs = int(debugged), 1
         plan.steps = steps_of_run(
-            max_steps, max_epochs, plan.corpus.batches, trainer["limit_train_batches"], plan.accumulated
+            max_steps, max_epochs, plan.corpus.batches, trainer["limit_train_batches"], plan.accumulation
         )
     if plan.gpt is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
         plan.parameters = Parameters.of(plan.gpt, plan.optim)
-        plan.memory = expected_memory(
-            plan.gpt,
-            plan.parameters,
-            data["batch_size"],
-            plan.precision,
-            plan.device,
-            plan.world_size,
-            process_memory() if plan.device == "cpu" else 0,
-        )
+        plan.costs = step_costs(plan.gpt, data["batch_size"], plan.precision, plan.device)
+        held = process_memory() if plan.device == "cpu" else 0
+        plan.memory = expected_memory(plan.parameters, plan.costs, plan.precision, plan.device, plan.world_size, held)
         plan.free_memory = free_memory(plan.device)
-    plan.folder = plan.start.folder or _folder(settings["trainer"]["logger"])
     with contextlib.suppress(OSError):
         plan.free_disk = shutil.disk_usage(existing(plan.folder or Path())).free
     return plan

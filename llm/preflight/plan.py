@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from llm.config import GPTConfig, OptimConfig
 from llm.data import TextDataModule
 from llm.errors import LLMError, reason_of
 from llm.preflight.memory import Memory, Parameters
+from llm.runtime.counting import Costs
+from llm.training.schedule import Accumulation, batches_until
 
 Made = TypeVar("Made")
 
@@ -78,6 +81,7 @@ class Plan:
     world_size: int = 1
     steps: int | None = None
     parameters: Parameters | None = None
+    costs: Costs | None = None
     memory: Memory | None = None
     free_memory: int | None = None
     folder: Path | None = None
@@ -93,15 +97,21 @@ class Plan:
         return value
 
     @property
-    def accumulated(self) -> int:
-        """Batches of a step, in each process."""
+    def accumulation(self) -> Accumulation:
+        """Batches of a step, in each process; a schedule of them is counted from epoch 0."""
+        for callback in self.callbacks("GradientAccumulationScheduler"):
+            schedule = callback.get("scheduling")
+            if isinstance(schedule, dict):
+                return {int(epoch): max(1, int(batches)) for epoch, batches in schedule.items()}
         return max(1, self.setting("trainer.accumulate_grad_batches") or 1)
 
     @property
-    def step_tokens(self) -> int:
-        """Tokens of a step, of all processes."""
+    def tokens(self) -> int | None:
+        """Tokens that the run trains on, of all processes."""
+        if self.steps is None:
+            return None
         data = self.settings["data"]
-        return int(data["batch_size"] * data["context_length"] * self.accumulated * self.world_size)
+        return int(self.batches_until(self.steps) * data["batch_size"] * data["context_length"] * self.world_size)
 
     @property
     def epochs(self) -> float | None:
@@ -111,11 +121,25 @@ class Plan:
         return self.batches_until(self.steps) / self.corpus.batches
 
     def batches_until(self, step: int) -> int:
-        """Batches up to an optimizer step; the last step of an epoch takes what is left of it."""
-        if self.corpus is None or not self.corpus.batches:
-            return step * self.accumulated
-        epochs, rest = divmod(step, math.ceil(self.corpus.batches / self.accumulated))
-        return epochs * self.corpus.batches + rest * self.accumulated
+        """Batches up to an optimizer step; where the epoch is not known, it is without end."""
+        batches = self.corpus.batches if self.corpus is not None else 0
+        return batches_until(step, batches or sys.maxsize, self.accumulation)
+
+    def callbacks(self, name: str) -> Iterator[dict[str, Any]]:
+        """The arguments of each callback of a class in the settings.
+
+        Args:
+            name: of the class, without its module.
+        """
+        callbacks = self.setting("trainer.callbacks")
+        for callback in callbacks if isinstance(callbacks, list) else []:
+            if isinstance(callback, dict) and str(callback.get("class_path")).split(".")[-1] == name:
+                yield callback.get("init_args") or {}
+
+    @property
+    def folder_is_writable(self) -> bool:
+        """Whether the run folder could be made, as far as anybody knows."""
+        return self.folder is None or os.access(existing(self.folder), os.W_OK | os.X_OK)
 
     @property
     def checkpoint_bytes(self) -> int | None:

@@ -53,7 +53,7 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         yield (
             "time",
             f"{in_time(plan.seconds)} of steps and validation, "
-            f"{'from a few steps' if plan.measured else 'reckoned; within a factor of two'}",
+            f"{'from a few steps' if plan.measured else 'estimated; within a factor of two'}",
         )
     if plan.folder is not None:
         size, free = plan.checkpoint_bytes, plan.free_disk
@@ -69,8 +69,15 @@ def _steps(plan: Plan) -> str:
     if plan.steps is None:
         return "until stopped"
     begin = f", going on after {plan.start.step:,}" if plan.start.step else ""
-    of = f" of {plan.accumulated} batches" if plan.accumulated > 1 else ""
     epochs = "" if plan.epochs is None else f", {plan.epochs:,.1f} epochs"
-    every = plan.validates_every
-    validation = "no validation" if every is None else f"validation every {every / plan.accumulated:g}"
-    return f"{plan.steps:,}{of}{begin}: {plan.steps * plan.step_tokens:,} tokens{epochs}; {validation}"
+    accumulation, every, validation = plan.accumulation, plan.validates_every, "no validation"
+    if isinstance(accumulation, int):
+        of = f" of {accumulation} batches" if accumulation > 1 else ""
+        if every is not None:
+            validation = f"validation every {every / accumulation:g}"
+    else:
+        first, *later = sorted({0: 1, **accumulation}.items())
+        of = f" of {first[1]} batches" + "".join(f", {batches} from epoch {epoch} on" for epoch, batches in later)
+        if every is not None:
+            validation = f"validation every {every:,} batches"
+    return f"{plan.steps:,}{of}{begin}: {plan.tokens:,} tokens{epochs}; {validation}"

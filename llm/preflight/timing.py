@@ -1,4 +1,4 @@
-"""How long a run will take: reckoned before it, or measured on a throwaway copy."""
+"""How long a run will take: estimated before it, or measured on a throwaway copy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 
 from llm.config import GPTConfig, OptimConfig
 from llm.model import GPT
-from llm.preflight.memory import activation_bytes, peak_memory
-from llm.runtime.hardware import flops_per_token, peak_flops
+from llm.preflight.memory import peak_memory
+from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs
+from llm.runtime.hardware import peak_flops, synchronize
 from llm.training.loss import head_loss
 from llm.training.optimizer import build_optimizer
 
@@ -20,14 +21,14 @@ _ROWS = 1024
 _MOST_OPERATIONS = 1e9
 """Of one matrix product of the benchmark: some 10 ms on two processor cores."""
 _SECONDS_OF_BENCHMARK = 0.04
-_SHARE_OF_PRODUCTS = {torch.float32: 0.85, torch.bfloat16: 0.7}
+_FRACTION_OF_PRODUCTS = {torch.float32: 0.85, torch.bfloat16: 0.7}
 """Of a processor's rate in plain matrix products, what those of a training step reach; measured."""
 _SECONDS_PER_BYTE = 0.6e-9
 """What a byte that the forward pass keeps costs one thread outside of products, forward and backward: some eight reads
 and writes; measured."""
 _MEMORY_THREADS = 4
 """More do not make the memory faster."""
-_SHARE_OF_PEAK = 0.3
+_FRACTION_OF_PEAK = 0.3
 """Of a GPU's data sheet, what a training step reaches."""
 _STEPS, _SECONDS = 4, 20.0
 
@@ -51,30 +52,27 @@ def product_rate(config: GPTConfig, tokens: int, dtype: torch.dtype) -> float:
     return 8.0 * rows * C * C / best
 
 
-def reckoned_seconds(
-    config: GPTConfig, n_parameters: int, batch_size: int, precision: str, device: str
-) -> float | None:
+def estimated_seconds(config: GPTConfig, costs: Costs, batch_size: int, precision: str, device: str) -> float | None:
     """How long one batch may take, forward and backward; None if nobody knows.
 
     On a processor: the operations of its products at the rate of a product, which is measured now, and what is read
-    and written besides; checked on models of 0.8 to 124 million parameters. On a GPU: a share of its data sheet.
+    and written besides; checked on models of 0.8 to 124 million parameters. On a GPU: a fraction of its data sheet.
 
     Args:
         config: the architecture.
-        n_parameters: of it.
+        costs: of a training step.
         batch_size: B.
         precision: Lightning's word.
         device: its kind.
     """
-    tokens = batch_size * config.context_length
-    operations = tokens * flops_per_token(config, n_parameters)
     if device == "cpu":
+        tokens = batch_size * config.context_length
         dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
-        rate = _SHARE_OF_PRODUCTS[dtype] * product_rate(config, tokens, dtype)
-        kept = activation_bytes(config, batch_size, precision, device) + 2 * tokens * config.vocab_size
-        return operations / rate + kept * _SECONDS_PER_BYTE / min(torch.get_num_threads(), _MEMORY_THREADS)
+        rate = _FRACTION_OF_PRODUCTS[dtype] * product_rate(config, tokens, dtype)
+        kept = costs.kept + 2 * tokens * config.vocab_size
+        return costs.flops / rate + kept * _SECONDS_PER_BYTE / min(torch.get_num_threads(), _MEMORY_THREADS)
     if device == "cuda" and (peak := peak_flops(torch.device("cuda", torch.cuda.current_device()), precision)):
-        return operations / (_SHARE_OF_PEAK * peak)
+        return costs.flops / (_FRACTION_OF_PEAK * peak)
     return None
 
 
@@ -92,10 +90,10 @@ class Measured:
 
 
 def measure_steps(config: GPTConfig, optim: OptimConfig, batch_size: int, precision: str, device: str) -> Measured:
-    """Make a few steps with a throwaway copy of the model, on ids that mean nothing."""
+    """Make a few steps with a throwaway copy of the model, on random ids."""
     place = torch.device(device)
-    dtype = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}.get(precision)
-    model = GPT(config).to(place, dtype)
+    model = GPT(config).to(place, TRUE_PRECISIONS.get(precision))
+    mixed = MIXED_PRECISIONS.get(precision)
     optimizer = build_optimizer(model, optim)
     ids = torch.randint(config.vocab_size, (batch_size, config.context_length + 1), device=place)
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
@@ -103,23 +101,17 @@ def measure_steps(config: GPTConfig, optim: OptimConfig, batch_size: int, precis
         torch.cuda.reset_peak_memory_stats()
     began, best = time.perf_counter(), float("inf")
     for step in range(_STEPS):
-        _wait(place)
+        synchronize(place)
         start = time.perf_counter()
-        mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
         with torch.autocast(device, mixed) if mixed else contextlib.nullcontext():
             loss = head_loss(model.head, model.features(inputs), targets).mean
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        _wait(place)
+        synchronize(place)
         if step > 0:  # the first is slower: kernels are chosen, memory is found
             best = min(best, time.perf_counter() - start)
         if step > 0 and time.perf_counter() - began > _SECONDS:
             break
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory()
     return Measured(best, peak)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

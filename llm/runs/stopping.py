@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
-from llm.data.windows import WindowLoader
+from llm.data.loader import BatchLoader
 from llm.runs.checkpointing import best_and_last
 from llm.runs.run_folder import folder_of
 from llm.runtime.process import Interrupted, listen, listen_as_before, name_of, say
@@ -168,7 +168,7 @@ def command_to_resume(trainer: L.Trainer, path: Path) -> str:
 
 def _end_loaders(trainer: L.Trainer) -> None:
     for loader in (trainer.train_dataloader, trainer.val_dataloaders):
-        if isinstance(loader, WindowLoader):
+        if isinstance(loader, BatchLoader):
             loader.close()
 
 

@@ -16,6 +16,7 @@ PEAK_FLOPS: dict[str, float] = {
     "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
+    "A40": 150e12,
     "A30": 165e12,
     "A10": 125e12,
     "A10G": 70e12,
@@ -29,7 +30,10 @@ PEAK_FLOPS: dict[str, float] = {
     "T4": 65e12,
 }
 """Dense 16-bit floating-point operations a second with sums in float32, from NVIDIA's data sheets, by words of the
-device's name; the first entry whose words are all there counts. V100 and T4 have float16 only."""
+device's name; the first entry whose words are all there counts. V100 and T4 have float16 only.
+
+Lightning's `get_available_flops` (version 2.6.6) knows neither B200, GH200, A30, A10 nor, by the name that the driver
+gives, H200; it takes L40 and L40S for L4, counts H100 NVL twice, and RTX cards and A40 without their tensor cores."""
 
 _OTHER_CHIP = {"Laptop", "Ti", "SUPER", "D", "MIG"}
 """Words that make a name of the table that of a slower or faster chip, or of a part of one."""
@@ -49,8 +53,8 @@ def has_native_bfloat16(accelerator: str = "auto") -> bool:
     return False
 
 
-def finish(device: torch.device) -> None:
-    """Wait until a device has done all that it was given; a clock read before that times only the handing over."""
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was given: its work is asynchronous, so a clock read before is early."""
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and device.type == accelerator.type:
         torch.accelerator.synchronize(device)

@@ -7,7 +7,7 @@ from typing import Any
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
-from llm.tokenizers.base import END_OF_TEXT, Tokenizer
+from llm.tokenizers.base import END_OF_TEXT, MASK, Tokenizer
 from llm.tokenizers.bpe import BPETokenizer, gpt2_files
 from llm.tokenizers.byte_pairs import BytePairTokenizer, from_merges
 from llm.tokenizers.char import CharTokenizer
@@ -15,6 +15,7 @@ from llm.tokenizers.word import PATTERNS, WordTokenizer, split_words
 
 __all__ = [
     "END_OF_TEXT",
+    "MASK",
     "PATTERNS",
     "BPETokenizer",
     "BytePairTokenizer",
@@ -53,7 +54,7 @@ def tokenizer_from_dict(state: dict[str, Any]) -> Tokenizer:
         TokenizerError: the dict describes no tokenizer.
     """
     try:
-        if all(_is_tokens(state.get(name, "")) for name in ("vocabulary", "specials")):
+        if all(_is_tokens(state.get(name, "")) for name in ("vocabulary", "specials", "added")):
             return _CLASSES[state["kind"]].from_dict(state)
     except TokenizerError:
         raise

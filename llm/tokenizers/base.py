@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,6 +17,9 @@ from llm.errors import TokenizerError
 
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: stands between two documents, and pads."""
+
+MASK = "[MASK]"
+"""What stands for a token that is to be predicted from both sides (Devlin et al. 2018)."""
 
 
 class UnknownPieceError(TokenizerError):
@@ -126,6 +129,18 @@ class Tokenizer(ABC):
         A tokenizer with a fixed vocabulary never touches `texts`, which may therefore be lazy.
         """
 
+    @abstractmethod
+    def with_special(self, name: str) -> Self:
+        """This tokenizer with one more special token, whose id is the next; itself if it has that token.
+
+        Raises:
+            TokenizerError: the name is none that a special token can have.
+        """
+
+    @abstractmethod
+    def without_special(self, name: str) -> Self:
+        """The tokenizer of which `with_special` made this one; itself if that token is not its last."""
+
     @property
     def fingerprint(self) -> str:
         """A hash (16 hex digits) that two tokenizers share only if they encode every text alike."""
@@ -161,3 +176,15 @@ def fingerprint_of(described: dict[str, Any]) -> str:
     """The `fingerprint` of the tokenizer that a dict describes."""
     canonical = json.dumps(described, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def check_specials(specials: Sequence[str]) -> tuple[str, ...]:
+    """The special tokens as a tuple.
+
+    Raises:
+        TokenizerError: one is empty or has white space in it.
+    """
+    for special in specials:
+        if not special or special.split() != [special]:
+            raise TokenizerError(f"a special token must be text without white space, got {special!r}")
+    return tuple(specials)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +14,7 @@ import tiktoken
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
-from llm.tokenizers.base import END_OF_TEXT, Tokenizer
+from llm.tokenizers.base import END_OF_TEXT, Tokenizer, check_specials
 
 # The hashes that tiktoken itself pins for the two files (tiktoken_ext/openai_public.py).
 _MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
@@ -34,16 +34,19 @@ class BPETokenizer(Tokenizer):
     Args:
         encoding: `gpt2`, or another name that tiktoken knows, such as `cl100k_base`. Those are downloaded once, by
             tiktoken.
+        added: special tokens that the encoding does not have, numbered after its vocabulary.
 
     Raises:
-        TokenizerError: there is no such encoding, or it can't be downloaded.
+        TokenizerError: there is no such encoding, or it can't be downloaded; or an added token is empty, has white
+            space in it, or is there twice.
     """
 
     kind: ClassVar[str] = "bpe"
 
-    def __init__(self, encoding: str = "gpt2") -> None:
+    def __init__(self, encoding: str = "gpt2", added: Sequence[str] = ()) -> None:
         self.encoding = encoding
-        self._encoding = load_encoding(encoding)
+        self.added = check_specials(added)
+        self._encoding = _with_added(load_encoding(encoding), self.added)
         self.cuts = CUTS if encoding in _CUT_ENCODINGS else ""
 
     @classmethod
@@ -91,14 +94,23 @@ class BPETokenizer(Tokenizer):
         except KeyError as error:
             raise TokenizerError(f"token id {token_id} stands for nothing in the encoding {self.encoding}") from error
 
+    def with_special(self, name: str) -> Self:
+        """This tokenizer with one more special token, whose id is the next; itself if it has that token."""
+        return self if name in self.special_ids else type(self)(self.encoding, [*self.added, name])
+
+    def without_special(self, name: str) -> Self:
+        """The tokenizer of which `with_special` made this one; itself if that token is not its last."""
+        return type(self)(self.encoding, self.added[:-1]) if self.added[-1:] == (name,) else self
+
     def to_dict(self) -> dict[str, Any]:
-        """Kind and name of the encoding."""
-        return {"kind": self.kind, "encoding": self.encoding}
+        """Kind and name of the encoding, and the special tokens that were added to it, if any."""
+        added = {"added": list(self.added)} if self.added else {}
+        return {"kind": self.kind, "encoding": self.encoding, **added}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
         """The tokenizer that `to_dict` described."""
-        return cls(state["encoding"])
+        return cls(state["encoding"], state.get("added", ()))
 
 
 def _check_unicode(text: str) -> None:
@@ -106,6 +118,23 @@ def _check_unicode(text: str) -> None:
         text.isascii() or text.encode()
     except UnicodeEncodeError as error:
         raise TokenizerError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
+
+
+def _with_added(encoding: tiktoken.Encoding, added: Sequence[str]) -> tiktoken.Encoding:
+    """An encoding with more special tokens, numbered after its vocabulary."""
+    if not added:
+        return encoding
+    specials = dict(encoding._special_tokens)
+    for name in added:
+        if name in specials:
+            raise TokenizerError(f"the special token {name!r} is in the vocabulary already")
+        specials[name] = encoding.n_vocab + len(specials) - len(encoding._special_tokens)
+    return tiktoken.Encoding(
+        name=f"{encoding.name} {' '.join(added)}",
+        pat_str=encoding._pat_str,
+        mergeable_ranks=encoding._mergeable_ranks,
+        special_tokens=specials,
+    )
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import tiktoken
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
+from llm.tokenizers.base import check_specials
 from llm.tokenizers.bpe import CUTS, BPETokenizer
 
 _SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
@@ -88,6 +89,19 @@ class BytePairTokenizer(BPETokenizer):
                 raise TokenizerError(f"the token {token!r} can't be joined from the tokens before it")
             parts[best : best + 2] = [parts[best] + parts[best + 1]]
         return parts[0], parts[1]
+
+    def with_special(self, name: str) -> Self:
+        """This tokenizer with one more special token, whose id is the next; itself if it has that token."""
+        if name in self.specials:
+            return self
+        (name,) = check_specials([name])
+        return type(self)(self.vocabulary, {**self.specials, name: self.vocab_size})
+
+    def without_special(self, name: str) -> Self:
+        """The tokenizer of which `with_special` made this one; itself if that token is not its last."""
+        if self.specials.get(name) != self.vocab_size - 1:
+            return self
+        return type(self)(self.vocabulary, {other: i for other, i in self.specials.items() if other != name})
 
     def to_dict(self) -> dict[str, Any]:
         """Kind, tokens and special tokens."""

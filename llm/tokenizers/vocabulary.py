@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 from llm.errors import TokenizerError
-from llm.tokenizers.base import Tokenizer, UnknownPieceError
+from llm.tokenizers.base import Tokenizer, UnknownPieceError, check_specials
 
 UNKNOWN_TOKENS = ("<|unk|>", "[UNK]")
 """The special tokens that an unknown piece becomes, where a vocabulary has one of them."""
@@ -28,7 +29,7 @@ class VocabularyTokenizer(Tokenizer):
     cuts = " \n"
 
     def __init__(self, vocabulary: Sequence[str], specials: Sequence[str] = ()) -> None:
-        self.specials = _check_specials(specials)
+        self.specials = check_specials(specials)
         self._tokens, self._ids = _build_vocabulary(vocabulary, self.specials)
         self._unknown_id = _find_unknown_token(self.special_ids)
 
@@ -41,6 +42,18 @@ class VocabularyTokenizer(Tokenizer):
     def special_ids(self) -> dict[str, int]:
         """The special tokens and their ids."""
         return {special: self._ids[special] for special in self.specials}
+
+    def with_special(self, name: str) -> Self:
+        """This tokenizer with one more special token, whose id is the next; itself if it has that token."""
+        if name in self.specials:
+            return self
+        return self.from_dict({**self.to_dict(), "specials": [*self.specials, name]})
+
+    def without_special(self, name: str) -> Self:
+        """The tokenizer of which `with_special` made this one; itself if that token is not its last."""
+        if self.specials[-1:] != (name,):
+            return self
+        return self.from_dict({**self.to_dict(), "specials": list(self.specials[:-1])})
 
     @abstractmethod
     def pieces(self, text: str) -> Sequence[str]:
@@ -75,18 +88,6 @@ class VocabularyTokenizer(Tokenizer):
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes of one piece or special token, without white space that was around it."""
         return self.token(token_id).encode()
-
-
-def _check_specials(specials: Sequence[str]) -> tuple[str, ...]:
-    """The special tokens as a tuple.
-
-    Raises:
-        TokenizerError: one is empty or has white space in it.
-    """
-    for special in specials:
-        if not special or special.split() != [special]:
-            raise TokenizerError(f"a special token must be text without white space, got {special!r}")
-    return tuple(specials)
 
 
 def _build_vocabulary(tokens: Sequence[str], specials: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 
 import lightning as L
 
@@ -54,8 +56,13 @@ class Every:
         return max(1, trainer.max_steps // self.times) if trainer.max_steps > 0 else 1000
 
 
+Accumulation = int | Mapping[int, int]
+"""Batches of an optimizer step: a number, or one from each epoch on, counted from 0, as Lightning's
+`GradientAccumulationScheduler` has it; before the first of them it is 1."""
+
+
 def steps_of_run(
-    max_steps: int, max_epochs: int | None, batches: int, limit: int | float | None, accumulated: int
+    max_steps: int, max_epochs: int | None, batches: int, limit: int | float | None, accumulation: Accumulation
 ) -> int | None:
     """Optimizer steps in a run, or None if only a time limit or an interrupt will end it.
 
@@ -63,13 +70,35 @@ def steps_of_run(
         max_steps: Lightning's; -1 is no limit.
         max_epochs: the same.
         batches: of an epoch, as the loader gives them.
-        limit: Lightning's `limit_train_batches`: a number of them, or a share.
-        accumulated: batches of a step. The last step of an epoch may have fewer.
+        limit: Lightning's `limit_train_batches`: a number of them, or a fraction.
+        accumulation: batches of a step. The last step of an epoch may have fewer.
     """
     limits = [max_steps] if max_steps >= 0 else []
     if max_epochs is not None and max_epochs >= 0:
-        limits.append(math.ceil(batches_of_epoch(batches, limit) / accumulated) * max_epochs)
+        steps, left, batches = 0, max_epochs, batches_of_epoch(batches, limit)
+        for epochs, accumulated in _phases(accumulation):
+            planned = int(min(epochs, left))
+            steps, left = steps + planned * math.ceil(batches / accumulated), left - planned
+        limits.append(steps)
     return min(limits, default=None)
+
+
+def batches_until(step: int, batches: int, accumulation: Accumulation) -> int:
+    """Batches that a run takes up to an optimizer step, in each process.
+
+    Args:
+        step: how many steps are made.
+        batches: of an epoch, at least 1; see `batches_of_epoch`.
+        accumulation: batches of a step. The last step of an epoch takes what is left of it.
+    """
+    done = 0
+    for epochs, accumulated in _phases(accumulation):
+        each = math.ceil(batches / accumulated)
+        whole = int(min(epochs, step // each))
+        done, step = done + whole * batches, step - whole * each
+        if whole < epochs:
+            return done + step * accumulated
+    return done
 
 
 def batches_of_epoch(batches: int, limit: int | float | None) -> int:
@@ -77,3 +106,11 @@ def batches_of_epoch(batches: int, limit: int | float | None) -> int:
     if limit is None:
         return batches
     return min(batches, limit if isinstance(limit, int) else int(batches * limit))
+
+
+def _phases(accumulation: Accumulation) -> list[tuple[float, int]]:
+    """For how many epochs a step has how many batches, in order; the last are without end."""
+    if isinstance(accumulation, int):
+        return [(math.inf, accumulation)]
+    known = {0: 1, **accumulation}
+    return [(after - first, known[first]) for first, after in itertools.pairwise([*sorted(known), math.inf])]  # type: ignore[index]

@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 
 import lightning as L
 
-from llm.data.windows import Batch
-from llm.runtime.hardware import finish, peak_flops
+from llm.data.batch import TokenBatch
+from llm.runtime.hardware import peak_flops, synchronize
 from llm.training.trainer_state import is_logging, log_now
 
 _seconds: WeakKeyDictionary[L.Trainer, float] = WeakKeyDictionary()
@@ -39,7 +39,7 @@ class Throughput(L.Callback):
         self._start = None
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: TokenBatch, batch_idx: int
     ) -> None:
         """Count the tokens of a batch."""
         del outputs, batch_idx
@@ -48,7 +48,7 @@ class Throughput(L.Callback):
             return
         self._tokens += batch[0].numel() * trainer.world_size
         if is_logging(trainer):
-            finish(pl_module.device)
+            synchronize(pl_module.device)
             seconds = time.perf_counter() - self._start - (side_work_seconds(trainer) - self._side_work)
             values = {"train/tokens_per_second": self._tokens / seconds}
             if peak := peak_flops(pl_module.device, str(trainer.precision)):
@@ -63,7 +63,7 @@ class Throughput(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation is not training time."""
         del trainer
-        finish(pl_module.device)
+        synchronize(pl_module.device)
         self._validation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -72,7 +72,7 @@ class Throughput(L.Callback):
         _seconds[trainer] = side_work_seconds(trainer) + time.perf_counter() - self._validation_start
 
     def _restart(self, trainer: L.Trainer) -> None:
-        finish(trainer.strategy.root_device)
+        synchronize(trainer.strategy.root_device)
         self._tokens, self._side_work, self._start = 0, side_work_seconds(trainer), time.perf_counter()
 
 
@@ -80,12 +80,12 @@ class Throughput(L.Callback):
 def side_work(trainer: L.Trainer) -> Iterator[None]:
     """Time spent here (inspection, samples, checkpoints) does not count as training time in tokens/s."""
     device = trainer.strategy.root_device
-    finish(device)  # what training still does there is training time
+    synchronize(device)  # what training still does there is training time
     start = time.perf_counter()
     try:
         yield
     finally:
-        finish(device)
+        synchronize(device)
         _seconds[trainer] = side_work_seconds(trainer) + time.perf_counter() - start
 
 

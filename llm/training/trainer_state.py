@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import lightning as L
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
 from llm.training.schedule import steps_of_run
@@ -40,10 +41,11 @@ def steps_of(trainer: L.Trainer) -> int | None:
         if datamodule is None:
             return int(trainer.estimated_stepping_batches)
         batches = len(datamodule.train_dataloader())
+    schedules = (c.scheduling for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler))  # type: ignore[attr-defined]
     return steps_of_run(
         trainer.max_steps,
         trainer.max_epochs,
         batches,
         trainer.limit_train_batches,
-        trainer.accumulate_grad_batches,
+        next(schedules, trainer.accumulate_grad_batches),
     )

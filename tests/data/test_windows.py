@@ -8,9 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.data import SlidingWindows, WindowLoader, WindowOrder, window_starts
-from llm.data.tokens.mapped import MappedTokens
-from llm.data.windows import KeyedPermutation
+from llm.data import BatchLoader, BatchOrder, SlidingWindows, window_starts
 from llm.errors import ConfigError
 
 
@@ -19,8 +17,8 @@ def first_ids(figures):
 
 
 def batches(windows, batch_size, **options):
-    order = WindowOrder(len(windows), batch_size, **{"shuffle": False, **options})
-    return list(WindowLoader(windows, order))
+    order = BatchOrder(len(windows), batch_size, **{"shuffle": False, **options})
+    return list(BatchLoader(windows, order))
 
 
 # Windows
@@ -28,7 +26,7 @@ def batches(windows, batch_size, **options):
 
 def test_first_batch_of_the_notes(figures):
     golden = figures["windows"]["first_batch_L4_stride2_batch2"]
-    inputs, targets = batches(SlidingWindows(first_ids(figures), 4, 2), 2)[0]
+    inputs, targets, _ = batches(SlidingWindows(first_ids(figures), 4, 2), 2)[0]
     assert inputs.tolist() == golden["inputs"]
     assert targets.tolist() == golden["targets"]
     assert inputs.dtype == targets.dtype == torch.int64
@@ -37,7 +35,7 @@ def test_first_batch_of_the_notes(figures):
 def test_first_windows_side_by_side(figures):
     golden = figures["windows"]["first_inputs_L4_stride4_batch8"]
     ids = first_ids(figures)
-    (inputs, _) = batches(SlidingWindows(np.append(ids, ids[:1]), 4, 4), 8)[0]
+    inputs, _, _ = batches(SlidingWindows(np.append(ids, ids[:1]), 4, 4), 8)[0]
     assert inputs.tolist() == golden
     assert inputs.flatten().tolist() == ids.tolist()
 
@@ -72,7 +70,7 @@ def test_windows_follow_the_rule_of_the_notes(n_tokens, context_length, stride):
 
 def test_a_batch_is_its_windows_one_below_the_other():
     windows = SlidingWindows(np.arange(30, dtype=np.uint32), 5, 3)
-    inputs, targets = windows.__getitems__([4, 0, 4])
+    inputs, targets = windows.gather([4, 0, 4])[:2]
     assert inputs.tolist() == [windows[i][0].tolist() for i in (4, 0, 4)]
     assert targets.tolist() == [windows[i][1].tolist() for i in (4, 0, 4)]
     assert inputs.is_contiguous()
@@ -93,21 +91,13 @@ def test_lengths_below_one_are_refused(context_length, stride):
         SlidingWindows(np.arange(10), context_length, stride)
 
 
-@pytest.fixture(scope="module")
-def many_tokens(tmp_path_factory):
-    """400,000 ids on disk."""
-    path = tmp_path_factory.mktemp("tokens") / "ids"
-    np.arange(400_000).astype(np.uint16).tofile(path)
-    return MappedTokens((path,), (400_000,), np.dtype(np.uint16), 0, 0, 400_000)
-
-
 def test_memory_does_not_grow_with_the_number_of_windows(many_tokens):
     def peak(tokens):
         tracemalloc.start()
         windows = SlidingWindows(tokens, 16, 1)
-        order = WindowOrder(len(windows), 4)
+        order = BatchOrder(len(windows), 4)
         for indices in itertools.islice(order, 200):
-            windows.__getitems__(indices)
+            windows.gather(indices)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -127,175 +117,3 @@ def test_a_worker_receives_where_the_tokens_are_not_the_tokens(many_tokens):
     assert [part.tolist() for part in again[399_000]] == [part.tolist() for part in windows[399_000]]
     in_memory = pickle.loads(pickle.dumps(SlidingWindows(np.arange(9), 4, 1)))
     assert in_memory[4][1].tolist() == [5, 6, 7, 8]
-
-
-# The shuffle
-
-
-@given(st.integers(1, 300), st.integers(0, 2**64), st.integers(0, 1000))
-def test_keyed_permutation_is_a_bijection(n, seed, epoch):
-    assert sorted(KeyedPermutation(n, seed, epoch)(range(n)).tolist()) == list(range(n))
-
-
-@given(st.integers(1, 10**12), st.data())
-def test_keyed_permutation_needs_no_other_element(n, data):
-    positions = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20))
-    permutation = KeyedPermutation(n, 1, 2)
-    together = permutation(positions).tolist()
-    assert together == [permutation([position])[0] for position in positions]
-    assert all(0 <= element < n for element in together)
-    assert len(set(together)) == len(set(positions))
-
-
-def test_shuffles_of_seeds_and_epochs_look_independent():
-    n = 1000
-    shuffles = [KeyedPermutation(n, seed, epoch)(range(n)) for seed in range(5) for epoch in range(4)]
-    shuffles.append(np.arange(n))
-    for first, second in itertools.combinations(shuffles, 2):
-        assert (first == second).sum() < 10  # 1 is expected
-        assert abs(np.corrcoef(first, second)[0, 1]) < 0.15
-
-
-# The order
-
-
-sizes = st.fixed_dictionaries(
-    {"n_windows": st.integers(0, 200), "batch_size": st.integers(1, 9), "seed": st.integers(0, 2**32)}
-)
-
-
-@given(sizes, st.booleans(), st.integers(0, 5))
-def test_an_epoch_is_a_permutation(size, shuffle, epoch):
-    order = WindowOrder(**size, shuffle=shuffle, drop_last=False)
-    order.set_epoch(epoch)
-    every = [index for batch in order for index in batch]
-    assert sorted(every) == list(range(size["n_windows"]))
-    if not shuffle:
-        assert every == sorted(every)
-
-
-@given(sizes, st.integers(0, 5))
-def test_dropping_the_last_batch_leaves_out_only_what_does_not_fill_one(size, epoch):
-    order = WindowOrder(**size)
-    order.set_epoch(epoch)
-    every = list(order)
-    assert all(len(batch) == size["batch_size"] for batch in every)
-    assert len(every) == len(order) == size["n_windows"] // size["batch_size"]
-    distinct = {index for batch in every for index in batch}
-    assert len(distinct) == len(every) * size["batch_size"]
-    assert distinct <= set(range(size["n_windows"]))
-
-
-@given(sizes, st.integers(0, 5), st.integers(0, 300), st.booleans())
-def test_the_order_depends_on_seed_epoch_and_position_alone(size, epoch, position, drop_last):
-    used, fresh = (WindowOrder(**size, drop_last=drop_last) for _ in range(2))
-    list(itertools.islice(used, 3))
-    used.set_epoch(epoch + 1)
-    list(used)
-    used.set_epoch(epoch)
-    fresh.set_epoch(epoch)
-    whole = list(fresh)
-    assert list(used) == whole
-    fresh.set_epoch(epoch, position)
-    assert list(fresh) == whole[position:]
-    assert len(fresh) == len(whole)
-
-
-def test_every_epoch_and_seed_has_its_own_order():
-    orders = []
-    for seed, epoch in itertools.product(range(3), range(3)):
-        order = WindowOrder(50, 5, seed=seed)
-        order.set_epoch(epoch)
-        orders.append(tuple(map(tuple, order)))
-    assert len(set(orders)) == 9
-
-
-@given(sizes, st.integers(1, 5), st.booleans(), st.booleans())
-def test_ranks_share_an_epoch_without_overlap(size, world_size, drop_last, shuffle):
-    ranks = [
-        list(WindowOrder(**size, shuffle=shuffle, drop_last=drop_last, rank=rank, world_size=world_size))
-        for rank in range(world_size)
-    ]
-    assert len({len(batches) for batches in ranks}) == 1
-    every = [index for batches in ranks for batch in batches for index in batch]
-    at_once = size["batch_size"] * world_size
-    n_windows = size["n_windows"]
-    if drop_last:
-        assert len(every) == len(set(every)) == n_windows // at_once * at_once
-        return
-    assert set(every) == set(range(n_windows))
-    left = n_windows % at_once
-    repeated = world_size - left if 0 < left < world_size else 0
-    assert len(every) == n_windows + repeated
-
-
-@given(sizes, st.integers(1, 4))
-def test_the_batch_of_all_ranks_is_that_of_one_large_process(size, world_size):
-    ranks = [WindowOrder(**size, rank=rank, world_size=world_size) for rank in range(world_size)]
-    alone = WindowOrder(size["n_windows"], size["batch_size"] * world_size, seed=size["seed"])
-    assert [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)] == list(alone)
-
-
-@given(st.integers(0, 2**32), st.integers(0, 9), st.integers(1, 4), st.integers(0, 10**9 // 64 - 40))
-def test_a_billion_windows_are_shuffled_without_a_list_of_them(seed, epoch, world_size, position):
-    n_windows, batch_size = 10**9, 16
-    tracemalloc.start()
-    ranks = []
-    for rank in range(world_size):
-        order = WindowOrder(n_windows, batch_size, seed=seed, rank=rank, world_size=world_size)
-        order.set_epoch(epoch, position)
-        ranks.append(list(itertools.islice(order, 30)))
-    memory = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    every = [index for batches in ranks for batch in batches for index in batch]
-    assert len(set(every)) == len(every) == 30 * batch_size * world_size
-    assert all(0 <= index < n_windows for index in every)
-    assert memory < 2_000_000
-    order.set_epoch(epoch, position + 7)
-    assert list(itertools.islice(order, 23)) == ranks[-1][7:]
-
-
-# The loader
-
-
-def test_the_loader_asks_for_its_position_at_the_first_batch():
-    position = (0, 0)
-    windows = SlidingWindows(np.arange(41), 4, 1)
-    loader = WindowLoader(windows, WindowOrder(len(windows), 4), lambda: position)
-    iterator = iter(loader)
-    position = (2, 5)
-    found = [inputs[:, 0].tolist() for inputs, _ in iterator]
-    order = WindowOrder(len(windows), 4)
-    order.set_epoch(2)
-    assert found == list(order)[5:]
-    assert len(found) == 4
-
-
-def test_worker_processes_give_the_same_batches(many_tokens):
-    windows = SlidingWindows(many_tokens[:500], 16, 8)
-    alone = [batch[0].tolist() for batch in WindowLoader(windows, WindowOrder(len(windows), 8))]
-    loader = WindowLoader(windows, WindowOrder(len(windows), 8), num_workers=2)
-    assert len(alone) > 3
-    for _ in range(2):
-        assert [batch[0].tolist() for batch in loader] == alone
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_ranks_and_workers_share_an_epoch_without_overlap(many_tokens, workers):
-    windows = SlidingWindows(many_tokens[:1200], 16, 4)
-    seen = []
-    for rank in range(2):
-        order = WindowOrder(len(windows), 8, rank=rank, world_size=2)
-        order.set_epoch(3, 2)
-        loader = WindowLoader(windows, order, num_workers=workers)
-        seen.append([inputs[:, 0].tolist() for inputs, _ in loader])
-        assert seen[-1] == [[4 * index for index in batch] for batch in order]
-    every = [start for batches in seen for batch in batches for start in batch]
-    assert len(set(every)) == len(every) == (len(windows) // 16 - 2) * 16
-
-
-def test_the_loader_can_resume_and_has_no_state_of_its_own():
-    loader = WindowLoader(SlidingWindows(np.arange(9), 4, 1), WindowOrder(5, 2))
-    assert loader.state_dict() == {}
-    loader.load_state_dict({})
-    assert len(loader) == 2

@@ -1,4 +1,4 @@
-"""The formula of the memory, against what autograd really keeps."""
+"""Memory and operations of a step as counted, against what autograd really keeps and against PaLM's formula."""
 
 from __future__ import annotations
 
@@ -6,33 +6,37 @@ import contextlib
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from llm.config import GPTConfig, OptimConfig
 from llm.model import GPT
-from llm.preflight.memory import Parameters, activation_bytes, expected_memory, free_memory, process_memory
+from llm.preflight.costs import step_costs
+from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.sizes import in_bytes, in_time
-from llm.preflight.timing import measure_steps, reckoned_seconds
-from llm.training.loss import head_loss
+from llm.preflight.timing import estimated_seconds, measure_steps
+from llm.runtime.hardware import flops_per_token
+from llm.training.loss import LARGE_VOCABULARY
 from llm.training.optimizer import build_optimizer
 
 SMALL = {"vocab_size": 60, "context_length": 64, "n_layer": 3, "n_head": 4, "n_embd": 64}
 
 
 def kept(config: GPTConfig, batch_size: int, precision: str) -> int:
-    """Bytes that autograd keeps for the backward pass, the weights and their copies not counted."""
+    """Bytes that autograd really keeps for the backward pass, those of the weights themselves not counted."""
     model = GPT(config)
-    weights = {tuple(parameter.shape) for parameter in model.parameters()}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, int] = {}
 
     def pack(tensor):
-        if tensor.ndim < 2 or not {tuple(tensor.shape), tuple(tensor.mT.shape)} & weights:
-            found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     ids = torch.randint(config.vocab_size, (batch_size, config.context_length))
     mixed = torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else contextlib.nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), mixed:
-        loss = head_loss(model.head, model.features(ids), ids).mean
+        loss = F.cross_entropy(model(ids).flatten(0, 1).float(), ids.flatten())
     del loss
     return sum(found.values())
 
@@ -46,18 +50,33 @@ def kept(config: GPTConfig, batch_size: int, precision: str) -> int:
         {"dropout": 0.0, "context_length": 256},
         {"dropout": 0.0, "positions": "rotary", "qk_norm": True, "norm": "rms_norm", "activation": "squared_relu"},
         {"dropout": 0.0, "attention": "causal"},
+        {"dropout": 0.0, "normalize_scores": "sum"},
     ],
     ids=str,
 )
 def test_activations_are_what_autograd_keeps(settings, precision):
     config = GPTConfig(**{**SMALL, **settings})
-    B, T = 16, config.context_length
-    passing = max(4 * config.hidden_size, 5 * config.heads * T if config.dropout else 0)
-    value = 2 if precision == "bf16-mixed" else 4
-    tables = 4 if config.dropout and T < 256 else value
-    passing *= tables if config.dropout and 5 * config.heads * T > 4 * config.hidden_size else value
-    expected = activation_bytes(config, B, precision, "cpu") - B * T * passing
-    assert expected == pytest.approx(kept(config, B, precision), rel=0.25)
+    assert step_costs(config, 16, precision, "cpu").kept == pytest.approx(kept(config, 16, precision), rel=0.05)
+
+
+@pytest.mark.parametrize("vocab_size", [60, 50257])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("settings", [{}, {"positions": "rotary", "qk_norm": True, "norm": "rms_norm"}], ids=str)
+def test_operations_are_those_of_the_formula_of_palm(settings, dropout, vocab_size):
+    config = GPTConfig.gpt2("124m", vocab_size=vocab_size, dropout=dropout, **settings)
+    n_parameters = Parameters.of(config, OptimConfig()).total
+    counted = step_costs(config, 2, "32-true", "cpu").flops / (2 * config.context_length)
+    assert counted == pytest.approx(flops_per_token(config, n_parameters), rel=0.01)
+
+
+def test_a_larger_vocabulary_costs_the_head_and_the_gradients_of_its_fused_loss():
+    below, above = (
+        step_costs(GPTConfig(**{**SMALL, "vocab_size": V}), 4, "32-true", "cpu")
+        for V in (LARGE_VOCABULARY, 2 * LARGE_VOCABULARY)
+    )
+    tokens, C, more = 4 * SMALL["context_length"], SMALL["n_embd"], LARGE_VOCABULARY
+    assert above.flops - below.flops == 6 * tokens * C * more
+    assert above.kept - below.kept == 4 * C * more
 
 
 @pytest.mark.parametrize("n_layer", [1, 2, 7])
@@ -83,7 +102,7 @@ def test_the_optimizer_holds_what_was_expected(kind):
     held = sum(
         value.nbytes for state in optimizer.state.values() for value in state.values() if getattr(value, "ndim", 0) > 0
     )
-    memory = expected_memory(config, Parameters.of(config, optim), 1, "32-true", "cpu")
+    memory = expected_memory(Parameters.of(config, optim), step_costs(config, 1, "32-true", "cpu"), "32-true", "cpu")
     assert memory.optimizer == held
     assert memory.weights == memory.gradients == 4 * model.n_parameters
 
@@ -94,13 +113,23 @@ def test_what_there_is_is_known_on_this_machine():
     assert process_memory() >= 0
 
 
-def test_the_time_of_a_batch_is_reckoned_and_measured():
+def test_the_time_of_a_batch_is_estimated_and_measured():
     config = GPTConfig(**SMALL)
-    reckoned = reckoned_seconds(config, 200_000, 4, "32-true", "cpu")
+    costs = step_costs(config, 4, "32-true", "cpu")
+    estimated = estimated_seconds(config, costs, 4, "32-true", "cpu")
     measured = measure_steps(config, OptimConfig(), 4, "32-true", "cpu")
-    assert reckoned is not None
-    assert 0.02 < reckoned / measured.seconds < 50  # how good it is: bench/preflight.py
-    assert reckoned_seconds(config, 200_000, 4, "32-true", "mps") is None
+    assert estimated is not None
+    assert 0.02 < estimated / measured.seconds < 50  # how good it is: bench/preflight.py
+    assert estimated_seconds(config, costs, 4, "32-true", "mps") is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_peak_on_a_gpu_is_about_what_is_expected(precision):
+    config, optim = GPTConfig.gpt2("124m", n_layer=4, context_length=512, dropout=0.1), OptimConfig()
+    costs = step_costs(config, 8, precision, "cuda")
+    expected = expected_memory(Parameters.of(config, optim), costs, precision, "cuda").peak
+    assert expected == pytest.approx(measure_steps(config, optim, 8, precision, "cuda").peak, rel=0.25)
 
 
 def test_sizes_and_times_are_read_easily():

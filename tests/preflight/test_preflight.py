@@ -57,7 +57,7 @@ def test_a_preflight_alone_says_what_the_run_will_be_and_leaves_nothing(fit):
     assert "18,773 to train on, 2,086 to validate on" in table["tokens"]
     assert "an epoch is 586 batches of 2" in table["windows"]  # (18,773 - 16) / 16 windows
     assert table["steps"].startswith("3: 96 tokens, 0.0 epochs")
-    assert "reckoned" not in table["time"]
+    assert "estimated" not in table["time"]
     assert "runs/gpt/version_0" in table["run folder"]
     assert len(table) <= 12
 
@@ -145,6 +145,14 @@ def test_a_folder_that_can_not_be_written_is_refused(fit, tmp_path):
     assert "is not writable" in errors(lines)[0]
 
 
+def test_no_text_is_read_for_a_folder_that_can_not_be_made(fit, tmp_path):
+    (file := tmp_path / "file").touch()
+    status, lines = fit(*QUICK, f"--trainer.logger.init_args.save_dir={file}/runs", "--data.corpus=nowhere.txt")
+    assert status == 1
+    (error,) = errors(lines)
+    assert "is not writable" in error
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -215,6 +223,20 @@ def test_the_run_is_the_one_that_was_announced(fit, tmp_path, monkeypatch):
     assert any(line.startswith(f"steps       {steps} of 4 batches") for line in lines), lines
     events = EventAccumulator(str(last.parents[1]), {"tensors": 0}).Reload()
     assert "preflight/text_summary" in events.Tags()["tensors"]
+
+
+def test_a_schedule_of_accumulation_is_planned(fit, tmp_path):
+    words = [*TINY, "--data.tokenizer.kind=char", "--data.batch_size=64", "--trainer.max_steps=-1"]
+    schedule = ["--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 2, 1: 9}"]
+    status, lines = fit(*words, *schedule, "--trainer.max_epochs=3", "--inspect.every=0", "--samples.every=0")
+    assert status == 0
+    (last,) = tmp_path.rglob("last.ckpt")
+    steps = read_checkpoint(last)["global_step"]  # of 18 batches in each epoch: 9, then 2 and 2
+    tokens = 3 * 18 * 64 * 16
+    assert steps == 13
+    assert any(f"13 of 2 batches, 9 from epoch 1 on: {tokens:,} tokens, 3.0 epochs" in line for line in lines), lines
+    status, lines = fit("--preflight", *words, *schedule[:1], "--trainer.callbacks.scheduling={'1': 30}")
+    assert any("accumulates 30 batches and an epoch has 18" in hint for hint in hints(lines)), lines
 
 
 def test_it_draws_no_random_number(fit, monkeypatch):

@@ -45,6 +45,7 @@ def test_rotary_positions_have_no_table_to_leave_out():
         ("NVIDIA A100-SXM4-40GB", 312e12),
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
         ("NVIDIA A10", 125e12),
+        ("NVIDIA A40", 150e12),
         ("NVIDIA L4", 121e12),
         ("NVIDIA L40S", 362e12),
         ("Tesla T4", 65e12),

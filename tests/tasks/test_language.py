@@ -69,7 +69,7 @@ def test_the_logged_loss_is_that_of_the_whole_step(module, datamodule, accumulat
 
     class Watch(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            inputs, targets = batch
+            inputs, targets, _ = batch
             with torch.no_grad():
                 logits = pl_module.gpt(inputs)
             expected.append(float(F.cross_entropy(logits.flatten(0, 1), targets.flatten())))
@@ -193,9 +193,13 @@ def test_a_model_in_16_bits_is_measured_over_all_batches(datamodule, tmp_path):
     corpus = tmp_path / "long.txt"
     corpus.write_text("the cat sat on the mat " * 300)
     data = TextDataModule(
-        str(corpus), TokenizerConfig("char"), context_length=8, batch_size=1, cache_dir=datamodule.cache_dir
+        str(corpus),
+        TokenizerConfig("char"),
+        context_length=8,
+        batch_size=1,
+        validation_fraction=0.6,
+        cache_dir=datamodule.cache_dir,
     )
-    data.validation_fraction = 0.6
     config = GPTConfig(data.vocab_size, 8, n_layer=1, n_head=1, n_embd=8, dropout=0.0)
     torch.manual_seed(0)
     found = L.Trainer(precision="bf16-true", **QUIET).validate(LanguageModel(config), data, verbose=False)[0]

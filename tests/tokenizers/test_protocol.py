@@ -11,6 +11,7 @@ from llm.data.reading.sources import last_cut
 from llm.errors import TokenizerError
 from llm.tokenizers import (
     END_OF_TEXT,
+    MASK,
     BPETokenizer,
     BytePairTokenizer,
     CharTokenizer,
@@ -181,3 +182,36 @@ def test_equal_tokenizers_share_a_fingerprint():
 def test_a_dict_that_describes_no_tokenizer(state):
     with pytest.raises(TokenizerError):
         tokenizer_from_dict(state)
+
+
+# One more special token
+
+
+def test_a_special_token_can_be_added_and_taken_away(tokenizer):
+    masked = tokenizer.with_special(MASK)
+    assert masked.vocab_size == tokenizer.vocab_size + 1
+    assert masked.special_ids == {**tokenizer.special_ids, MASK: tokenizer.vocab_size}
+    assert masked.end_of_text_id == tokenizer.end_of_text_id
+    assert masked.encode(TEXT) == tokenizer.encode(TEXT)
+    assert masked.encode(MASK) == [tokenizer.vocab_size]
+    assert masked.decode([tokenizer.vocab_size]) == MASK
+    assert masked.fingerprint != tokenizer.fingerprint
+    assert tokenizer_from_dict(json.loads(json.dumps(masked.to_dict()))) == masked
+    assert masked.with_special(MASK) is masked
+    assert masked.without_special(MASK) == tokenizer
+    assert tokenizer.without_special(MASK) is tokenizer
+    more = masked.with_special("[CLS]")
+    assert more.special_ids["[CLS]"] == tokenizer.vocab_size + 1
+    assert more.without_special(MASK) is more, "the ids of others would change"
+
+
+@pytest.mark.parametrize("name", ["", "a b", " "])
+def test_an_added_token_needs_a_name(tokenizer, name):
+    with pytest.raises(TokenizerError, match="without white space"):
+        tokenizer.with_special(name)
+
+
+def test_an_added_token_is_there_once():
+    for added in (["[MASK]", "[MASK]"], [END_OF_TEXT]):
+        with pytest.raises(TokenizerError, match="in the vocabulary already"):
+            BPETokenizer(added=added)

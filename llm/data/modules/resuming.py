@@ -40,4 +40,4 @@ def _is_same(theirs: Any, ours: Any) -> bool:
 
 def _shown(state: dict[str, Any], name: str) -> str:
     value = str(state.get(name))
-    return f"SHA-256 {value[:_DIGITS]}..." if name == "corpus" else value
+    return f"SHA-256 {value[:_DIGITS]}..." if name in ("corpus", "examples") else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 
 from llm.data.tokens.counting import count_tokens, text_size
@@ -11,44 +12,86 @@ from llm.data.tokens.opening import open_corpus
 from llm.data.tokens.store import TokenStore
 from llm.tokenizers import Tokenizer
 
+_STORES = {
+    "fit": ("corpus_store", "validation_store"),
+    "validate": ("validation_store",),
+    "test": ("test_store",),
+}
 
-class Splits:
-    """The token ids of a data module, which has the settings; they are opened, or made, when first asked for."""
+
+@dataclass
+class TextSplits:
+    """The token ids of a corpus, divided by position; they are opened, or made, when first asked for.
+
+    Args:
+        corpus: what to train on; see `TextDataModule`.
+        tokenizer: what encodes it.
+        cache_dir: folder for token ids.
+        validation_fraction: fraction of the tokens, from the end of the corpus, that is kept for validation.
+        validation_corpus: validate on this instead, and train on the whole corpus.
+        test_corpus: what a test uses. Default: the validation tokens.
+    """
 
     corpus: str | list[str]
-    validation_fraction: float
-    validation_corpus: str | list[str] | None
-    test_corpus: str | list[str] | None
-    cache_dir: str
     tokenizer: Tokenizer
-    vocab_size: int
+    cache_dir: str
+    validation_fraction: float = 0.1
+    validation_corpus: str | list[str] | None = None
+    test_corpus: str | list[str] | None = None
+
+    def prepare(self, running: str) -> None:
+        """Make the token ids that `fit`, `validate` or `test` needs and the cache does not hold."""
+        for name in _STORES.get(running, ()):
+            getattr(self, name)
+
+    def sizes(self, running: str) -> dict[str, int]:
+        """Number of tokens in each split that `fit`, `validate` or `test` needs; 0 of a split that must have some."""
+        stores = _STORES.get(running, ())
+        found: dict[str, int] = {}
+        if "corpus_store" in stores:
+            found["train"] = len(self.train_tokens())
+        if "validation_store" in stores and (self.validation_corpus is not None or self.validation_fraction > 0):
+            found["validation"] = len(self.validation_tokens)
+        if "test_store" in stores:
+            found["test"] = len(self.test_tokens)
+        return found
 
     @cached_property
     def corpus_store(self) -> TokenStore:
         """The training corpus (and, without one of its own, the validation text) as token ids."""
-        return self._store(self.corpus)
+        return self._open(self.corpus)
 
     @cached_property
     def validation_store(self) -> TokenStore:
         """What the validation tokens are part of."""
-        return self.corpus_store if self.validation_corpus is None else self._store(self.validation_corpus)
+        return self.corpus_store if self.validation_corpus is None else self._open(self.validation_corpus)
 
     @cached_property
     def test_store(self) -> TokenStore:
         """What the test tokens are part of."""
-        return self.validation_store if self.test_corpus is None else self._store(self.test_corpus)
+        return self.validation_store if self.test_corpus is None else self._open(self.test_corpus)
 
-    def _store(self, corpus: str | list[str]) -> TokenStore:
+    def _open(self, corpus: str | list[str]) -> TokenStore:
         return open_corpus(corpus, self.tokenizer, self.cache_dir)
 
     @property
-    def train_tokens(self) -> TokenArray:
-        """(N,) ids to train on: the corpus up to the share that is kept for validation."""
-        return self.corpus_store.tokens(0, self.split_at)
+    def split_at(self) -> int:
+        """Where validation begins. Cut before windowing, so that no window reaches over it."""
+        n_tokens = self.corpus_store.n_tokens
+        fraction = self.validation_fraction if self.validation_corpus is None else 0.0
+        return n_tokens - math.ceil(n_tokens * fraction)
+
+    def train_tokens(self, read_ahead: bool = True) -> TokenArray:
+        """(N,) ids to train on: the corpus up to the fraction that is kept for validation.
+
+        Args:
+            read_ahead: see `MappedTokens`.
+        """
+        return self.corpus_store.tokens(0, self.split_at, read_ahead)
 
     @property
     def validation_tokens(self) -> TokenArray:
-        """(N,) ids to validate on; empty with a share of 0 and no validation corpus."""
+        """(N,) ids to validate on; empty with a fraction of 0 and no validation corpus."""
         if self.validation_corpus is None:
             return self.corpus_store.tokens(self.split_at)
         return self.validation_store.tokens()
@@ -57,13 +100,6 @@ class Splits:
     def test_tokens(self) -> TokenArray:
         """(N,) ids to test on: the test corpus, or else the validation tokens."""
         return self.validation_tokens if self.test_corpus is None else self.test_store.tokens()
-
-    @property
-    def split_at(self) -> int:
-        """Where validation begins. Cut before windowing, so that no window reaches over it."""
-        n_tokens = self.corpus_store.n_tokens
-        share = self.validation_fraction if self.validation_corpus is None else 0.0
-        return n_tokens - math.ceil(n_tokens * share)
 
     def bytes_per_token(self, split: str) -> float:
         """Mean size in UTF-8 bytes of a token of `validation` or `test`: what turns nats per token into bits per byte.
@@ -75,5 +111,5 @@ class Splits:
         tokens = self.validation_tokens if split == "validation" else self.test_tokens
         if store.n_bytes > 0 and (not self.tokenizer.lossless or len(tokens) == 0):
             return store.n_bytes / store.n_tokens
-        n_bytes = text_size(count_tokens(tokens, self.vocab_size), self.tokenizer).n_bytes
+        n_bytes = text_size(count_tokens(tokens, self.tokenizer.vocab_size), self.tokenizer).n_bytes
         return n_bytes / len(tokens) if n_bytes else math.nan

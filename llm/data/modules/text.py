@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-import lightning as L
 from torch.utils.data import DataLoader
 
 from llm.config import TokenizerConfig
+from llm.data.loader import BatchLoader, RowSource
+from llm.data.modules.base import ResumableDataModule
 from llm.data.modules.resuming import refuse_other_data
-from llm.data.modules.splits import Splits
+from llm.data.modules.splits import TextSplits
+from llm.data.order import BatchOrder
 from llm.data.reading.prompts import Prompt, read_prompts
 from llm.data.tokens.mapped import TokenArray
 from llm.data.tokens.opening import choose_tokenizer, hash_of_corpus
-from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder, window_starts
-from llm.errors import CheckpointError, ConfigError, DataError
+from llm.data.tokens.store import TokenStore
+from llm.data.windows import SlidingWindows, window_starts
+from llm.errors import ConfigError, DataError
 from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
-_ORDER_SETTINGS = ("context_length", "stride", "batch_size", "shuffle", "drop_last", "seed")
 
 
-class TextDataModule(Splits, L.LightningDataModule):
+class TextDataModule(ResumableDataModule):
     """A text corpus, its tokenizer, and the windows cut from it.
 
     Args:
@@ -38,7 +40,7 @@ class TextDataModule(Splits, L.LightningDataModule):
         batch_size: windows in a batch, on each device.
         shuffle: give the training windows a new order every epoch.
         drop_last: leave out the training windows that don't fill a last batch.
-        validation_fraction: share of the tokens, from the end of the corpus, that is kept for validation.
+        validation_fraction: fraction of the tokens, from the end of the corpus, that is kept for validation.
         validation_corpus: validate on this instead, and train on the whole corpus.
         test_corpus: what `test` uses. Default: the validation tokens.
         prompts: what `predict` continues or scores: a UTF-8 file with one prompt a line.
@@ -53,6 +55,15 @@ class TextDataModule(Splits, L.LightningDataModule):
         CheckpointError: `tokenizer.checkpoint` is no checkpoint with a tokenizer.
         DataError: the vocabulary has to be learned from a corpus that can't be read, or the token ids can't be.
     """
+
+    order_settings: ClassVar[tuple[str, ...]] = (
+        "context_length",
+        "stride",
+        *ResumableDataModule.order_settings,
+    )
+    least: ClassVar[dict[str, int]] = {"context_length": 1, "stride": 1, **ResumableDataModule.least}
+    rows_name: ClassVar[str] = "windows"
+    advice_on_too_few: ClassVar[str] = "use a smaller batch_size or stride, or drop_last false"
 
     def __init__(
         self,
@@ -72,33 +83,17 @@ class TextDataModule(Splits, L.LightningDataModule):
         cache_dir: str = "data/cache",
         allow_changed_data: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data)
         self.corpus = corpus
         self.context_length = context_length
         self.stride = context_length if stride is None else stride
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.validation_fraction = validation_fraction
-        self.validation_corpus = validation_corpus
-        self.test_corpus = test_corpus
         self.prompts = prompts
-        self.num_workers = num_workers
-        self.seed = seed
         self.cache_dir = cache_dir
-        self.allow_changed_data = allow_changed_data
-        leasts = {"context_length": 1, "stride": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
-        problems = [
-            f"{name} must be at least {least}, got {getattr(self, name)}"
-            for name, least in leasts.items()
-            if getattr(self, name) < least
-        ]
-        if not 0 <= validation_fraction < 1:
-            problems.append(f"validation_fraction must be in [0, 1), got {validation_fraction}")
-        if problems:
-            raise ConfigError(*problems)
+        fraction_problem = f"validation_fraction must be in [0, 1), got {validation_fraction}"
+        self._check_settings(*([] if 0 <= validation_fraction < 1 else [fraction_problem]))
         self.tokenizer = self._make_tokenizer(tokenizer)
         self.vocab_size = int(self.tokenizer.vocab_size)
+        self.splits = TextSplits(corpus, self.tokenizer, cache_dir, validation_fraction, validation_corpus, test_corpus)
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
         if isinstance(tokenizer, Tokenizer):
@@ -107,12 +102,37 @@ class TextDataModule(Splits, L.LightningDataModule):
             return read_tokenizer(tokenizer.checkpoint)
         return choose_tokenizer(self.corpus, tokenizer, self.cache_dir)
 
+    # The token ids
+
+    @property
+    def corpus_store(self) -> TokenStore:
+        """The training corpus as token ids."""
+        return self.splits.corpus_store
+
+    @property
+    def train_tokens(self) -> TokenArray:
+        """(N,) ids to train on."""
+        return self.splits.train_tokens()
+
+    @property
+    def validation_tokens(self) -> TokenArray:
+        """(N,) ids to validate on."""
+        return self.splits.validation_tokens
+
+    @property
+    def test_tokens(self) -> TokenArray:
+        """(N,) ids to test on."""
+        return self.splits.test_tokens
+
+    def bytes_per_token(self, split: str) -> float:
+        """Mean size in UTF-8 bytes of a token of `validation` or `test`."""
+        return self.splits.bytes_per_token(split)
+
     # What Lightning calls.
 
     def prepare_data(self) -> None:
         """Tokenize what is not in the cache yet; on one process of each machine."""
-        for name in self._stores_of_this_run():
-            getattr(self, name)
+        self.splits.prepare(self._running())
 
     def setup(self, stage: str) -> None:
         """Hold the texts to the least number of tokens.
@@ -121,65 +141,41 @@ class TextDataModule(Splits, L.LightningDataModule):
             DataError: a text is too short for one window; says how many tokens are needed and found.
         """
         del stage
-        names = self._stores_of_this_run()
-        found: dict[str, int] = {}
-        if "corpus_store" in names:
-            found["train"] = len(self.train_tokens)
-        if "validation_store" in names and (self.validation_corpus is not None or self.validation_fraction > 0):
-            found["validation"] = len(self.validation_tokens)
-        if "test_store" in names:
-            found["test"] = len(self.test_tokens)
-        needed = self.context_length + 1
+        found, needed = self.splits.sizes(self._running()), self.context_length + 1
         if any(n_tokens < needed for n_tokens in found.values()):
             counts = ", ".join(f"{split} has {n_tokens:,}" for split, n_tokens in found.items())
-            shared = self.validation_corpus is None and "validation" in found
-            share = f" (validation_fraction is {self.validation_fraction})" if shared else ""
+            divided = self.splits.validation_corpus is None and "validation" in found
+            fraction = f" (validation_fraction is {self.splits.validation_fraction})" if divided else ""
             raise DataError(
                 f"the text is too short: one window of context_length {self.context_length} needs {needed:,} tokens, "
-                f"{counts}{share}; use a longer text or a shorter context_length"
+                f"{counts}{fraction}; use a longer text or a shorter context_length"
             )
 
-    def _stores_of_this_run(self) -> list[str]:
-        running = self.trainer.state.fn if self.trainer is not None else "fit"
-        return {
-            "fit": ["corpus_store", "validation_store"],
-            "validate": ["validation_store"],
-            "test": ["test_store"],
-        }.get(str(getattr(running, "value", running)), [])
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in a batch of one device, B * T."""
+        return self.batch_size * self.context_length
 
-    def train_dataloader(self) -> WindowLoader:
-        """Shuffled windows, from the position that the run has reached.
+    def make_rows(self, tokens: TokenArray, stride: int) -> RowSource:
+        """The windows over a split, as batches are gathered from them; a subclass may change what they are given."""
+        return SlidingWindows(tokens, self.context_length, stride, self.vocab_size)
 
-        Raises:
-            DataError: there is not one full batch, and `drop_last` leaves out the others.
-        """
-        tokens = self.corpus_store.tokens(0, self.split_at, read_ahead=not self.shuffle)
-        windows = SlidingWindows(tokens, self.context_length, self.stride, self.vocab_size)
-        order = self.train_order(*self._rank_and_world_size())
-        return WindowLoader(windows, order, self._position, self.num_workers, self._pins_memory)
+    def train_source(self) -> RowSource:
+        """The windows over the training tokens."""
+        return self.make_rows(self.splits.train_tokens(read_ahead=not self.shuffle), self.stride)
 
-    def train_order(self, rank: int = 0, world_size: int = 1) -> WindowOrder:
-        """The training batches of one process.
-
-        Raises:
-            DataError: there is not one full batch, and `drop_last` leaves out the others.
-        """
+    def make_train_order(self, rank: int, world_size: int) -> BatchOrder:
+        """The windows, shuffled, without a list of them."""
         n_windows = len(window_starts(len(self.train_tokens), self.context_length, self.stride))
-        order = WindowOrder(n_windows, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
-        if len(order) == 0:
-            raise DataError(
-                f"no full batch to train on: {n_windows} windows for a batch_size of {self.batch_size} on "
-                f"{world_size} device(s); use a smaller batch_size or stride, or drop_last false"
-            )
-        return order
+        return BatchOrder(n_windows, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
 
-    def val_dataloader(self) -> WindowLoader | list[Any]:
+    def val_dataloader(self) -> BatchLoader | list[Any]:
         """Windows side by side over the validation tokens, none left out."""
-        return self._evaluation_loader(self.validation_tokens) if len(self.validation_tokens) else []
+        return self._side_by_side(self.validation_tokens) if len(self.validation_tokens) else []
 
-    def test_dataloader(self) -> WindowLoader:
+    def test_dataloader(self) -> BatchLoader:
         """Windows side by side over the test tokens, none left out."""
-        return self._evaluation_loader(self.test_tokens)
+        return self._side_by_side(self.test_tokens)
 
     def predict_dataloader(self) -> DataLoader[Prompt]:
         """The prompts, `batch_size` at a time, each batch a list.
@@ -192,54 +188,22 @@ class TextDataModule(Splits, L.LightningDataModule):
         prompts = read_prompts(self.prompts, self.tokenizer)
         return DataLoader(prompts, batch_size=self.batch_size, collate_fn=list)
 
-    def _evaluation_loader(self, tokens: TokenArray) -> WindowLoader:
-        windows = SlidingWindows(tokens, self.context_length, self.context_length, self.vocab_size)
+    def _side_by_side(self, tokens: TokenArray) -> BatchLoader:
+        windows = self.make_rows(tokens, self.context_length)
         rank, world_size = self._rank_and_world_size()
-        order = WindowOrder(len(windows), self.batch_size, False, False, self.seed, rank, world_size)
-        return WindowLoader(windows, order, num_workers=self.num_workers, pin_memory=self._pins_memory)
-
-    @property
-    def _pins_memory(self) -> bool:
-        strategy = getattr(self.trainer, "strategy", None)
-        return strategy is not None and strategy.root_device.type == "cuda"
-
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-    def _position(self) -> tuple[int, int] | None:
-        """(epoch, batch) that comes next: from the number of batches taken since the run began."""
-        if self.trainer is None:
-            return None
-        return divmod(self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.num_training_batches))
+        order = BatchOrder(len(windows), self.batch_size, False, False, self.seed, rank, world_size)
+        return self._evaluation_loader(windows, order)
 
     # What a checkpoint needs to know of the data.
 
-    @classmethod
-    def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
-        """Not possible, and Lightning would unpickle what it finds behind a URL, code included."""
-        raise CheckpointError("a checkpoint holds no data: make a TextDataModule with the settings of the run")
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the order of the training batches depends on, besides the position, which is the trainer's."""
-        settings = {name: getattr(self, name) for name in _ORDER_SETTINGS}
-        settings["world_size"] = self._rank_and_world_size()[1]
+    def data_identity(self) -> dict[str, Any]:
+        """Which text, which tokenizer, and how much of it is for training."""
         return {
-            **settings,
             "corpus": self.corpus_store.source_hash,
             "corpus_bytes": self.corpus_store.n_bytes,
             "tokenizer": self.tokenizer.fingerprint,
-            "train_tokens": self.split_at,
+            "train_tokens": self.splits.split_at,
         }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make sure that a resumed run goes on with the data that it began with.
-
-        Raises:
-            CheckpointError: something differs, and `allow_changed_data` is off.
-        """
-        if self.trainer is None or self.trainer.state.fn != "fit" or self.allow_changed_data:
-            return
-        refuse_other_data(state_dict, self.state_dict())
 
     def refuse_other_corpus(self, state_dict: dict[str, Any]) -> None:
         """As `load_state_dict`, for the corpus alone: before it is tokenized.

@@ -83,7 +83,7 @@ def open_or_build(
         TokenizerError: a document can't be encoded; names the document.
     """
     plan = Plan(paths, tokenizer, source_hash=text_hash or "", cache_dir=cache_dir)
-    target = Path(cache_dir) / _cache_key(plan.source_hash, plan.fingerprint)
+    target = Path(cache_dir) / cache_key(plan.source_hash, plan.fingerprint)
     try:
         with contextlib.suppress(FileNotFoundError):
             try:
@@ -183,7 +183,7 @@ def learn_tokenizer(
     kept = None
     if cache_dir is not None and sum(path.stat().st_size for path in paths if path.is_file()) >= REMEMBERED_FROM:
         described = json.dumps(dataclasses.asdict(config))
-        kept = Path(cache_dir) / f"{_cache_key(source_hash(paths, field, cache_dir), described)}.tokenizer.json"
+        kept = Path(cache_dir) / f"{cache_key(source_hash(paths, field, cache_dir), described)}.tokenizer.json"
         try:
             return tokenizer_from_dict(json.loads(kept.read_text(encoding="utf-8")))
         except (OSError, ValueError, TokenizerError):
@@ -199,7 +199,7 @@ def learn_tokenizer(
     return tokenizer
 
 
-def _cache_key(*parts: str) -> str:
+def cache_key(*parts: str) -> str:
     """A file name for what depends on these."""
     return hashlib.sha256(" ".join([*parts, str(VERSION)]).encode()).hexdigest()[:32]
 

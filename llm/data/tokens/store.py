@@ -76,7 +76,7 @@ class TokenStore:
             shards = tuple((str(name), int(n_tokens)) for name, n_tokens in described.pop("shards"))
             store = cls(path=path, shards=shards, **described)
             if not all(type(count) is int for count in (store.n_tokens, store.n_documents, store.n_bytes)):
-                raise ValueError("its figures are no whole numbers")
+                raise ValueError("its counts are not integers")
             if store.header_size != HEADER_SIZE or any(Path(name).name != name for name, _ in shards):
                 raise ValueError("its shards do not lie beside it")
             if store.dtype not in DTYPES or store.n_tokens != sum(n_tokens for _, n_tokens in shards):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.data import SlidingWindows, TokenStore, WindowLoader, WindowOrder
+from llm.data import BatchLoader, BatchOrder, SlidingWindows, TokenStore
 from llm.data.tokens.counting import count_tokens
 from llm.data.tokens.mapped import MappedTokens
 from llm.data.tokens.shard import HEADER_SIZE, ShardHeader
@@ -68,8 +68,9 @@ def test_windows_cross_the_borders_of_shards(tmp_path, workers):
     tokens = write_store(tmp_path / "store", [5, 3, 40, 1, 11], range(60)).tokens()
     windows = SlidingWindows(tokens, 6, 2)
     assert [inputs.tolist() for inputs, _ in windows] == [list(range(s, s + 6)) for s in range(0, 54, 2)]
-    loader = WindowLoader(windows, WindowOrder(len(windows), 4), num_workers=workers)
-    for inputs, targets in loader:
+    loader = BatchLoader(windows, BatchOrder(len(windows), 4), num_workers=workers)
+    for inputs, targets, lengths in loader:
+        assert lengths is None
         assert (targets == inputs + 1).all()
 
 
@@ -84,10 +85,10 @@ before = resident()
 start = time.perf_counter()
 tokens = TokenStore.open(sys.argv[1]).tokens(read_ahead=False)
 opened = time.perf_counter() - start
-from llm.data.windows import SlidingWindows, WindowLoader, WindowOrder
+from llm.data import BatchLoader, BatchOrder, SlidingWindows
 windows = SlidingWindows(tokens, 256, 10)
-order = WindowOrder(len(windows), 4)
-loader = iter(WindowLoader(windows, order))
+order = BatchOrder(len(windows), 4)
+loader = iter(BatchLoader(windows, order))
 for _ in range(100):
     assert next(loader)[0].shape == (4, 256)
 print(len(tokens), len(windows), opened, resident() - before)

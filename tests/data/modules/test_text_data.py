@@ -41,7 +41,9 @@ def file(folder, name, text):
 
 def rows(loader):
     """All windows of a loader, targets appended to inputs."""
-    return [[*x, y[-1]] for inputs, targets in loader for x, y in zip(inputs.tolist(), targets.tolist(), strict=True)]
+    return [
+        [*x, y[-1]] for inputs, targets, _ in loader for x, y in zip(inputs.tolist(), targets.tolist(), strict=True)
+    ]
 
 
 def test_vocabulary_is_known_before_anything_is_tokenized(make, corpus, tmp_path):
@@ -74,7 +76,7 @@ def test_no_window_reaches_from_train_into_validation(make, tmp_path, stride):
 
 
 def test_batches_have_the_shape_that_was_asked_for(make):
-    inputs, targets = next(iter(make(batch_size=3).train_dataloader()))
+    inputs, targets, _ = next(iter(make(batch_size=3).train_dataloader()))
     assert inputs.shape == targets.shape == (3, 16)
     assert inputs[:, 1:].tolist() == targets[:, :-1].tolist()
 

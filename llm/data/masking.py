@@ -1,0 +1,172 @@
+"""Masked words: some tokens of a row are hidden, and the network is to predict them from both sides.
+
+After BERT (Devlin et al. 2018, section 3.1, https://arxiv.org/abs/1810.04805).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llm.data.batch import IGNORED, TokenBatch
+from llm.data.loader import RowSource
+from llm.errors import ConfigError
+from llm.tokenizers import Tokenizer
+
+_MASKED, _RANDOM = 0.8, 0.1
+"""Of the chosen tokens, the fraction that becomes the mask token and that which becomes a random token."""
+_STREAM = 1
+"""Keeps these random numbers apart from those of the order, which has the same seeds."""
+
+Ids = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class WordEdges:
+    """Which tokens begin and end inside a word, so that two neighbours may be parts of the same word.
+
+    Args:
+        begins_inside: (V) whether a token begins with a letter or a digit, so that it may go on with a word.
+        ends_inside: (V) whether it ends with one, so that a word may go on after it.
+    """
+
+    begins_inside: Flags
+    ends_inside: Flags
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> WordEdges:
+        """Of each token in a vocabulary. Where tokens don't keep white space (words), each is a word of its own."""
+        begins, ends = np.zeros((2, tokenizer.vocab_size), np.bool_)
+        if tokenizer.lossless:
+            specials = set(tokenizer.special_ids.values())
+            for token in range(tokenizer.vocab_size):
+                if token not in specials and (content := tokenizer.token_bytes(token)):
+                    begins[token], ends[token] = _is_inside(content[0]), _is_inside(content[-1])
+        return cls(begins, ends)
+
+    def words(self, ids: Ids) -> Ids:
+        """(T) the number of the word that each of T tokens is a part of; white space and punctuation count as words."""
+        goes_on = self.ends_inside[ids[:-1]] & self.begins_inside[ids[1:]]  # (T - 1)
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(~goes_on)])
+
+
+class Masking:
+    """Corrupts rows of tokens: some are chosen, and of those 80 % become the mask token, 10 % a random token, and 10 %
+    stay as they are.
+
+    What becomes of a row depends on nothing but (seed, epoch, index of the row) and its tokens.
+
+    Args:
+        mask_id: the mask token.
+        special_ids: tokens that are never chosen, and that no token becomes by chance.
+        vocab_size: V.
+        fraction: of the tokens that may be chosen, how many are, rounded; at least one in each row that has any.
+        seed: of the choice.
+        words: choose whole words: all tokens of a word, or none. Default: tokens, each on its own.
+
+    Raises:
+        ConfigError: the fraction is not in (0, 1], or the vocabulary has no ordinary tokens.
+    """
+
+    def __init__(
+        self,
+        mask_id: int,
+        special_ids: Sequence[int],
+        vocab_size: int,
+        fraction: float = 0.15,
+        seed: int = 123,
+        words: WordEdges | None = None,
+    ) -> None:
+        if not 0 < fraction <= 1:
+            raise ConfigError(f"masked_fraction must be in (0, 1], got {fraction}")
+        self.mask_id = mask_id
+        self.fraction = fraction
+        self.seed = seed
+        self.words = words
+        self._is_ordinary = np.ones(vocab_size, np.bool_)
+        self._is_ordinary[[mask_id, *special_ids]] = False
+        self._ordinary = self._is_ordinary.nonzero()[0]
+        if len(self._ordinary) == 0:
+            raise ConfigError(f"the vocabulary of {vocab_size} has special tokens alone, and none to predict")
+
+    def __call__(self, batch: TokenBatch, indices: Sequence[int], epoch: int) -> TokenBatch:
+        """Corrupt the inputs of a batch.
+
+        Args:
+            batch: whose inputs (B, T) are the tokens; its targets are not looked at.
+            indices: (B) which rows of the data these are.
+            epoch: each has masks of its own.
+
+        Returns:
+            The corrupted inputs (B, T); and as targets (B, T) the tokens that were chosen, `IGNORED` elsewhere.
+        """
+        ids = batch.inputs.numpy()
+        lengths = [ids.shape[1]] * len(ids) if batch.lengths is None else batch.lengths.tolist()
+        inputs, targets = ids.copy(), np.full_like(ids, IGNORED)
+        key = np.random.SeedSequence([self.seed, epoch], spawn_key=(_STREAM,)).generate_state(2, np.uint64)
+        for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
+            # Each row has a counter of its own, far from those of others.
+            random = np.random.Generator(np.random.Philox(key=key, counter=[0, index, 0, 0]))
+            chosen = self._choose(ids[row, :length], random)
+            targets[row, chosen] = ids[row, chosen]
+            inputs[row, chosen] = self._corrupt(ids[row, chosen], random)
+        return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), batch.lengths)
+
+    def _choose(self, ids: Ids, random: np.random.Generator) -> Ids:
+        """The positions that are to be predicted."""
+        candidates = self._is_ordinary[ids].nonzero()[0]
+        count = max(1, round(self.fraction * len(candidates)))
+        if self.words is None:
+            return random.permutation(candidates)[:count]
+        word_of = self.words.words(ids)[candidates] if len(candidates) else candidates
+        words, sizes = np.unique(word_of, return_counts=True)
+        taken: list[int] = []
+        left = count
+        for word in random.permutation(len(words)):
+            if sizes[word] <= left or not taken:  # the first always: something has to be predicted
+                taken.append(int(words[word]))
+                left -= int(sizes[word])
+            if left <= 0:
+                break
+        return candidates[np.isin(word_of, taken)]
+
+    def _corrupt(self, ids: Ids, random: np.random.Generator) -> Ids:
+        """What stands in the inputs in place of chosen tokens."""
+        kind = random.random(len(ids))
+        by_chance = random.choice(self._ordinary, len(ids))
+        return np.where(kind < _MASKED, self.mask_id, np.where(kind < _MASKED + _RANDOM, by_chance, ids))
+
+
+class MaskedRows:
+    """Rows whose tokens are masked when a batch is gathered: in every epoch others.
+
+    Args:
+        rows: where the tokens are.
+        masking: what hides some of them.
+    """
+
+    def __init__(self, rows: RowSource, masking: Masking) -> None:
+        self.rows = rows
+        self.masking = masking
+
+    @property
+    def starts(self) -> Sequence[int] | npt.NDArray[np.int64]:
+        """Where in the tokens each row begins."""
+        return self.rows.starts
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, indices: Sequence[int], epoch: int) -> TokenBatch:
+        """The batch of these rows, with the masks of this epoch."""
+        return self.masking(self.rows.gather(indices, epoch), indices, epoch)
+
+
+def _is_inside(byte: int) -> bool:
+    """Whether a byte is (a part of) a letter or a digit; of other scripts, all bytes are taken for such."""
+    return byte >= 0x80 or chr(byte).isalnum()

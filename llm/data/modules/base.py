@@ -1,0 +1,161 @@
+"""What every data module does: batches in an order that a resumed run goes on with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import lightning as L
+
+from llm.data.loader import BatchLoader, RowSource
+from llm.data.modules.resuming import refuse_other_data
+from llm.data.order import BatchOrder
+from llm.errors import CheckpointError, ConfigError, DataError
+from llm.tokenizers import Tokenizer
+
+
+class ResumableDataModule(L.LightningDataModule, ABC):
+    """Batches whose order a run can go on with from its position alone.
+
+    A subclass says what the training rows are (`train_source`), in which order they come (`train_order`) and what a
+    checkpoint must know to recognize them (`data_identity`).
+
+    Args:
+        batch_size: rows in a batch, on each device.
+        shuffle: give the training rows a new order every epoch.
+        drop_last: leave out the training rows that don't fill a last batch.
+        num_workers: processes that gather batches; 0 is the training process itself.
+        seed: of the order of the training rows.
+        allow_changed_data: resume from a checkpoint although the data or its order is no longer the same.
+
+    Raises:
+        ConfigError: a setting that no run can have.
+    """
+
+    order_settings: ClassVar[tuple[str, ...]] = ("batch_size", "shuffle", "drop_last", "seed")
+    """The settings that training batches depend on; a checkpoint keeps them."""
+
+    least: ClassVar[dict[str, int]] = {"batch_size": 1, "num_workers": 0, "seed": 0}
+    """What these settings must be at least."""
+
+    rows_name: ClassVar[str] = "rows"
+    advice_on_too_few: ClassVar[str] = "use a smaller batch_size, or drop_last false"
+
+    tokenizer: Tokenizer
+    vocab_size: int
+
+    def __init__(
+        self, batch_size: int, shuffle: bool, drop_last: bool, num_workers: int, seed: int, allow_changed_data: bool
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.num_workers = num_workers
+        self.seed = seed
+        self.allow_changed_data = allow_changed_data
+
+    def _check_settings(self, *problems: str) -> None:
+        """Hold the settings in `least` to what they must be at least.
+
+        Raises:
+            ConfigError: they are below it, or there are other problems.
+        """
+        found = [
+            f"{name} must be at least {least}, got {getattr(self, name)}"
+            for name, least in self.least.items()
+            if getattr(self, name) < least
+        ]
+        if found or problems:
+            raise ConfigError(*found, *problems)
+
+    # What a subclass says.
+
+    @abstractmethod
+    def train_source(self) -> RowSource:
+        """The rows to train on."""
+
+    @abstractmethod
+    def make_train_order(self, rank: int, world_size: int) -> BatchOrder:
+        """Which of them make up which batch of one process."""
+
+    @abstractmethod
+    def data_identity(self) -> dict[str, Any]:
+        """What tells the training data from others, as primitives: a checkpoint keeps it beside `order_settings`."""
+
+    @property
+    @abstractmethod
+    def batch_tokens(self) -> int:
+        """Tokens in a batch of one device: B * T where all rows have T tokens, else B times their mean length.
+
+        It is the same for all batches of a run.
+        """
+
+    # Loaders
+
+    def train_order(self, rank: int = 0, world_size: int = 1) -> BatchOrder:
+        """The training batches of one process.
+
+        Raises:
+            DataError: there is not one full batch, and `drop_last` leaves out the others.
+        """
+        order = self.make_train_order(rank, world_size)
+        if len(order) == 0:
+            raise DataError(
+                f"no full batch to train on: {order.n_rows} {self.rows_name} for a batch_size of {self.batch_size} on "
+                f"{world_size} device(s); {self.advice_on_too_few}"
+            )
+        return order
+
+    def train_dataloader(self) -> BatchLoader:
+        """The training batches of this process, from the position that the run has reached.
+
+        Raises:
+            DataError: there is not one full batch, and `drop_last` leaves out the others.
+        """
+        order = self.train_order(*self._rank_and_world_size())
+        return BatchLoader(self.train_source(), order, self._position, self.num_workers, self._pins_memory)
+
+    def _evaluation_loader(self, source: RowSource, order: BatchOrder) -> BatchLoader:
+        return BatchLoader(source, order, num_workers=self.num_workers, pin_memory=self._pins_memory)
+
+    @property
+    def _pins_memory(self) -> bool:
+        strategy = getattr(self.trainer, "strategy", None)
+        return strategy is not None and strategy.root_device.type == "cuda"
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _position(self) -> tuple[int, int] | None:
+        """(epoch, batch) that comes next: from the number of batches taken since the run began."""
+        if self.trainer is None:
+            return None
+        return divmod(self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.num_training_batches))
+
+    # What a checkpoint needs to know of the data.
+
+    @classmethod
+    def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
+        """Not possible, and Lightning would unpickle what it finds behind a URL, code included."""
+        raise CheckpointError(f"a checkpoint holds no data: make a {cls.__name__} with the settings of the run")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the training batches depend on, besides the position, which is the trainer's."""
+        settings = {name: getattr(self, name) for name in self.order_settings}
+        return {**settings, "world_size": self._rank_and_world_size()[1], **self.data_identity()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that a resumed run goes on with the data that it began with.
+
+        Raises:
+            CheckpointError: something differs, and `allow_changed_data` is off.
+        """
+        if self.trainer is None or self.trainer.state.fn != "fit" or self.allow_changed_data:
+            return
+        refuse_other_data(state_dict, self.state_dict())
+
+    def _running(self) -> str:
+        """What the Trainer does: `fit`, `validate`, `test` or `predict`; `fit` without one."""
+        running = self.trainer.state.fn if self.trainer is not None else "fit"
+        return str(getattr(running, "value", running))

@@ -1,0 +1,206 @@
+"""Examples of unequal length as batches: what tasks with samples of their own have in common."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llm.data.examples import Examples
+from llm.data.loader import BatchLoader
+from llm.data.modules.base import ResumableDataModule
+from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, padding_fraction
+from llm.data.tokens.examples import Example, ExampleStore, open_or_build_examples
+from llm.errors import DataError
+from llm.tokenizers import Tokenizer
+
+log = logging.getLogger("llm")
+
+_SPLIT_SEED = 0
+"""Which examples are kept for validation is not a matter of the run's seed: runs could not be compared."""
+_SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
+_MEASURED_BATCHES = 1000
+
+
+class ExampleDataModule(ResumableDataModule):
+    """Examples of unequal length, kept in a store and batched by length.
+
+    A subclass says where examples come from: `read_examples` gives those of a split, and `source_of` says what they are
+    made from. A split without a source of its own is taken from another: validation from a fraction of the training
+    examples, test from validation.
+
+    Args:
+        tokenizer: what the examples are encoded with.
+        context_length: T, the most tokens that an example may have.
+        batch_size: examples in a batch, on each device.
+        shuffle: give the training examples a new order every epoch.
+        drop_last: leave out the training examples that don't fill a last batch.
+        validation_fraction: fraction of the training examples, chosen once for all seeds, that is kept for validation.
+        num_workers: processes that gather batches; 0 is the training process itself.
+        seed: of the order of the training examples.
+        cache_dir: folder for stores of examples, so that they are made only once.
+        allow_changed_data: resume from a checkpoint although the data or its order is no longer the same.
+
+    Raises:
+        ConfigError: a setting that no run can have.
+    """
+
+    order_settings: ClassVar[tuple[str, ...]] = ("context_length", *ResumableDataModule.order_settings)
+    least: ClassVar[dict[str, int]] = {"context_length": 1, **ResumableDataModule.least}
+    rows_name: ClassVar[str] = "examples"
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        context_length: int = 256,
+        batch_size: int = 4,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        validation_fraction: float = 0.1,
+        num_workers: int = 0,
+        seed: int = 123,
+        cache_dir: str = "data/cache",
+        allow_changed_data: bool = False,
+    ) -> None:
+        super().__init__(batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data)
+        self.context_length = context_length
+        self.validation_fraction = validation_fraction
+        self.cache_dir = cache_dir
+        fraction_problem = f"validation_fraction must be in [0, 1), got {validation_fraction}"
+        self._check_settings(*([] if 0 <= validation_fraction < 1 else [fraction_problem]))
+        self.tokenizer = tokenizer
+        self.vocab_size = int(tokenizer.vocab_size)
+        self._stores: dict[str, ExampleStore] = {}
+        self._examples: dict[str, Examples | None] = {}
+
+    # What a subclass says.
+
+    @abstractmethod
+    def source_of(self, split: str) -> str | None:
+        """A hash of what the examples of `train`, `validation` or `test` are made from, and of the settings that decide
+        how; None if the split has nothing of its own, which `train` must have."""
+
+    @abstractmethod
+    def read_examples(self, split: str) -> Iterator[Example]:
+        """The examples of a split that has a source; called only if they are not in the cache."""
+
+    # The examples
+
+    def examples(self, split: str) -> Examples | None:
+        """The examples of `train`, `validation` or `test`; None for no validation.
+
+        Raises:
+            DataError: they can't be read.
+        """
+        if split not in self._examples:
+            self._examples[split] = self._find_examples(split)
+        return self._examples[split]
+
+    def _find_examples(self, split: str) -> Examples | None:
+        own = self.source_of(split) is not None
+        if split == "test" and not own:
+            return self.examples("validation")
+        if split != "train" and own:
+            return Examples(self._store(split), vocab_size=self.vocab_size)
+        store = self._store("train")
+        divided = self.source_of("validation") is None
+        n_validation = math.ceil(store.n_examples * self.validation_fraction) if divided else 0
+        for_validation = KeyedPermutation(store.n_examples, _SPLIT_SEED, 0)(np.arange(n_validation))
+        if split == "train":
+            for_training = np.setdiff1d(np.arange(store.n_examples), for_validation)
+            return Examples(store, for_training, self.vocab_size)
+        return Examples(store, np.sort(for_validation), self.vocab_size) if n_validation else None
+
+    @property
+    def train_examples(self) -> Examples:
+        """What to train on."""
+        found = self.examples("train")
+        assert found is not None
+        return found
+
+    def _store(self, split: str) -> ExampleStore:
+        if split not in self._stores:
+            source = self.source_of(split)
+            if source is None:
+                raise DataError(f"there are no examples for {split}")
+            self._stores[split] = open_or_build_examples(
+                lambda: self.read_examples(split), source, self.tokenizer, self.cache_dir
+            )
+        return self._stores[split]
+
+    @cached_property
+    def batch_tokens(self) -> int:
+        """Tokens in a batch of one device without padding: B times the mean length of the training examples."""
+        return max(1, round(self.batch_size * float(self.train_examples.lengths.mean())))
+
+    # What Lightning calls.
+
+    def prepare_data(self) -> None:
+        """Make the stores that are not in the cache yet; on one process of each machine."""
+        for split in _SPLITS.get(self._running(), ()):
+            self.examples(split)
+
+    def setup(self, stage: str) -> None:
+        """Hold the examples to the context length.
+
+        Raises:
+            DataError: an example is longer; or there is none to test on.
+        """
+        del stage
+        for split in _SPLITS.get(self._running(), ()):
+            found = self.examples(split)
+            if found is None or len(found) == 0:
+                if split != "validation":
+                    raise DataError(f"there are no examples to {self._running()} on; give more, or a file for {split}")
+                continue
+            longest = int(found.lengths.argmax())
+            if found.lengths[longest] > self.context_length:
+                raise DataError(
+                    f"example {found.numbers[longest]:,} for {split} has {found.lengths[longest]:,} tokens, more than "
+                    f"context_length {self.context_length:,}; shorten it, or set a larger context_length"
+                )
+        if self._running() == "fit" and self._rank_and_world_size()[0] == 0:
+            order = self.train_order(0, self._rank_and_world_size()[1])
+            measured = itertools.islice(order, _MEASURED_BATCHES)
+            fraction = padding_fraction(measured, self.train_examples.lengths)
+            log.info("%s examples to train on; %.1f %% of a batch is padding", f"{order.n_rows:,}", 100 * fraction)
+
+    def train_source(self) -> Examples:
+        """The training examples."""
+        return self.train_examples
+
+    def make_train_order(self, rank: int, world_size: int) -> BatchOrder:
+        """The training examples, shuffled, those of similar length together."""
+        lengths = self.train_examples.lengths
+        return LengthOrder(lengths, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
+
+    def val_dataloader(self) -> BatchLoader | list[Any]:
+        """The validation examples by length, none left out."""
+        found = self.examples("validation")
+        return [] if found is None else self._by_length(found)
+
+    def test_dataloader(self) -> BatchLoader | list[Any]:
+        """The test examples by length, none left out."""
+        found = self.examples("test")
+        return [] if found is None else self._by_length(found)
+
+    def _by_length(self, found: Examples) -> BatchLoader:
+        rank, world_size = self._rank_and_world_size()
+        order = LengthOrder(found.lengths, self.batch_size, False, False, self.seed, rank, world_size)
+        return self._evaluation_loader(found, order)
+
+    # What a checkpoint needs to know of the data.
+
+    def data_identity(self) -> dict[str, Any]:
+        """Which examples, which tokenizer, and how many of them are for training."""
+        return {
+            "examples": self._store("train").content_hash,
+            "tokenizer": self.tokenizer.fingerprint,
+            "train_examples": len(self.train_examples),
+        }

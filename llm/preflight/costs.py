@@ -1,0 +1,58 @@
+"""What a training step of a GPT costs, head and loss included."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm.config import GPTConfig
+from llm.model import GPT
+from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs, count_costs
+from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY, block_bytes
+
+
+def step_costs(config: GPTConfig, batch_size: int, precision: str, device: str) -> Costs:
+    """Count a step on a full batch, from models of one and of two blocks: each further block costs the same.
+
+    Args:
+        config: the architecture.
+        batch_size: B.
+        precision: Lightning's word.
+        device: its kind.
+    """
+    fused = config.vocab_size >= LARGE_VOCABULARY
+
+    def forward(model: GPT) -> Tensor:
+        ids = torch.zeros(batch_size, config.context_length, dtype=torch.int64)
+        if fused:
+            return model.features(ids)
+        return F.cross_entropy(model(ids).flatten(0, 1).float(), ids.flatten())  # (B, T, V) -> (B T, V)
+
+    def count(n_layer: int) -> tuple[int, ...]:
+        part = replace(config, n_layer=n_layer)
+        return astuple(count_costs(lambda: GPT(part), forward, precision, device))
+
+    costs = Costs(*(one + (config.n_layer - 1) * (two - one) for one, two in zip(count(1), count(2), strict=True)))
+    return _with_fused_loss(costs, config, batch_size, precision, device) if fused else costs
+
+
+def _with_fused_loss(costs: Costs, config: GPTConfig, batch_size: int, precision: str, device: str) -> Costs:
+    """Add head and loss, which make their gradients in the forward pass, a block of logits at a time."""
+    C, V, N = config.n_embd, config.vocab_size, batch_size * config.context_length
+    size = TRUE_PRECISIONS.get(precision, torch.float32).itemsize
+    value = MIXED_PRECISIONS[precision].itemsize if precision in MIXED_PRECISIONS else size
+    gradients = N * C * value + config.padded_vocab_size * C * size
+    copies = (N + V) * C * value if precision in MIXED_PRECISIONS else V * C * value if device != "cpu" else 0
+    logits = min(block_bytes(device), N * V * value)
+    if device != "cpu":
+        logits += min(FLOAT32_BYTES_ELSEWHERE, N * V * 4)
+    return Costs(
+        costs.kept + gradients,
+        costs.scattered,
+        max(costs.forward_peak, costs.kept + gradients + copies + logits),
+        costs.backward_peak + gradients,
+        costs.flops + 6 * N * V * C,
+    )
