@@ -21,7 +21,7 @@ class Task(NamedTuple):
     """What `--task WORD` stands for.
 
     Args:
-        module: import path of the LightningModule, such as `llm.tasks.language:LanguageModel`.
+        module: import path of the LightningModule, such as `llm.tasks:LanguageModel`.
         datamodule: import path of the LightningDataModule.
         summary: one line for --help.
         links: settings of the module that follow from the data, source to target. A source is an attribute of the
@@ -58,13 +58,13 @@ def resolve(path: str) -> type:
 
 TASKS: dict[str, Task] = {
     "language": Task(
-        module="llm.tasks.language:LanguageModel",
-        datamodule="llm.data.modules.text:TextDataModule",
+        module="llm.tasks:LanguageModel",
+        datamodule="llm.data:TextDataModule",
         summary="a GPT that predicts the next token of a text",
         links={"data.context_length": "model.gpt.context_length", "data.vocab_size": "model.gpt.vocab_size"},
         callbacks={
-            "inspect": "llm.inspection.callback:Inspection",
-            "samples": "llm.inspection.samples:TextSamples",
+            "inspect": "llm.inspection:Inspection",
+            "samples": "llm.inspection:TextSamples",
             "predictions": "llm.tasks.predictions:PredictionWriter",
         },
     ),
