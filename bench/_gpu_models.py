@@ -39,8 +39,8 @@ def generation(lab: Lab) -> None:
     n_prompt, n_new = (4, 4) if lab.tiny else (32, 200)
     prompts = torch.randint(config.vocab_size, (16, n_prompt), device=lab.device)
 
-    def ours(fast: Any, n_rows: int) -> Callable[[], list[list[int]]]:
-        sampling = SamplingConfig(n_new, temperature=0.0, top_k=None, fast=fast, lookahead=0)
+    def ours(compile: Any, n_rows: int) -> Callable[[], list[list[int]]]:
+        sampling = SamplingConfig(n_new, temperature=0.0, top_k=None, compile=compile, prompt_lookup=0)
         return lambda: [samples[0] for samples in generate_batch(model, list(prompts[:n_rows]), sampling)]
 
     def theirs(n_rows: int) -> list[list[int]]:

@@ -1,13 +1,13 @@
 """Generated tokens a second: ours against transformers, litgpt and the book's function.
 
 All with the same weights and threads. The ways take turns, several times: `transformers.generate` as it comes and with
-its prompt lookup (`prompt_lookup_num_tokens=3`); ours plain (`fast: never`, no lookahead), compiled, and compiled with
-lookahead, which is how it comes; for one row also `generate_text_simple` of the book LLMs from scratch, which reads the
-text again for each token, and litgpt's `generate`, which takes one row only, in a process of its own; its positions are
-rotary, so that its weights are others of the same shapes. Times are medians; the first generation of each way, which
-warms up and compiles, is not among them, and what it cost more is the preparation.
+its prompt lookup (`prompt_lookup_num_tokens=3`); ours plain (`compile: never`, no prompt lookup), compiled, and
+compiled with prompt lookup, which is how it comes; for one row also `generate_text_simple` of the book LLMs from
+scratch, which reads the text again for each token, and litgpt's `generate`, which takes one row only, in a process of
+its own; its positions are rotary, so that its weights are others of the same shapes. Times are medians; the first
+generation of each way, which warms up and compiles, is not among them, and what it cost more is the preparation.
 
-What lookahead gains depends on how much a text repeats itself. Greedy text does, that of random weights too; with
+What prompt lookup gains depends on how much a text repeats itself. Greedy text does, that of random weights too; with
 `--ckpt` a trained model speaks, and `--temperature` makes it draw.
 """
 
@@ -139,8 +139,10 @@ def measure(
     starts = torch.randint(len(source) - T, (n_rows, 1))
     prompts = source[starts + torch.arange(T)]  # (B, T)
 
-    def ours(fast: Any, lookahead: int) -> Callable[[], Texts]:
-        sampling = SamplingConfig(arguments.tokens, arguments.temperature, top_k=None, fast=fast, lookahead=lookahead)
+    def ours(compile: Any, prompt_lookup: int) -> Callable[[], Texts]:
+        sampling = SamplingConfig(
+            arguments.tokens, arguments.temperature, top_k=None, compile=compile, prompt_lookup=prompt_lookup
+        )
         return lambda: [samples[0] for samples in generate_batch(model, list(prompts), sampling)]
 
     def theirs(**settings: Any) -> Callable[[], Texts]:
@@ -159,7 +161,7 @@ def measure(
     ways = {"transformers": theirs(), "plain": ours("never", 0), "compiled": ours("always", 0)}
     if n_rows == 1:  # neither they nor we look up several texts at once
         ways["transformers, lookup"] = theirs(prompt_lookup_num_tokens=3)
-        ways["compiled, lookahead"] = ours("always", SamplingConfig().lookahead)
+        ways["compiled, prompt lookup"] = ours("always", SamplingConfig().prompt_lookup)
     if n_rows == 1 and not arguments.temperature and find_spec("llms_from_scratch"):
         ways["book"] = book_texts(model, prompts, arguments.tokens)
     first = {name: timed(way) for name, way in ways.items()}

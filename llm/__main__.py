@@ -1,4 +1,4 @@
-"""`python -m llm COMMAND`: what is done with a model besides training it."""
+"""Generate, evaluate, inspect, convert and tokenize. To train: python train.py fit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from llm.cli.help import SUMMARIES as TRAINING_COMMANDS
 from llm.errors import reason_of
+from llm.runtime.shell import train_command_line
 
 COMMANDS = {
-    "attention": "write a page that shows where every head looks",
-    "import": "make a checkpoint of other people's weights",
+    "attention": "write a page with the attention weights of every head",
+    "import": "convert other people's weights to a checkpoint",
     "export": "write a checkpoint for other programs",
     "evaluate": "measure how well a model predicts a text",
     "generate": "continue a prompt with a trained model",
@@ -34,6 +36,9 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal's encoding has no character for
         sys.stdout.reconfigure(errors="backslashreplace")
+    if words and words[0] in TRAINING_COMMANDS:
+        print(f"error: {words[0]} is a command of training: use {train_command_line(*words)}", file=sys.stderr)
+        return 2
     parser = argparse.ArgumentParser("python -m llm", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():

@@ -43,7 +43,7 @@ class CheckpointError(LLMError, RuntimeError):
 
 
 class GenerationError(LLMError, RuntimeError):
-    """A text can't be continued: the model's scores are not numbers, for instance."""
+    """A text can't be continued: the model's logits are NaN, for instance."""
 
 
 class TrainingError(LLMError, RuntimeError):

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from llm.config import GPTConfig, SamplingConfig
-from llm.generation.sampling import distribution, penalise
+from llm.generation.sampling import distribution, penalize
 from llm.inspection import capture, logit_lens
 from llm.model import GPT, KeyValueCache, decode, prefill
 from llm.training.loss import head_loss
@@ -65,7 +65,7 @@ def check(config: GPTConfig) -> None:
                 logits = decode(model, cache, ids[:, :1], lengths[:, None])[:, 0]
                 seen = torch.zeros(B, V, dtype=torch.bool, device=DEVICE)
                 for sampling in (SamplingConfig(), SamplingConfig(top_k=None, top_p=0.5), SamplingConfig(min_p=0.1)):
-                    distribution(penalise(logits, seen, 1.2), sampling)
+                    distribution(penalize(logits, seen, 1.2), sampling)
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
 """What `train.py --help` says, without importing anything large; and how each command's own help begins."""
 
 from llm.runtime.shipped import train_command
+from llm.tasks import TASKS
+from llm.tasks.table import DEFAULT_TASK
 
 SUMMARIES = {
     "fit": "train a model",
-    "validate": "measure a trained model on the validation text",
-    "test": "measure a trained model on a test text",
-    "predict": "continue prompts, or score them, with a trained model",
+    "validate": "evaluate a trained model on the validation data",
+    "test": "evaluate a trained model on test data",
+    "predict": "apply a trained model to new inputs, such as prompts to continue",
 }
 """The commands of `train.py`."""
 
@@ -14,7 +16,7 @@ _EXAMPLES = {
     "fit": (
         ("", "the quick start: a small GPT on a short story"),
         ("--data.corpus my.txt --trainer.max_steps 2000", "on your own text"),
-        ("--config configs/char.yaml --preflight", "what would this run be?"),
+        ("--config configs/char.yaml --preflight", "check a run without starting it"),
     ),
     "validate": (("--ckpt_path best", "the best checkpoint of the newest run"),),
     "test": (("--ckpt_path best --data.test_corpus other.txt", "on another text"),),
@@ -22,34 +24,38 @@ _EXAMPLES = {
 }
 
 _MOST_USED = {
-    "--config FILE": "take settings from a YAML file; flags after it win",
-    "--data.corpus": "what to train on: a text file, a folder, a pattern, token ids",
+    "--config FILE": "take settings from a YAML file; flags win over it",
+    "--data.corpus": "training text: a file, a folder, a glob pattern, or token ids",
     "--data.tokenizer.kind": "gpt2, word, char",
-    "--data.context_length": "tokens that the model sees at once",
-    "--data.batch_size": "windows in a batch; fewer need less memory",
-    "--model.gpt.n_layer": "number of blocks; n_head and n_embd are the heads and the width",
-    "--model.optim.learning_rate": "the peak of the learning rate",
-    "--trainer.max_steps": "how long to train, in optimizer steps",
-    "--trainer.val_check_interval": "batches from one validation to the next",
-    "--ckpt_path last": "go on with the newest run, or with the checkpoint of this path",
-    "--preflight": "say what the run will be, what it needs and what is wrong with it; then stop",
+    "--data.context_length": "T: the most tokens that the model sees at once",
+    "--data.batch_size": "B: windows in a batch; fewer need less memory",
+    "--model.gpt.n_layer": "number of blocks; n_head: attention heads, n_embd: embedding size",
+    "--model.optim.learning_rate": "the peak learning rate",
+    "--trainer.max_steps": "length of training in optimizer steps",
+    "--trainer.val_check_interval": "training batches between validations",
+    "--ckpt_path last": "resume the newest run, or a checkpoint by its path",
+    "--preflight": "check the run without starting it: plan, memory, time, problems",
 }
 
 
 def overview() -> str:
     """What `train.py --help` prints."""
     commands = _columns({f"  {name}": summary for name, summary in SUMMARIES.items()})
+    tasks = _columns({f"  {word}": task.summary for word, task in TASKS.items()})
     return (
         f"usage: {train_command()} COMMAND [options]\n\n"
-        f"Train a GPT, and see inside it while it learns.\n\ncommands:\n{commands}\n\n{_used_most()}\n\n"
+        f"Train a language model, and see inside it while it learns.\n\ncommands:\n{commands}\n\n"
+        f"tasks (--task WORD, or task: WORD in a YAML file; default: {DEFAULT_TASK}):\n{tasks}\n\n{_used_most()}\n\n"
         f"{_examples('fit')}\n\n"
-        f"Every option of a command: {train_command()} COMMAND --help\n"
-        "What is done with a model besides: python -m llm --help"
+        f"Every option of a command: {train_command()} COMMAND [--task WORD] --help\n"
+        "To generate, evaluate, inspect, convert and tokenize: python -m llm --help"
     )
 
 
-def description(command: str) -> str:
+def description(command: str, task: str = DEFAULT_TASK) -> str:
     """How the help of a command begins: what it does, examples, the options that are used most."""
+    if task != DEFAULT_TASK:
+        return f"{SUMMARIES[command].capitalize()}.\n\ntask {task}: {TASKS[task].summary}"
     parts = [f"{SUMMARIES[command].capitalize()}.", _examples(command)]
     if command == "fit":
         parts.append(_used_most())

@@ -15,17 +15,20 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm.cli.console import KeepsLines, be_quiet, fail
 from llm.cli.help import description
-from llm.cli.parsing import explain
+from llm.cli.parsing import explain, link_refusal
 from llm.cli.save_config import SaveConfig
-from llm.cli.settings import LINKS, refuse_link_targets
-from llm.cli.training_cli import GPTCLI, TRAINER_DEFAULTS, setting_names
-from llm.data import TextDataModule
+from llm.cli.settings import setting_names
+from llm.cli.task import choose_task
+from llm.cli.trainer import TRAINER_DEFAULTS
+from llm.cli.training_cli import TrainingCLI
+from llm.cli.words import CONFIG, config_first, take
 from llm.errors import LLMError, reason_of
 from llm.preflight import PreflightDone
 from llm.runtime.process import Interrupted
 from llm.runtime.shipped import train_command
 from llm.runtime.trust import HELP, only_trusted_classes, take_allowed
-from llm.tasks import LanguageModel
+from llm.tasks import TASKS
+from llm.tasks.table import DEFAULT_TASK
 
 log = logging.getLogger("llm")
 
@@ -37,20 +40,10 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
         args: the words after `train.py`. Default: those of this process.
         default_config: the YAML file that is loaded when the words name none.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    words = config_first(sys.argv[1:] if args is None else args)
     be_quiet()
-    parser_kwargs: dict[str, Any] = {"exit_on_error": False, "formatter_class": KeepsLines}
-    names_a_file = any(word.split("=")[0] in ("-c", "--config") for word in words)
-    default_files = [] if default_config is None or names_a_file else [str(default_config)]
-    for subcommand in GPTCLI.subcommands():
-        parser_kwargs[subcommand] = {
-            "default_config_files": default_files,
-            "exit_on_error": False,
-            "usage": f"{train_command()} {subcommand} [options]",
-            "description": description(subcommand),
-            "epilog": HELP,
-        }
     parsers: list[LightningArgumentParser] = []
+    task = DEFAULT_TASK
 
     class Parser(LightningArgumentParser):
         def __init__(self, **kwargs: Any) -> None:
@@ -59,15 +52,14 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
 
     try:
         allowed, words = take_allowed(words)
-        refuse_link_targets(words)
+        task = choose_task(words)
         with only_trusted_classes(allowed):
-            GPTCLI(
-                LanguageModel,
-                TextDataModule,
+            TrainingCLI(
+                task,
                 save_config_callback=SaveConfig,
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=123,
-                parser_kwargs=parser_kwargs,
+                parser_kwargs=_parser_kwargs(task, _default_files(words, task, default_config)),
                 parser_class=Parser,
                 args=words,
                 auto_configure_optimizers=False,
@@ -80,7 +72,7 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     except PreflightDone as done:
         return done.status
     except argparse.ArgumentError as error:
-        return fail(_explain(str(error), setting_names(parsers)), 2)
+        return fail(_explain(str(error), set().union(*map(setting_names, parsers)), task), 2)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     except Exception as error:
@@ -94,17 +86,38 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     return 0
 
 
-def _explain(message: str, known: set[str]) -> str:
+def _default_files(words: Sequence[str], task: str, default_config: Path | None) -> list[str]:
+    """The YAML file of a task that is loaded where the words name none."""
+    if default_config is None or take(words, CONFIG)[0]:
+        return []
+    file = default_config if task == DEFAULT_TASK else default_config.with_name(f"{task}.yaml")
+    return [str(file)] if file.is_file() else []
+
+
+def _parser_kwargs(task: str, default_files: list[str]) -> dict[str, Any]:
+    """The options of the parser of `train.py`, and of that of each command."""
+    each = {"exit_on_error": False, "allow_abbrev": False}
+    parser_kwargs: dict[str, Any] = each | {"formatter_class": KeepsLines}
+    for subcommand in TrainingCLI.subcommands():
+        parser_kwargs[subcommand] = each | {
+            "default_config_files": default_files,
+            "usage": f"{train_command()} {subcommand} [options]",
+            "description": description(subcommand, task),
+            "epilog": HELP,
+        }
+    return parser_kwargs
+
+
+def _explain(message: str, known: set[str], task: str) -> str:
     """The message of a parser, as a user can act on it."""
-    for source, target in LINKS.items():
+    for source, target in TASKS[task].links.items():
         if f'Linked "{target}"' in message:
-            advice = "leave it out" if source == "data.vocab_size" else f"set --{source} instead"
-            return f"{target} follows from {source}: {advice}"
+            return link_refusal(source, target, known)
     return explain(message, known)
 
 
 def _is_about_a_setting(error: Exception) -> bool:
-    """Whether Lightning or the parser raised an error: they do where a setting of theirs has no sense."""
+    """Whether Lightning or the parser raised an error: they do where a setting of theirs is invalid."""
     if not isinstance(error, ValueError | TypeError | RuntimeError | ImportError):
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)

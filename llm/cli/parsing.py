@@ -1,4 +1,4 @@
-"""What a user wrote on the command line of `train.py` and in YAML files, and what is said about mistakes in it."""
+"""What is said about mistakes on the command line of `train.py` and in YAML files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import difflib
 import inspect
 import pydoc
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from llm.errors import ConfigError
 from llm.runtime.trust import refusal
@@ -61,15 +59,20 @@ def explain(message: str, known: Collection[str]) -> str:
 
 
 _NOUNS = {
-    "int": "a whole number",
+    "int": "an integer",
     "float": "a number",
     "bool": "true or false",
-    "str": "a text",
+    "str": "a string",
     "list": "a list",
     "tuple": "a list",
     "dict": "settings by name",
     "NoneType": "null",
 }
+
+
+def link_refusal(source: str, target: str, known: Collection[str]) -> str:
+    """What is said to a user who sets what follows from another setting, or from the data."""
+    return f"{target}, which follows from {source}: {f'set {source} instead' if source in known else 'leave it out'}"
 
 
 def _example(group: str, known: Collection[str]) -> str:
@@ -112,67 +115,25 @@ def _values(shown: str) -> list[Any]:
     return list(values) if isinstance(values, list | tuple) else [values]
 
 
-def settings_of_files(words: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The content of each configuration file that the command line names.
-
-    Raises:
-        ConfigError: one is no YAML, or holds something other than settings by name.
-    """
-    found = {}
-    for index, word in enumerate(words):
-        name, equals, path = word.partition("=")
-        if name not in ("-c", "--config"):
-            continue
-        if not equals:
-            path = words[index + 1] if index + 1 < len(words) else ""
-        if "://" in path:
-            raise ConfigError(f"{path!r} is a URL: download the file yourself, read it, and give its path")
-        if not Path(path).is_file():
-            continue  # the parser will say so
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path!r} is not valid YAML: {error}") from error
-        if _is_larger(content, _MOST_VALUES):
-            raise ConfigError(f"{path!r} holds more than {_MOST_VALUES:,} values, as no configuration does")
-        if not isinstance(content, dict):
-            held = "nothing" if content is None else repr(content)
-            raise ConfigError(
-                f"{path!r} must hold settings by name, such as 'data: {{batch_size: 8}}'; it holds {held}"
-            )
-        found[path] = content
-    return found
-
-
-_MOST_VALUES = 100_000
-
-
-def _is_larger(content: Any, most: int) -> bool:
-    """Whether something read from YAML has more values in it than that; by aliases a few lines can have millions."""
-    left = [content]
-    for _ in range(most):
-        if not left:
-            return False
-        value = left.pop()
-        if isinstance(value, dict | list):
-            left += [*value.keys(), *value.values()] if isinstance(value, dict) else value
-    return bool(left)
-
-
-def check_settings(path: str, settings: dict[Any, Any], known: Collection[str], prefix: str = "") -> None:
-    """Refuse a file that sets what is no setting: the parser ignores groups that it can't use.
+def check_settings(
+    path: str, settings: dict[Any, Any], known: Collection[str], links: Mapping[str, str], prefix: str = ""
+) -> None:
+    """Refuse a file that sets what is no setting, or what follows from another: the parser would ignore it silently.
 
     Args:
         path: of the file.
         settings: its content.
         known: the dotted names of all settings.
+        links: settings that follow from others, source to target.
         prefix: of the names, in a group.
 
     Raises:
-        ConfigError: a name is unknown, or a group holds something other than settings by name.
+        ConfigError: a name is unknown or can't be set, or a group holds something other than settings by name.
     """
     for key, value in settings.items():
         name = f"{prefix}{key}"
+        if source := next((source for source, target in links.items() if target == name), None):
+            raise ConfigError(f"{path!r} sets {link_refusal(source, name, known)}")
         is_group = any(other.startswith(f"{name}.") for other in known)
         if not is_group and name not in known:
             raise ConfigError(f"{path!r} sets {name}, which is no setting{suggestion(name, known)}")
@@ -183,4 +144,4 @@ def check_settings(path: str, settings: dict[Any, Any], known: Collection[str], 
             raise ConfigError(
                 f"{path!r}: {name} must hold settings by name, such as {_example(name, known)[2:]}; it holds {held}"
             )
-        check_settings(path, value, known, f"{name}.")
+        check_settings(path, value, known, links, f"{name}.")

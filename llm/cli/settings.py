@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from lightning.pytorch.cli import LightningArgumentParser
 
-from llm.cli.parsing import settings_of_files
-from llm.config import GPTConfig, OptimConfig
+from llm.cli.words import CONFIG, read_settings, take
+from llm.config import OptimConfig
 from llm.errors import ConfigError
 
-LINKS = {"data.context_length": "model.gpt.context_length", "data.vocab_size": "model.gpt.vocab_size"}
-"""Settings of the model that follow from the data; they can't be set on their own."""
+
+def setting_names(parser: argparse.ArgumentParser) -> set[str]:
+    """The dotted names of all settings of a command."""
+    return {action.dest for action in parser._actions if not action.dest.endswith(".help")}
 
 
-def refuse_link_targets(words: Sequence[str]) -> None:
-    """A YAML file that sets what follows from the data would be silently ignored there.
+def given_settings(parser: LightningArgumentParser, words: Sequence[str]) -> set[str]:
+    """The dotted names that the user set, by flags or in files, as opposed to defaults.
 
-    Raises:
-        ConfigError: one does.
+    Args:
+        parser: of the command; it has taken the words already.
+        words: behind the command.
     """
-    for path, names in given_in_files(words).items():
-        for source, target in LINKS.items():
-            if target in names:
-                advice = "leave it out" if source == "data.vocab_size" else f"set {source} instead"
-                raise ConfigError(f"{path!r} sets {target}, which follows from {source}: {advice}")
+    known = setting_names(parser)
+    names = {word.partition("=")[0] for word in words if word.startswith("--")}
+    # An object in parts, such as --trainer.logger.init_args.name, can't be parsed without its default: names will do.
+    parts = {name for name in names if name[2:].removesuffix("+") not in known}
+    parts |= {name for name in names if any(part.startswith(f"{name.removesuffix('+')}.") for part in parts)}
+    _, others = take(words, parts)
+    given = parser.parse_args(others, defaults=False).as_dict()
+    return set(flatten(given)) | {name[2:].removesuffix("+") for name in parts}
 
 
-def given_settings(words: Sequence[str]) -> set[str]:
-    """The dotted names that the user set, by flags or in files, as opposed to defaults."""
-    return given_by_flags(words).union(*given_in_files(words).values())
-
-
-def given_by_flags(words: Sequence[str]) -> set[str]:
-    """The dotted names that flags set."""
-    given: set[str] = set()
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--"):
-            value = value if equals else following
-            group = _mapping(value if value.startswith("{") else "")  # such as --model.gpt '{n_layer: 2}'
-            given |= set(flatten(group, f"{name}.")) if group else {name}
-    return given
+def given_by_flags(parser: LightningArgumentParser, words: Sequence[str]) -> set[str]:
+    """As `given_settings`, but without what files set."""
+    _, flags = take(words, CONFIG)
+    return given_settings(parser, flags)
 
 
 def is_given(name: str, given: set[str]) -> bool:
@@ -52,50 +48,49 @@ def is_given(name: str, given: set[str]) -> bool:
     return any(f"{other}.".startswith(f"{name}.") or f"{name}.".startswith(f"{other}.") for other in given)
 
 
-def given_in_files(words: Sequence[str]) -> dict[str, set[str]]:
-    """The dotted names that each configuration file sets."""
-    return {path: set(flatten(settings)) for path, settings in settings_of_files(words).items()}
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:  # the parser will say so
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def adopt(config: Any, given: set[str], gpt: GPTConfig, tokenizer_state: dict[str, Any] | None) -> None:
-    """Take architecture and tokenizer from trained weights, except for what the user set.
+def adopt_architecture(
+    config: Any, given: set[str], group: str, architecture: Mapping[str, Any], links: Mapping[str, str]
+) -> None:
+    """Take the architecture from trained weights, except for what the user set.
 
     If that does not fit, loading the weights will say what differs.
 
     Args:
         config: of the run; changed in place.
         given: the names that the user set.
-        gpt: the weights' architecture.
-        tokenizer_state: their tokenizer as a dict, or None.
+        group: of the network's settings, such as `model.gpt`.
+        architecture: the settings of the trained network.
+        links: settings that follow from the data, source to target: there the source is set, if it is a setting.
+    """
+    sources = {target: source for source, target in links.items()}
+    for name, value in architecture.items():
+        setting = sources.get(f"{group}.{name}", f"{group}.{name}")
+        if setting in config and not is_given(setting, given):
+            config[setting] = value
+
+
+def adopt_tokenizer(config: Any, given: set[str], state: dict[str, Any] | None) -> None:
+    """Take the tokenizer from trained weights.
+
+    Args:
+        config: of the run; changed in place.
+        given: the names that the user set.
+        state: their tokenizer as a dict, or None.
 
     Raises:
         ConfigError: the user set another tokenizer.
     """
-    for name, value in gpt.to_dict().items():
-        if name == "context_length":
-            if not is_given("data.context_length", given):
-                config.data.context_length = config.model.gpt.context_length = value
-        elif name != "vocab_size" and not is_given(f"model.gpt.{name}", given):
-            config.model.gpt[name] = value
-    if tokenizer_state is None:
+    if state is None or "tokenizer" not in config.data:
         return
-    tokenizer, theirs = config.data.tokenizer, tokenizer_state.get("encoding", tokenizer_state["kind"])
+    tokenizer, theirs = config.data.tokenizer, state.get("encoding", state["kind"])
     _refuse_other("kind", theirs, tokenizer.kind, given)
-    if "pattern" in tokenizer_state:  # else the tokenizer is of a kind that has none
-        _refuse_other("pattern", tokenizer_state["pattern"], tokenizer.pattern, given)
-    specials = tokenizer_state.get("specials")
+    if "pattern" in state:  # else the tokenizer is of a kind that has none
+        _refuse_other("pattern", state["pattern"], tokenizer.pattern, given)
+    specials = state.get("specials")
     _refuse_other("specials", specials and list(specials), tokenizer.specials and list(tokenizer.specials), given)
     if is_given("data.tokenizer.checkpoint", given):  # loading the weights will say if it is another
         return
-    if tokenizer_state["kind"] == "bpe":  # the name says it all
+    if state["kind"] == "bpe":  # the name says it all
         tokenizer.kind = theirs
     else:
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
@@ -122,9 +117,8 @@ def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None
 
 def settings_of_run(folder: Path) -> dict[str, Any]:
     """What the configuration in a run's folder says; nothing where there is none that can be read."""
-    path = str(folder / "config.yaml")
     try:
-        return settings_of_files(["--config", path]).get(path, {})
+        return read_settings(str(folder / "config.yaml"))
     except (ConfigError, OSError):
         return {}
 
@@ -143,7 +137,7 @@ def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
     data = run.get("data")
     if isinstance(data, dict) and not any(is_given(f"data.{name}", given) for name in _OF_A_TEXT[:3]):
         for name in _OF_A_TEXT:
-            if name in data and not is_given(f"data.{name}", given):
+            if name in data and name in config.data and not is_given(f"data.{name}", given):
                 config.data[name] = data[name]
 
 

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import logging
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from llm.cli.parsing import check_settings, settings_of_files
+from llm.cli.ending import say_how_to_use
+from llm.cli.parsing import check_settings
 from llm.cli.settings import (
-    LINKS,
-    adopt,
+    adopt_architecture,
     adopt_optim,
     adopt_text,
+    adopt_tokenizer,
     given_by_flags,
     given_settings,
     is_given,
+    setting_names,
     settings_of_run,
 )
-from llm.data import TextDataModule
+from llm.cli.task import refuse_other_task
+from llm.cli.trainer import HELP, HELP_OF_FIT
+from llm.cli.words import settings_of_files
 from llm.errors import ConfigError
 from llm.inspection import Inspection, TextSamples
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, preflight
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
-from llm.runs.choosing import RUNS, choose_checkpoint, logger_to_go_on_with
+from llm.runs.choosing import choose_checkpoint, logger_to_go_on_with
 from llm.runs.ending import EndPoint
 from llm.runs.processes import EndTogether, adopt_launcher, refuse_more_processes_than_cores, without_looks
 from llm.runs.run_folder import CHECKPOINTS, OneCurve, held, run_folder_of
@@ -41,81 +44,69 @@ from llm.runs.stopping import StopSafely
 from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16
 from llm.runtime.trust import refuse_functions
-from llm.tasks.predictions import PredictionWriter
+from llm.tasks import TASKS
+from llm.tasks.table import DEFAULT_TASK
 from llm.training.progress import RunProgress, StartingPoint
 from llm.training.throughput import Throughput
 
 log = logging.getLogger("llm")
 
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "logger": {
-        "class_path": "TensorBoardLogger",
-        "init_args": {"save_dir": RUNS, "name": "gpt", "default_hp_metric": False},
-    },
-    "max_steps": 1000,
-    "gradient_clip_val": 1.0,
-    "val_check_interval": 100,
-    "check_val_every_n_epoch": None,  # count steps, not epochs: with a small text these are short
-    "num_sanity_val_steps": -1,  # a whole validation first: the loss that a run starts from
-    "log_every_n_steps": 10,
-    "enable_model_summary": False,  # the shape table says more
-    "use_distributed_sampler": False,  # the data module shares the windows out itself
-}
 
+class TrainingCLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict` with the module and the data module of a task.
 
-_HELP = {
-    "config": "Take settings from a YAML file, in place of the default one. Of several, and flags, the last wins.",
-    "ckpt_path": "The trained model: a checkpoint, or `last` or `best` of the newest run of any name.",
-    "weights_only": argparse.SUPPRESS,  # checkpoints are read so, always
-    "trainer.precision": "What is multiplied in: 32-true, bf16-mixed, 16-mixed, ... Default: bf16-mixed where the "
-    "device does that natively, else 32-true.",
-}
-"""Where the words of Lightning and its parser are about other ways than ours."""
+    Args:
+        task: its word in `TASKS`.
+        allowed_classes: whose code a configuration may name, besides the trusted packages; see `llm.runtime.trust`.
+    """
 
-_HELP_OF_FIT = _HELP | {
-    "ckpt_path": "Go on from this checkpoint; `last` is that of the newest run of this name, `best` its best, "
-    "which begins a run of its own.",
-}
+    def __init__(self, task: str, *, allowed_classes: Sequence[str] = (), **kwargs: Any) -> None:
+        self.word, self.task = task, TASKS[task]
+        self.allowed_classes = allowed_classes
+        super().__init__(self.task.module_class(), self.task.datamodule_class(), **kwargs)
 
-
-class GPTCLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict` with a `LanguageModel` on a `TextDataModule`."""
-
-    def __init__(self, *args: Any, allowed_classes: Sequence[str] = (), **kwargs: Any) -> None:
-        self.allowed_classes = allowed_classes  # besides the trusted ones; see llm.runtime.trust
-        super().__init__(*args, **kwargs)
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--task`, which is chosen already and is kept in the run's configuration."""
+        summary = "What is trained, on what: the options are those of the task."
+        parser.add_argument("--task", default=self.word, choices=list(TASKS), help=summary)
+        super().add_default_arguments_to_parser(parser)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the callbacks of every run under names of their own, and the links."""
-        parser.add_lightning_class_args(Inspection, "inspect")
-        parser.add_lightning_class_args(TextSamples, "samples")
+        """Add the callbacks of every run under names of their own, and the links.
+
+        Links apply when classes are instantiated: on parsing, jsonargparse 4.53 could not tell what the user gave
+        (`parse_args(defaults=False)`) where the source of a link is a default.
+        """
+        for group, callback in self.task.callback_classes().items():
+            parser.add_lightning_class_args(callback, group)
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
-        parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.link_arguments("data.context_length", LINKS["data.context_length"])
-        parser.link_arguments("data.vocab_size", LINKS["data.vocab_size"], apply_on="instantiate")
+        for source, target in self.task.links.items():
+            parser.link_arguments(source, target, apply_on="instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        fresh = "With --ckpt_path last: if there is no checkpoint yet, begin at step 0."
-        alone = "Say what the run will be, what it needs, and everything that is wrong with it; then stop."
+        fresh = "With --ckpt_path last: if there is no checkpoint yet, start at step 0."
+        alone = "Check the run without starting it: its plan, what it needs, and every problem."
         for name, help in (("--fresh", fresh), ("--preflight", alone)):
             # The other commands take them too, so that they can read the configuration of a run.
-            shown = help if subcommand == "fit" else argparse.SUPPRESS
-            parser.add_argument(name, type=bool, default=False, nargs="?", const=True, help=shown)
+            visible = help if subcommand == "fit" else argparse.SUPPRESS
+            parser.add_argument(name, type=bool, default=False, nargs="?", const=True, help=visible)
         for action in parser._actions:
-            action.help = (_HELP_OF_FIT if subcommand == "fit" else _HELP).get(action.dest, action.help)
+            action.help = (HELP_OF_FIT if subcommand == "fit" else HELP).get(action.dest, action.help)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then let a checkpoint decide what it already knows: architecture and tokenizer."""
-        names = setting_names(self._subcommand_parsers.values())
+        names = set().union(*map(setting_names, self._subcommand_parsers.values()))
         for path, settings in settings_of_files(args).items():
-            check_settings(path, settings, names)
+            check_settings(path, settings, names, self.task.links)
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
         refuse_functions(config, self.allowed_classes)
-        given, by_flags = given_settings(args), given_by_flags(args)
+        words = args[args.index(subcommand) + 1 :]
+        given = given_settings(self._parser(subcommand), words)
+        by_flags = given_by_flags(self._parser(subcommand), words)
         self.start = Start()
         if subcommand == "fit":
             _choose_precision(config)
@@ -129,32 +120,49 @@ class GPTCLI(LightningCLI):
         if subcommand != "fit" or config.trainer.logger is False:
             self.save_config_callback = None  # there is no folder of this run
         if config.ckpt_path is not None:
-            config.model.pretrained = None  # the checkpoint's weights would replace them anyway
-            checkpoint = read_checkpoint(config.ckpt_path)
-            theirs = config_of(checkpoint, config.ckpt_path)
-            adopt(config, given, theirs, checkpoint[ENTRY]["tokenizer"])
-            if subcommand in ("validate", "test"):
-                self.start = Start(checkpoint.get("global_step", 0), theirs)
-                adopt_text(config, given, settings_of_run(run_folder_of(Path(config.ckpt_path))))
-            if subcommand == "fit":
-                adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
-                data = checkpoint.get(TextDataModule.__qualname__)
-                data = data if isinstance(data, dict) else {}
-                logger = logger_to_go_on_with(config)
-                folder = None if logger is None else Path(logger.log_dir)
-                self.start = Start(checkpoint.get("global_step", 0), theirs, data, folder)
-        elif config.model.pretrained is not None:
+            self._adopt_checkpoint(config, subcommand, given)
+        elif config.model.get("pretrained") is not None:
             told = {"n_head": config.model.gpt.n_head} if is_given("model.gpt.n_head", given) else {}
             found = read_pretrained(config.model.pretrained, told)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
             self.start = Start(trained=found.config)
-            adopt(config, given, found.config, None if found.tokenizer is None else found.tokenizer.to_dict())
+            adopt_architecture(config, given, self._network_group, found.config.to_dict(), self.task.links)
+            adopt_tokenizer(config, given, None if found.tokenizer is None else found.tokenizer.to_dict())
         elif subcommand != "fit":
             raise ConfigError(
                 f"{subcommand} needs a trained model: "
                 "give --ckpt_path FILE, --ckpt_path last, or --model.pretrained PATH"
             )
+
+    @property
+    def _network_group(self) -> str:
+        """Where the settings have the architecture: in the first argument of the module, such as `model.gpt`."""
+        return f"model.{next(iter(inspect.signature(self.task.module_class()).parameters))}"
+
+    def _adopt_checkpoint(self, config: Any, subcommand: str, given: set[str]) -> None:
+        """Take from a checkpoint what the user did not set, and note where the run begins."""
+        if "pretrained" in config.model:
+            config.model.pretrained = None  # the checkpoint's weights would replace them anyway
+        checkpoint = read_checkpoint(config.ckpt_path)
+        refuse_other_task(checkpoint, config.ckpt_path, self.word)
+        entry = checkpoint[ENTRY]
+        gpt = config_of(checkpoint, config.ckpt_path) if self.word == DEFAULT_TASK else None
+        architecture = entry.get("network") if gpt is None else gpt.to_dict()
+        if isinstance(architecture, dict):
+            adopt_architecture(config, given, self._network_group, architecture, self.task.links)
+        adopt_tokenizer(config, given, entry["tokenizer"])
+        step = checkpoint.get("global_step", 0)
+        if subcommand in ("validate", "test"):
+            self.start = Start(step, gpt)
+            adopt_text(config, given, settings_of_run(run_folder_of(Path(config.ckpt_path))))
+        if subcommand == "fit":
+            if "optim" in config.model:
+                adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
+            data = checkpoint.get(self.task.datamodule_class().__qualname__)
+            logger = logger_to_go_on_with(config)
+            folder = None if logger is None else Path(logger.log_dir)
+            self.start = Start(step, gpt, data if isinstance(data, dict) else {}, folder)
 
     def before_instantiate_classes(self) -> None:
         """Find out what is wrong, all of it, before there is a model or a run folder; the first process does."""
@@ -169,21 +177,26 @@ class GPTCLI(LightningCLI):
             if config.preflight:
                 raise PreflightDone(0)
             return
+        if self.word != DEFAULT_TASK:  # the preflight knows no other yet
+            if config.preflight:
+                raise ConfigError(f"--preflight is for the task {DEFAULT_TASK}")
+            return
         remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()
         plan = preflight(settings, self.start, alone=config.preflight)
         self.plan = plan
         # The tokenizer is learned and the text is read once.
-        self.parser.add_instantiator(lambda *_, **__: plan.datamodule, TextDataModule, subclasses=False)
+        self.parser.add_instantiator(lambda *_, **__: plan.datamodule, self.datamodule_class, subclasses=False)
 
     def _say_what_is_measured(self) -> None:
         """Which model, on which text."""
         config = self.config[self.subcommand]
         model = f"{config.ckpt_path}, step {self.start.step:,}" if config.ckpt_path else config.model.pretrained
-        data = config.data
-        text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
-        text = text or f"{data.corpus}, the last {data.validation_fraction:.0%} of it"
-        log.info("model:       %s\ntext:        %s", model, text)
+        log.info("model:       %s", model)
+        if "corpus" in config.data:
+            data = config.data
+            text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
+            log.info("text:        %s", text or f"{data.corpus}, the last {data.validation_fraction:.0%} of it")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""
@@ -227,30 +240,8 @@ class GPTCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
-        checkpoint = best_and_last(self.trainer)
-        if self.trainer.is_global_zero and self.trainer.global_step == self.start.step:
-            log.warning(
-                "no step was made: the run was at its end already, at step %d; set --trainer.max_steps above that",
-                self.start.step,
-            )
-        if not self.trainer.is_global_zero or checkpoint is None:
-            return
-        for callback in self.trainer.early_stopping_callbacks:
-            if callback.stopping_reason_message:
-                log.info("stopped early, at step %d: %s", self.trainer.global_step, callback.stopping_reason_message)
-        path = checkpoint.best_model_path or checkpoint.last_model_path
-        if path:
-            if checkpoint.best_model_path:
-                log.info("best:        step %d, validation loss %.3f", checkpoint.best_step, checkpoint.best_loss)
-            log.info("checkpoint:  %s", path)
-            for logger in self.trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    log.info(
-                        "look inside: tensorboard --logdir %s --samples_per_plugin images=100,text=100", logger.log_dir
-                    )
-            opening = self.datamodule.tokenizer.decode(self.datamodule.train_tokens[:4].tolist())
-            prompt = shlex.quote(" ".join(opening.split()) or "Once")
-            log.info("generate:    python -m llm generate --ckpt %s --prompt %s", path, prompt)
+        if self.trainer.is_global_zero:
+            say_how_to_use(self.trainer, self.datamodule, self.start.step)
 
 
 def _refuse_what_is_for_fit(given: set[str]) -> None:
@@ -267,8 +258,3 @@ def _choose_precision(config: Any) -> None:
 
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def setting_names(parsers: Iterable[argparse.ArgumentParser]) -> set[str]:
-    """The dotted names of all settings."""
-    return {action.dest for parser in parsers for action in parser._actions if not action.dest.endswith(".help")}

@@ -14,19 +14,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="corpus",
         nargs="+",
         required=True,
-        help="what fit takes: text files, folders, patterns, known names such as story; or token ids",
+        help="as for fit: text files, folders, glob patterns, names such as story; or token ids",
     )
     parser.add_argument(
         "--data.cache_dir", dest="cache_dir", default="data/cache", help="folder for token ids (%(default)s)"
     )
     parser.add_argument("--stride", type=int, help="tokens from one window to the next (half the context)")
-    parser.add_argument("--batch_size", type=int, default=8, help="windows at once; changes no result (%(default)s)")
+    parser.add_argument(
+        "--batch_size", type=int, default=8, help="windows in a batch; no effect on results (%(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the measures.
+    """Print the metrics.
 
     Raises:
         LLMError: the checkpoint, the text or an option can't be used.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING
@@ -19,17 +20,17 @@ _DEFAULT = SamplingConfig()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
+    """Add the options of this command: plain argparse, since importing jsonargparse takes longer than all of --help."""
     add = parser.add_argument
     add("--ckpt", required=True, help="the checkpoint, or anything that import reads")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--prompt", action="append", help="the text to continue; may be given several times")
+    source.add_argument("--prompt", action="append", help="text to continue; may be given several times")
     source.add_argument("--prompt_file", metavar="FILE", help="texts to continue, one a line; default: standard input")
-    add("--max_new_tokens", type=int, default=200, help="how many tokens to add at most (%(default)s)")
-    add("--temperature", type=float, default=_DEFAULT.temperature, help="0: greedy, 1: the model's own (%(default)s)")
-    add("--top_k", type=int, default=_DEFAULT.top_k, help="the k likeliest only; 0: all (%(default)s)")
-    add("--top_p", type=float, help="the likeliest that reach this probability only (all)")
-    add("--min_p", type=float, help="only tokens at least this share as likely as the likeliest (all)")
+    add("--max_new_tokens", type=int, default=200, help="maximum number of tokens to generate (%(default)s)")
+    add("--temperature", type=float, default=_DEFAULT.temperature, help="divides the logits; 0: greedy (%(default)s)")
+    add("--top_k", type=int, default=_DEFAULT.top_k, help="only the k most likely tokens; 0: all (%(default)s)")
+    add("--top_p", type=float, help="only the most likely tokens that together reach this probability (all)")
+    add("--min_p", type=float, help="only tokens at least this fraction as likely as the most likely one (all)")
     add(
         "--repetition_penalty",
         type=float,
@@ -37,25 +38,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="above 1: tokens already in the text become less likely (%(default)s)",
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times")
-    add("--stop_id", action="append", default=[], type=int, metavar="ID", help="end before this token; likewise")
-    add("--n", type=int, default=_DEFAULT.n_samples, help="continuations of each prompt (%(default)s)")
+    add("--stop_id", dest="stop_ids", action="append", default=[], type=int, metavar="ID", help="end before this token")
+    add(
+        "--n",
+        dest="n_samples",
+        metavar="N",
+        type=int,
+        default=_DEFAULT.n_samples,
+        help="samples of each prompt (%(default)s)",
+    )
     add("--seed", type=int, default=_DEFAULT.seed, help="the same seed, the same text (%(default)s)")
-    add("--batch_size", type=int, default=8, help="prompts side by side (%(default)s)")
+    add("--batch_size", type=int, default=8, help="prompts in a batch (%(default)s)")
     add("--json", action="store_true", help="print each result as a line of JSON")
     add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
-    add("--precision", choices=("float32", "bfloat16"), help="of the weights (float32)")
+    add("--precision", choices=("float32", "bfloat16"), help="data type of the weights (float32)")
     add(
-        "--fast",
+        "--compile",
         choices=("auto", "always", "never"),
-        default=_DEFAULT.fast,
+        default=_DEFAULT.compile,
         help="compile first, which takes some seconds, then decode faster (%(default)s: where it pays off)",
     )
     add(
-        "--lookahead",
+        "--prompt_lookup",
         type=int,
-        default=_DEFAULT.lookahead,
+        default=_DEFAULT.prompt_lookup,
         metavar="N",
-        help="tokens to guess from what the text said before: the same text, sooner; 0 for none (%(default)s)",
+        help="tokens to guess where the text repeats itself: the same text, sooner; 0: off (%(default)s)",
     )
 
 
@@ -70,20 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.commands.devices import find_device
     from llm.pretrained import load
 
-    sampling = SamplingConfig(
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k or None,
-        top_p=arguments.top_p,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repetition_penalty,
-        stop=arguments.stop,
-        stop_ids=arguments.stop_id,
-        n_samples=arguments.n,
-        seed=arguments.seed,
-        fast=arguments.fast,
-        lookahead=arguments.lookahead,
-    )
+    settings = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(SamplingConfig)}
+    sampling = SamplingConfig(**settings | {"top_k": arguments.top_k or None})
     if arguments.batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {arguments.batch_size}")
     if arguments.prompt is None and arguments.prompt_file is None and sys.stdin.isatty():
@@ -131,7 +127,7 @@ def _standard_input() -> str:
 def _warn(model: GPT, prompts: list[Prompt]) -> None:
     length = model.config.context_length
     if not model.config.is_causal:
-        print("warning: this model's attention is not causal; its text will make no sense", file=sys.stderr)
+        print("warning: this model's attention is not causal; the text it generates is meaningless", file=sys.stderr)
     for prompt in prompts:
         if len(prompt.ids) > length:
             which = f"prompt {prompt.line}" if len(prompts) > 1 else "the prompt"

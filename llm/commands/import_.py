@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="the checkpoint to write, such as gpt2.ckpt")
     parser.add_argument("--context_length", type=int, help="keep this many of the first positions only (all)")
     parser.add_argument("--vocab_multiple", type=int, help="pad the vocabulary to a multiple, for speed (as it is)")
-    parser.add_argument("--n_head", type=int, help="number of heads, for files that don't say it")
+    parser.add_argument("--n_head", type=int, help="number of attention heads, for files that don't state it")
     parser.add_argument(
-        "--activation", help="of the perceptrons, for files that don't say it: gelu, gelu_exact, relu or silu"
+        "--activation", help="of the MLP, for files that don't state it: gelu, gelu_exact, relu or silu"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
 

@@ -13,18 +13,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         nargs="+",
-        help="files, folders (every *.txt in them) or patterns ('texts/**/*.jsonl.gz'); a text file is a document, "
-        "and so is each record of .jsonl, .jsonl.gz, .jsonl.zst and .parquet",
+        help="files, folders (every *.txt in them) or glob patterns ('texts/**/*.jsonl.gz'); a text file is a "
+        "document, and so is each record of .jsonl, .jsonl.gz, .jsonl.zst and .parquet",
     )
     parser.add_argument("--output", required=True, help="the folder to write; --data.corpus reads it")
     parser.add_argument(
         "--tokenizer", default="gpt2", help="gpt2, word, char, or an encoding of tiktoken's (%(default)s)"
     )
-    parser.add_argument("--field", default="text", help="of a record: the field or column of the text (%(default)s)")
+    parser.add_argument("--field", default="text", help="field or column of a record that holds the text (%(default)s)")
     parser.add_argument(
-        "--shard_tokens", type=int, default=SHARD_TOKENS, help="token ids in a file, about (%(default)s)"
+        "--shard_tokens", type=int, default=SHARD_TOKENS, help="token ids per file, approximately (%(default)s)"
     )
-    parser.add_argument("--threads", type=int, help="that encode at the same time (one for each processor)")
+    parser.add_argument("--threads", type=int, help="encoding threads (one per processor)")
     parser.add_argument(
         "--cache_dir", default="data/cache", help="where hashes and vocabularies of large files are kept (%(default)s)"
     )
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.data.tokens.tokenize import Plan, tokenize
     from llm.errors import ConfigError, DataError
     from llm.runtime.files import size_text
-    from llm.runtime.shipped import train_command
+    from llm.runtime.shell import train_command_line
 
     for name in ("output", "tokenizer"):
         if not getattr(arguments, name).strip():
@@ -70,12 +70,12 @@ def run(arguments: argparse.Namespace) -> None:
         store = tokenize(plan, Path(arguments.output))
     except OSError as error:
         raise DataError(
-            f"can't write {arguments.output!r}: {error.strerror or error}; choose another folder, or put that right "
-            "and run the same command again, which goes on from the files that are whole"
+            f"can't write {arguments.output!r}: {error.strerror or error}; choose another folder, or fix that and "
+            "run the same command again, which resumes after the complete files"
         ) from error
     print(
         f"{arguments.output}: {store.n_tokens:,} token ids of {store.n_documents:,} document(s), "
         f"{size_text(store.n_bytes)} of text, in {len(store.shards)} file(s) "
         f"({arguments.tokenizer}, {time.perf_counter() - started:.1f} s)"
     )
-    print(f"train on it: {train_command()} fit --data.corpus {arguments.output}")
+    print(f"train on it: {train_command_line('fit', '--data.corpus', arguments.output)}")

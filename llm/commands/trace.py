@@ -22,15 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--text", default="Your journey starts with one step", help="the text (%(default)s)")
     parser.add_argument(
-        "--ckpt", help="a trained model, or what import reads; default: a small untrained one over the text's words"
+        "--ckpt",
+        help="a checkpoint, or anything that import reads; default: a small untrained model over the text's words",
     )
-    parser.add_argument("--layer", type=int, default=0, help="whose attention is shown (%(default)s)")
-    parser.add_argument("--head", type=int, default=0, help="which head of it (%(default)s)")
+    parser.add_argument("--layer", type=int, default=0, help="layer whose attention is printed, from 0 (%(default)s)")
+    parser.add_argument("--head", type=int, default=0, help="attention head of that layer, from 0 (%(default)s)")
     parser.add_argument(
         "--attention", default="causal", help="without --ckpt: dot, self, causal or multi_head (%(default)s)"
     )
-    parser.add_argument("--n_embd", type=int, default=4, help="without --ckpt: size of the vectors (%(default)s)")
-    parser.add_argument("--seed", type=int, default=123, help="without --ckpt: of the untrained weights (%(default)s)")
+    parser.add_argument("--n_embd", type=int, default=4, help="without --ckpt: embedding size (%(default)s)")
+    parser.add_argument("--seed", type=int, default=123, help="without --ckpt: seed of the weights (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -53,11 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
     def title(number: int, words: str) -> None:
         print(f"\n{number}. {words}")
 
-    title(1, f"Text to pieces: {len(ids)} by {tokenizer!r}")
+    title(1, f"Text to tokens: {len(ids)} by {tokenizer!r}")
     labels = tick_labels(tokenizer, ids)
     print("   " + " | ".join(labels[:40]) + (" ..." if len(ids) > 40 else ""))
 
-    title(2, "Pieces to ids")
+    title(2, "Tokens to ids")
     print("   " + ", ".join(map(str, ids[:40])) + (" ..." if len(ids) > 40 else ""))
 
     if len(ids) > (shown := longest_window(config)):
@@ -67,18 +68,19 @@ def run(arguments: argparse.Namespace) -> None:
 
     if len(ids) > 1:
         length = min(4, len(ids) - 1)
-        title(3, f"Ids to windows: context length {length}, stride 1; the target is the window moved by one token")
+        title(3, f"Ids to windows: context length {length}, stride 1; the target is the input shifted by one token")
         windows = SlidingWindows(torch.tensor(ids).numpy().astype("uint32"), length, 1)
         for inputs, targets in (windows[index] for index in range(min(3, len(windows)))):
             print(f"   {inputs.tolist()} -> {targets.tolist()}")
         print(f"   {len(windows)} windows")
 
-    unknown = -100  # what cross-entropy leaves out: nobody knows what comes after the last token
+    unknown = -100  # not supervised: what follows the last token is unknown
     batch, targets = torch.tensor([ids]), torch.tensor([[*ids[1:], unknown]])
     found = capture(model, batch, targets if len(ids) > 1 else None)
     is_rotary = config.positions == "rotary"
     title(
-        4, "Ids to vectors: token embedding" + (" (positions turn Q and K)" if is_rotary else " + positional embedding")
+        4,
+        "Ids to vectors: token embedding" + (" (positions rotate Q and K)" if is_rotary else " + positional embedding"),
     )
     for name in ("token embeddings", "positional embeddings", "input embeddings"):
         if name in found:
@@ -91,26 +93,26 @@ def run(arguments: argparse.Namespace) -> None:
         _print_matrix(name, heads[head * len(heads) // config.heads], labels)
     scores = found.tensor(f"{block} / scores")[0, head]
     divisor = f" / sqrt({config.head_dim})" if config.scale_scores else ""
-    _print_matrix(f"scores = Q times K{divisor}", scores, labels, labels)
+    _print_matrix(f"scores = Q K^T{divisor}", scores, labels, labels)
     _print_matrix(
-        "weights: rows sum to 1; a key that may not be seen gets 0",
+        "weights: rows sum to 1; a masked key gets 0",
         found.attention(arguments.layer)[0, head],
         labels,
         labels,
     )
-    _print_matrix("context vectors = weights times V", found.tensor(f"{block} / context")[0, head], labels)
+    _print_matrix("context vectors = weights V", found.tensor(f"{block} / context")[0, head], labels)
 
     query = min(1, len(labels) - 1)
     vectors = found.tensor("input embeddings")[0]
     raw = scores_of_query(vectors, query)
-    title(6, f"The way there without weights of its own: the query {labels[query]!r} against every input, unmasked")
-    _print_row("dot products", raw)
-    _print_row("over their sum", sum_normalize(raw))
+    title(6, f"Simplified attention, no trainable weights, no mask: the query {labels[query]!r} against every input")
+    _print_row("attention scores (dot products)", raw)
+    _print_row("divided by their sum", sum_normalize(raw))
     _print_row("softmax of that", torch.softmax(sum_normalize(raw), dim=-1))
-    _print_row("softmax of the dot products (what is used)", torch.softmax(raw, dim=-1))
-    _print_row("the same, exponentials over their sum", naive_softmax(raw))
+    _print_row("softmax of the scores (used in practice)", torch.softmax(raw, dim=-1))
+    _print_row("softmax written out: exp over sum of exp", naive_softmax(raw))
 
-    title(7, "Vectors to the next token: the likeliest after each position")
+    title(7, "Hidden states to the next token: the most likely after each position")
     probabilities = torch.softmax(found.tensor("logits")[0].float(), dim=-1)
     for position, label in list(enumerate(labels))[:_SHOWN]:
         best = probabilities[position].topk(min(3, config.vocab_size))
@@ -119,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"   {label:>14} -> {guesses}")
     if "loss" in found:
         chance = math.log(config.vocab_size)
-        print(f"   loss: {float(found.tensor('loss')):.4f} nats a token (by chance: {chance:.4f})")
+        print(f"   loss: {float(found.tensor('loss')):.4f} nats per token (uniform guess: {chance:.4f})")
 
     title(8, "Every stage and its shape")
     print(_indent(text_table(shape_rows(found))))

@@ -12,9 +12,9 @@ from llm.errors import ConfigError
 
 _NOUNS: dict[Any, str] = {
     bool: "true or false",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
-    str: "a text",
+    str: "a string",
     tuple: "a list",
 }
 
@@ -56,12 +56,12 @@ def _wrong_types(config: Any) -> Iterator[str]:
             plain = tuple(get_origin(kind) or kind for kind in kinds)
             is_right = isinstance(value, (*plain, list) if tuple in plain else plain)
             if not is_right or (isinstance(value, bool) and bool not in plain):
-                expected = " or ".join("nothing" if kind is types.NoneType else _NOUNS[kind] for kind in plain)
+                expected = " or ".join("null" if kind is types.NoneType else _NOUNS[kind] for kind in plain)
                 yield f"{name} must be {expected}, got {value!r}"
 
 
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number that is larger than any float
+    except OverflowError:  # an integer that is larger than any float
         return False

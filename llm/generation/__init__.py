@@ -1,13 +1,13 @@
 """Generation: of token ids (`generate`, `generate_batch`) and of text (`stream_text`, `continue_texts`)."""
 
+from llm.generation.compiled import CompiledStep
 from llm.generation.decoding import generate, generate_batch, log_probabilities
-from llm.generation.fast import FastStep
 from llm.generation.sampling import choose
 from llm.generation.text import Continuation, continue_texts, stream_text
 
 __all__ = [
+    "CompiledStep",
     "Continuation",
-    "FastStep",
     "choose",
     "continue_texts",
     "generate",

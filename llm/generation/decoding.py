@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llm.config import SamplingConfig
 from llm.errors import ConfigError
-from llm.generation.fast import SLOTS, DecodeStep, FastStep, is_worth_it
-from llm.generation.lookahead import Lookahead
+from llm.generation.compiled import SLOTS, CompiledStep, DecodeStep, is_worth_it
+from llm.generation.prompt_lookup import PromptLookup
 from llm.generation.sampling import choose
 from llm.model import GPT, KeyValueCache, decode, prefill
 
@@ -31,9 +31,9 @@ def generate(
         stop_id: end as soon as this token comes; it is not yielded.
 
     Raises:
-        ConfigError: the prompt is empty or holds ids outside the vocabulary, or the sampling has stop texts, which
+        ConfigError: the prompt is empty or holds ids outside the vocabulary, or the sampling has stop strings, which
             need a tokenizer (`stream_text`).
-        GenerationError: the model's scores are not numbers.
+        GenerationError: the model's logits are NaN or infinite.
     """
     sampling = replace(sampling or SamplingConfig(), n_samples=1)
     _check_no_stop_texts(sampling)
@@ -44,7 +44,7 @@ def generate(
 def generate_batch(
     model: GPT, prompts: Sequence[Tensor], sampling: SamplingConfig | None = None, stop_id: int | None = None
 ) -> list[list[list[int]]]:
-    """Continue several prompts side by side.
+    """Continue several prompts as one batch.
 
     The result is what each prompt would get alone, up to rounding: rows do not see each other, and each has its own
     source of random numbers.
@@ -73,7 +73,7 @@ def generate_batch(
 
 def _check_no_stop_texts(sampling: SamplingConfig) -> None:
     if sampling.stop:
-        raise ConfigError("stop texts need a tokenizer: use stream_text or continue_texts, or stop_ids here")
+        raise ConfigError("stop strings need a tokenizer: use stream_text or continue_texts, or stop_ids here")
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def generate_rows(
     Args:
         model: any GPT.
         prompts: (T,) token ids each.
-        sampling: everything but the stop texts.
+        sampling: everything but the stop strings.
         stop_id: a row ends as soon as this token or one of `sampling.stop_ids` comes, which is not given.
         is_ended: called with every row and its new token; whether the row ends with it. Row `p n_samples + s` is
             sample s of prompt p.
@@ -132,7 +132,7 @@ def log_probabilities(model: GPT, ids: Tensor) -> Tensor:
     """How likely the model finds each token of a text after those before it.
 
     A text longer than the context is read in windows that overlap by half, so that no token beyond the first window
-    is judged after fewer than half a context of others.
+    is scored after fewer than half a context of others.
 
     Args:
         model: any GPT.
@@ -151,11 +151,11 @@ def log_probabilities(model: GPT, ids: Tensor) -> Tensor:
     with _inference(model):
         while known < len(found):
             start = max(0, known - length // 2)
-            window = ids[start : start + length + 1].to(device)  # its last token is only judged, not read
+            window = ids[start : start + length + 1].to(device)  # its last token is only scored, not read
             logits = model.forward(window[None, :-1])[0].float()  # (T) -> (1, T, V) -> (T, V)
-            judged = torch.log_softmax(logits, dim=-1).gather(1, window[1:, None])[:, 0]  # (T, V) -> (T)
-            found[known : start + len(judged)] = judged[known - start :].cpu()
-            known = start + len(judged)
+            scored = torch.log_softmax(logits, dim=-1).gather(1, window[1:, None])[:, 0]  # (T, V) -> (T)
+            found[known : start + len(scored)] = scored[known - start :].cpu()
+            known = start + len(scored)
     return found
 
 
@@ -166,18 +166,18 @@ def random_source(seed: int, prompt: Tensor, sample: int) -> torch.Generator:
 
 
 class Reader:
-    """Gives the scores of the next token of each text, as long as texts only grow at their ends.
+    """Gives the logits of the next token of each text, as long as texts only grow at their ends.
 
     While all texts fit into the context, a step reads one token a row, from the cache, and of a text that is alone a
     guess of what follows, so that the next steps may have nothing to read. Beyond that, the window of the
     last `context_length` tokens moves, and with it the position of every token in it: keys and values, which were
     computed from the old positions and from tokens that are no longer seen, say nothing about the new window. So that
-    the scores stay exactly those of the window, each step then reads the whole window again.
+    the logits stay exactly those of the window, each step then reads the whole window again.
 
     Args:
         model: any GPT; without causal attention there is no cache, and each step reads all.
         texts: token ids of each row; the caller appends to them.
-        sampling: how many tokens will come, and whether to decode them fast.
+        sampling: how many tokens will come, and whether the decoding step is compiled.
     """
 
     def __init__(self, model: GPT, texts: list[list[int]], sampling: SamplingConfig) -> None:
@@ -188,24 +188,25 @@ class Reader:
         self._cache: KeyValueCache | None = None
         self._is_filled = False
         self._decode: DecodeStep = decode
-        self._lookahead = Lookahead(sampling.lookahead) if sampling.lookahead and len(texts) == 1 else None
+        n_guesses = sampling.prompt_lookup if len(texts) == 1 else 0
+        self._prompt_lookup = PromptLookup(n_guesses) if n_guesses else None
         if model.config.is_causal:
             n_slots = max(map(len, texts)) + sampling.max_new_tokens
             if is_worth_it(model, sampling):
-                self._decode = FastStep(model, 1 + sampling.lookahead if self._lookahead else len(texts))
+                self._decode = CompiledStep(model, 1 + n_guesses if n_guesses else len(texts))
                 n_slots = -(-n_slots // SLOTS) * SLOTS
             self._cache = KeyValueCache(model, len(texts), min(n_slots, self._context_length))
 
     def logits(self, running: Sequence[int]) -> Tensor:
-        """(B, V) the scores after the last token of each text; those of rows that are not running mean nothing."""
+        """(B, V) the logits after the last token of each text; those of rows that are not running mean nothing."""
         with _inference(self.model):
             if self._cache is None:
                 windows = [text[-self._context_length :] for text in self.texts]
                 return torch.stack([self._plain_logits(window) for window in windows])
             fits = all(len(self.texts[row]) <= self._context_length for row in running)
             if self._is_filled and fits:
-                if self._lookahead is not None:
-                    return self._decode_ahead(self.texts[0], self._cache, self._lookahead)
+                if self._prompt_lookup is not None:
+                    return self._decode_guess(self.texts[0], self._cache, self._prompt_lookup)
                 ids = self._tensor([text[-1] for text in self.texts])
                 positions = self._tensor([min(len(text), self._context_length) - 1 for text in self.texts])
                 return self._decode(self.model, self._cache, ids[:, None], positions[:, None])[:, 0]  # (B, 1, V)
@@ -214,16 +215,16 @@ class Reader:
             ids = pad_sequence([torch.tensor(window) for window in windows], batch_first=True).to(self.device)  # (B, T)
             return prefill(self.model, self._cache, ids, self._tensor(list(map(len, windows))))
 
-    def _decode_ahead(self, text: list[int], cache: KeyValueCache, lookahead: Lookahead) -> Tensor:
-        if (scores := lookahead.scores(text)) is not None:
-            return scores[None]  # (V) -> (1, V)
-        has_room = len(text) + lookahead.n_guesses <= cache.n_slots
-        guess = lookahead.guess(text) if has_room else []
+    def _decode_guess(self, text: list[int], cache: KeyValueCache, prompt_lookup: PromptLookup) -> Tensor:
+        if (logits := prompt_lookup.logits(text)) is not None:
+            return logits[None]  # (V) -> (1, V)
+        has_room = len(text) + prompt_lookup.n_guesses <= cache.n_slots
+        guess = prompt_lookup.guess(text) if has_room else []
         ids = self._tensor([text[-1], *guess])[None]  # (1, 1 + guessed)
         positions = torch.arange(len(text) - 1, len(text) + len(guess), device=self.device)[None]
-        scores = self._decode(self.model, cache, ids, positions)[0]  # (1, T, V) -> (T, V)
-        lookahead.keep(text, guess, scores)
-        return scores[:1]
+        logits = self._decode(self.model, cache, ids, positions)[0]  # (1, T, V) -> (T, V)
+        prompt_lookup.keep(text, guess, logits)
+        return logits[:1]
 
     def _plain_logits(self, window: list[int]) -> Tensor:
         ids = self._tensor(window)[None]  # (T) -> (1, T)

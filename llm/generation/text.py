@@ -1,4 +1,4 @@
-"""Text in, text out: generation with a tokenizer, which is what stop texts need."""
+"""Text in, text out: generation with a tokenizer, which is what stop strings need."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Continuation(NamedTuple):
     sample: int
     """Which of its samples this is, from 0."""
     text: str
-    """What follows the prompt, up to a stop text."""
+    """What follows the prompt, up to a stop string."""
     ids: list[int]
-    """The token ids that were generated; with a stop text, up to the one that completed it."""
+    """The token ids that were generated; with a stop string, up to the one that completed it."""
     end: Literal["length", "stop"]
     """Why it ends there: it is as long as it may be, or it came to a stop."""
 
@@ -38,18 +38,18 @@ class Continuation(NamedTuple):
 def continue_texts(
     model: GPT, tokenizer: Tokenizer, prompts: Sequence[Tensor | str], sampling: SamplingConfig, batch_size: int = 8
 ) -> Iterator[Continuation]:
-    """Continue prompts, several side by side, and give each continuation when its batch is done, in order.
+    """Continue prompts in batches, and yield each continuation when its batch is done, in order.
 
     Args:
         model: any GPT; only with causal attention can its text make sense.
         tokenizer: the model's; its end of text ends a continuation.
         prompts: texts, or (T,) token ids each.
         sampling: how to choose, how many tokens, how many samples of each prompt, and when to stop.
-        batch_size: prompts side by side.
+        batch_size: prompts in a batch.
 
     Raises:
         ConfigError: a prompt is empty or holds ids outside the vocabulary.
-        GenerationError: the model's scores are not numbers.
+        GenerationError: the model's logits are NaN or infinite.
     """
     n = sampling.n_samples
     ids = [_ids(tokenizer, prompt) for prompt in prompts]
@@ -67,7 +67,7 @@ def continue_texts(
 def stream_text(model: GPT, tokenizer: Tokenizer, prompt: Tensor | str, sampling: SamplingConfig) -> Iterator[str]:
     """Continue one prompt and give the text as it comes: together, the first sample of `continue_texts`.
 
-    What may be the beginning of a stop text, or of a character, is held back until that is known.
+    What may be the beginning of a stop string, or of a character, is held back until that is known.
     """
     ids = _ids(tokenizer, prompt)
     text = GrowingText(tokenizer, ids.tolist(), sampling.stop)
@@ -101,7 +101,7 @@ class GrowingText:
     Args:
         tokenizer: sees the prompt too, so that it knows what the continuation joins on to.
         prompt: its token ids.
-        stop: texts at which it ends.
+        stop: strings at which it ends.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: list[int], stop: Sequence[str]) -> None:
@@ -129,7 +129,7 @@ class GrowingText:
     def _grow(self, piece: str) -> None:
         if self.is_stopped:
             return
-        # A stop text may have begun in the text so far, at the earliest with all but its last character.
+        # A stop string may have begun in the text so far, at the earliest with all but its last character.
         start = max(0, len(self.text) - max(map(len, self._stop), default=1) + 1)
         self.text += piece
         places = [place for stop in self._stop if (place := self.text.find(stop, start)) >= 0]
@@ -138,7 +138,7 @@ class GrowingText:
 
     @property
     def n_settled(self) -> int:
-        """How many characters are sure to stay: all but an end with which a stop text may begin."""
+        """How many characters are sure to stay: all but an end with which a stop string may begin."""
         if self.is_stopped:
             return len(self.text)
         begun = (n for stop in self._stop for n in range(1, len(stop)) if self.text.endswith(stop[:n]))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llm.errors import CheckpointError
 from llm.pretrained.files import read_json
+from llm.runtime.shell import command_line
 
 _NAMES = {12: "gpt2", 24: "gpt2-medium", 36: "gpt2-large", 48: "gpt2-xl"}
 _MARKS = ("hparams.json", "model.ckpt.index", "checkpoint")
@@ -24,10 +25,11 @@ def refuse(folder: Path) -> None:
         return
     hparams = read_json(folder / "hparams.json") if (folder / "hparams.json").is_file() else {}
     name = _NAMES.get(hparams.get("n_layer", 12), "gpt2")
+    script = "transformers.models.gpt2.convert_gpt2_original_tf_checkpoint_to_pytorch"
+    paths: list[str | Path] = ["--gpt2_checkpoint_path", folder, "--pytorch_dump_folder_path", "converted"]
+    convert = command_line("python", "-m", script, *paths)
     raise CheckpointError(
         f"{str(folder)!r} is OpenAI's TensorFlow checkpoint, which only TensorFlow reads. The same weights are "
         f"published as safetensors: use {name} in place of the folder. To convert your own: in another environment, "
-        "pip install 'transformers<5' tensorflow, then python -m "
-        "transformers.models.gpt2.convert_gpt2_original_tf_checkpoint_to_pytorch --gpt2_checkpoint_path "
-        f"{folder} --pytorch_dump_folder_path converted, and use the folder 'converted'"
+        f"pip install 'transformers<5' tensorflow, then {convert}, and use the folder 'converted'"
     )

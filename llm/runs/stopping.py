@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import signal
 import subprocess
 import time
@@ -20,7 +19,7 @@ from llm.data.loader import BatchLoader
 from llm.runs.checkpointing import best_and_last
 from llm.runs.run_folder import folder_of
 from llm.runtime.process import Interrupted, listen, listen_as_before, name_of, say
-from llm.runtime.shipped import train_command
+from llm.runtime.shell import command_line, train_command_line
 from llm.training.trainer_state import is_accumulating
 
 log = logging.getLogger("llm")
@@ -163,8 +162,8 @@ def command_to_resume(trainer: L.Trainer, path: Path) -> str:
     """What a user types to go on: with the run's own configuration, where it was kept."""
     folder = folder_of(trainer)
     config = None if folder is None else folder / "config.yaml"
-    with_config = f" --config {shlex.quote(str(config))}" if config is not None and config.is_file() else ""
-    return f"{train_command()} fit{with_config} --ckpt_path {shlex.quote(str(path))}"
+    with_config: list[str | Path] = ["--config", config] if config is not None and config.is_file() else []
+    return train_command_line("fit", *with_config, "--ckpt_path", path)
 
 
 def _end_loaders(trainer: L.Trainer) -> None:
@@ -199,4 +198,4 @@ def _put_in_queue_again(trainer: L.Trainer, received: int) -> str | None:
         problem = done.stderr.strip() or f"status {done.returncode}" if done.returncode else None
     except (OSError, subprocess.TimeoutExpired) as error:
         problem = str(error)
-    return f"job {job} is in the queue again" if problem is None else f"`{shlex.join(command)}` failed: {problem}"
+    return f"job {job} is in the queue again" if problem is None else f"`{command_line(*command)}` failed: {problem}"

@@ -1,5 +1,20 @@
-"""What a network is trained to do: a LightningModule for each task."""
+"""What a network is trained to do: a LightningModule for each task, and the table of tasks.
 
-from llm.tasks.language import LanguageModel
+The public names are imported when they are first used: the table needs neither torch nor Lightning.
+"""
 
-__all__ = ["LanguageModel"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llm.runtime.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from llm.tasks.language import LanguageModel
+    from llm.tasks.table import TASKS, Task
+
+__all__ = ["TASKS", "LanguageModel", "Task"]
+
+_MODULES = {"LanguageModel": "language", "TASKS": "table", "Task": "table"}
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

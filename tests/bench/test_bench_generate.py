@@ -19,7 +19,7 @@ def test_the_benchmark_runs_and_all_ways_write_the_same():
     for row in rows:
         assert set(row["same_tokens"].values()) == {1}
         assert min(*row["rates"].values(), *row["ratios"].values()) > 0
-    assert {"transformers, lookup", "compiled, lookahead"} <= set(rows[0]["rates"])
+    assert {"transformers, lookup", "compiled, prompt lookup"} <= set(rows[0]["rates"])
     assert set(rows[1]["rates"]) == {"transformers", "plain", "compiled"}, "of several texts none is guessed"
     assert ("book" in rows[0]["rates"]) == bool(find_spec("llms_from_scratch"))
     assert ("litgpt" in rows[0]["rates"]) == ("LITGPT_PYTHON" in os.environ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,46 @@ def test_overrides_beat_the_file_and_land_in_the_run():
     assert saved["model"]["optim"]["learning_rate"] == 0.01
     assert saved["model"]["gpt"]["attention"] == "causal"
     assert saved["trainer"]["max_steps"] == 3
+
+
+@pytest.mark.parametrize("given", [["--config", "few.yaml"], ["--config=few.yaml"], ["-c", "few.yaml"]])
+def test_flags_beat_a_file_wherever_they_stand(given):
+    Path("few.yaml").write_text("trainer: {max_steps: 9, val_check_interval: 2}\ndata: {stride: 5}\n")
+    assert run("fit", *CHAR, *QUICK, "--data.stride=7", *given, "--trainer.limit_val_batches=1") == 0
+    saved = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
+    assert (saved["trainer"]["max_steps"], saved["data"]["stride"]) == (3, 7)
+    assert saved["trainer"]["val_check_interval"] == 2, "and the file beats the defaults"
+
+
+def test_of_two_files_the_later_wins():
+    Path("one.yaml").write_text("trainer: {max_steps: 2}\ndata: {stride: 5}\n")
+    Path("two.yaml").write_text("trainer: {max_steps: 1}\n")
+    words = [word for word in QUICK if "max_steps" not in word]
+    assert run("fit", "--config=one.yaml", *CHAR, *words, "--config", "two.yaml") == 0
+    saved = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
+    assert (saved["trainer"]["max_steps"], saved["data"]["stride"]) == (1, 5)
+
+
+def test_commands_are_printed_as_a_shell_reads_them(capsys):
+    name = "é ü/x y"
+    assert run("fit", *QUICK, *CHAR, "--trainer.logger.init_args.version", name) == 0
+    *_, checkpoint, look, generate = capsys.readouterr().err.strip().splitlines()
+    path = checkpoint.partition(":")[2].strip()
+    assert Path(path).is_file()
+    assert name in path
+    words = shlex.split(look.partition(":")[2])
+    assert Path(words[words.index("--logdir") + 1]).is_dir()
+    words = shlex.split(generate.partition(":")[2])
+    assert words[:6] == ["python", "-m", "llm", "generate", "--ckpt", path]
+
+
+@pytest.mark.parametrize("word", ["--model=model.yaml", "--model={gpt: {dropout: 0.5}}", "--model.gpt={dropout: 0.5}"])
+def test_a_group_given_at_once_is_only_what_it_holds(trained, word):
+    Path("model.yaml").write_text("gpt: {dropout: 0.5}\n")
+    assert run("fit", *QUICK[4:], word, "--ckpt_path=last", "--trainer.max_steps=4") == 0
+    saved = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
+    assert saved["model"]["gpt"]["dropout"] == 0.5
+    assert saved["model"]["gpt"]["n_layer"] == 1, "the rest is the checkpoint's"
 
 
 def test_printed_configuration_runs(capsys, tmp_path):
@@ -271,7 +312,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["--data.context_length=0"], "context_length must be at least 1, got 0"),
         (["--inspect.features=[maps, pge]"], "film, page; got pge; did you mean page?"),
         (["--model.gpt.attention=multihead"], "did you mean multi_head?"),
-        (["--model.gpt.n_layer=1.5"], "model.gpt.n_layer must be a whole number, got 1.5"),
+        (["--model.gpt.n_layer=1.5"], "model.gpt.n_layer must be an integer, got 1.5"),
         (["--model.gpt=3"], "model.gpt takes settings by name"),
         (["--checkpoint.every=-1"], "checkpoint.every must be at least 0"),
         (["--samples.every=-1"], "must be at least 0 steps, got -1"),

@@ -112,7 +112,7 @@ def test_every_option_reaches_the_sampling(generate):
         ([], b"\xff", "standard input is not UTF-8 text at byte 0"),
         (["--prompt", "a", "--min_p", "2"], None, "min_p must be from 0 to 1"),
         (["--prompt", "a", "--n", "0"], None, "n_samples must be at least 1"),
-        (["--prompt", "a", "--stop", ""], None, "stop holds an empty text"),
+        (["--prompt", "a", "--stop", ""], None, "stop holds an empty string"),
         (["--prompt", "a", "--batch_size", "0"], None, "batch_size must be at least 1"),
     ],
 )

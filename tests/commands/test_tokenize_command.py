@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(capsys, monkeypatch):
         real(file)
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "can't write 'shards': No space left on device; choose another folder, or put" in error(capsys, *words)
+    assert "can't write 'shards': No space left on device; choose another folder, or fix" in error(capsys, *words)
     assert not list(Path("shards").glob("*.tmp"))
     monkeypatch.setattr(os, "fsync", real)
     assert run(*words) == 0

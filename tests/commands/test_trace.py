@@ -30,7 +30,7 @@ def test_of_a_long_text_no_more_is_held_than_fits(capsys, monkeypatch):
     assert main(["trace"]) == 0
     output = capsys.readouterr().out
     assert "memory is for the matrices of 3 tokens at once" in output
-    assert "weights: rows sum to 1; a key that may not be seen gets 0 (3, 3)" in output
+    assert "weights: rows sum to 1; a masked key gets 0 (3, 3)" in output
 
 
 @pytest.mark.parametrize("attention", ["dot", "self", "causal", "multi_head"])

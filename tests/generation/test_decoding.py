@@ -29,7 +29,7 @@ def naive_greedy(model, prompt, n_tokens):
 
 
 @given(seed=st.integers(0, 1000), lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4))
-def test_scores_are_those_of_the_window_at_every_step(make_model, seed, lengths):
+def test_logits_are_those_of_the_window_at_every_step(make_model, seed, lengths):
     model = make_model(seed)
     texts = [torch.randint(50, (length,)).tolist() for length in lengths]
     reader = Reader(model, texts, SamplingConfig(max_new_tokens=20))
@@ -141,9 +141,9 @@ def test_a_repeated_token_can_be_made_unlikely(make_model, prompts):
 
 def test_stop_texts_need_a_tokenizer(make_model, prompts):
     sampling = replace(GREEDY, stop=("\n",))
-    with pytest.raises(ConfigError, match="stop texts need a tokenizer"):
+    with pytest.raises(ConfigError, match="stop strings need a tokenizer"):
         next(generate(make_model(), prompts[0], sampling))
-    with pytest.raises(ConfigError, match="stop texts need a tokenizer"):
+    with pytest.raises(ConfigError, match="stop strings need a tokenizer"):
         generate_batch(make_model(), prompts, sampling)
 
 
@@ -194,7 +194,7 @@ def test_a_token_outside_the_vocabulary(make_model, prompts, token):
 def test_weights_that_are_not_numbers(make_model, prompts):
     model = make_model()
     torch.nn.init.constant_(model.blocks[0].mlp.expand.weight, float("nan"))
-    with pytest.raises(GenerationError, match="not numbers"):
+    with pytest.raises(GenerationError, match="logits are NaN or infinite"):
         generate_batch(model, prompts, GREEDY)
 
 

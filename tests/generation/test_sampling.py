@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llm.config import SamplingConfig
 from llm.errors import ConfigError, GenerationError
-from llm.generation.sampling import choose, distribution, penalise
+from llm.generation.sampling import choose, distribution, penalize
 
 logits_lists = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=12)
 
@@ -25,7 +25,7 @@ def shares(logits, **settings):
 
 
 @given(logits_lists, st.floats(0.1, 3))
-def test_temperature_divides_the_scores(logits, temperature):
+def test_temperature_divides_the_logits(logits, temperature):
     expected = torch.softmax(torch.tensor(logits) / temperature, dim=0).tolist()
     assert shares(logits, temperature=temperature) == pytest.approx(expected, abs=1e-5)
 
@@ -93,7 +93,7 @@ def test_the_repetition_penalty_is_that_of_hugging_face():
     logits, texts = torch.randn(4, 30), torch.randint(30, (4, 9))
     seen = torch.zeros(4, 30, dtype=torch.bool).scatter(1, texts, True)
     expected = process.RepetitionPenaltyLogitsProcessor(1.3)(texts, logits.clone())
-    torch.testing.assert_close(penalise(logits, seen, 1.3), expected)
+    torch.testing.assert_close(penalize(logits, seen, 1.3), expected)
 
 
 def test_greedy_takes_the_likeliest_that_is_left_after_the_penalty():
@@ -123,9 +123,9 @@ def test_a_token_that_was_left_out_is_never_chosen(logits, draw, p):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_scores_that_are_not_numbers(temperature, value):
+def test_logits_that_are_not_finite(temperature, value):
     logits = torch.tensor([[0.0, 1.0], [value, 1.0]])
-    with pytest.raises(GenerationError, match="not numbers"):
+    with pytest.raises(GenerationError, match="logits are NaN or infinite"):
         choose(logits, config(temperature=temperature), torch.tensor([0.5, 0.5]))
 
 
@@ -136,9 +136,9 @@ def test_scores_that_are_not_numbers(temperature, value):
         ({"repetition_penalty": 0}, "repetition_penalty must be above 0"),
         ({"n_samples": 0}, "n_samples must be at least 1"),
         ({"stop": "end"}, "stop must be a list"),
-        ({"stop": ("",)}, "stop holds an empty text"),
+        ({"stop": ("",)}, "stop holds an empty string"),
         ({"stop_ids": (-1,)}, "stop_ids must be at least 0"),
-        ({"fast": "sometimes"}, "fast must be one of auto, always, never"),
+        ({"compile": "sometimes"}, "compile must be one of auto, always, never"),
     ],
 )
 def test_settings_that_can_not_be(settings, message):

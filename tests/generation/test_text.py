@@ -84,7 +84,7 @@ def test_stop_texts_are_found_wherever_tokens_end(text, stop):
         if stopped:
             break
     growing.finish()
-    # The first end of a stop text decides; of those that end there, the one that began first.
+    # The first end of a stop string decides; of those that end there, the one that began first.
     ends = [(place + len(part), place) for part in stop if (place := text.find(part)) >= 0]
     assert growing.text == (text[: min(ends)[1]] if ends else text)
     assert growing.is_stopped == bool(ends)

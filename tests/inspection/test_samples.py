@@ -65,7 +65,7 @@ def test_a_text_that_can_not_be_continued_is_a_warning(train, caplog):
     with caplog.at_level(logging.WARNING, logger="llm"):
         _, _, texts = train(TextSamples(["The cat"], every=4), Overflow())
     assert sorted(texts) == [0]
-    assert "no sample for the prompt 'The cat': the model's scores are not numbers" in caplog.text
+    assert "no sample for the prompt 'The cat': the model's logits are NaN or infinite" in caplog.text
 
 
 def test_a_number_of_steps_that_can_not_be():

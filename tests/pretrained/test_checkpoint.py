@@ -40,7 +40,7 @@ def test_one_line_gives_model_and_tokenizer(saved):
         (lambda c: c["state_dict"].update({"network.head.weight": 3}), "'network.head.weight' is no tensor"),
         (lambda c: c["llm"].update(tokenizer="char"), "tokenizer is no dict"),
         (lambda c: c["llm"].update(tokenizer={}), "tokenizer is no dict with a kind"),
-        (lambda c: c["llm"]["network"].update(n_layer="1"), "n_layer must be a whole number, got '1'"),
+        (lambda c: c["llm"]["network"].update(n_layer="1"), "n_layer must be an integer, got '1'"),
         (lambda c: c["llm"].update(version=99), "has version 99"),
         (lambda c: c["llm"]["network"].update(n_head=3), "can't be built"),
         (lambda c: c["llm"]["network"].update(unheard_of=1), "can't be built"),

@@ -1,10 +1,10 @@
-"""The decoding of one token, compiled.
+"""The decoding of one token, compiled by torch.compile.
 
 Decoding a token reads every weight once, so the speed of memory is the limit, and a library's matrix product with one
-row is far from it. On a CPU the fast step computes each linear layer as a multiply-and-sum over the rows of its weight,
-which the compiler turns into one pass over memory, and fuses what is around it. Nothing else changes: it is `decode`
-with the same blocks and the same weights. One block is compiled, and serves for all of them. On a GPU the whole step is
-compiled, and replayed as a graph.
+row is far from it. On a CPU the compiled step computes each linear layer as a multiply-and-sum over the rows of its
+weight, which the compiler turns into one pass over memory, and fuses what is around it. Nothing else changes: it is
+`decode` with the same blocks and the same weights. One block is compiled, and serves for all of them. On a GPU the
+whole step is compiled, and replayed as a graph.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 DecodeStep = Callable[[GPT, KeyValueCache, Tensor, Tensor], Tensor]
 
 SLOTS = 256
-"""The cache of a fast step has a multiple of this many slots, since each size is compiled anew."""
+"""The cache of a compiled step has a multiple of this many slots, since each size is compiled anew."""
 
 _WORTH_IT = 4e10
 """Weights read (steps times parameters) from which on compiling pays off: 320 tokens of GPT-2 124M. It takes 3 to 10
@@ -33,18 +33,18 @@ seconds, and a plain step about 0.15 nanoseconds longer for each weight."""
 
 
 def is_worth_it(model: GPT, sampling: SamplingConfig) -> bool:
-    """Whether to prepare a fast step for a generation."""
-    if sampling.fast == "auto":
+    """Whether compiling the decoding step pays off for a generation, or is asked for."""
+    if sampling.compile == "auto":
         return sampling.max_new_tokens * model.n_parameters >= _WORTH_IT
-    return sampling.fast == "always"
+    return sampling.compile == "always"
 
 
-class FastStep:
+class CompiledStep:
     """`decode`, compiled for each shape at its first call; where that fails, a log line says why, and it is `decode`.
 
     Args:
         model: whose weights are used, as they are at each call.
-        n_rows: the most tokens that are read in one step: texts side by side, times tokens of each.
+        n_rows: the most tokens that are read in one step: texts in the batch times tokens of each.
     """
 
     def __init__(self, model: GPT, n_rows: int) -> None:
@@ -74,13 +74,13 @@ class FastStep:
 
 
 def _row_step(model: GPT, n_rows: int) -> DecodeStep:
-    fast = _with_row_linears(model) if n_rows <= _most_rows(model) else _sharing_copy(model)
-    fast.head.forward = torch.compile(fast.head.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
+    twin = _with_row_linears(model) if n_rows <= _most_rows(model) else _sharing_copy(model)
+    twin.head.forward = torch.compile(twin.head.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
     block_step = torch.compile(decode_block, fullgraph=True, dynamic=False)
 
     def step(model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
         del model  # the copy has its weights
-        return decode(fast, cache, ids, positions, block_step)
+        return decode(twin, cache, ids, positions, block_step)
 
     return step
 
@@ -131,9 +131,9 @@ def _sharing_copy(model: GPT) -> GPT:
 
 def _with_row_linears(model: GPT) -> GPT:
     """A copy with the same parameters, each linear layer a `RowLinear`."""
-    fast = _sharing_copy(model)
-    for module in list(fast.modules()):
+    twin = _sharing_copy(model)
+    for module in list(twin.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, RowLinear(child))
-    return fast
+    return twin

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from llm.config import SamplingConfig
-from llm.generation import FastStep, generate_batch
-from llm.generation.fast import RowLinear, is_worth_it
+from llm.generation import CompiledStep, generate_batch
+from llm.generation.compiled import RowLinear, is_worth_it
 from llm.model import KeyValueCache, decode
 
 MODERN = {"positions": "rotary", "qk_norm": True, "norm": "rms_norm", "activation": "squared_relu", "bias": False}
-GREEDY = SamplingConfig(max_new_tokens=12, temperature=0.0, fast="never")
+GREEDY = SamplingConfig(max_new_tokens=12, temperature=0.0, compile="never")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -30,7 +30,7 @@ def test_a_row_linear_is_a_linear_layer(dtype, bias):
 def test_compiled_logits_are_the_plain_ones(make_model, n_rows):
     model = make_model().requires_grad_(False)
     torch.compiler.reset()
-    step = FastStep(model, n_rows)
+    step = CompiledStep(model, n_rows)
     plain, compiled = KeyValueCache(model, n_rows, 16), KeyValueCache(model, n_rows, 16)
     starts = torch.arange(n_rows) % 3  # unequal positions
     for position in range(14):
@@ -47,7 +47,7 @@ def test_compiled_text_is_the_plain_one(make_model, prompts, caplog, settings):
     torch.compiler.reset()
     for sampling in (replace(GREEDY, max_new_tokens=20), replace(GREEDY, temperature=1.0)):
         expected = generate_batch(model, prompts, sampling)
-        assert generate_batch(model, prompts, replace(sampling, fast="always")) == expected
+        assert generate_batch(model, prompts, replace(sampling, compile="always")) == expected
     assert not [record for record in caplog.records if record.name.startswith("llm")]
 
 
@@ -55,17 +55,17 @@ def test_compiled_text_is_the_plain_one(make_model, prompts, caplog, settings):
 def test_padding_of_the_vocabulary_is_left_out(make_model, monkeypatch, n_rows):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     model = make_model(vocab_multiple=64).requires_grad_(False)
-    plain, fast = KeyValueCache(model, n_rows, 16), KeyValueCache(model, n_rows, 16)
+    plain, other = KeyValueCache(model, n_rows, 16), KeyValueCache(model, n_rows, 16)
     ids, positions = torch.randint(50, (n_rows, 1)), torch.zeros(n_rows, 1, dtype=torch.int64)
     expected = decode(model, plain, ids, positions)
     assert expected.shape == (n_rows, 1, 50)
-    torch.testing.assert_close(FastStep(model, n_rows)(model, fast, ids, positions), expected)
+    torch.testing.assert_close(CompiledStep(model, n_rows)(model, other, ids, positions), expected)
 
 
 def test_new_weights_are_used(make_model, prompts, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     model = make_model(context_length=64)
-    sampling = replace(GREEDY, fast="always")
+    sampling = replace(GREEDY, compile="always")
     before = generate_batch(model, prompts, sampling)
     with torch.no_grad():
         model.embeddings.token.weight.add_(torch.randn(50, 16))
@@ -84,7 +84,7 @@ def test_without_a_compiler_the_text_is_the_same(make_model, prompts, monkeypatc
     monkeypatch.setattr(torch, "compile", broken)
     model = make_model(context_length=64)
     with caplog.at_level(logging.WARNING):
-        found = generate_batch(model, prompts, replace(GREEDY, fast="always"))
+        found = generate_batch(model, prompts, replace(GREEDY, compile="always"))
     assert found == generate_batch(model, prompts, GREEDY)
     assert [record.getMessage() for record in caplog.records] == [
         "decoding is not compiled, and slower: no compiler found"
@@ -94,8 +94,8 @@ def test_without_a_compiler_the_text_is_the_same(make_model, prompts, monkeypatc
 def test_compiling_is_for_much_work(make_model):
     model = make_model()
     assert not is_worth_it(model, SamplingConfig(10_000))
-    assert is_worth_it(model, SamplingConfig(10, fast="always"))
-    assert not is_worth_it(model, SamplingConfig(10**9, fast="never"))
+    assert is_worth_it(model, SamplingConfig(10, compile="always"))
+    assert not is_worth_it(model, SamplingConfig(10**9, compile="never"))
     assert is_worth_it(model, SamplingConfig(10**9))
 
 
@@ -104,11 +104,11 @@ def test_compiling_is_for_much_work(make_model):
 def test_graphs_on_a_gpu_give_the_same_text(make_model, prompts, n_rows):
     model = make_model(context_length=32).cuda()
     expected = generate_batch(model, prompts[:n_rows], GREEDY)
-    step = FastStep(model, n_rows)
+    step = CompiledStep(model, n_rows)
     cache = KeyValueCache(model, n_rows, 32)
     for position in range(6):
         ids, positions = (torch.full((n_rows, 1), value, device="cuda") for value in (position, position))
         with torch.no_grad():
             step(model, cache, ids, positions)
     assert step.is_compiled
-    assert generate_batch(model, prompts[:n_rows], replace(GREEDY, fast="always")) == expected
+    assert generate_batch(model, prompts[:n_rows], replace(GREEDY, compile="always")) == expected

@@ -1,0 +1,52 @@
+"""What `fit` says when it is done."""
+
+from __future__ import annotations
+
+import logging
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from llm.data import TextDataModule
+from llm.runs.checkpointing import best_and_last
+from llm.runtime.shell import command_line, train_command_line
+
+log = logging.getLogger("llm")
+
+
+def say_how_to_use(trainer: L.Trainer, datamodule: L.LightningDataModule, first_step: int) -> None:
+    """Say where the checkpoint of a run is, how to look at the run, and how to use it.
+
+    Args:
+        trainer: of the run that is done.
+        datamodule: what it was trained on.
+        first_step: at which the run began.
+    """
+    if trainer.global_step == first_step:
+        log.warning(
+            "no step was made: the run was at its end already, at step %d; set --trainer.max_steps above that",
+            first_step,
+        )
+    checkpoint = best_and_last(trainer)
+    if checkpoint is None:
+        return
+    for callback in trainer.early_stopping_callbacks:
+        if callback.stopping_reason_message:
+            log.info("stopped early, at step %d: %s", trainer.global_step, callback.stopping_reason_message)
+    path = checkpoint.best_model_path or checkpoint.last_model_path
+    if not path:
+        return
+    if checkpoint.best_model_path:
+        log.info("best:        step %d, validation loss %.3f", checkpoint.best_step, checkpoint.best_loss)
+    log.info("checkpoint:  %s", path)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            board = ["tensorboard", "--logdir", logger.log_dir, "--samples_per_plugin", "images=100,text=100"]
+            log.info("look inside: %s", command_line(*board))
+    if isinstance(datamodule, TextDataModule):
+        opening = datamodule.tokenizer.decode(datamodule.train_tokens[:4].tolist())
+        prompt = " ".join(opening.split()) or "Once"
+        command = command_line("python", "-m", "llm", "generate", "--ckpt", path, "--prompt", prompt)
+        log.info("generate:    %s", command)
+    else:
+        log.info("evaluate:    %s", train_command_line("validate", "--ckpt_path", path))

@@ -1,0 +1,71 @@
+"""Which task a command line is about: found before there is a parser, since the options are the task's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm.cli.parsing import suggestion
+from llm.cli.words import TASK, settings_of_files, take, value_in_files
+from llm.errors import CheckpointError, ConfigError
+from llm.pretrained.checkpoint import read_checkpoint, task_of
+from llm.runs.choosing import RUNS
+from llm.runs.run_folder import newest_checkpoint
+from llm.tasks import TASKS
+from llm.tasks.table import DEFAULT_TASK
+
+_USES_A_CHECKPOINT = ("validate", "test", "predict")
+
+
+def choose_task(words: Sequence[str]) -> str:
+    """The word of the task: of `--task`, else of the YAML files, else of the checkpoint, else the default.
+
+    Args:
+        words: of the command line, the command first.
+
+    Raises:
+        ConfigError: there is no such task.
+        CheckpointError: the checkpoint can't be read.
+    """
+    files = settings_of_files(words).values()
+    flags, _ = take(words, (TASK,))
+    word = flags[-1][1] if flags else value_in_files(files, "task")
+    if word is not None:
+        if word not in list(TASKS):  # a list: what YAML holds may have no hash
+            near = suggestion(str(word), TASKS)
+            raise ConfigError(f"there is no task {str(word)!r}{near}; there is {', '.join(TASKS)}")
+        return str(word)
+    path = _checkpoint(words, files) if words[:1] and words[0] in _USES_A_CHECKPOINT else None
+    return DEFAULT_TASK if path is None else _known_task_of(read_checkpoint(path), path)
+
+
+def _checkpoint(words: Sequence[str], files: Iterable[dict[str, Any]]) -> str | Path | None:
+    """The checkpoint that the words name, as `llm.runs.choosing` will choose it."""
+
+    def value(*names: str) -> str | None:
+        flags, _ = take(words, [f"--{name}" for name in names])
+        found = [*(value_in_files(files, name) for name in names), *(value for _, value in flags)]
+        return next(filter(None, reversed(found)), None)
+
+    path = value("ckpt_path")
+    if path not in ("last", "best"):
+        return None if path == "null" else path
+    folder = value("checkpoint.folder") or value("trainer.logger.init_args.save_dir", "trainer.logger.save_dir")
+    return newest_checkpoint(folder or RUNS, path)
+
+
+def _known_task_of(checkpoint: dict[str, Any], path: str | Path) -> str:
+    if (word := task_of(checkpoint)) not in TASKS:
+        raise CheckpointError(f"{str(path)!r} holds the task {word[:80]!r}; there is {', '.join(TASKS)}")
+    return word
+
+
+def refuse_other_task(checkpoint: dict[str, Any], path: str | Path, word: str) -> None:
+    """Hold a checkpoint to the task of the command line.
+
+    Raises:
+        CheckpointError: it holds another.
+    """
+    if (theirs := _known_task_of(checkpoint, path)) != word:
+        raise CheckpointError(f"{str(path)!r} holds the task {theirs!r}, not {word!r}: give --task {theirs}")

@@ -1,0 +1,72 @@
+"""Which LightningModule a task trains, and on which LightningDataModule: one row a task.
+
+Nothing large is imported here: `python train.py --help` lists the tasks at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import lightning as L
+
+DEFAULT_TASK = "language"
+"""The task where none is named, on the command line, in a YAML file, or in a checkpoint."""
+
+
+class Task(NamedTuple):
+    """What `--task WORD` stands for.
+
+    Args:
+        module: import path of the LightningModule, such as `llm.tasks:LanguageModel`.
+        datamodule: import path of the LightningDataModule.
+        summary: one line for --help.
+        links: settings of the module that follow from the data, source to target. A source is an attribute of the
+            data module as it is after `__init__`.
+        callbacks: import paths of the callbacks that every run of this task has, each by the group of its options.
+    """
+
+    module: str
+    datamodule: str
+    summary: str
+    links: Mapping[str, str] = MappingProxyType({})
+    callbacks: Mapping[str, str] = MappingProxyType({})
+
+    def module_class(self) -> type[L.LightningModule]:
+        """The LightningModule, imported."""
+        return resolve(self.module)
+
+    def datamodule_class(self) -> type[L.LightningDataModule]:
+        """The LightningDataModule, imported."""
+        return resolve(self.datamodule)
+
+    def callback_classes(self) -> dict[str, type[L.Callback]]:
+        """The callbacks, imported, each by the group of its options."""
+        return {group: resolve(path) for group, path in self.callbacks.items()}
+
+
+def resolve(path: str) -> type:
+    """The class at an import path `package.module:Class`."""
+    module, _, name = path.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    assert isinstance(found, type), path
+    return found
+
+
+TASKS: dict[str, Task] = {
+    "language": Task(
+        module="llm.tasks:LanguageModel",
+        datamodule="llm.data:TextDataModule",
+        summary="a GPT that predicts the next token of a text",
+        links={"data.context_length": "model.gpt.context_length", "data.vocab_size": "model.gpt.vocab_size"},
+        callbacks={
+            "inspect": "llm.inspection:Inspection",
+            "samples": "llm.inspection:TextSamples",
+            "predictions": "llm.tasks.predictions:PredictionWriter",
+        },
+    ),
+}
+"""Each task by its word."""
