@@ -23,8 +23,8 @@ from bench._gpu_profile import profiled, profiler, summary
 from bench._nanogpt import NanoGPT, training_step
 from llm import GPT, GPTConfig, OptimConfig
 from llm.model import Head
+from llm.runtime.compiling import Compiled
 from llm.runtime.hardware import flops_per_token, peak_flops
-from llm.training.compiling import Compiled
 from llm.training.loss import (
     CrossEntropyWithGrad,
     compilable_cross_entropy_with_grad_,
