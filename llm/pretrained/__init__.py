@@ -16,6 +16,7 @@ from llm.pretrained.adapting import adapt
 from llm.pretrained.base import Loaded, Pretrained
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
+from llm.pretrained.vocabulary import read_tokenizer_file, write_tokenizer_file
 from llm.tokenizers import Tokenizer
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "read_pretrained",
     "read_tokenizer",
     "refuse_existing",
+    "write_tokenizer_file",
 ]
 
 
@@ -47,11 +49,13 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Loaded:
 
 
 def read_tokenizer(source: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint or of any other file that can be read.
+    """The tokenizer of a checkpoint or of any other file that can be read; or that `write_tokenizer_file` wrote.
 
     Raises:
         CheckpointError: it can't be read, or has no tokenizer.
     """
+    if Path(source).suffix == ".json":
+        return read_tokenizer_file(Path(source))
     return _tokenizer(read_pretrained(source), source)
 
 

@@ -7,15 +7,30 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, TokenizerError
 from llm.pretrained.base import Pretrained
 from llm.pretrained.files import read_json
-from llm.tokenizers import BPETokenizer, BytePairTokenizer, Tokenizer, from_merges, gpt2_files
+from llm.runtime.files import write_whole
+from llm.tokenizers import (
+    SPLIT_PATTERNS,
+    BPETokenizer,
+    BytePairTokenizer,
+    Tokenizer,
+    from_merges,
+    gpt2_files,
+    tokenizer_from_dict,
+)
+from llm.tokenizers.learning import pre_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as FastTokenizer
 
 _GPT2_VOCAB_SIZE = 50257
+_FAST = "tokenizer.json"
+"""What `tokenizers` reads and writes: everything in one file."""
 
 
 class _Vocabulary(NamedTuple):
@@ -24,6 +39,7 @@ class _Vocabulary(NamedTuple):
     tokens: dict[str, int]
     merges: list[tuple[str, str]]
     added: dict[str, int]
+    pattern: str
 
 
 def add_tokenizer(found: Pretrained, folder: Path | None) -> Pretrained:
@@ -75,19 +91,22 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> 
     """
     merges_file, vocabulary_file = gpt2_files()
     if isinstance(tokenizer, BytePairTokenizer):
-        vocabulary = tokenizer.vocabulary | tokenizer.specials
+        vocabulary, merges = tokenizer.vocabulary | tokenizer.specials, tokenizer.merges()
         _write_json(folder / "vocab.json", vocabulary, compact=True)
-        merges = "\n".join(f"{first} {second}" for first, second in tokenizer.merges())
-        (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+        lines = "\n".join(f"{first} {second}" for first, second in merges)
+        (folder / "merges.txt").write_text(f"#version: 0.2\n{lines}\n", encoding="utf-8")
+        to_fast(tokenizer, merges).save(str(folder / _FAST))
     elif tokenizer == BPETokenizer("gpt2"):
         shutil.copyfile(vocabulary_file, folder / "vocab.json")
         shutil.copyfile(merges_file, folder / "merges.txt")
     else:
         raise TokenizerError(f"GPT-2's format has no place for the tokenizer {tokenizer!r}")
+    pattern = getattr(tokenizer, "pattern", "gpt2")
     end = tokenizer.end_of_text_id
     name = next((name for name, token_id in tokenizer.special_ids.items() if token_id == end), None)
     settings: dict[str, Any] = {
-        "tokenizer_class": "GPT2Tokenizer",
+        # GPT2Tokenizer splits by GPT-2's pattern; the other class takes tokenizer.json as it is.
+        "tokenizer_class": "GPT2Tokenizer" if pattern == "gpt2" else "PreTrainedTokenizerFast",
         "model_max_length": context_length,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
@@ -100,6 +119,44 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> 
     _write_json(folder / "tokenizer_config.json", settings)
 
 
+def to_fast(tokenizer: BytePairTokenizer, merges: Sequence[tuple[str, str]]) -> FastTokenizer:
+    """The same encoding in `tokenizers`, the library; its file is `tokenizer.json`."""
+    from tokenizers import AddedToken, decoders, models
+    from tokenizers import Tokenizer as FastTokenizer
+
+    fast = FastTokenizer(models.BPE(tokenizer.vocabulary | tokenizer.specials, list(merges)))
+    fast.pre_tokenizer = pre_tokenizer(tokenizer.pattern)
+    fast.decoder = decoders.ByteLevel()
+    specials = sorted(tokenizer.specials, key=tokenizer.specials.__getitem__)
+    fast.add_special_tokens([AddedToken(special, normalized=False) for special in specials])
+    return fast
+
+
+def write_tokenizer_file(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a tokenizer alone, as `Tokenizer.to_dict` describes it; `read_tokenizer` reads it.
+
+    Raises:
+        CheckpointError: the file can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (json.dumps(tokenizer.to_dict(), ensure_ascii=False) + "\n").encode())
+    except OSError as error:
+        raise CheckpointError(f"can't write {str(path)!r}: {error.strerror or error}") from error
+
+
+def read_tokenizer_file(path: Path) -> Tokenizer:
+    """The tokenizer that `write_tokenizer_file` wrote.
+
+    Raises:
+        CheckpointError: the file can't be read, or describes no tokenizer.
+    """
+    try:
+        return tokenizer_from_dict(read_json(path))
+    except TokenizerError as error:
+        raise CheckpointError(f"{str(path)!r} is not what `python -m llm tokenizer train` writes: {error}") from error
+
+
 def _read_vocabulary(folder: Path) -> _Vocabulary | None:
     """What the tokenizer files of a folder say, or None if there are none."""
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -110,11 +167,11 @@ def _read_vocabulary(folder: Path) -> _Vocabulary | None:
         if (folder / "tokenizer_config.json").is_file():
             more = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
             added |= {token["content"]: int(token_id) for token_id, token in more.items()}
-    elif (folder / "tokenizer.json").is_file():
-        content = read_json(folder / "tokenizer.json")
+    elif (folder / _FAST).is_file():
+        content = read_json(folder / _FAST)
         model = content.get("model", {})
         if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-            raise TokenizerError(f"tokenizer.json is of type {model.get('type')!r}, not BPE")
+            raise TokenizerError(f"{_FAST} is of type {model.get('type')!r}, not BPE")
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges", [])]
         tokens = model["vocab"]
         added = {token["content"]: int(token["id"]) for token in content.get("added_tokens", [])}
@@ -122,14 +179,40 @@ def _read_vocabulary(folder: Path) -> _Vocabulary | None:
         return None
     if not all(len(pair) == 2 for pair in pairs):
         raise TokenizerError("a line of the merges is no pair")
-    return _Vocabulary(tokens, [(first, second) for first, second in pairs], added)
+    pattern = _split_pattern(read_json(folder / _FAST)) if (folder / _FAST).is_file() else "gpt2"
+    return _Vocabulary(tokens, [(first, second) for first, second in pairs], added, pattern)
+
+
+def _split_pattern(content: dict[str, Any]) -> str:
+    """Which of `SPLIT_PATTERNS` a `tokenizer.json` splits a text by.
+
+    Raises:
+        TokenizerError: another one, or it changes the text.
+    """
+    if content.get("normalizer") is not None:
+        raise TokenizerError(f"{_FAST} has a normalizer, and byte pairs here leave a text as it is")
+    step = content.get("pre_tokenizer") or {}
+    steps = step.get("pretokenizers", []) if step.get("type") == "Sequence" else [step]
+    kinds = [step.get("type") for step in steps]
+    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
+        return "gpt2"
+    if kinds == ["Split", "ByteLevel"] and steps[0].get("behavior") == "Isolated":
+        regex = steps[0].get("pattern", {}).get("Regex")
+        if found := next((name for name, pattern in SPLIT_PATTERNS.items() if pattern == regex), None):
+            return found
+    raise TokenizerError(f"{_FAST} splits a text by another pattern than GPT-2's or GPT-4's")
 
 
 def _build(vocabulary: _Vocabulary) -> Tokenizer:
-    tokens, merges, added = vocabulary
-    if not added.keys() - tokens.keys() and tokens == read_json(gpt2_files()[1]) and merges == _gpt2_merges():
+    tokens, merges, added, pattern = vocabulary
+    if (
+        pattern == "gpt2"
+        and not added.keys() - tokens.keys()
+        and tokens == read_json(gpt2_files()[1])
+        and merges == _gpt2_merges()
+    ):
         return BPETokenizer("gpt2")
-    return from_merges(tokens, merges, added)
+    return from_merges(tokens, merges, added, pattern)
 
 
 def _gpt2_merges() -> Sequence[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Text to token ids and back: words, characters, and tiktoken's byte-pair encodings."""
+"""Text to token ids and back: words, characters, byte-pair encodings of one's own and tiktoken's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
 from llm.tokenizers.base import END_OF_TEXT, MASK, Tokenizer
 from llm.tokenizers.bpe import BPETokenizer, gpt2_files
-from llm.tokenizers.byte_pairs import BytePairTokenizer, from_merges
+from llm.tokenizers.byte_pairs import SPLIT_PATTERNS, BytePairTokenizer, from_merges
 from llm.tokenizers.char import CharTokenizer
 from llm.tokenizers.word import PATTERNS, WordTokenizer, split_words
 
 __all__ = [
     "END_OF_TEXT",
+    "LEARNED",
     "MASK",
     "PATTERNS",
+    "SPLIT_PATTERNS",
     "BPETokenizer",
     "BytePairTokenizer",
     "CharTokenizer",
@@ -33,6 +35,9 @@ _CLASSES: dict[str, type[Tokenizer]] = {
     cls.kind: cls for cls in (WordTokenizer, CharTokenizer, BPETokenizer, BytePairTokenizer)
 }
 
+LEARNED: dict[str, type[Tokenizer]] = {"word": WordTokenizer, "char": CharTokenizer, "bpe": BytePairTokenizer}
+"""The kinds, as a configuration names them, whose vocabulary is learned from a text."""
+
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str] = ()) -> Tokenizer:
     """The tokenizer that a configuration describes.
@@ -44,7 +49,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterable[str] = ()) -> Token
     Raises:
         TokenizerError: there is no such kind, or it can't be built.
     """
-    return _CLASSES.get(config.kind or "gpt2", BPETokenizer).build(texts, config)
+    return LEARNED.get(config.kind or "gpt2", BPETokenizer).build(texts, config)
 
 
 def tokenizer_from_dict(state: dict[str, Any]) -> Tokenizer:

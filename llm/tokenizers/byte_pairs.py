@@ -1,4 +1,4 @@
-"""A byte-pair encoding with a vocabulary of its own, such as other GPT-2s on other languages have."""
+"""A byte-pair encoding with a vocabulary of its own: learned from a text, or come with weights."""
 
 from __future__ import annotations
 
@@ -11,31 +11,44 @@ import tiktoken
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
-from llm.tokenizers.base import check_specials
+from llm.tokenizers.base import END_OF_TEXT, check_specials
 from llm.tokenizers.bpe import CUTS, BPETokenizer
+
+SPLIT_PATTERNS = {
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
+    "gpt4": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+"""What a text is split by before pairs are joined: no token reaches over the edge of a piece.
+
+GPT-2's is as tiktoken has it (r50k_base), GPT-4's as it was published (cl100k_base, and Llama 3's): letters in any case
+after an apostrophe, at most three digits, line breaks with the punctuation before them."""
 
 _SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 """How special tokens are written, such as `<|endoftext|>`, `</s>` and `[EOS]`."""
 
 
 class BytePairTokenizer(BPETokenizer):
-    """GPT-2's way of encoding (Radford et al. 2019, section 2.2) with another vocabulary.
+    """Byte-pair encoding on bytes (Radford et al. 2019, section 2.2) with a vocabulary of its own.
 
     Args:
         vocabulary: every token and its id, in GPT-2's printable form, where a space is `Ġ` and a line break `Ċ`. A
             token with a lower id is joined before one with a higher id.
         specials: special tokens and their ids.
+        pattern: how a text is split before pairs are joined, `gpt2` or `gpt4`; see `SPLIT_PATTERNS`.
 
     Raises:
-        TokenizerError: the ids are not 0, 1, 2, ...; or a byte has no token.
+        TokenizerError: the ids are not 0, 1, 2, ...; or a byte has no token; or a special token is in the
+            vocabulary too; or there is no such pattern.
     """
 
     kind: ClassVar[str] = "byte_pairs"
 
-    def __init__(self, vocabulary: Mapping[str, int], specials: Mapping[str, int]) -> None:
-        from tiktoken_ext.openai_public import r50k_pat_str
-
+    def __init__(self, vocabulary: Mapping[str, int], specials: Mapping[str, int], pattern: str = "gpt2") -> None:
+        if pattern not in SPLIT_PATTERNS:
+            raise TokenizerError(f"pattern must be one of {', '.join(SPLIT_PATTERNS)}; got {pattern!r}")
         self.encoding = "byte_pairs"
+        self.pattern = pattern
         self.vocabulary = dict(vocabulary)
         self.specials = dict(specials)
         self.cuts = "".join(character for character in CUTS if not any(character in special for special in specials))
@@ -44,18 +57,30 @@ class BytePairTokenizer(BPETokenizer):
             raise TokenizerError(
                 f"the ids of a vocabulary of {len(ids)} tokens should be 0 to {len(ids) - 1}, each once"
             )
+        if both := self.vocabulary.keys() & self.specials.keys():
+            raise TokenizerError(f"{min(both)!r} can't be a special token: it is a token of the vocabulary already")
         ranks = {to_bytes(token): token_id for token, token_id in self.vocabulary.items()}
         if without := [byte for byte in range(256) if bytes([byte]) not in ranks]:
             raise TokenizerError(f"the vocabulary has no token for the byte 0x{without[0]:02x}")
         self._encoding = tiktoken.Encoding(
-            name="byte_pairs", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=self.specials
+            name="byte_pairs",
+            pat_str=SPLIT_PATTERNS[pattern],
+            mergeable_ranks=ranks,
+            special_tokens=self.specials,
         )
 
     @classmethod
     def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
-        """Not possible: such a vocabulary comes with its weights."""
-        del texts, config
-        raise TokenizerError("byte_pairs is the tokenizer of weights that were imported; it can't be built from a text")
+        """Learn the vocabulary of all texts.
+
+        Raises:
+            TokenizerError: `config.vocab_size` has no room for the 256 bytes and the special tokens.
+        """
+        from llm.tokenizers.learning import learn_byte_pairs
+
+        specials = (END_OF_TEXT,) if config.specials is None else config.specials
+        vocab_size, pattern = config.vocab_size or 0, config.pattern or "gpt2"
+        return cls(*learn_byte_pairs(texts, vocab_size, pattern, specials, config.min_frequency), pattern)
 
     @property
     def vocab_size(self) -> int:
@@ -95,26 +120,31 @@ class BytePairTokenizer(BPETokenizer):
         if name in self.specials:
             return self
         (name,) = check_specials([name])
-        return type(self)(self.vocabulary, {**self.specials, name: self.vocab_size})
+        return type(self)(self.vocabulary, {**self.specials, name: self.vocab_size}, self.pattern)
 
     def without_special(self, name: str) -> Self:
         """The tokenizer of which `with_special` made this one; itself if that token is not its last."""
         if self.specials.get(name) != self.vocab_size - 1:
             return self
-        return type(self)(self.vocabulary, {other: i for other, i in self.specials.items() if other != name})
+        others = {other: token_id for other, token_id in self.specials.items() if other != name}
+        return type(self)(self.vocabulary, others, self.pattern)
 
     def to_dict(self) -> dict[str, Any]:
-        """Kind, tokens and special tokens."""
-        return {"kind": self.kind, "vocabulary": self.vocabulary, "specials": self.specials}
+        """Kind, tokens and special tokens, and the split pattern where it is not GPT-2's."""
+        pattern = {} if self.pattern == "gpt2" else {"pattern": self.pattern}
+        return {"kind": self.kind, "vocabulary": self.vocabulary, "specials": self.specials, **pattern}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
         """The tokenizer that `to_dict` described."""
-        return cls(state["vocabulary"], state["specials"])
+        return cls(state["vocabulary"], state["specials"], state.get("pattern", "gpt2"))
 
 
 def from_merges(
-    vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], specials: Mapping[str, int]
+    vocabulary: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    specials: Mapping[str, int],
+    pattern: str = "gpt2",
 ) -> BytePairTokenizer:
     """The tokenizer of a vocabulary and the pairs that are joined, in their order.
 
@@ -136,7 +166,7 @@ def from_merges(
             "the merges are empty or cut short"
         )
     tokens = {token: token_id for token, token_id in vocabulary.items() if token in plain}
-    return BytePairTokenizer(tokens, others | {name: i for name, i in specials.items() if name not in tokens})
+    return BytePairTokenizer(tokens, others | {name: i for name, i in specials.items() if name not in tokens}, pattern)
 
 
 def _printable_bytes() -> dict[int, str]:

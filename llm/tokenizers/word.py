@@ -65,8 +65,9 @@ class WordTokenizer(VocabularyTokenizer):
     def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
         """Learn the vocabulary of all texts."""
         specials = (END_OF_TEXT, "<|unk|>") if config.specials is None else config.specials
-        pieces = {piece for text in texts for piece in split_words(text, config.pattern)}
-        return cls(sorted(pieces - set(specials)), config.pattern, specials)
+        pattern = config.pattern or "with_colon"
+        pieces = {piece for text in texts for piece in split_words(text, pattern)}
+        return cls(sorted(pieces - set(specials)), pattern, specials)
 
     def pieces(self, text: str) -> Sequence[str]:
         """The words and punctuation marks."""

@@ -9,22 +9,22 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llm.config import TokenizerConfig
 from llm.data.reading.corpus import KNOWN_CORPORA, resolve_corpus
 from llm.data.reading.hashing import corpus_hash
+from llm.data.reading.progress import reading_progress
 from llm.data.reading.sources import read_chunks
 from llm.data.tokens.store import DESCRIPTION, VERSION, TokenStore, open_raw
 from llm.data.tokens.tokenize import Plan, source_hash, tokenize
 from llm.errors import ConfigError, DataError, LLMError, TokenizerError
 from llm.runtime.files import write_whole
-from llm.tokenizers import CharTokenizer, Tokenizer, build_tokenizer, tokenizer_from_dict
+from llm.tokenizers import LEARNED, BytePairTokenizer, CharTokenizer, Tokenizer, build_tokenizer, tokenizer_from_dict
 
 log = logging.getLogger(__name__)
 
-_LEARNED = ("word", "char")
 REMEMBERED_FROM = 16 << 20
 """Bytes of text from which a learned vocabulary is kept in the cache."""
 
@@ -118,24 +118,29 @@ def choose_tokenizer(corpus: str | Sequence[str], config: TokenizerConfig, cache
     if path is None:
         return learn_tokenizer(config, resolve_corpus(corpus), cache_dir=cache_dir)
     if path.is_file():
-        if config.kind in _LEARNED:
+        if config.kind in LEARNED:
             raise ConfigError(
                 f"a {config.kind} vocabulary can't be learned from the token ids in {str(path)!r}; give the tokenizer "
                 "that wrote them, or a checkpoint that holds it (tokenizer.checkpoint)"
             )
         return build_tokenizer(config)
     store = TokenStore.open(path)
-    asked = {"kind": config.kind, "specials": config.specials and list(config.specials)}
-    if config.kind == "word" and config.pattern != TokenizerConfig.pattern:
-        asked["pattern"] = config.pattern
+    asked = {name: getattr(config, name) for name in ("kind", "pattern", "vocab_size")}
+    asked["specials"] = None if config.specials is None else list(config.specials)
+    tokenizer = store.make_tokenizer()
+    found = {
+        "kind": _name(store),
+        "specials": list(store.tokenizer.get("specials", ())),
+        "pattern": getattr(tokenizer, "pattern", None),
+        "vocab_size": tokenizer.vocab_size,
+    }
     for setting, value in asked.items():
-        found = _name(store) if setting == "kind" else store.tokenizer.get(setting)
-        if value is not None and value != found:
+        if value is not None and value != found[setting]:
             raise ConfigError(
-                f"{str(path)!r} was tokenized with {setting} {found!r}; leave tokenizer.{setting} {value!r} out, "
-                "or tokenize the text again"
+                f"{str(path)!r} was tokenized with {setting} {found[setting]!r}; leave tokenizer.{setting} {value!r} "
+                "out, or tokenize the text again"
             )
-    return store.make_tokenizer()
+    return tokenizer
 
 
 def find_token_ids(corpus: str | Sequence[str]) -> Path | None:
@@ -178,7 +183,7 @@ def learn_tokenizer(
         DataError: the vocabulary has to be learned from files that can't be read.
         TokenizerError: there is no such tokenizer.
     """
-    if config.kind not in _LEARNED:
+    if config.kind not in LEARNED:
         return build_tokenizer(config)
     kept = None
     if cache_dir is not None and sum(path.stat().st_size for path in paths if path.is_file()) >= REMEMBERED_FROM:
@@ -188,8 +193,7 @@ def learn_tokenizer(
             return tokenizer_from_dict(json.loads(kept.read_text(encoding="utf-8")))
         except (OSError, ValueError, TokenizerError):
             pass  # not there, or damaged: learn it again
-    chunks = read_chunks(paths, CharTokenizer.cuts, field)
-    tokenizer = build_tokenizer(config, (text for chunk in chunks for text in chunk.texts))
+    tokenizer = build_tokenizer(config, _texts(paths, field))
     if kept is not None:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -199,6 +203,14 @@ def learn_tokenizer(
     return tokenizer
 
 
+def _texts(paths: Sequence[Path], field: str) -> Iterator[str]:
+    """The texts of files, or parts of them, with a progress bar."""
+    with reading_progress(paths, "vocabulary") as report:
+        for chunk in read_chunks(paths, CharTokenizer.cuts, field):
+            yield from chunk.texts
+            report(chunk)
+
+
 def cache_key(*parts: str) -> str:
     """A file name for what depends on these."""
     return hashlib.sha256(" ".join([*parts, str(VERSION)]).encode()).hexdigest()[:32]
@@ -206,4 +218,5 @@ def cache_key(*parts: str) -> str:
 
 def _name(store: TokenStore) -> str:
     """What a configuration calls a store's tokenizer."""
-    return str(store.tokenizer.get("encoding", store.tokenizer.get("kind")))
+    name = str(store.tokenizer.get("encoding", store.tokenizer.get("kind")))
+    return "bpe" if name == BytePairTokenizer.kind else name

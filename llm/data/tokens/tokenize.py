@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
-import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -17,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from llm.data.reading.hashing import corpus_hash
+from llm.data.reading.progress import reading_progress
 from llm.data.reading.sources import BLOCK_BYTES, Chunk, Position, is_text_file, read_chunks
 from llm.data.tokens.shard import HEADER_SIZE, ShardHeader, refuse_others, shard_name, whole_shards
 from llm.data.tokens.store import TokenStore
@@ -116,7 +114,7 @@ def tokenize(plan: Plan, target: Path) -> TokenStore:
     last = shards[-1] if shards else None
     start = Position(*last.after) if last else Position()
     with (
-        _progress(plan.paths, start) as report,
+        reading_progress(plan.paths, "tokenize", start) as report,
         contextlib.closing(_pieces(plan, start, report, last is None)) as pieces,
     ):
         done = (last.n_documents, last.n_bytes) if last else (0, 0)
@@ -236,18 +234,3 @@ def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _progress(paths: Sequence[Path], start: Position) -> Iterator[Callable[[Chunk], None]]:
-    """A progress bar on standard error, if that is a terminal, for what takes more than a moment.
-
-    Gives what is to be called with every chunk that is done.
-    """
-    *before, total = itertools.accumulate((path.stat().st_size for path in paths), initial=0)
-    bytes_before = dict(zip(paths, before, strict=True))
-    skipped = before[start.file] if start.file < len(paths) else total
-    with tqdm(
-        total=total, initial=skipped, desc="tokenize", unit="B", unit_scale=True, delay=1, disable=None, file=sys.stderr
-    ) as bar:
-        yield lambda chunk: bar.update(bytes_before[chunk.path] + chunk.bytes_read - bar.n)
