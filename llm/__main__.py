@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "measure how well a model predicts a text",
     "generate": "continue a prompt with a trained model",
     "tokenize": "turn text of any size into token ids to train on",
+    "tokenizer": "learn a byte-pair encoding, and show the tokens of a text",
     "trace": "walk one text through the whole pipeline, with shapes and numbers",
 }
 """Each is a module in `llm.commands` with `add_arguments` and `run`, imported only when it is called."""

@@ -18,8 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, help="the folder to write; --data.corpus reads it")
     parser.add_argument(
-        "--tokenizer", default="gpt2", help="gpt2, word, char, or an encoding of tiktoken's (%(default)s)"
+        "--tokenizer",
+        default="gpt2",
+        help="gpt2, word, char, bpe, an encoding of tiktoken's, a checkpoint, or what `tokenizer train` wrote "
+        "(%(default)s)",
     )
+    parser.add_argument("--vocab_size", type=int, help="for bpe: how many tokens it learns")
     parser.add_argument("--field", default="text", help="field or column of a record that holds the text (%(default)s)")
     parser.add_argument(
         "--shard_tokens", type=int, default=SHARD_TOKENS, help="token ids per file, approximately (%(default)s)"
@@ -44,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.data.tokens.opening import learn_tokenizer
     from llm.data.tokens.tokenize import Plan, tokenize
     from llm.errors import ConfigError, DataError
+    from llm.pretrained import read_tokenizer
     from llm.runtime.files import size_text
     from llm.runtime.shell import train_command_line
 
@@ -56,8 +61,11 @@ def run(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"{name} must be at least 1, got {value}")
     started = time.perf_counter()
     paths = resolve_corpus(arguments.input)
-    config = TokenizerConfig(kind=arguments.tokenizer)
-    tokenizer = learn_tokenizer(config, paths, arguments.field, arguments.cache_dir)
+    if Path(arguments.tokenizer).is_file():
+        tokenizer = read_tokenizer(arguments.tokenizer)
+    else:
+        config = TokenizerConfig(arguments.tokenizer, arguments.vocab_size)
+        tokenizer = learn_tokenizer(config, paths, arguments.field, arguments.cache_dir)
     plan = Plan(
         paths,
         tokenizer,

@@ -8,7 +8,7 @@ from typing import Any
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
 from llm.tokenizers.base import END_OF_TEXT, MASK, Tokenizer
-from llm.tokenizers.bpe import BPETokenizer, gpt2_files
+from llm.tokenizers.bpe import BPETokenizer, gpt2_files, is_local
 from llm.tokenizers.byte_pairs import SPLIT_PATTERNS, BytePairTokenizer, from_merges
 from llm.tokenizers.char import CharTokenizer
 from llm.tokenizers.word import PATTERNS, WordTokenizer, split_words
@@ -27,6 +27,7 @@ __all__ = [
     "build_tokenizer",
     "from_merges",
     "gpt2_files",
+    "is_local",
     "split_words",
     "tokenizer_from_dict",
 ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
+import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -148,15 +151,25 @@ def load_encoding(name: str) -> tiktoken.Encoding:
         return _gpt2_encoding()
     if name not in (names := tiktoken.list_encoding_names()):
         raise TokenizerError(
-            f"unknown tokenizer {name!r}; there are word, char, and tiktoken's encodings {', '.join(names)}"
+            f"unknown tokenizer {name!r}; there are word, char, bpe, and tiktoken's encodings {', '.join(names)}"
         )
     try:
         return tiktoken.get_encoding(name)
     except Exception as error:  # requests' exceptions are not tiktoken's to promise
         raise TokenizerError(
             f"can't load the encoding {name!r}, which tiktoken downloads ({type(error).__name__}: no network?); "
-            "gpt2, word and char need none"
+            "gpt2, bpe, word and char need none"
         ) from error
+
+
+def is_local(name: str) -> bool:
+    """Whether an encoding can be loaded without a network: it is GPT-2's, or tiktoken has downloaded it before."""
+    if name == "gpt2":
+        return True
+    url = f"https://openaipublic.blob.core.windows.net/encodings/{name}.tiktoken"
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    folder = str(Path(tempfile.gettempdir()) / "data-gym-cache") if folder is None else folder
+    return bool(folder) and (Path(folder) / hashlib.sha1(url.encode()).hexdigest()).is_file()
 
 
 def gpt2_files() -> tuple[Path, Path]:

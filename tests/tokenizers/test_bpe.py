@@ -89,12 +89,12 @@ def test_an_encoding_that_cannot_be_downloaded(monkeypatch):
 
     monkeypatch.setattr(tiktoken, "get_encoding", offline)
     load_encoding.cache_clear()
-    with pytest.raises(TokenizerError, match=r"'cl100k_base'.*ConnectionError.*gpt2, word and char need none"):
+    with pytest.raises(TokenizerError, match=r"'cl100k_base'.*ConnectionError.*gpt2, bpe, word and char need none"):
         build_tokenizer(TokenizerConfig("cl100k_base"))
 
 
 def test_unknown_kind_names_the_known_ones():
-    with pytest.raises(TokenizerError, match=r"'gtp2'; there are word, char.*gpt2.*cl100k_base"):
+    with pytest.raises(TokenizerError, match=r"'gtp2'; there are word, char, bpe.*gpt2.*cl100k_base"):
         build_tokenizer(TokenizerConfig("gtp2"))
 
 
