@@ -110,6 +110,22 @@ def test_special_tokens_are_for_learned_vocabularies():
         TokenizerConfig("gpt2", specials=("<a>",))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "bpe"}, "bpe learns a vocabulary of vocab_size tokens: give it"),
+        ({"kind": "gpt2", "vocab_size": 300}, "vocab_size is for bpe; 'gpt2' has its own"),
+        ({"kind": "bpe", "vocab_size": 300, "pattern": "with_colon"}, "must be one of gpt2, gpt4; got 'with_colon'"),
+        ({"kind": "word", "pattern": "gpt2"}, "must be one of with_colon, without_colon; got 'gpt2'"),
+        ({"kind": "char", "pattern": "gpt2"}, "must be left out; got 'gpt2'"),
+        ({"kind": "bpe", "vocab_size": 300, "min_frequency": 0}, "min_frequency must be at least 1, got 0"),
+    ],
+)
+def test_settings_of_a_tokenizer_that_do_not_go_together(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        TokenizerConfig(**settings)
+
+
 def test_embedding_size_must_be_divisible_by_the_number_of_heads():
     with pytest.raises(ConfigError, match=r"n_embd must be divisible by n_head.*10 / 4 leaves 2"):
         GPTConfig(n_embd=10, n_head=4)

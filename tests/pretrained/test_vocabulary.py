@@ -1,14 +1,17 @@
 """The tokenizer that comes and goes with weights."""
 
 import json
+import shutil
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llm.errors import TokenizerError
-from llm.pretrained import export, read_pretrained, read_tokenizer
-from llm.tokenizers import BPETokenizer, BytePairTokenizer, tokenizer_from_dict
+from llm.config import GPTConfig, TokenizerConfig
+from llm.errors import CheckpointError, TokenizerError
+from llm.model import GPT
+from llm.pretrained import Pretrained, export, read_pretrained, read_tokenizer, write_tokenizer_file
+from llm.tokenizers import BPETokenizer, BytePairTokenizer, build_tokenizer, tokenizer_from_dict
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -94,6 +97,59 @@ def test_it_goes_out_as_it_came(hugging_face, german, tmp_path, only_json):
         assert theirs(text)["input_ids"] == reference(text)["input_ids"]
     assert theirs.eos_token_id == 0
     assert read_pretrained(tmp_path / "out").tokenizer == found.tokenizer
+
+
+@pytest.fixture(scope="module", params=["gpt2", "gpt4"])
+def learned(request, tmp_path_factory):
+    """A tokenizer learned from a text, what was exported with it, and what `transformers` makes of that."""
+    config = TokenizerConfig("bpe", vocab_size=320, pattern=request.param, specials=("<|endoftext|>", "<pad>"))
+    tokenizer = build_tokenizer(config, [TEXT])
+    network = GPTConfig(vocab_size=tokenizer.vocab_size, context_length=8, n_layer=1, n_head=1, n_embd=4)
+    folder = tmp_path_factory.mktemp("learned") / "out"
+    assert export(Pretrained("llm", network, GPT(network).state_dict(), tokenizer), folder) == []
+    return tokenizer, folder, transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@given(text=st.text(max_size=60))
+@example(" ?\n\n a  b")
+@example("12345 Männer 'S 's <pad>\r\n <|endoftext|>.")
+def test_a_learned_vocabulary_goes_out_with_the_same_ids(learned, text):
+    ours, _, theirs = learned
+    ids = ours.encode(text)
+    assert theirs(text)["input_ids"] == ids
+    assert theirs.decode(ids) == text
+
+
+def test_the_files_of_a_learned_vocabulary(learned):
+    ours, folder, theirs = learned
+    assert {"tokenizer.json", "vocab.json", "merges.txt"} <= {file.name for file in folder.iterdir()}
+    assert (theirs.eos_token_id, len(theirs)) == (ours.end_of_text_id, ours.vocab_size)
+    alone = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert alone.encode(TEXT).ids == ours.encode(TEXT)
+    assert read_pretrained(folder).tokenizer == ours
+
+
+def test_another_split_pattern_is_not_taken_for_gpt2s(learned, tmp_path):
+    folder = learned[1]
+    shutil.copytree(folder, tmp_path / "other")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": "\\\\d"}, "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(content))
+    found = read_pretrained(tmp_path / "other")
+    assert found.tokenizer is None
+    assert "splits a text by another pattern than GPT-2's or GPT-4's" in found.notes[-1]
+
+
+def test_a_tokenizer_alone_in_a_file(learned, tmp_path):
+    ours, folder, _ = learned
+    write_tokenizer_file(ours, tmp_path / "new" / "tok.json")
+    assert read_tokenizer(tmp_path / "new" / "tok.json") == ours
+    with pytest.raises(CheckpointError, match="is not what `python -m llm tokenizer train` writes"):
+        read_tokenizer(folder / "config.json")
+    with pytest.raises(CheckpointError, match="can't read"):
+        read_tokenizer(tmp_path / "missing.json")
 
 
 def test_gpt2s_own_files_are_recognised(hugging_face, gpt2_tokenizer):

@@ -34,6 +34,7 @@ TOKENIZERS = {
     "byte_pairs": BytePairTokenizer(
         {sign: number for number, sign in enumerate([*SIGNS, "Ġs", "Ġsa", "Ġsat"])}, {END_OF_TEXT: len(SIGNS) + 3}
     ),
+    "bpe": build_tokenizer(TokenizerConfig("bpe", vocab_size=320, pattern="gpt4"), [TEXT * 5]),
 }
 
 
@@ -129,6 +130,7 @@ def test_which_special_tokens_there_are():
         "char with specials": [END_OF_TEXT, "[UNK]", "[PAD]"],
         "gpt2": [END_OF_TEXT],
         "byte_pairs": [END_OF_TEXT],
+        "bpe": [END_OF_TEXT],
     }
 
 

@@ -36,9 +36,11 @@ def shards(tmp_path, corpus):
     return build
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "char", "word"])
-def test_shards_train_like_the_text(make, shards, corpus, kind):
-    text = make(corpus, TokenizerConfig(kind))
+@pytest.mark.parametrize(
+    "config", [TokenizerConfig(kind) for kind in ("gpt2", "char", "word")] + [TokenizerConfig("bpe", vocab_size=270)]
+)
+def test_shards_train_like_the_text(make, shards, corpus, config):
+    text = make(corpus, config)
     store = shards(text.tokenizer)
     assert len(store.shards) > 1
     data = make(store.path)
@@ -51,7 +53,7 @@ def test_shards_train_like_the_text(make, shards, corpus, kind):
     assert data.state_dict() == text.state_dict(), "a run may go on with either"
     for ours, theirs in zip(data.train_dataloader(), text.train_dataloader(), strict=True):
         assert ours[0].tolist() == theirs[0].tolist()
-    assert make(store.path, TokenizerConfig(kind)).tokenizer == text.tokenizer
+    assert make(store.path, config).tokenizer == text.tokenizer
     assert make(store.path, text.tokenizer).train_tokens.tolist() == text.train_tokens.tolist()
 
 
@@ -59,6 +61,7 @@ def test_shards_train_like_the_text(make, shards, corpus, kind):
     ("asked", "message"),
     [
         (TokenizerConfig("gpt2"), "tokenized with kind 'char'; leave tokenizer.kind 'gpt2' out"),
+        (TokenizerConfig("bpe", vocab_size=300), "tokenized with kind 'char'; leave tokenizer.kind 'bpe' out"),
         (TokenizerConfig("char", specials=("<a>",)), r"tokenized with specials \['<|endoftext|>'\]"),
     ],
 )
@@ -156,6 +159,27 @@ def test_the_vocabulary_of_a_large_text_is_learned_once(tmp_path, monkeypatch):
     (kept,) = [file for file in cache.glob("*.tokenizer.json") if json.loads(file.read_text()) == first.to_dict()]
     kept.write_text("{damaged")
     assert learn_tokenizer(TokenizerConfig("char"), [path], cache_dir=cache) == first
+
+
+def test_a_byte_pair_encoding_of_a_large_text_is_learned_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("llm.data.tokens.opening.REMEMBERED_FROM", 1000)
+    path, cache = tmp_path / "a.txt", tmp_path / "cache"
+    path.write_text("abc " * 300)
+    config = TokenizerConfig("bpe", vocab_size=260)
+    first = learn_tokenizer(config, [path], cache_dir=cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.tokenizers.BytePairTokenizer, "build", None)  # it would fail
+        assert learn_tokenizer(config, [path], cache_dir=cache) == first
+    assert learn_tokenizer(TokenizerConfig("bpe", vocab_size=259), [path], cache_dir=cache).vocab_size == 259
+
+
+def test_a_byte_pair_encoding_is_learned_from_records_and_files(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "hello hello"}) + "\n" + json.dumps({"text": "hello"}))
+    (tmp_path / "b.txt").write_text("other other other")
+    found = learn_tokenizer(TokenizerConfig("bpe", vocab_size=280), [tmp_path / "a.jsonl", tmp_path / "b.txt"])
+    assert {"hello", "other"} <= {token.removeprefix("Ġ") for token in found.vocabulary}
+    with pytest.raises(DataError, match="can't read"):
+        learn_tokenizer(TokenizerConfig("bpe", vocab_size=280), [tmp_path / "missing.txt"])
 
 
 def test_opening_a_corpus_of_the_size_of_the_notes_takes_no_time_and_no_memory(make, tmp_path):
