@@ -26,7 +26,7 @@ _EXAMPLES = {
 _MOST_USED = {
     "--config FILE": "take settings from a YAML file; flags win over it",
     "--data.corpus": "training text: a file, a folder, a glob pattern, or token ids",
-    "--data.tokenizer.kind": "gpt2, word, char",
+    "--data.tokenizer.kind": "gpt2, bpe, word, char",
     "--data.context_length": "T: the most tokens that the model sees at once",
     "--data.batch_size": "B: windows in a batch; fewer need less memory",
     "--model.gpt.n_layer": "number of blocks; n_head: attention heads, n_embd: embedding size",
