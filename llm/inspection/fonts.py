@@ -52,7 +52,7 @@ def font_for(label: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     """
     letters = frozenset(map(ord, label))
     default = default_font()
-    for path in (default, *_other_fonts()) if letters - _letters(default) else (default,):
+    for path in (default, *system_fonts()) if letters - _letters(default) else (default,):
         if letters <= _letters(path):
             return label, _open(path, size)
     known = _letters(default)
@@ -65,7 +65,7 @@ def default_font() -> str:
 
 
 @functools.cache
-def _other_fonts() -> tuple[str, ...]:
+def system_fonts() -> tuple[str, ...]:
     """The fonts of this machine that may have what DejaVu lacks, best first."""
     from matplotlib.font_manager import findSystemFonts
 

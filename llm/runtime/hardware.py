@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from llm.config import GPTConfig
-
 PEAK_FLOPS: dict[str, float] = {
     "GB200": 2500e12,
     "B200": 2250e12,
@@ -77,21 +75,3 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         if words.issuperset(part.split()):
             return flops
     return None
-
-
-def flops_per_token(config: GPTConfig, n_parameters: int) -> float:
-    """Operations that training needs for one token, forward and backward: 6 N + 12 L H Q T.
-
-    N are the parameters that are multiplied with: not the positions, nor a token embedding of its own, which are
-    looked up. L layers, H heads of size Q, T the context. The whole square of scores counts, though a causal mask
-    spares half of it; recomputation does not (PaLM: Chowdhery et al. 2022, appendix B).
-
-    Args:
-        config: the architecture.
-        n_parameters: all of them, shared ones once.
-    """
-    looked_up = config.context_length * config.n_embd if config.positions == "learned" else 0
-    if not config.tie_head:
-        looked_up += config.padded_vocab_size * config.n_embd
-    n_multiplied = n_parameters - looked_up
-    return 6.0 * n_multiplied + 12.0 * config.n_layer * config.heads * config.head_dim * config.context_length

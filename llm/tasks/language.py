@@ -13,9 +13,9 @@ from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
 from llm.pretrained.checkpoint import LANGUAGE
-from llm.runtime.hardware import flops_per_token
 from llm.tasks.base import TaskModule
 from llm.training.loss import Prediction, head_loss
+from llm.training.throughput import flops_per_token
 
 _GPT = GPTConfig()
 _OPTIM = OptimConfig()
