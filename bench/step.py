@@ -141,7 +141,7 @@ def is_there(program: str, arguments: argparse.Namespace) -> bool:
         "book": [] if find_spec("llms_from_scratch") else ["pip install --no-deps llms-from-scratch"],
     }.get(program)
     if missing:
-        print(f"{program} is left out: it needs {' and '.join(missing)}", file=sys.stderr)
+        print(f"{program} is skipped: it needs {' and '.join(missing)}", file=sys.stderr)
     return not missing
 
 

@@ -1,4 +1,4 @@
-"""The maps of one text over training, as a moving picture."""
+"""The maps of one text over training, as an animated GIF."""
 
 from __future__ import annotations
 

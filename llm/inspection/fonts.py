@@ -1,6 +1,6 @@
 """A font for each label.
 
-matplotlib brings DejaVu Sans along, which has Latin, Greek, Cyrillic, Arabic, Hebrew and many signs, but neither
+matplotlib ships DejaVu Sans, which has Latin, Greek, Cyrillic, Arabic, Hebrew and many signs, but neither
 Chinese nor emoji. Those are drawn with a font of this machine that has them, or else shown by number: `U+4F60`.
 """
 

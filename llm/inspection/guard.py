@@ -1,4 +1,4 @@
-"""Side work that must not be felt."""
+"""Side work that must not change a run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 
 @contextlib.contextmanager
-def same_randomness(device: torch.device) -> Iterator[None]:
-    """Leave every random state as it was."""
+def preserve_rng_state(device: torch.device) -> Iterator[None]:
+    """Restore the states of all random number generators on exit."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -1,4 +1,4 @@
-"""The logit lens: what a network would predict after each block, if it were the last.
+"""The logit lens: what a network would predict after each block if it were the last.
 
 nostalgebraist 2020, "interpreting GPT: the logit lens".
 """
@@ -23,11 +23,11 @@ class LensLayer:
 
     Args:
         name: `embeddings`, or `block 0` and so on.
-        top_ids: (T, k) the likeliest tokens, likeliest first.
+        top_ids: (T, k) the most likely tokens, most likely first.
         top_probabilities: (T, k) their probabilities.
-        ranks: (T - 1,) the place of the token that really came next, at each position but the last; 1 is the first.
+        ranks: (T - 1,) the rank of the true next token, at each position but the last; 1 is the first.
             T is the number of positions that were asked for. Of a network that predicts the token at the position
-            itself: (T,) its place.
+            itself: (T,) its rank.
     """
 
     name: str
@@ -51,7 +51,7 @@ def logit_lens(model: Network, found: Capture, k: int = 3, last: int = 0) -> lis
         model: the model that was captured.
         found: the capture.
         k: how many predictions to keep.
-        last: look at so many positions at the end of the text only; 0 for all.
+        last: only so many positions at the end of the text; 0 for all.
     """
     ids = found.tensor("token ids")[:1, -last:]
     stages = [("embeddings", found.tensor("input embeddings"))]

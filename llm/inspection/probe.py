@@ -1,7 +1,7 @@
-"""Look into a network for the length of one forward pass, and leave no trace.
+"""Hook a network for one forward pass, and leave no trace.
 
 Training runs on fused attention, which never holds the weights. The probe hooks the stages that the network names
-(`llm.model.stages`) of one small batch, in eval mode, without gradients and uncompiled; each attention spells out its
+(`llm.model.stages`) of one small batch, in eval mode, without gradients and uncompiled; each attention computes its
 scores and weights in float32 from the inputs that it really received; then the hooks are removed.
 """
 

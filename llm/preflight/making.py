@@ -120,7 +120,7 @@ def _try_trainer(plan: Plan, settings: dict[str, Any]) -> None:
 
 
 def _folder(logger: Any) -> Path | None:
-    """Where a run will leave its files, or None if nobody knows before it begins."""
+    """Where a run will leave its files, or None if that is not known before it begins."""
     arguments = logger.get("init_args", {}) if isinstance(logger, dict) else {}
     if not isinstance(logger, dict) or not str(logger.get("class_path", "")).endswith("TensorBoardLogger"):
         return None

@@ -138,7 +138,7 @@ class Plan:
 
     @property
     def folder_is_writable(self) -> bool:
-        """Whether the run folder could be made, as far as anybody knows."""
+        """Whether the run folder could be made, as far as that is known."""
         return self.folder is None or os.access(existing(self.folder), os.W_OK | os.X_OK)
 
     @property

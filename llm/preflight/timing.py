@@ -53,7 +53,7 @@ def product_rate(config: GPTConfig, tokens: int, dtype: torch.dtype) -> float:
 
 
 def estimated_seconds(config: GPTConfig, costs: Costs, batch_size: int, precision: str, device: str) -> float | None:
-    """How long one batch may take, forward and backward; None if nobody knows.
+    """The estimated time of one batch, forward and backward; None if unknown.
 
     On a processor: the operations of its products at the rate of a product, which is measured now, and what is read
     and written besides; checked on models of 0.8 to 124 million parameters. On a GPU: a fraction of its data sheet.
@@ -109,7 +109,7 @@ def measure_steps(config: GPTConfig, optim: OptimConfig, batch_size: int, precis
         loss.backward()
         optimizer.step()
         synchronize(place)
-        if step > 0:  # the first is slower: kernels are chosen, memory is found
+        if step > 0:  # the first is slower: kernels are chosen, memory is allocated
             best = min(best, time.perf_counter() - start)
         if step > 0 and time.perf_counter() - began > _SECONDS:
             break

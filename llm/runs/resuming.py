@@ -63,7 +63,7 @@ def refuse_what_does_not_fit(
         CheckpointError: names what differs, with both values, or what is missing or damaged.
     """
     if ENTRY not in checkpoint:
-        raise CheckpointError(f"this is no checkpoint of this package: it has no entry {ENTRY!r}")
+        raise CheckpointError(f"this is not a checkpoint of this package: it has no entry {ENTRY!r}")
     if (theirs := task_of(checkpoint)) != task:
         raise CheckpointError(
             f"the checkpoint is of the task {theirs!r}, this run is of {task!r}: give --task {theirs}"
@@ -96,7 +96,7 @@ def _refuse_other_architecture(checkpoint: dict[str, Any], network: Any) -> None
     _check(isinstance(theirs, dict), "its architecture is missing")
     if problem := other_architecture(theirs, network.config.to_dict()):
         raise CheckpointError(problem)
-    if "state_dict" not in checkpoint:  # a strategy that cuts weights up has taken them out
+    if "state_dict" not in checkpoint:  # a strategy that shards the weights has removed them
         return
     found, expected = weights_of(checkpoint), network.state_dict()
     wrong = [f"{name} is missing" for name in expected if name not in found]
@@ -177,13 +177,13 @@ def _refuse_damaged_optimizer(
 ) -> None:
     optimizer = build_optimizer(network, optim)
     schedules = checkpoint.get("lr_schedulers")
-    _check(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers is no list of one schedule")
+    _check(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers is not a list of one schedule")
     schedule = build_schedule(optimizer, optim, None).state_dict()
     _check_structure(schedules[0], schedule, "lr_schedulers[0]")  # type: ignore[index]
     steps = schedules[0]["last_epoch"]  # type: ignore[index]
     _check(steps == checkpoint["global_step"], f"its schedule is at step {steps}, not at {checkpoint['global_step']}")
     states = checkpoint.get("optimizer_states")
-    _check(isinstance(states, list) and len(states) == 1, "optimizer_states is no list of one optimizer")
+    _check(isinstance(states, list) and len(states) == 1, "optimizer_states is not a list of one optimizer")
     if trainer.strategy.restore_checkpoint_after_setup:  # sharded: the strategy has a form of its own
         return
     _check_structure(states[0], {"state": {}, "param_groups": []}, "optimizer_states[0]")  # type: ignore[index]
@@ -213,7 +213,7 @@ def _check_moments(state: Any, parameter: Tensor, needed: set[str], index: int) 
 
 def _refuse_damaged_callbacks(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
     states = checkpoint.get("callbacks")
-    _check(isinstance(states, dict), "callbacks is missing" if states is None else "callbacks is no dict")
+    _check(isinstance(states, dict), "callbacks is missing" if states is None else "callbacks is not a dict")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if not (expected := callback.state_dict()):
             continue

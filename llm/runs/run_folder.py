@@ -1,4 +1,4 @@
-"""The folder of a run: which checkpoint in it to go on from, that it can be written to, and that nobody else does."""
+"""The folder of a run: which checkpoint in it to go on from, that it can be written to, and that it is locked."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class OneCurve(L.Callback):
 
 @contextlib.contextmanager
 def held(folders: Iterable[Path]) -> Iterator[None]:
-    """Make sure that the folders are there, can be written to, and are nobody else's meanwhile.
+    """Make sure that the folders exist and can be written to, and lock them meanwhile.
 
     What earlier runs left half-written in them is removed. A folder that was made for this and stays empty is removed
     in the end.
@@ -209,7 +209,7 @@ def _held_lock(folder: Path, lock: Path) -> Iterator[None]:
 
 
 def _is_mine(file: IO[str]) -> bool:
-    """Lock a file, if nobody else has. The lock is this process's alone: processes that it forks don't hold it."""
+    """Lock a file, if it is not locked. The lock is this process's alone: processes that it forks don't hold it."""
     if fcntl is None:
         return True
     try:

@@ -52,9 +52,9 @@ class StopSafely(L.Callback):
         self._before: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Listen, in place of Lightning, which would save amid a step, and wait for others in a signal handler."""
+        """Listen, in place of Lightning, which would save within a step, and wait for others in a signal handler."""
         del pl_module
-        handle = self._listen if stage == "fit" else lambda: None  # elsewhere there is nothing to save
+        handle = self._listen if stage == "fit" else lambda: None  # in other stages there is nothing to save
         trainer._signal_connector.register_signal_handlers = handle  # type: ignore[method-assign]
 
     def _listen(self) -> None:
@@ -84,7 +84,7 @@ class StopSafely(L.Callback):
         self._end_if_told(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """End the run amid a validation.
+        """End the run within a validation.
 
         Raises:
             Interrupted: a signal came.

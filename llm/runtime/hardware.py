@@ -1,4 +1,4 @@
-"""What the machine can do: its native precision, how fast it could be at best, and when it has done its work."""
+"""The machine: its native precision, its peak FLOPs, and synchronization with its accelerator."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Lightning's `get_available_flops` (version 2.6.6) knows neither B200, GH200, A30
 gives, H200; it takes L40 and L40S for L4, counts H100 NVL twice, and RTX cards and A40 without their tensor cores."""
 
 _OTHER_CHIP = {"Laptop", "Ti", "SUPER", "D", "MIG"}
-"""Words that make a name of the table that of a slower or faster chip, or of a part of one."""
+"""Words after which a name in the table means a slower or faster chip, or a part of one."""
 
 
 def has_native_bfloat16(accelerator: str = "auto") -> bool:
     """Whether the device that a Trainer with this accelerator takes multiplies bfloat16 faster than float32.
 
     Args:
-        accelerator: Lightning's word: `auto`, `cpu`, `gpu`, `cuda`; of others this knows nothing.
+        accelerator: Lightning's name: `auto`, `cpu`, `gpu`, `cuda`; False for others.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -52,18 +52,18 @@ def has_native_bfloat16(accelerator: str = "auto") -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done all that it was given: its work is asynchronous, so a clock read before is early."""
+    """Wait until a device has finished its queued work: it is asynchronous, so a clock read without this is early."""
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and device.type == accelerator.type:
         torch.accelerator.synchronize(device)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Operations a second that the device reaches at best, or None where nobody knows.
+    """The peak floating-point operations a second of the device, or None if unknown.
 
     Args:
         device: where the model is.
-        precision: Lightning's word; the table is about 16 bits.
+        precision: Lightning's name for it; the table is for 16 bits.
     """
     if device.type != "cuda" or not precision.startswith(("bf16", "16")):
         return None

@@ -68,9 +68,9 @@ class BytePairTokenizer(BPETokenizer):
         return next((self.specials[name] for name in ("<|endoftext|>", "</s>", "[EOS]") if name in self.specials), None)
 
     def merges(self) -> list[tuple[str, str]]:
-        """The pairs of tokens that are joined, in their order.
+        """The merges: pairs of tokens that are joined, in order.
 
-        A token's pair is what the encoding makes of it with the tokens from before it alone.
+        A token's pair is its encoding with the tokens before it alone.
         """
         found = []
         for token in sorted(self.vocabulary, key=self.vocabulary.__getitem__):

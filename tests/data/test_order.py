@@ -189,7 +189,7 @@ def test_every_epoch_and_seed_batches_others_together():
 
 
 def test_no_length_is_left_out_more_often_than_others():
-    lengths = np.arange(1, 12)  # of 11 examples, 3 are left out in each epoch
+    lengths = np.arange(1, 12)  # of 11 examples, 3 are skipped in each epoch
     order = LengthOrder(lengths, 4)
     left_out = np.zeros(11)
     for epoch in range(400):
