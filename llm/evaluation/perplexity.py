@@ -84,7 +84,7 @@ def sliding_windows(n_tokens: int, context_length: int, stride: int) -> Iterator
 
     The windows of Hugging Face's guide (https://huggingface.co/docs/transformers/perplexity), which averages over
     windows; here the losses of the tokens are summed, so that each has the same weight. A small stride gives every
-    token a long context and costs time; with a stride of a whole window, the first token of each window is never scored.
+    token a long context and costs time; with a stride of a whole window, the first token of each is never scored.
     """
     seen = 0
     for begin in range(0, n_tokens, stride):

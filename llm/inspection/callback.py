@@ -15,13 +15,13 @@ from llm.errors import ConfigError, LLMError, TrainingError
 from llm.inspection.features import FEATURES, OF_A_STEP, SEES_THE_FUTURE, Feature
 from llm.inspection.film import Film
 from llm.inspection.gradients import GradientFlow, flow_table
-from llm.inspection.guard import preserve_rng_state
 from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
 from llm.inspection.writers import TensorBoard, write_maps, write_shapes
 from llm.runs.run_folder import experiments_of, folder_of, goes_on_in_its_folder
 from llm.runtime.files import write_whole
 from llm.runtime.process import Interrupted
+from llm.runtime.randomness import preserve_rng_state
 from llm.tasks.language import LanguageModel
 from llm.training.schedule import Every
 from llm.training.throughput import side_work

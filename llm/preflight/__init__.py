@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.errors import LLMError
-from llm.inspection.guard import preserve_rng_state
 from llm.preflight.checks import HINTING, REFUSING
 from llm.preflight.making import make_plan
 from llm.preflight.plan import Plan, Start
 from llm.preflight.table import table
 from llm.preflight.timing import estimated_seconds, measure_steps
+from llm.runtime.randomness import preserve_rng_state
 
 __all__ = [
     "HINTING",

@@ -1,6 +1,6 @@
 """Other people's weights in, ours out.
 
-`read_pretrained` recognises what a file or folder holds and reads it; `adapt` fits it to a run; `export` writes it for
+`read_pretrained` recognizes what a file or folder holds and reads it; `adapt` fits it to a run; `export` writes it for
 other programs; `load` makes a model of it.
 """
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 
@@ -26,3 +30,15 @@ def seed_batch(position: int, rank: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
     elif device.type != "cpu":
         torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def preserve_rng_state(device: torch.device) -> Iterator[None]:
+    """Restore the states of all random number generators on exit."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -72,9 +72,7 @@ def _resolve_one(source: str, data_dir: Path) -> list[Path]:
         return files
     if exists:
         if not path.is_file():
-            raise DataError(
-                f"{source!r} is not a regular file, so it can't be read twice; save the text in a file first"
-            )
+            raise DataError(f"{source!r} is not a regular file and can't be read twice; save the text in a file first")
         return [path]
     if glob.has_magic(source):
         # One at a time, for a link to a folder above leads to ever more names.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.inspection.guard import preserve_rng_state
+from llm.runtime.randomness import preserve_rng_state
 
 
 def draw():
