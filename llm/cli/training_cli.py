@@ -39,7 +39,7 @@ from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_las
 from llm.runs.choosing import choose_checkpoint, logger_to_go_on_with
 from llm.runs.ending import EndPoint
 from llm.runs.processes import EndTogether, adopt_launcher, refuse_more_processes_than_cores, without_looks
-from llm.runs.run_folder import CHECKPOINTS, OneCurve, held, run_folder_of
+from llm.runs.run_folder import CHECKPOINTS, OneCurve, locked, run_folder_of
 from llm.runs.stopping import StopSafely
 from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16
@@ -227,7 +227,7 @@ class TrainingCLI(LightningCLI):
         """Train with the run's folders in hand: a run that could not be saved does not begin."""
         with contextlib.ExitStack() as stack:
             if subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-                stack.enter_context(held(self._folders()))
+                stack.enter_context(locked(self._folders()))
             super()._run_subcommand(subcommand)
 
     def _folders(self) -> list[Path]:

@@ -154,7 +154,7 @@ class OneCurve(L.Callback):
 
 
 @contextlib.contextmanager
-def held(folders: Iterable[Path]) -> Iterator[None]:
+def locked(folders: Iterable[Path]) -> Iterator[None]:
     """Make sure that the folders exist and can be written to, and lock them meanwhile.
 
     What earlier runs left half-written in them is removed. A folder that was made for this and stays empty is removed
@@ -165,12 +165,12 @@ def held(folders: Iterable[Path]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for folder in dict.fromkeys(folders):
-            stack.enter_context(_held(folder))
+            stack.enter_context(_locked(folder))
         yield
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = folder / _LOCK
     try:
