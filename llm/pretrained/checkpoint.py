@@ -19,7 +19,7 @@ from llm.config import GPTConfig, OptimConfig
 from llm.errors import CheckpointError, LLMError
 from llm.runtime.files import whole_file
 from llm.runtime.trust import refuse_named_code
-from llm.tokenizers import Tokenizer
+from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 ENTRY = "llm"
 VERSION = 2
@@ -178,6 +178,21 @@ def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:
         return GPTConfig(**checkpoint[ENTRY]["network"])
     except (TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"{str(path)!r} holds an architecture that can't be built: {error}") from error
+
+
+def tokenizer_of(checkpoint: dict[str, Any], path: str | Path) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: it has none, or one that can't be built.
+    """
+    state = checkpoint[ENTRY].get("tokenizer")
+    if state is None:
+        raise CheckpointError(f"{str(path)!r} has no tokenizer, so it can't read or write text")
+    try:
+        return tokenizer_from_dict(state)
+    except LLMError as error:
+        raise CheckpointError(f"{str(path)!r} is damaged: its tokenizer can't be built: {error}") from error
 
 
 def optim_of(checkpoint: dict[str, Any], path: str | Path) -> OptimConfig | None:
