@@ -72,7 +72,7 @@ def lens_table(layers: Sequence[LensLayer], ids: Sequence[int], tokenizer: Token
     """A Markdown table: a row for each position, a column for each layer with its guess and the true token's rank."""
     labels = [markdown(label) for label in tick_labels(tokenizer, ids)]
     predicts_next = len(layers[0].ranks) < len(labels)
-    head = ["token", "next" if predicts_next else "wanted", *(layer.name for layer in layers)]
+    head = ["token", "next" if predicts_next else "target", *(layer.name for layer in layers)]
     lines = [head, ["---"] * len(head)]
     guesses = [tick_labels(tokenizer, layer.top_ids[:, 0].tolist()) for layer in layers]
     wanted = [*labels[1:], "?"] if predicts_next else labels

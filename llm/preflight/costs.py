@@ -20,7 +20,7 @@ def step_costs(config: GPTConfig, batch_size: int, precision: str, device: str) 
     Args:
         config: the architecture.
         batch_size: B.
-        precision: Lightning's word.
+        precision: Lightning's name for it.
         device: its kind.
     """
     fused = config.vocab_size >= LARGE_VOCABULARY

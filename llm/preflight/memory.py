@@ -100,7 +100,7 @@ def expected_memory(
     Args:
         parameters: of the network and its optimizer.
         costs: of a training step.
-        precision: Lightning's word, such as `32-true` or `bf16-mixed`.
+        precision: Lightning's name for it, such as `32-true` or `bf16-mixed`.
         device: its kind, such as `cpu` or `cuda`.
         world_size: number of processes.
         held: what the process holds now.

@@ -60,7 +60,7 @@ def count_costs(
     Args:
         build: makes the network.
         forward: runs it on a batch of zeros, and gives what the backward pass begins with, such as the loss.
-        precision: Lightning's word, such as `32-true` or `bf16-mixed`.
+        precision: Lightning's name for it, such as `32-true` or `bf16-mixed`.
         device: its kind, such as `cpu` or `cuda`; there must be one.
     """
     mixed = MIXED_PRECISIONS.get(precision)
