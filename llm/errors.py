@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-HOW_TO_GO_ON = "go on from the last checkpoint with --ckpt_path last"
+HOW_TO_RESUME = "resume from the last checkpoint with --ckpt_path last"
 
 _LOST_WORKER = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited)"
@@ -74,10 +74,10 @@ def _loss_of_a_process(error: BaseException) -> str | None:
         if isinstance(found, RuntimeError) and (lost := _LOST_WORKER(str(found))):
             how = f" ({lost[2].strip().lower()})" if lost[2] else ""
             return (
-                f"the process {lost[1]}, which loads data, has ended{how}, perhaps for want of memory; {HOW_TO_GO_ON}, "
+                f"the process {lost[1]}, which loads data, has ended{how}, perhaps for lack of memory; {HOW_TO_RESUME}, "
                 "and if it happens again with fewer --data.num_workers"
             )
         found = found.__cause__ or found.__context__
     if isinstance(error, RuntimeError) and _LOST_PEER(str(error)):
-        return f"another process of this run has ended, and so does this one; {HOW_TO_GO_ON}"
+        return f"another process of this run has ended, and so does this one; {HOW_TO_RESUME}"
     return None

@@ -68,7 +68,7 @@ def _shared(plan: Plan) -> str:
 def _steps(plan: Plan) -> str:
     if plan.steps is None:
         return "until stopped"
-    begin = f", going on after {plan.start.step:,}" if plan.start.step else ""
+    begin = f", resuming after {plan.start.step:,}" if plan.start.step else ""
     epochs = "" if plan.epochs is None else f", {plan.epochs:,.1f} epochs"
     accumulation, every, validation = plan.accumulation, plan.validates_every, "no validation"
     if isinstance(accumulation, int):

@@ -48,7 +48,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestAndLast(Checkpoint):
-    """Keeps `best.ckpt`, the lowest validation loss so far, and `last.ckpt`, where to go on from.
+    """Keeps `best.ckpt`, the lowest validation loss so far, and `last.ckpt`, to resume from.
 
     `last.ckpt` is written after each validation and at the end; the one before it becomes `previous.ckpt`, where to go
     on from if the disk damages the newest.

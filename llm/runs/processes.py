@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from llm.config import OptimConfig
-from llm.errors import HOW_TO_GO_ON, ConfigError
+from llm.errors import HOW_TO_RESUME, ConfigError
 from llm.runtime.process import Interrupted, name_of
 
 log = logging.getLogger("llm")
@@ -151,7 +151,7 @@ class EndTogether(L.Callback):
             return
         number, process = failed.popitem()
         how = name_of(-process.returncode) if process.returncode < 0 else f"status {process.returncode}"
-        text = f"error: process {number} (pid {process.pid}) ended with {how}, and with it the run: {HOW_TO_GO_ON}"
+        text = f"error: process {number} (pid {process.pid}) ended with {how}, and with it the run: {HOW_TO_RESUME}"
         print(text, file=sys.stderr, flush=True)
         self._kill()
         os._exit(1)

@@ -1,4 +1,4 @@
-"""Whether a run can go on from a checkpoint, and would be the same run: asked before anything of it is loaded."""
+"""Whether a run can resume from a checkpoint as the same run: checked before anything of it is loaded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def refuse_what_does_not_fit(
     optim: OptimConfig,
     trainer: L.Trainer | None,
 ) -> None:
-    """Check that a checkpoint fits a network, and a run if one is to go on from it, before any of it is loaded.
+    """Check that a checkpoint fits a network, and a run if one is to resume from it, before any of it is loaded.
 
     Args:
         checkpoint: as it was read.
@@ -74,7 +74,7 @@ def refuse_what_does_not_fit(
         return
     if "optimizer_states" not in checkpoint and "loops" not in checkpoint:
         raise CheckpointError(
-            "the checkpoint holds weights alone, so there is no run to go on with: begin one from them with "
+            "the checkpoint holds weights alone, so there is no run to resume: start one from them with "
             "--model.pretrained FILE in place of --ckpt_path"
         )
     _refuse_to_lose_an_average(checkpoint, trainer)
@@ -150,8 +150,8 @@ def _refuse_other_settings(checkpoint: dict[str, Any], optim: OptimConfig, train
         return
     if different := _differences(dataclasses.asdict(theirs), dataclasses.asdict(optim)):
         raise CheckpointError(
-            f"the checkpoint was trained with other settings of model.optim: {different}; leave them out to go on as "
-            "before, or begin a new run from its weights with --model.pretrained FILE in place of --ckpt_path"
+            f"the checkpoint was trained with other settings of model.optim: {different}; omit them to resume as "
+            "before, or start a new run from its weights with --model.pretrained FILE in place of --ckpt_path"
         )
     now = settings_of(trainer, optim)
     if different := _differences(checkpoint[ENTRY][SETTINGS], {name: now[name] for name in now if name != "optim"}):
@@ -245,7 +245,7 @@ def _check_structure(found: Any, expected: Any, where: str, types: bool = True) 
 
 def _check(condition: bool, problem: str) -> None:
     if not condition:
-        raise CheckpointError(f"the checkpoint is damaged, and no run can go on from it: {problem}")
+        raise CheckpointError(f"the checkpoint is damaged, and no run can resume from it: {problem}")
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The folder of a run: which checkpoint in it to go on from, that it can be written to, and that it is locked."""
+"""The folder of a run: which checkpoint in it to resume from, that it can be written to, and that it is locked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NAMES = {"last": (LAST, PREVIOUS), "best": (BEST,)}
 
 
 class NoCheckpointError(CheckpointError):
-    """There is nothing yet to go on from."""
+    """There is no checkpoint to resume from yet."""
 
 
 def newest_checkpoint(folder: str | Path, name: str = "last") -> Path:
@@ -66,13 +66,13 @@ def checkpoint_to_go_on_from(folder: str | Path) -> Path:
         if saved is None or run_folder_of(saved) != run:
             older = "" if saved is None else f", or name a checkpoint, such as {str(saved)!r}"
             raise NoCheckpointError(
-                f"the newest run, {str(run)!r}, was ended before its first checkpoint; begin afresh with --fresh{older}"
+                f"the newest run, {str(run)!r}, ended before its first checkpoint; start a new run with --fresh{older}"
             )
     try:
         return newest_checkpoint(folder)
     except NoCheckpointError as error:
         raise NoCheckpointError(
-            f"there is no checkpoint in {str(folder)!r} and below; begin afresh with --fresh, or name one: "
+            f"there is no checkpoint in {str(folder)!r} and below; start a new run with --fresh, or name one: "
             "--ckpt_path FILE"
         ) from error
 
@@ -105,11 +105,11 @@ def _first_whole(folder: Path, names: Sequence[str]) -> Path:
             wrong.append(str(error))
             continue
         if wrong:
-            log.warning("%s; going on from the one before it: %s", "; ".join(wrong), path)
+            log.warning("%s; resuming from the one before it: %s", "; ".join(wrong), path)
         return path
     raise CheckpointError(
         f"no checkpoint of the newest run is whole: {'; '.join(wrong)}. Name one of another run with --ckpt_path FILE, "
-        "or leave --ckpt_path out to begin afresh"
+        "or omit --ckpt_path to start a new run"
     )
 
 

@@ -36,7 +36,7 @@ class Interrupted(BaseException):
     """A signal ended the run. Not an `Exception`, so that no handler of errors catches it.
 
     Args:
-        message: what was saved, and how to go on.
+        message: what was saved, and how to resume.
         signal_number: the exit status is 128 plus this.
     """
 

@@ -284,7 +284,7 @@ class TaskModule(L.LightningModule):
         """Make sure that the weights belong to this architecture and tokenizer, and the rest to this run.
 
         Raises:
-            CheckpointError: they don't, and says what differs; or a run is to go on from what holds no run.
+            CheckpointError: they don't, and says what differs; or a run is to resume from weights alone.
         """
         refuse_what_does_not_fit(checkpoint, self.task, self.network, self.tokenizer, self.optim, self._trainer)
         self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))

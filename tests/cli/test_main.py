@@ -326,7 +326,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         ([f"--data.corpus={empty}"], "is empty"),
         (["--data.tokenizer.kind=nonsense"], "unknown tokenizer 'nonsense'"),
         (["--ckpt_path=nowhere.ckpt"], "there is no checkpoint 'nowhere.ckpt'"),
-        (["--ckpt_path=last"], "there is no checkpoint in 'runs/gpt' and below; begin afresh with --fresh"),
+        (["--ckpt_path=last"], "there is no checkpoint in 'runs/gpt' and below; start a new run with --fresh"),
         ([f"--ckpt_path={short}"], "is not a checkpoint"),
     ):
         assert expected in error(capsys, "fit", *words), words

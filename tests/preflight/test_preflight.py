@@ -205,7 +205,7 @@ def test_a_run_that_goes_on_says_from_where(fit, tmp_path):
     assert fit(*QUICK)[0] == 0
     (last,) = tmp_path.rglob("last.ckpt")
     _, lines = fit("--preflight", *QUICK, f"--ckpt_path={last}", "--trainer.max_steps=5")
-    assert any("5, going on after 3" in line for line in lines)
+    assert any("5, resuming after 3" in line for line in lines)
     _, lines = fit("--preflight", *QUICK, f"--ckpt_path={last}")
     assert any("is at step 3 of 3" in hint for hint in hints(lines))
 

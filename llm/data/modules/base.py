@@ -1,4 +1,4 @@
-"""What every data module does: batches in an order that a resumed run goes on with."""
+"""The base of the data modules: batches in an order that a run can resume."""
 
 from __future__ import annotations
 
