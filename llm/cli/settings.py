@@ -48,6 +48,23 @@ def is_given(name: str, given: set[str]) -> bool:
     return any(f"{other}.".startswith(f"{name}.") or f"{name}.".startswith(f"{other}.") for other in given)
 
 
+def adopt_root(trainer: Any, given: set[str], by_flags: set[str]) -> None:
+    """Keep runs below `default_root_dir`, where the user set that and did not set where the logger keeps them.
+
+    Args:
+        trainer: the settings of the Trainer; changed in place.
+        given: the names that the user set.
+        by_flags: those set by flags, which win over what is set in files.
+    """
+    for names in (by_flags, given):
+        if "trainer.default_root_dir" not in names or trainer.default_root_dir is None:
+            continue
+        settings = getattr(trainer.logger, "init_args", None)
+        if settings is not None and not {f"trainer.logger.{key}" for key in ("save_dir", "init_args.save_dir")} & names:
+            settings["save_dir"] = str(trainer.default_root_dir)
+        return
+
+
 def adopt_architecture(
     config: Any, given: set[str], group: str, architecture: Mapping[str, Any], links: Mapping[str, str]
 ) -> None:

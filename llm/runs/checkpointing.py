@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import read_checkpoint, write_checkpoint
+from llm.runs.loggers import folder_of
 from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runtime.files import keeping
 from llm.training.throughput import side_work
@@ -157,8 +158,8 @@ class BestAndLast(Checkpoint):
     def _save(self, trainer: L.Trainer, name: str) -> Path | None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return None
-        folder = self.folder or (trainer.log_dir and Path(trainer.log_dir, CHECKPOINTS)) or CHECKPOINTS
-        path = Path(folder, name)
+        run = trainer.strategy.broadcast(folder_of(trainer)) or trainer.log_dir or ""
+        path = Path(self.folder or Path(run, CHECKPOINTS), name)
         with contextlib.ExitStack() as stack:
             stack.enter_context(side_work(trainer))
             if name == LAST and trainer.is_global_zero and self._is_whole(path, trainer):

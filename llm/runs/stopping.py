@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from llm.data.loader import BatchLoader
 from llm.runs.checkpointing import best_and_last
-from llm.runs.run_folder import folder_of
+from llm.runs.loggers import folder_of
 from llm.runtime.process import Interrupted, listen, listen_as_before, name_of, say
 from llm.runtime.shell import command_line, train_command_line
 from llm.training.trainer_state import is_accumulating
