@@ -214,12 +214,13 @@ class TrainingCLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
         callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples))
-        always: list[L.Callback] = [OneCurve(), StartingPoint(), EndPoint(), Throughput(), EndTogether()]
+        always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
         if config.get("enable_progress_bar") is not False:
             always.append(RunProgress())
         if self.plan is not None:
             always.append(RecordPreflight(self.plan))
         trainer = super()._instantiate_trainer(config, [*callbacks, *always])
+        EndPoint().put_in_place(trainer)
         # Behind those that save, which Lightning puts last.
         trainer.callbacks.append(StopSafely())  # type: ignore[attr-defined]
         return trainer

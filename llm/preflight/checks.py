@@ -183,11 +183,15 @@ def validation(plan: Plan) -> Iterator[str]:
     every = plan.validates_every
     if every is None:
         yield "there is no validation, so no best.ckpt; set data.validation_fraction or data.validation_corpus"
-    elif (
-        every > (batches := plan.batches_until(plan.steps)) and plan.setting("trainer.check_val_every_n_epoch") is None
-    ):
+    elif (epochs := plan.setting("trainer.check_val_every_n_epoch")) is None:
+        if every > (batches := plan.batches_until(plan.steps)):
+            yield (
+                f"the run has {batches:,} batches, and trainer.val_check_interval is {every:,}: "
+                "validation comes at the end only"
+            )
+    elif plan.epochs is not None and epochs > plan.epochs:
         yield (
-            f"the run has {batches:,} batches, and trainer.val_check_interval is {every:,}: "
+            f"the run has {plan.epochs:,.1f} epochs, and trainer.check_val_every_n_epoch is {epochs:,}: "
             "validation comes at the end only"
         )
 

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from llm.data.loader import BatchLoader
 from llm.runs.checkpointing import best_and_last
+from llm.runs.ending import EndPoint
 from llm.runs.loggers import folder_of
 from llm.runtime.process import Interrupted, listen, listen_as_before, name_of, say
 from llm.runtime.shell import command_line, train_command_line
@@ -178,7 +179,8 @@ def _of_kind(trainer: L.Trainer, kind: type[Kind]) -> list[Kind]:
 
 def _is_last_step(trainer: L.Trainer) -> bool:
     """Whether a run that was resumed from here would find nothing left to do, not even its last validation."""
-    return 0 <= trainer.max_steps <= trainer.global_step
+    ends = any(end.is_reached for end in _of_kind(trainer, EndPoint))
+    return ends or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _put_in_queue_again(trainer: L.Trainer, received: int) -> str | None:
