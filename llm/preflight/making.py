@@ -65,9 +65,7 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         max_steps, max_epochs = trainer["max_steps"], trainer["max_epochs"]
         if debugged := trainer.get("fast_dev_run"):
             max_steps, max_epochs = int(debugged), 1
-        plan.steps = steps_of_run(
-            max_steps, max_epochs, plan.corpus.batches, trainer["limit_train_batches"], plan.accumulation
-        )
+        plan.steps = steps_of_run(max_steps, max_epochs, plan.corpus.batches, plan.limit("train"), plan.accumulation)
     if plan.gpt is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
         plan.parameters = Parameters.of(plan.gpt, plan.optim)
         plan.costs = step_costs(plan.gpt, data["batch_size"], plan.precision, plan.device)
@@ -96,7 +94,7 @@ def _read_corpus(plan: Plan, datamodule: Any) -> Corpus:
         tokens,
         len(datamodule.validation_tokens),
         len(window_starts(tokens, datamodule.context_length, datamodule.stride)),
-        batches_of_epoch(batches, plan.setting("trainer.limit_train_batches")),
+        batches_of_epoch(batches, plan.limit("train")),
     )
 
 
