@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm.runs.checkpointing import best_and_last
-from llm.training.trainer_state import is_last_batch_of_run, validate_after_this_batch
+from llm.training.trainer_state import is_at_end_of_epoch, is_last_batch_of_run, validate_after_this_batch
 
 
 class EndPoint(L.Callback):
@@ -37,6 +37,17 @@ class EndPoint(L.Callback):
         """Forget a run before this one."""
         del trainer, pl_module
         self._validated, self._restore = False, {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where a run goes on from the validation that ended an epoch, end that epoch; Lightning would train on in it,
+        as its settings did not ask for that validation."""
+        del pl_module
+        if trainer.ckpt_path is not None and is_at_end_of_epoch(trainer):
+            self._restore = validate_after_this_batch(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the Trainer its settings back."""
+        self.on_train_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that there was one."""

@@ -64,6 +64,12 @@ def is_last_batch_of_run(trainer: L.Trainer) -> bool:
     return is_last_epoch and loop.epoch_loop._num_ready_batches_reached()
 
 
+def is_at_end_of_epoch(trainer: L.Trainer) -> bool:
+    """Whether the last batch of an epoch is done, and the epoch is not."""
+    done = trainer.fit_loop.epoch_loop.batch_progress.current
+    return done.completed == done.ready == trainer.num_training_batches
+
+
 def validate_after_this_batch(trainer: L.Trainer) -> dict[str, Any]:
     """Have a validation follow the batch that is being ended; gives what the settings were, by name."""
     wanted = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lightning as L
 import pytest
+import torch
 from tiny_runs import Curve, fit
 
 from llm.pretrained.checkpoint import read_checkpoint
@@ -49,6 +50,23 @@ def test_so_is_one_that_something_else_ends(tmp_path, epochs):
     _, trainer = fit(tmp_path, StopAt(3), EndPoint(), curve=curve, **options)
     assert trainer.global_step == 3
     assert [step for name, step in curve.values if name == "validation/loss"] == [3]
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}], ids=str)
+def test_a_run_goes_on_from_the_validation_at_its_end(tmp_path, options, name):
+    options = {"max_steps": -1, "val_check_interval": 500, **options}
+    whole, longer = fit(tmp_path, EndPoint(), max_epochs=2, **options)
+    steps, checkpoint = longer.global_step // 2, tmp_path / "checkpoints" / f"{name}.ckpt"
+    fit(tmp_path, StopAt(steps), EndPoint(), max_epochs=2, **options)
+    assert read_checkpoint(checkpoint)["global_step"] == steps
+    kept = checkpoint.read_bytes()
+    weights, again = fit(tmp_path, EndPoint(), max_epochs=2, ckpt=checkpoint, **options)
+    assert again.global_step == longer.global_step == 2 * steps
+    assert all(torch.equal(value, weights[name]) for name, value in whole.items())
+    checkpoint.write_bytes(kept)
+    _, ended = fit(tmp_path, EndPoint(), max_epochs=1, ckpt=checkpoint, **options)
+    assert ended.global_step == steps, "nothing is left"
 
 
 def test_a_run_that_was_validated_is_not_validated_once_more(tmp_path):
