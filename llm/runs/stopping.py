@@ -159,12 +159,18 @@ class StopSafely(L.Callback):
         self._before = {}
 
 
-def command_to_resume(trainer: L.Trainer, path: Path) -> str:
-    """What a user types to go on: with the run's own configuration, where it was kept."""
+def command_to_resume(trainer: L.Trainer, path: Path | str, *more: str) -> str:
+    """What a user types to go on: with the run's own configuration, where it was kept.
+
+    Args:
+        trainer: of the run.
+        path: the checkpoint to go on from.
+        more: flags besides.
+    """
     folder = folder_of(trainer)
     config = None if folder is None else folder / "config.yaml"
     with_config: list[str | Path] = ["--config", config] if config is not None and config.is_file() else []
-    return train_command_line("fit", *with_config, "--ckpt_path", path)
+    return train_command_line("fit", *with_config, *more, "--ckpt_path", path)
 
 
 def _end_loaders(trainer: L.Trainer) -> None:
