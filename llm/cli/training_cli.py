@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -18,6 +19,7 @@ from llm.cli.ending import say_how_to_use
 from llm.cli.parsing import check_settings
 from llm.cli.settings import (
     adopt_architecture,
+    adopt_length,
     adopt_optim,
     adopt_root,
     adopt_text,
@@ -36,6 +38,7 @@ from llm.inspection import Inspection, TextSamples
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, preflight
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
+from llm.runs.beginning import begin_where_it_was_said
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
 from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
 from llm.runs.ending import EndPoint
@@ -116,6 +119,8 @@ class TrainingCLI(LightningCLI):
         adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
         refuse_more_processes_than_cores(config.trainer)
         adopt_root(config.trainer, given, by_flags)
+        if subcommand == "fit":
+            adopt_length(config.trainer, given)
         config.ckpt_path = choose_checkpoint(config, subcommand)
         if subcommand != "fit" and not is_given("trainer.logger", by_flags):
             config.trainer.logger = False
@@ -215,12 +220,14 @@ class TrainingCLI(LightningCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
         callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples))
         always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
-        if config.get("enable_progress_bar") is not False:
+        their_own = any(isinstance(c, ProgressBar) for c in [*callbacks, *_as_list(config.get("callbacks"))])
+        if config.get("enable_progress_bar") is not False and not their_own:
             always.append(RunProgress())
         if self.plan is not None:
             always.append(RecordPreflight(self.plan))
         trainer = super()._instantiate_trainer(config, [*callbacks, *always])
         EndPoint().put_in_place(trainer)
+        begin_where_it_was_said(trainer)
         # Behind those that save, which Lightning puts last.
         trainer.callbacks.append(StopSafely())  # type: ignore[attr-defined]
         return trainer

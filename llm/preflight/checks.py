@@ -128,6 +128,18 @@ def learning_rate(plan: Plan) -> Iterator[str]:
         )
 
 
+def two_lengths(plan: Plan) -> Iterator[str]:
+    """Steps that end the run before its epochs do."""
+    most, epochs = plan.setting("trainer.max_steps"), plan.setting("trainer.max_epochs")
+    if not plan.epochs or not epochs or epochs < 0 or plan.steps != most:
+        return
+    if plan.epochs < epochs:
+        yield (
+            f"trainer.max_steps {most:,} ends the run after {plan.epochs:,.1f} of {epochs:,} epochs "
+            "(trainer.max_epochs); --trainer.max_steps -1 makes them all"
+        )
+
+
 def data_and_size(plan: Plan) -> Iterator[str]:
     """Too little text for so long a run, too short or too long a run for such a model."""
     if plan.corpus is None or plan.parameters is None or not plan.tokens:
@@ -219,7 +231,8 @@ def precision(plan: Plan) -> Iterator[str]:
 def nothing_left(plan: Plan) -> Iterator[str]:
     """A checkpoint that is at the end of its run."""
     if plan.steps is not None and plan.start.step >= max(1, plan.steps):
-        yield f"the checkpoint is at step {plan.start.step:,} of {plan.steps:,}: nothing is left; set trainer.max_steps"
+        limit = "max_steps" if plan.steps == plan.setting("trainer.max_steps") else "max_epochs"
+        yield f"the checkpoint is at step {plan.start.step:,} of {plan.steps:,}: nothing is left; set trainer.{limit}"
 
 
 REFUSING: tuple[Check, ...] = (
@@ -234,6 +247,7 @@ REFUSING: tuple[Check, ...] = (
 HINTING: tuple[Check, ...] = (
     memory_may_not_do,
     learning_rate,
+    two_lengths,
     data_and_size,
     text_left_out,
     averaging,

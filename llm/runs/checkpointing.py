@@ -129,8 +129,11 @@ class BestAndLast(Checkpoint):
         del pl_module
         if trainer.state.fn != "fit" or not (trainer.training or trainer.validating):
             return
+        loop = checkpoint["loops"]["fit_loop"]
+        for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
+            if counts["ready"] > counts["processed"]:  # an error amid a step: its batch comes again
+                counts["ready"] = counts["started"] = counts["completed"] = counts["processed"]
         if self._validated_batch != trainer.fit_loop.total_batch_idx and _validation_follows(trainer):
-            loop = checkpoint["loops"]["fit_loop"]
             for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
                 counts["completed"] = counts["processed"]
             # As if it had been ended in its first batch.
