@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llm.preflight.plan import Plan, existing
 from llm.preflight.sizes import in_bytes
+from llm.preflight.special_tokens import special_tokens_in_the_text
 from llm.pretrained.adapting import differences
 from llm.runs.resuming import other_architecture
 from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
@@ -250,6 +251,7 @@ HINTING: tuple[Check, ...] = (
     two_lengths,
     data_and_size,
     skipped_text,
+    special_tokens_in_the_text,
     averaging,
     validation,
     accumulation,

@@ -182,7 +182,7 @@ def test_rows_without_a_token_are_padding(hugging_face):
     [
         ({}, "no tokenizer files: imported without"),
         ({"vocab.json": {"a": 0}, "merges.txt": "a b"}, "not in the order of its merges"),
-        ({"vocab.json": {"a": 0}, "merges.txt": "a b c"}, "no pair"),
+        ({"vocab.json": {"a": 0}, "merges.txt": "a b c"}, "not a pair"),
         ({"vocab.json": {"a": 0}, "merges.txt": ""}, "no token for the byte 0x00"),
         ({"tokenizer.json": {"model": {"type": "Unigram"}}}, "of type 'Unigram', not BPE"),
         ({"vocab.json": ["a"], "merges.txt": ""}, "should hold a JSON object"),
