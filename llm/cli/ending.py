@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -14,13 +15,16 @@ from llm.runtime.shell import command_line, train_command_line
 log = logging.getLogger("llm")
 
 
-def say_how_to_use(trainer: L.Trainer, datamodule: L.LightningDataModule, first_step: int) -> None:
+def say_how_to_use(
+    trainer: L.Trainer, datamodule: L.LightningDataModule, first_step: int, usage: Sequence[str]
+) -> None:
     """Say where the checkpoint of a run is, how to look at the run, and how to use it.
 
     Args:
         trainer: of the run that is done.
         datamodule: what it was trained on.
         first_step: at which the run began.
+        usage: of its task; see `llm.tasks.Task`.
     """
     if trainer.global_step == first_step:
         log.warning(
@@ -43,10 +47,10 @@ def say_how_to_use(trainer: L.Trainer, datamodule: L.LightningDataModule, first_
         if isinstance(logger, TensorBoardLogger):
             board = ["tensorboard", "--logdir", logger.log_dir, "--samples_per_plugin", "images=100,text=100"]
             log.info("look inside: %s", command_line(*board))
-    if isinstance(datamodule, TextDataModule):
+    if usage and isinstance(datamodule, TextDataModule):
         opening = datamodule.tokenizer.decode(datamodule.train_tokens[:4].tolist())
-        prompt = " ".join(opening.split()) or "Once"
-        command = command_line("python", "-m", "llm", "generate", "--ckpt", path, "--prompt", prompt)
-        log.info("generate:    %s", command)
+        text = " ".join(opening.split()) or "Once"
+        command, *words = (word.format(text=text) for word in usage)
+        log.info("%-12s %s", f"{command}:", command_line("python", "-m", "llm", command, "--ckpt", path, *words))
     else:
         log.info("evaluate:    %s", train_command_line("validate", "--ckpt_path", path))

@@ -76,7 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from llm.commands.devices import find_device
-    from llm.pretrained import load
+    from llm.model import GPT
+    from llm.pretrained import load_of_task
+    from llm.pretrained.checkpoint import LANGUAGE
 
     settings = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(SamplingConfig)}
     sampling = SamplingConfig(**settings | {"top_k": arguments.top_k or None})
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"batch_size must be at least 1, got {arguments.batch_size}")
     if arguments.prompt is None and arguments.prompt_file is None and sys.stdin.isatty():
         raise ConfigError("nothing to continue: give --prompt TEXT, --prompt_file FILE, or a text on standard input")
-    model, tokenizer = load(arguments.ckpt, find_device(arguments.device))
+    model, tokenizer = load_of_task(arguments.ckpt, LANGUAGE, GPT, find_device(arguments.device))
     if arguments.precision is not None:
         model.to(getattr(torch, arguments.precision))
     prompts = _read_prompts(arguments, tokenizer)

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from llm.config import GPTConfig
 
 if TYPE_CHECKING:
-    from llm.model.embeddings import Embeddings
+    from llm.model.embeddings import Embeddings, Head
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,15 @@ class Network(nn.Module):
     def hidden_states(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the head reads: token ids `(B, T)` -> `(B, T, C)`."""
         raise NotImplementedError
+
+    @property
+    def output_layer(self) -> Head:
+        """The last layer of all, which gives the logits: the loss goes through it a block of tokens at a time."""
+        raise NotImplementedError
+
+    def before_output(self, hidden_states: Tensor) -> Tensor:
+        """Hidden states -> what the output layer reads, `(..., C)`: the same, unless the head has more layers."""
+        return hidden_states
 
     def logits_of(self, residual: Tensor) -> Tensor:
         """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""

@@ -52,6 +52,16 @@ class MaskedDataModule(TextDataModule):
         words = WordEdges.of(self.tokenizer) if self.whole_words else None
         return Masking(specials[MASK], list(specials.values()), self.vocab_size, self.masked_fraction, self.seed, words)
 
+    @property
+    def supervised_fraction(self) -> float:
+        """The masked fraction."""
+        return self.masked_fraction
+
+    def bytes_per_token(self, split: str) -> float | None:
+        """None: a text is not coded by what masked tokens cost, each seen from both sides."""
+        del split
+        return None
+
     def make_rows(self, tokens: TokenArray, stride: int) -> RowSource:
         """The windows over a split, masked."""
         return MaskedRows(super().make_rows(tokens, stride), self.masking)
