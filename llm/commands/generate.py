@@ -100,13 +100,13 @@ def run(arguments: argparse.Namespace) -> None:
 def _read_prompts(arguments: argparse.Namespace, tokenizer: Tokenizer) -> list[Prompt]:
     import torch
 
+    from llm.commands.standard_input import read_lines
     from llm.data.reading.prompts import Prompt, encode_prompts, read_prompts
 
     if arguments.prompt_file is not None:
         return read_prompts(arguments.prompt_file, tokenizer).prompts
     if arguments.prompt is None:
-        lines = _standard_input().replace("\r\n", "\n").split("\n")
-        prompts = encode_prompts(lines, tokenizer, "standard input")
+        prompts = encode_prompts(read_lines(), tokenizer, "standard input")
         if not prompts:
             raise TokenizerError("standard input is empty; give prompts, one a line")
         return prompts
@@ -117,13 +117,6 @@ def _read_prompts(arguments: argparse.Namespace, tokenizer: Tokenizer) -> list[P
             raise TokenizerError("the prompt is empty; give at least one word")
         prompts.append(Prompt(number, text, torch.tensor(ids)))
     return prompts
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(f"standard input is not UTF-8 text at byte {error.start}: {error.reason}") from error
 
 
 def _warn(model: GPT, prompts: list[Prompt]) -> None:
