@@ -48,7 +48,7 @@ def module_step(
         compiled: as with `--model.compile true`.
         precision: of autocast; None for none.
     """
-    from llm.training.compiling import Compiled
+    from llm.runtime.compiling import Compiled
     from llm.training.loss import (
         CrossEntropyWithGrad,
         compilable_cross_entropy_with_grad_,

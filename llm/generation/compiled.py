@@ -10,7 +10,6 @@ whole step is compiled, and replayed as a graph.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 
 import torch
@@ -19,8 +18,7 @@ from torch import Tensor, nn
 from llm.config import SamplingConfig
 from llm.model import GPT, KeyValueCache, decode
 from llm.model.cache import decode_block
-
-log = logging.getLogger(__name__)
+from llm.runtime.compiling import Compiled
 
 DecodeStep = Callable[[GPT, KeyValueCache, Tensor, Tensor], Tensor]
 
@@ -39,7 +37,7 @@ def is_worth_it(model: GPT, sampling: SamplingConfig) -> bool:
     return sampling.compile == "always"
 
 
-class CompiledStep:
+class CompiledStep(Compiled):
     """`decode`, compiled for each shape at its first call; where that fails, a log line says why, and it is `decode`.
 
     Args:
@@ -48,29 +46,14 @@ class CompiledStep:
     """
 
     def __init__(self, model: GPT, n_rows: int) -> None:
-        self._compiled: set[torch.Size] = set()
-        self._step: DecodeStep = _graph_step() if model.head.weight.is_cuda else _row_step(model, n_rows)
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether it is, for a shape at least, and runs."""
-        return bool(self._compiled) and self._step is not decode
-
-    def __call__(self, model: GPT, cache: KeyValueCache, ids: Tensor, positions: Tensor) -> Tensor:
-        """As `decode`."""
-        if ids.shape in self._compiled or self._step is decode:
-            return self._step(model, cache, ids, positions)
-        try:
-            # Each shape, size of the cache and model is a form of the same code: there may be more than eight.
-            with torch._dynamo.config.patch(recompile_limit=64):
-                logits = self._step(model, cache, ids, positions)
-            self._compiled.add(ids.shape)
-        except Exception as error:  # whatever hinders a compiler, the text can be had without it
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            log.warning("decoding is not compiled, and slower: %s", lines[0] if lines else type(error).__name__)
-            self._step = decode
-            logits = decode(model, cache, ids, positions)  # writes the same slots again
-        return logits
+        step = _graph_step() if model.head.weight.is_cuda else _row_step(model, n_rows)
+        super().__init__(
+            step,
+            decode,
+            compiler=lambda step: step,  # its parts are
+            variant=lambda _model, _cache, ids, _positions: ids.shape,
+            message="decoding is not compiled, and slower",
+        )
 
 
 def _row_step(model: GPT, n_rows: int) -> DecodeStep:

@@ -101,6 +101,15 @@ class Attention(nn.Module):
         if self.normalize == "sum":  # no fused kernel divides by the sum
             weights = self.weights(self.scores(query, key), mask)
             return self.mix(F.dropout(weights, dropout), value)
+        sees = None
+        if mask is not None:  # what kernels give for a query that sees nothing differs: here it is 0
+            sees = mask.any(dim=-1, keepdim=True)
+            mask = mask | ~sees
+        context = self._fused(query, key, value, mask, dropout)
+        return context if sees is None else context.masked_fill(~sees, 0.0)
+
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        """As `context`, by torch's kernels."""
         is_causal, is_grouped = self.is_causal and mask is None, key.shape[1] < query.shape[1]
         if _is_quicker_in_float32(query):
             with torch.autocast("cpu", enabled=False):

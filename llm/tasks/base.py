@@ -19,9 +19,9 @@ from llm.model import Network, build_network
 from llm.pretrained.checkpoint import ENTRY, describe, read_checkpoint, task_of, weights_of
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
+from llm.runtime.compiling import Compiled
 from llm.runtime.counting import count_costs
 from llm.runtime.randomness import seed_batch
-from llm.training.compiling import Compiled
 from llm.training.loss import (
     CrossEntropyWithGrad,
     Prediction,
@@ -135,6 +135,8 @@ class TaskModule(L.LightningModule):
         batch, scale = TokenBatch.of(batch), loss_scale(self.trainer)
         hidden_states = self._compiled.get("hidden_states", self.hidden_states)(batch)
         prediction = self.loss_of(hidden_states, batch, is_logging(self.trainer), scale)
+        if batch.lengths is not None and is_logging(self.trainer):
+            self.note("train/padding_fraction", 1 - batch.lengths.sum() / batch.inputs.numel())
         self._micro_batches.append(
             MicroBatch(
                 self.trainer.fit_loop.total_batch_idx,

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from llm.errors import CheckpointError, ConfigError
-from llm.pretrained.checkpoint import write_checkpoint
+from llm.pretrained.checkpoint import VERSION, write_checkpoint
 from llm.runs.run_folder import NoCheckpointError, checkpoint_to_go_on_from, held, newest_checkpoint
 
-EMPTY = {"llm": {"version": 1}, "state_dict": {}}
+EMPTY = {"llm": {"version": VERSION}, "state_dict": {}}
 
 
 def write(path: Path, time: int, content: bytes | None = None) -> Path:

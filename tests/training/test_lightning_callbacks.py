@@ -110,7 +110,7 @@ def test_the_weights_of_a_checkpoint_are_the_average(tmp_path):
     assert any(not torch.equal(value, trained[f"network.{name}"]) for name, value in weights_of(content).items())
     model, _ = llm.load(last)
     for name, value in model.state_dict().items():
-        assert torch.equal(value, weights[f"gpt.{name}"]), "training, too, ends with the average"
+        assert torch.equal(value, weights[f"network.{name}"]), "training, too, ends with the average"
     with pytest.raises(CheckpointError, match="average over steps"):
         fit(tmp_path, ckpt=last, max_steps=STEPS + 1)
 

@@ -169,3 +169,11 @@ def test_two_processes_with_unequal_numbers_are_one_batch(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("equal") == 2
+
+
+def test_how_much_of_a_batch_is_padding_is_logged():
+    data = rows(4)
+    lengths = torch.tensor([8, 4, 2, 2])
+    targets = data.targets.masked_fill(torch.arange(8) >= lengths[:, None], IGNORED)
+    module = fit(DataLoader([TokenBatch(data.inputs, targets, lengths)], batch_size=None))
+    assert float(module.trainer.callback_metrics["train/padding_fraction"]) == 0.5

@@ -4,8 +4,8 @@ import torch
 
 from llm.config import GPTConfig
 from llm.data.batch import TokenBatch
+from llm.runtime.compiling import Compiled
 from llm.tasks import LanguageModel
-from llm.training.compiling import Compiled
 
 
 def broken(function):
