@@ -34,7 +34,7 @@ class MaskedDataModule(TextDataModule):
 
     order_settings: ClassVar[tuple[str, ...]] = (*TextDataModule.order_settings, "masked_fraction", "whole_words")
 
-    def __init__(self, masked_fraction: float = 0.15, whole_words: bool = False, **options: Any) -> None:
+    def __init__(self, *, masked_fraction: float = 0.15, whole_words: bool = False, **options: Any) -> None:
         if not 0 < masked_fraction <= 1:
             raise ConfigError(f"masked_fraction must be in (0, 1], got {masked_fraction}")
         super().__init__(**options)
