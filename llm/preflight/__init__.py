@@ -1,4 +1,4 @@
-"""Before the first step: what a run will be, what it will need, and everything that can be foreseen to go wrong."""
+"""Before the first step: what a run will do, what it will need, and everything that is foreseeably wrong with it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.errors import LLMError
-from llm.inspection.guard import same_randomness
 from llm.preflight.checks import HINTING, REFUSING
 from llm.preflight.making import can_be_planned, make_plan
 from llm.preflight.plan import Plan, Start
 from llm.preflight.table import table
 from llm.preflight.timing import estimated_seconds, measure_steps
+from llm.runtime.randomness import preserve_rng_state
+from llm.training.schedule import batches_of_epoch
 
 __all__ = [
     "HINTING",
@@ -63,7 +64,7 @@ def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool 
         Problems: the run can't be.
         PreflightDone: the preflight was `alone`, and found nothing that refuses.
     """
-    with same_randomness(torch.device("cpu")):  # the run is bit for bit that without
+    with preserve_rng_state(torch.device("cpu")):  # the run is bit for bit that without
         plan = make_plan(settings, start)
         problems = [problem for check in REFUSING for problem in check(plan)]
         if not problems:
@@ -109,9 +110,7 @@ def _validations(plan: Plan, batches: int) -> float:
         return 0
     data = plan.settings["data"]
     each = math.ceil(plan.corpus.validation / data["context_length"] / data["batch_size"] / plan.world_size)
-    limit = plan.setting("trainer.limit_val_batches")
-    if limit is not None:
-        each = min(each, limit) if isinstance(limit, int) else int(each * limit)
+    each = plan.corpus.batches if plan.overfits else batches_of_epoch(each, plan.limit("val"))
     return each * (1 + batches // every)
 
 

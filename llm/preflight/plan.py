@@ -45,10 +45,10 @@ class Start:
     """What a run begins with, besides its settings.
 
     Args:
-        step: at which it goes on; 0 for a new one.
+        step: at which it resumes; 0 for a new one.
         trained: the architecture of its weights; None for new ones.
         data: what the checkpoint knows of its corpus.
-        folder: of the run that goes on.
+        folder: of the run that is resumed.
     """
 
     step: int = 0
@@ -106,6 +106,18 @@ class Plan:
                 return {int(epoch): max(1, int(batches)) for epoch, batches in schedule.items()}
         return max(1, self.setting("trainer.accumulate_grad_batches") or 1)
 
+    def limit(self, split: str) -> int | float | None:
+        """Lightning's limit of the batches of an epoch of `train`, or of a validation of `val`; None for no limit."""
+        limit: int | float | None = self.setting("trainer.overfit_batches") or self.setting(
+            f"trainer.limit_{split}_batches"
+        )
+        return limit
+
+    @property
+    def overfits(self) -> bool:
+        """Whether the run is validated on the few batches that it trains on."""
+        return bool(self.setting("trainer.overfit_batches"))
+
     @property
     def tokens(self) -> int | None:
         """Tokens that the run trains on, of all processes."""
@@ -139,7 +151,7 @@ class Plan:
 
     @property
     def folder_is_writable(self) -> bool:
-        """Whether the run folder could be made, as far as anybody knows."""
+        """Whether the run folder could be made, as far as that is known."""
         return self.folder is None or os.access(existing(self.folder), os.W_OK | os.X_OK)
 
     @property
@@ -151,7 +163,7 @@ class Plan:
     def validates_every(self) -> int | None:
         """Training batches between validations; None where there are none."""
         interval = self.setting("trainer.val_check_interval")
-        if self.corpus is None or not self.corpus.validation or self.setting("trainer.limit_val_batches") == 0:
+        if self.corpus is None or not (self.corpus.validation or self.overfits) or self.limit("val") == 0:
             return None
         if isinstance(interval, float):
             return max(1, int(self.corpus.batches * interval))

@@ -1,4 +1,4 @@
-"""The folder of a run: which checkpoint in it to go on from, that it can be written to, and that nobody else does."""
+"""The folder of a run: which checkpoint in it to resume from, that it can be written to, and that it is locked."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import read_checkpoint
+from llm.runs.loggers import MetricsFile, folder_of
 from llm.runtime.files import remove_stale
 
 try:
@@ -28,12 +29,13 @@ log = logging.getLogger("llm")
 CHECKPOINTS = "checkpoints"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 _LOCK = ".lock"
-_SIGNS_OF_A_RUN = (LAST, PREVIOUS, _LOCK, "config.yaml")
+_CONFIG = "config.yaml"
+_SIGNS_OF_A_RUN = (LAST, PREVIOUS, _LOCK, _CONFIG)
 _NAMES = {"last": (LAST, PREVIOUS), "best": (BEST,)}
 
 
 class NoCheckpointError(CheckpointError):
-    """There is nothing yet to go on from."""
+    """There is no checkpoint to resume from yet."""
 
 
 def newest_checkpoint(folder: str | Path, name: str = "last") -> Path:
@@ -66,13 +68,13 @@ def checkpoint_to_go_on_from(folder: str | Path) -> Path:
         if saved is None or run_folder_of(saved) != run:
             older = "" if saved is None else f", or name a checkpoint, such as {str(saved)!r}"
             raise NoCheckpointError(
-                f"the newest run, {str(run)!r}, was ended before its first checkpoint; begin afresh with --fresh{older}"
+                f"the newest run, {str(run)!r}, ended before its first checkpoint; start a new run with --fresh{older}"
             )
     try:
         return newest_checkpoint(folder)
     except NoCheckpointError as error:
         raise NoCheckpointError(
-            f"there is no checkpoint in {str(folder)!r} and below; begin afresh with --fresh, or name one: "
+            f"there is no checkpoint in {str(folder)!r} and below; start a new run with --fresh, or name one: "
             "--ckpt_path FILE"
         ) from error
 
@@ -80,6 +82,45 @@ def checkpoint_to_go_on_from(folder: str | Path) -> Path:
 def run_folder_of(path: Path) -> Path:
     """The run's folder, of a file in it or of one of its checkpoints."""
     return path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
+
+
+def goes_on_in(folder: Path, checkpoint: str | Path | None) -> bool:
+    """Whether a run that begins with a checkpoint goes on with the run in a folder: from the last of it, not another.
+
+    Args:
+        folder: of a run, or of its checkpoints.
+        checkpoint: None for a run from step 0.
+    """
+    if checkpoint is None:
+        return False
+    path = Path(checkpoint).resolve()
+    if folder.resolve() not in (path.parent, run_folder_of(path)) or path.name == BEST:
+        return False
+    return path.name == LAST or path == newest_checkpoint(path.parent).resolve()
+
+
+def refuse_to_overwrite(folders: Iterable[Path], checkpoint: str | Path | None = None, fresh: bool = False) -> None:
+    """Hold a run to folders that are empty, or those of the run that it goes on with.
+
+    Args:
+        folders: that the run is about to write to.
+        checkpoint: that it begins with; None for step 0.
+        fresh: what was ended before its first checkpoint may be begun again.
+
+    Raises:
+        ConfigError: a folder holds another run.
+    """
+    for folder in folders:
+        kept = [name for name in (BEST, LAST, PREVIOUS, _CONFIG) if (folder / name).exists()]
+        if not kept or goes_on_in(folder, checkpoint):
+            continue
+        beside = checkpoint is not None and folder.name == run_folder_of(Path(checkpoint).resolve()).name
+        if kept == [_CONFIG] and (fresh or beside):  # `beside`: the folder of another logger of the same run
+            continue
+        raise ConfigError(
+            f"{str(folder)!r} holds a run already ({', '.join(kept)}), which this one would overwrite: go on with that "
+            "run (--ckpt_path last), or give this one a name of its own (--trainer.logger.init_args.version NAME)"
+        )
 
 
 def _newest(folder: str | Path, names: Sequence[str]) -> Path | None:
@@ -105,21 +146,12 @@ def _first_whole(folder: Path, names: Sequence[str]) -> Path:
             wrong.append(str(error))
             continue
         if wrong:
-            log.warning("%s; going on from the one before it: %s", "; ".join(wrong), path)
+            log.warning("%s; resuming from the one before it: %s", "; ".join(wrong), path)
         return path
     raise CheckpointError(
         f"no checkpoint of the newest run is whole: {'; '.join(wrong)}. Name one of another run with --ckpt_path FILE, "
-        "or leave --ckpt_path out to begin afresh"
+        "or omit --ckpt_path to start a new run"
     )
-
-
-def folder_of(trainer: L.Trainer) -> Path | None:
-    """The folder of a run, which is its first logger's, or None.
-
-    Not `trainer.log_dir`: that waits for all processes, and most files are written by the first one alone.
-    """
-    folder = getattr(trainer.loggers[0], "log_dir", None) if trainer.loggers else None
-    return None if folder is None else Path(folder)
 
 
 def experiments_of(trainer: L.Trainer) -> list[Any]:
@@ -136,9 +168,9 @@ def goes_on_in_its_folder(trainer: L.Trainer) -> bool:
 
 
 class OneCurve(L.Callback):
-    """Lets TensorBoard forget what a run logged after the checkpoint from which it goes on, and logs again.
+    """Lets TensorBoard and CSV forget what a run logged after the checkpoint from which it goes on, and logs again.
 
-    As `purge_step` of `SummaryWriter`, but only once it is certain that the run does go on.
+    For TensorBoard as `purge_step` of `SummaryWriter`, but only once it is certain that the run does go on.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -146,6 +178,9 @@ class OneCurve(L.Callback):
         del pl_module
         if not trainer.is_global_zero or not goes_on_in_its_folder(trainer):
             return
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.forget_after(trainer.global_step)
         step = trainer.global_step + 1
         for experiment in experiments_of(trainer):
             writer = experiment._get_file_writer()
@@ -154,8 +189,8 @@ class OneCurve(L.Callback):
 
 
 @contextlib.contextmanager
-def held(folders: Iterable[Path]) -> Iterator[None]:
-    """Make sure that the folders are there, can be written to, and are nobody else's meanwhile.
+def locked(folders: Iterable[Path]) -> Iterator[None]:
+    """Make sure that the folders exist and can be written to, and lock them meanwhile.
 
     What earlier runs left half-written in them is removed. A folder that was made for this and stays empty is removed
     in the end.
@@ -165,12 +200,12 @@ def held(folders: Iterable[Path]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for folder in dict.fromkeys(folders):
-            stack.enter_context(_held(folder))
+            stack.enter_context(_locked(folder))
         yield
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = folder / _LOCK
     try:
@@ -209,7 +244,7 @@ def _held_lock(folder: Path, lock: Path) -> Iterator[None]:
 
 
 def _is_mine(file: IO[str]) -> bool:
-    """Lock a file, if nobody else has. The lock is this process's alone: processes that it forks don't hold it."""
+    """Lock a file, if it is not locked. The lock is this process's alone: processes that it forks don't hold it."""
     if fcntl is None:
         return True
     try:

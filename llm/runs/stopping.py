@@ -17,7 +17,8 @@ from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from llm.data.loader import BatchLoader
 from llm.runs.checkpointing import best_and_last
-from llm.runs.run_folder import folder_of
+from llm.runs.ending import EndPoint
+from llm.runs.loggers import folder_of
 from llm.runtime.process import Interrupted, listen, listen_as_before, name_of, say
 from llm.runtime.shell import command_line, train_command_line
 from llm.training.trainer_state import is_accumulating
@@ -52,9 +53,9 @@ class StopSafely(L.Callback):
         self._before: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Listen, in place of Lightning, which would save amid a step, and wait for others in a signal handler."""
+        """Listen, in place of Lightning, which would save within a step, and wait for others in a signal handler."""
         del pl_module
-        handle = self._listen if stage == "fit" else lambda: None  # elsewhere there is nothing to save
+        handle = self._listen if stage == "fit" else lambda: None  # in other stages there is nothing to save
         trainer._signal_connector.register_signal_handlers = handle  # type: ignore[method-assign]
 
     def _listen(self) -> None:
@@ -72,7 +73,7 @@ class StopSafely(L.Callback):
         stopped = [callback for callback in _of_kind(trainer, EarlyStopping) if callback.stopping_reason.value]
         if trainer.ckpt_path is not None and stopped:  # Lightning would go on until the next validation
             trainer.should_stop = True
-            log.info("early stopping: %s Leave the callback out to go on", stopped[0].stopping_reason_message)
+            log.info("early stopping: %s Remove the callback to continue", stopped[0].stopping_reason_message)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """End the run between two optimizer steps.
@@ -84,7 +85,7 @@ class StopSafely(L.Callback):
         self._end_if_told(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """End the run amid a validation.
+        """End the run within a validation.
 
         Raises:
             Interrupted: a signal came.
@@ -112,7 +113,7 @@ class StopSafely(L.Callback):
                 callback.on_validation_epoch_end(trainer, trainer.lightning_module)
         checkpoint = best_and_last(trainer)
         path = None if checkpoint is None else checkpoint.save_last(trainer)
-        then = "nothing was saved" if path is None else f"go on with: {command_to_resume(trainer, path)}"
+        then = "nothing was saved" if path is None else f"resume with: {command_to_resume(trainer, path)}"
         if path is not None and (said := _put_in_queue_again(trainer, received)):
             then = f"{said}; {then}"
         self._outcome = Interrupted(
@@ -158,12 +159,18 @@ class StopSafely(L.Callback):
         self._before = {}
 
 
-def command_to_resume(trainer: L.Trainer, path: Path) -> str:
-    """What a user types to go on: with the run's own configuration, where it was kept."""
+def command_to_resume(trainer: L.Trainer, path: Path | str, *more: str) -> str:
+    """What a user types to go on: with the run's own configuration, where it was kept.
+
+    Args:
+        trainer: of the run.
+        path: the checkpoint to go on from.
+        more: flags besides.
+    """
     folder = folder_of(trainer)
     config = None if folder is None else folder / "config.yaml"
     with_config: list[str | Path] = ["--config", config] if config is not None and config.is_file() else []
-    return train_command_line("fit", *with_config, "--ckpt_path", path)
+    return train_command_line("fit", *with_config, *more, "--ckpt_path", path)
 
 
 def _end_loaders(trainer: L.Trainer) -> None:
@@ -178,13 +185,14 @@ def _of_kind(trainer: L.Trainer, kind: type[Kind]) -> list[Kind]:
 
 def _is_last_step(trainer: L.Trainer) -> bool:
     """Whether a run that was resumed from here would find nothing left to do, not even its last validation."""
-    return 0 <= trainer.max_steps <= trainer.global_step
+    ends = any(end.is_reached for end in _of_kind(trainer, EndPoint))
+    return ends or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _put_in_queue_again(trainer: L.Trainer, received: int) -> str | None:
     """Where SLURM sent the signal to requeue, have the job begin again; gives what to say of it.
 
-    The batch script runs again from its beginning, so its command has to be one that goes on (`--ckpt_path last`).
+    The batch script runs again from its beginning, so its command has to be one that resumes (`--ckpt_path last`).
     """
     environment = trainer._accelerator_connector.cluster_environment
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
