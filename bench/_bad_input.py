@@ -31,7 +31,7 @@ class Payload:
 
 
 class Poison(L.Callback):
-    """Makes the loss, or a gradient, of some batches of a run something that is no number.
+    """Makes the loss, or a gradient, of some batches of a run NaN or infinite.
 
     Args:
         batches: which, from 0.
@@ -69,7 +69,7 @@ def poison(batches: list[int], where: str, value: str) -> list[str]:
     return ["--allow_classes=bench", f"--trainer.callbacks={json.dumps([made])}"]
 
 
-VARIANTS["steps left out"] = [*STEPS, "--model.non_finite=skip", *poison([3, 4, 17], "gradient", ".nan")]
+VARIANTS["skipped steps"] = [*STEPS, "--model.non_finite=skip", *poison([3, 4, 17], "gradient", ".nan")]
 
 
 def command(folder: Path, *words: str) -> Ended:
@@ -191,7 +191,7 @@ def _too_long(folder: Path, rng: random.Random) -> str:
     return refused(Run(folder, [*FIT, *STEPS, *words, "--data.context_length=16"]).wait(), "context_length", "8", "16")
 
 
-@fault("loss or gradient that is no number, stopped and gone on", 6)
+@fault("NaN or Inf in loss or gradient, stopped and resumed", 6)
 def _not_finite(folder: Path, rng: random.Random) -> str:
     prepare(folder)
     step = rng.randrange(31)
@@ -211,9 +211,9 @@ def _not_finite(folder: Path, rng: random.Random) -> str:
     return happened
 
 
-@fault("kill -9 of a run that leaves steps out", 6)
+@fault("kill -9 of a run that skips steps", 6)
 def _killed_with_steps_left_out(folder: Path, rng: random.Random) -> str:
-    return survive(folder, rng, "steps left out", rng.choice(["save", "edge"]))
+    return survive(folder, rng, "skipped steps", rng.choice(["save", "edge"]))
 
 
 @fault("damaged cache of token ids", 4)

@@ -86,7 +86,7 @@ class Lab:
             self.free()
 
     def free(self) -> None:
-        """Give back what nobody holds any more, compiled code included."""
+        """Free unreferenced memory, compiled code included."""
         torch.compiler.reset()
         gc.collect()
         if self.device == "cuda":

@@ -119,13 +119,13 @@ def modern(lab: Lab) -> None:
     settings = yaml.safe_load((REPOSITORY / "configs" / "modern.yaml").read_text(encoding="utf-8"))["model"]
     steps, every, batch = (4, 2, 2) if lab.tiny else (120, 10, 16)
     corpus = lab.corpus or "story"
-    share = 0.1 if lab.corpus else 0.25  # the story is short
+    fraction = 0.1 if lab.corpus else 0.25  # the story is short
     data = TextDataModule(
         corpus,
         TokenizerConfig(),
         lab.gpt.context_length,
         batch_size=1,  # windows are drawn from its tokens here
-        validation_fraction=share,
+        validation_fraction=fraction,
         cache_dir=str(lab.folder / "cache"),
     )
     data.prepare_data()

@@ -122,7 +122,7 @@ def at_step(number: int, do: Callable[[torch.optim.Optimizer], None]) -> torch.u
 
 
 def with_nan(lab: Lab) -> dict[str, Any]:
-    """A gradient that is not a number ends the run, with the weights of the step before."""
+    """A NaN gradient ends the run, with the weights of the step before."""
     pairs: list[tuple[torch.nn.Parameter, Tensor]] = []
 
     def poison(optimizer: torch.optim.Optimizer) -> None:
@@ -141,7 +141,7 @@ def with_nan(lab: Lab) -> dict[str, Any]:
 
 
 def told_to_stop(lab: Lab) -> dict[str, Any]:
-    """SIGTERM amid a run: a checkpoint, and 143."""
+    """SIGTERM during a run: a checkpoint, and 143."""
     hook = at_step(3, lambda _: os.kill(os.getpid(), signal.SIGTERM))
     try:
         run = fit(lab, "sigterm", STEPS, status=128 + signal.SIGTERM)

@@ -24,7 +24,7 @@ from bench._nanogpt import NanoGPT, training_step
 from llm import GPT, GPTConfig, OptimConfig
 from llm.model import Head
 from llm.runtime.compiling import Compiled
-from llm.runtime.hardware import flops_per_token, peak_flops
+from llm.runtime.hardware import peak_flops
 from llm.training.loss import (
     CrossEntropyWithGrad,
     compilable_cross_entropy_with_grad_,
@@ -32,6 +32,7 @@ from llm.training.loss import (
     head_loss,
 )
 from llm.training.optimizer import build_optimizer
+from llm.training.throughput import flops_per_token
 
 Step = Callable[[Tensor, Tensor], object]
 

@@ -39,7 +39,7 @@ def members(folder: Path) -> list[int]:
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
-            with contextlib.suppress(OSError):  # gone meanwhile, a zombie, or somebody else's
+            with contextlib.suppress(OSError):  # gone meanwhile, a zombie, or another user's
                 if (process / "cwd").readlink() == folder.resolve():
                     found.append(int(process.name))
     return sorted(found)

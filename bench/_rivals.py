@@ -47,7 +47,7 @@ def transformers(size: Size, ids: Any, bf16: bool, folder: Path) -> None:
         eos_token_id=0,
         use_cache=False,
     )
-    # Their loss moves the labels itself, so that all T + 1 tokens would be read: one fewer, for equal work.
+    # Their loss shifts the labels itself, so that all T + 1 tokens would be read: one fewer, for equal work.
     rows = [{"input_ids": row[:-1], "labels": row[:-1]} for row in ids]
     settings = transformers.TrainingArguments(
         output_dir=str(folder),

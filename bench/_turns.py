@@ -39,7 +39,7 @@ class Sleeper:
         return dict(json.loads(line))
 
     def end(self) -> None:
-        """It never ends by itself."""
+        """End it: it never ends by itself."""
         self.process.kill()
         self.process.wait()
 
@@ -79,7 +79,7 @@ class Stopwatch:
             answer = {"ms": wall * 1e3, "cpu_ms": cpu * 1e3, "peak_mb": self._peak()}
             print(json.dumps(answer), file=self.pipe, flush=True)
             if not sys.stdin.readline():
-                sys.exit("nobody waits any more")
+                sys.exit("the parent has ended")
             self.left, self.wall, self.cpu = self.steps, [], []
         self.before = self._now()
 

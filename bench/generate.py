@@ -81,9 +81,9 @@ def main() -> None:
     twin = hugging_face_twin(model)
 
     if not arguments.litgpt_python:
-        print("litgpt is left out: it needs --litgpt_python, see bench/README.md", file=sys.stderr)
+        print("litgpt is skipped: it needs --litgpt_python, see bench/README.md", file=sys.stderr)
     if not find_spec("llms_from_scratch"):
-        print("the book is left out: it needs pip install --no-deps llms-from-scratch", file=sys.stderr)
+        print("the book is skipped: it needs pip install --no-deps llms-from-scratch", file=sys.stderr)
 
     if not arguments.json:
         name = arguments.ckpt or f"GPT-2 {'tiny' if arguments.tiny else arguments.size} with random weights"

@@ -1,10 +1,10 @@
-"""Everything that wants a GPU, in one go: `python -m bench.gpu --seconds 330 --output gpu`.
+"""Everything that needs a GPU, in one go: `python -m bench.gpu --seconds 330 --output gpu`.
 
 The parts, most important first: {parts}
 
 Results are in `gpu.json` in the folder `--output`, written anew after each measurement, and in lines on the way. A part
 that fails, hangs or leaves the GPU unusable does not stop the others. A part that would not fit into what is left of
-`--seconds` is left out. The exit status is 1 if anything failed.
+`--seconds` is skipped. The exit status is 1 if anything failed.
 
 The parts run one after the other in one process, which is started again where a part has spoilt it. The step counts
 the largest of `--batches` that fits; MFU is that of `bench.step`.
@@ -99,7 +99,7 @@ def supervise(arguments: argparse.Namespace) -> dict[str, Any]:
     while left := [name for name in arguments.parts if name not in read(path)["parts"]]:
         if time.time() + STARTING > deadline:
             results = read(path)
-            results["parts"] |= {name: {"status": "left out", "error": ["the time is over"]} for name in left}
+            results["parts"] |= {name: {"status": "skipped", "error": ["the time is over"]} for name in left}
             write(path, results)
             break
         settings = ["--parts", *left, "--output", str(arguments.output), "--device", arguments.device]
@@ -166,7 +166,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """Whole or not at all: the other process reads it."""
+    """Written atomically: the other process reads it."""
     beside = path.with_suffix(".part")
     beside.write_text(json.dumps(results, indent=1, default=str), encoding="utf-8")
     beside.replace(path)
@@ -197,8 +197,8 @@ def work(arguments: argparse.Namespace) -> None:
         part = results["parts"][name] = {"status": "running", "began": time.time(), "results": {}}
         lasts = PARTS[name].seconds
         if not arguments.tiny and deadline - time.time() < lasts:
-            part.update(status="left out", error=[f"takes {lasts:.0f} s, {deadline - time.time():.0f} s are left"])
-            _gpu.say(f"{name}: left out, {part['error'][0]}")  # type: ignore[index]
+            part.update(status="skipped", error=[f"takes {lasts:.0f} s, {deadline - time.time():.0f} s are left"])
+            _gpu.say(f"{name}: skipped, {part['error'][0]}")  # type: ignore[index]
             write(path, results)
             continue
         write(path, results)

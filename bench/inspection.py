@@ -1,8 +1,8 @@
 """What inspection costs: the same training with and without it.
 
 `python -m bench.inspection quick_start`, or `... 30m`, trains twice on the sample story, with inspection at its default
-frequency and without it, in the precision that `train.py fit` chooses. It prints the share of the time that went into
-inspection, the time of a step with and without, and whether the losses are the same to the bit.
+frequency and without it, in the precision that `train.py fit` chooses. It prints the fraction of the time
+that went into inspection, the time of a step with and without, and whether the losses are the same to the bit.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         on, off = (train(name, steps, inspect, Path(folder)) for inspect in (True, False))
     training = on.seconds - on.inspection_seconds
-    share, same = on.inspection_seconds / training, on.losses == off.losses
+    fraction, same = on.inspection_seconds / training, on.losses == off.losses
     if arguments.json:
         found = {
             "run": name,
@@ -125,7 +125,7 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             "inspection_seconds": on.inspection_seconds,
             "training_seconds": training,
-            "share": share,
+            "fraction": fraction,
             "step_seconds": {"with": on.step_seconds, "without": off.step_seconds},
             "run_seconds": {"with": on.seconds, "without": off.seconds},
             "same_losses": same,
@@ -133,7 +133,7 @@ def main() -> None:
         print(json.dumps(found, indent=1))
         return
     print(f"{name}: {on.n_parameters / 1e6:.1f} million parameters, {steps} steps, {torch.get_num_threads()} threads")
-    print(f"inspection       {on.inspection_seconds:8.2f} s in {training:.1f} s of training: {share:.2%}")
+    print(f"inspection       {on.inspection_seconds:8.2f} s in {training:.1f} s of training: {fraction:.2%}")
     print(f"a step, with     {on.step_seconds * 1e3:8.1f} ms (median; a look apart)")
     print(f"a step, without  {off.step_seconds * 1e3:8.1f} ms")
     print(f"the whole run    {on.seconds:8.1f} s with, {off.seconds:.1f} s without")

@@ -4,9 +4,9 @@
 
 Both are four layers 128 wide with a context of 64 characters, and every step of both sees 12 x 64 tokens, in float32,
 in the same loop. GPT-2 runs for 2,000 steps; the modern preset, which is `configs/modern.yaml`, for as many as that
-file says. The loss that GPT-2 ends with is the goal; the ratio says in which share of GPT-2's time the modern preset's
-validation loss gets there. Validation is not counted. The modern preset's head has weights of its own, 12 thousand
-more than GPT-2's tied one with a hundred characters.
+file says. The loss that GPT-2 ends with is the goal; the ratio is the fraction of GPT-2's time in which the modern
+preset's validation loss gets there. Validation is not counted. The modern preset's head has weights of its own, 12
+thousand more than GPT-2's tied one with a hundred characters.
 
 The two take turns, a few steps each, so that whatever else the machine does slows both alike. Three clocks are shown:
 the wall, this process's CPU time, and steps times the median time of a step, which no interruption moves.
@@ -136,8 +136,8 @@ class Run:
         for before, after in zip(self.curve, self.curve[1:], strict=False):
             if after["validation_loss"] <= loss:
                 fall = before["validation_loss"] - after["validation_loss"]
-                share = (before["validation_loss"] - loss) / fall if fall > 0 else 1.0
-                return before["step"] + max(0.0, share) * (after["step"] - before["step"])
+                fraction = (before["validation_loss"] - loss) / fall if fall > 0 else 1.0
+                return before["step"] + max(0.0, fraction) * (after["step"] - before["step"])
         return None
 
 

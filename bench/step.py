@@ -6,7 +6,7 @@ Times are medians over rounds of a turn's median step, ratios are medians over r
 The processor time of a step is there because other programs on the machine lengthen it less than the wall-clock's.
 
 MFU, where the GPU's peak is known, is model FLOP utilization: a token needs 6 N + 12 L H Q T operations (PaLM,
-Chowdhery et al. 2022, appendix B; see `llm.runtime.hardware`), times tokens/s, divided by the peak in 16 bits.
+Chowdhery et al. 2022, appendix B; see `llm.training.throughput`), times tokens/s, divided by the peak in 16 bits.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def is_there(program: str, arguments: argparse.Namespace) -> bool:
         "book": [] if find_spec("llms_from_scratch") else ["pip install --no-deps llms-from-scratch"],
     }.get(program)
     if missing:
-        print(f"{program} is left out: it needs {' and '.join(missing)}", file=sys.stderr)
+        print(f"{program} is skipped: it needs {' and '.join(missing)}", file=sys.stderr)
     return not missing
 
 
@@ -204,7 +204,8 @@ def utilization(way: str, size: dict[str, int], tokens_per_second: float, device
     import torch
 
     from llm import GPT, GPTConfig
-    from llm.runtime.hardware import flops_per_token, peak_flops
+    from llm.runtime.hardware import peak_flops
+    from llm.training.throughput import flops_per_token
 
     config = GPTConfig(size["V"], size["T"], size["L"], size["H"], size["C"], dropout=0.0)
     with torch.device("meta"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llm.tasks import LanguageModel
     from llm.tokenizers import build_tokenizer
 
-# Weights and activations in pages of 2 MB: fewer look-ups of addresses, up to a tenth less time on a CPU under Linux.
+# Huge pages of 2 MB for weights and activations: fewer TLB misses, up to 10 % less time on a CPU under Linux.
 # Torch reads this when it first allocates memory.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 

@@ -27,7 +27,7 @@ COMMANDS = {
 
 
 def _module_of(command: str) -> ModuleType:
-    """The module of a command; where its name is a word of Python's own, an underscore follows."""
+    """The module of a command; where its name is a keyword of Python, an underscore follows."""
     return importlib.import_module(f"llm.commands.{command}{'_' * keyword.iskeyword(command)}")
 
 

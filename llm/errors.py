@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-HOW_TO_GO_ON = "go on from the last checkpoint with --ckpt_path last"
+HOW_TO_RESUME = "resume from the last checkpoint with --ckpt_path last"
 
 _LOST_WORKER = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited)"
@@ -27,7 +27,7 @@ class LLMError(Exception):
 
 
 class ConfigError(LLMError, ValueError):
-    """A setting, or two settings together, that no run can have."""
+    """An invalid setting, or two settings that contradict each other."""
 
 
 class DataError(LLMError, ValueError):
@@ -35,11 +35,11 @@ class DataError(LLMError, ValueError):
 
 
 class TokenizerError(LLMError, ValueError):
-    """A text that a tokenizer can't encode, ids that it can't decode, or a tokenizer that can't be built."""
+    """A string that a tokenizer can't encode, ids that it can't decode, or a tokenizer that can't be built."""
 
 
 class CheckpointError(LLMError, RuntimeError):
-    """A file that is no checkpoint of ours, is damaged, or does not fit this run."""
+    """A file that is not a checkpoint of ours, is damaged, or does not fit this run."""
 
 
 class GenerationError(LLMError, RuntimeError):
@@ -47,14 +47,14 @@ class GenerationError(LLMError, RuntimeError):
 
 
 class TrainingError(LLMError, RuntimeError):
-    """Training can't go on: the loss or a gradient is no longer a number, for instance."""
+    """Training can't continue: the loss or a gradient is NaN or infinite, for instance."""
 
 
 def reason_of(error: BaseException) -> str | None:
-    """What to tell a user about an error that no line of code is to blame for; None for all others."""
+    """The message for an error that is not a bug, such as a full disk; None for all others."""
     if isinstance(error, LLMError):
         message = str(error)
-        if "Original Traceback" in message:  # of a process that gathers batches: what it raised comes last
+        if "Original Traceback" in message:  # of a DataLoader worker: what it raised comes last
             message = message.strip().splitlines()[-1].partition(": ")[2]
         return message
     if isinstance(error, OSError):
@@ -65,20 +65,19 @@ def reason_of(error: BaseException) -> str | None:
 
 
 def _loss_of_a_process(error: BaseException) -> str | None:
-    """What to tell about a process that a run can't do without and that is gone.
+    """The message for an error that comes of a lost process of the run; None for all others.
 
-    That one which loads data is, torch finds out in a signal handler, so amid anything, which may make an error of its
-    own of it.
+    torch notices a lost DataLoader worker in a signal handler, so anywhere, and other code may wrap the error.
     """
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, RuntimeError) and (lost := _LOST_WORKER(str(found))):
             how = f" ({lost[2].strip().lower()})" if lost[2] else ""
             return (
-                f"the process {lost[1]}, which loads data, has ended{how}, perhaps for want of memory; {HOW_TO_GO_ON}, "
-                "and if it happens again with fewer --data.num_workers"
+                f"the process {lost[1]}, which loads data, has ended{how}, perhaps out of memory; {HOW_TO_RESUME}; "
+                "if it happens again, with fewer --data.num_workers"
             )
         found = found.__cause__ or found.__context__
     if isinstance(error, RuntimeError) and _LOST_PEER(str(error)):
-        return f"another process of this run has ended, and so does this one; {HOW_TO_GO_ON}"
+        return f"another process of this run has ended, and so does this one; {HOW_TO_RESUME}"
     return None

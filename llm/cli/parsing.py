@@ -118,7 +118,7 @@ def _values(shown: str) -> list[Any]:
 def check_settings(
     path: str, settings: dict[Any, Any], known: Collection[str], links: Mapping[str, str], prefix: str = ""
 ) -> None:
-    """Refuse a file that sets what is no setting, or what follows from another: the parser would ignore it silently.
+    """Refuse a file that sets what is not a setting, or what follows from another: the parser would ignore it silently.
 
     Args:
         path: of the file.
@@ -136,7 +136,7 @@ def check_settings(
             raise ConfigError(f"{path!r} sets {link_refusal(source, name, known)}")
         is_group = any(other.startswith(f"{name}.") for other in known)
         if not is_group and name not in known:
-            raise ConfigError(f"{path!r} sets {name}, which is no setting{suggestion(name, known)}")
+            raise ConfigError(f"{path!r} sets {name}, which is not a setting{suggestion(name, known)}")
         if not is_group or (isinstance(value, str) and Path(value).is_file()):
             continue
         if not isinstance(value, dict):

@@ -140,7 +140,7 @@ def _refuse_other(name: str, theirs: Any, given_value: Any, given: set[str]) -> 
 
 
 def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None:
-    """Take the settings of the optimizer from the checkpoint that a run goes on from, except for what the user set.
+    """Take the settings of the optimizer from the checkpoint that a run resumes from, except for what the user set.
 
     If that differs, the checkpoint is refused when it is loaded.
     """

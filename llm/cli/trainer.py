@@ -19,7 +19,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": -1,  # a whole validation first: the loss that a run starts from
     "log_every_n_steps": 10,
     "enable_model_summary": False,  # the shape table says more
-    "use_distributed_sampler": False,  # the data module shares the windows out itself
+    "use_distributed_sampler": False,  # the data module divides the windows itself
 }
 
 HELP = {

@@ -44,7 +44,7 @@ from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_las
 from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
 from llm.runs.ending import EndPoint
 from llm.runs.processes import EndTogether, adopt_launcher, refuse_more_processes_than_cores, without_looks
-from llm.runs.run_folder import CHECKPOINTS, OneCurve, held, refuse_to_overwrite, run_folder_of
+from llm.runs.run_folder import CHECKPOINTS, OneCurve, locked, refuse_to_overwrite, run_folder_of
 from llm.runs.stopping import StopSafely
 from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16
@@ -241,7 +241,7 @@ class TrainingCLI(LightningCLI):
             if subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
                 folders, config = self._folders(), self.config["fit"]
                 refuse_to_overwrite(folders, config.ckpt_path, config.fresh)
-                stack.enter_context(held(folders))
+                stack.enter_context(locked(folders))
             super()._run_subcommand(subcommand)
 
     def _folders(self) -> list[Path]:

@@ -50,7 +50,7 @@ def settings_of_files(words: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The content of each YAML file that the command line names, in order.
 
     Raises:
-        ConfigError: one is no YAML, or holds something other than settings by name.
+        ConfigError: one is not YAML, or holds something other than settings by name.
     """
     found: dict[str, dict[str, Any]] = {}
     for _, path in take(words, CONFIG)[0]:
@@ -66,7 +66,7 @@ def read_settings(path: str) -> dict[str, Any]:
     """The content of a YAML file.
 
     Raises:
-        ConfigError: it is no YAML, or holds something other than settings by name.
+        ConfigError: it is not YAML, or holds something other than settings by name.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Tokenize files into a folder of token ids; after a kill, go on where it stopped.
+    """Tokenize files into a folder of token ids; after a kill, resume where it stopped.
 
     Raises:
         LLMError: a file can't be read or encoded, or the folder holds something else.

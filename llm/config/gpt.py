@@ -33,7 +33,7 @@ _SIZES = (
 )
 _LARGEST = 2**31 - 1
 _MOST_LAYERS = 10_000
-"""More would take minutes to build before anything could tell that they don't fit into memory."""
+"""A larger model would take minutes to build before it turns out not to fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class GPTConfig:
         attention: `dot` has no weights of its own, `self` has trained queries, keys and values and sees the whole
             text, `causal` sees only the past, `multi_head` is several causal heads and an output projection.
         causal: whether a position sees only itself and earlier ones. Default: as `attention` says.
-        positions: how the model knows where a token stands: `learned` adds a trained vector for each position to the
-            token's, `rotary` rotates queries and keys by an angle that grows with the position, so that a score depends
-            on the distance alone (Su et al. 2021).
+        positions: how the model knows the position of a token: `learned` adds a trained vector for each position to the
+            token's, `rotary` rotates queries and keys by an angle that grows with the position, so that attention
+            scores depend on the distance alone (Su et al. 2021).
         qk_norm: compare queries and keys by the cosine of their angle times a trained factor, one for each layer, so
             that no score grows without bound (Henry et al. 2020).
         scale_scores: whether the attention scores, query·key, are divided by the square root of the head size.
-        normalize_scores: how scores become attention weights: `softmax`, or each score over their `sum` (a step on
-            the notes' way; it can divide by zero, so train with softmax).
+        normalize_scores: how scores become attention weights: `softmax`, or each score divided by their `sum` (a
+            step in the notes; it can divide by zero, so train with softmax).
         norm: before each part of a block and before the head: `layer_norm`, `rms_norm`, which divides by the root mean
             square and neither centers nor shifts (Zhang & Sennrich 2019), or `none`.
         norm_first: whether each part of a block normalizes its input (pre-norm, as GPT-2), or the sum of its input and
@@ -78,7 +78,7 @@ class GPTConfig:
         qkv_bias: whether the query, key and value projections have one.
         tie_head: whether the output head shares the token embedding's weights.
         vocab_multiple: round the tables of embedding and head up to a multiple of this, such as 64 or 128, for
-            speed on a GPU. The rows beyond the vocabulary are never given out: there are always V logits.
+            speed on a GPU. The rows beyond the vocabulary are padding: there are always V logits.
     """
 
     vocab_size: int = 50257
@@ -127,7 +127,7 @@ class GPTConfig:
             )
             check(
                 self.projection_init == "small" or self.residual,
-                "projection_init zero needs residual: without it a block would give nothing but zeros",
+                "projection_init zero needs residual: without it a block would output only zeros",
             )
             for name in ("n_kv_head", "head_size"):
                 check(
@@ -180,7 +180,7 @@ class GPTConfig:
 
     @property
     def is_causal(self) -> bool:
-        """Whether a position sees only itself and earlier ones, so that its next-token loss means something."""
+        """Whether a position sees only itself and earlier ones, so that its next-token loss is meaningful."""
         return self.attention in ("causal", "multi_head") if self.causal is None else self.causal
 
     @classmethod

@@ -18,9 +18,9 @@ class OptimConfig:
         learning_rate: AdamW's peak, reached after the warm-up.
         muon_learning_rate: Muon's peak; how far each matrix moves in a step, measured by its largest singular value.
         muon_momentum: decay of Muon's running mean of the gradients.
-        schedule: after the warm-up, `cosine` falls along half a wave; `warmup_stable_decay` stays at the peak, then
-            falls in a line (Hu et al. 2024). Both learning rates follow it.
-        decay_fraction: of `warmup_stable_decay`: how much of the run the fall takes, from 0 to 1.
+        schedule: after the warm-up, `cosine` decays along half a cosine; `warmup_stable_decay` stays at the peak,
+            then decays linearly (Hu et al. 2024). Both learning rates follow it.
+        decay_fraction: of `warmup_stable_decay`: the fraction of the run that the decay takes, from 0 to 1.
         final_learning_rate_ratio: the last learning rate divided by the peak.
         warmup_steps: optimizer steps from zero to the peak.
         weight_decay: applied to matrices and embeddings, not to biases and norms.

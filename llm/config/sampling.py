@@ -24,7 +24,7 @@ class SamplingConfig:
         top_k: choose among the k most likely tokens only.
         top_p: choose among the most likely tokens that together reach this probability (nucleus sampling: Holtzman et
             al. 2019).
-        min_p: leave out tokens less likely than this fraction of the most likely one's probability (Nguyen et al.
+        min_p: exclude tokens less likely than this fraction of the most likely one's probability (Nguyen et al.
             2024).
         repetition_penalty: makes tokens that are already in the text less likely; 1 does nothing, 1.2 is usual
             (CTRL: Keskar et al. 2019, section 4.1).

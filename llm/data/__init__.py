@@ -1,4 +1,4 @@
-"""From text files to batches: corpus, token store, windows, and the data module that a Trainer asks.
+"""From text files to batches: corpus, token store, windows, and the data module that a Trainer uses.
 
 The public names are imported when they are first used: tokenizing needs neither torch nor Lightning.
 """

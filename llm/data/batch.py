@@ -1,4 +1,4 @@
-"""What every task's training step is given."""
+"""A batch, as the training step of every task gets it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 IGNORED = -100
-"""A target of this value is not supervised: it adds nothing to a loss, and is not counted."""
+"""A target of this value is not supervised: it adds nothing to the loss and is not counted."""
 
 
 class TokenBatch(NamedTuple):
-    """Rows of token ids, and what is to be predicted at each of their positions.
+    """Rows of token ids, and the target at each of their positions.
 
     Args:
         inputs: (B, T) int64, token ids.
@@ -27,5 +27,5 @@ class TokenBatch(NamedTuple):
 
     @classmethod
     def of(cls, batch: TokenBatch | Sequence[Tensor]) -> TokenBatch:
-        """A batch of any loader that gives inputs and targets, and maybe lengths."""
+        """A batch of any loader that yields inputs and targets, and possibly lengths."""
         return batch if isinstance(batch, cls) else cls(*batch)

@@ -1,4 +1,4 @@
-"""Rows of unequal length, brought together in a batch."""
+"""Rows of unequal length, collated to a batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 def collate(rows: Sequence[Row]) -> TokenBatch:
     """A batch of rows, padded at the end to the longest of them.
 
-    What is padding is said by `lengths` alone. Pads have the id 0, which other tokens may have too, and no target.
+    `lengths` alone says what is padding. Pads have the id 0, which other tokens may have too, and no target.
 
     Args:
         rows: B rows, each of at least one token.

@@ -1,4 +1,4 @@
-"""Examples as batches are gathered from them."""
+"""Examples of a store, gathered to batches."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from llm.errors import DataError
 
 
 class Examples(Dataset[Row]):
-    """All examples of a store, or some of them, gathered when they are asked for.
+    """All examples of a store, or some of them, gathered on demand.
 
     Args:
         store: where they are.
         numbers: (N) which of them, by their numbers in the store. Default: all.
-        vocab_size: what every token id must be below; None for no limit.
+        vocab_size: every token id must be below it; None for no limit.
     """
 
     def __init__(

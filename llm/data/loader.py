@@ -17,7 +17,7 @@ from llm.runtime.process import shield_worker
 
 
 class RowSource(Protocol):
-    """Rows of tokens that batches are gathered from; is sent to worker processes, so what it holds must be small."""
+    """Rows of tokens that batches are gathered from; it is pickled for worker processes, so it must be small."""
 
     @property
     def starts(self) -> Sequence[int] | npt.NDArray[np.int64]:
@@ -72,9 +72,9 @@ class BatchLoader(DataLoader[TokenBatch]):
             self.order.set_epoch(*position)
         try:
             yield from super().__iter__()
-        except (ConnectionError, EOFError) as error:  # one of them ended while it handed over a batch
+        except (ConnectionError, EOFError) as error:  # one of them ended while it transferred a batch
             workers = getattr(self._iterator, "_workers", ())
-            # Its end of a pipe is closed a moment before the system calls it ended, so `is_alive` would not do.
+            # Its end of a pipe is closed a moment before `is_alive` is False.
             closed = wait([worker.sentinel for worker in workers], timeout=1)
             ended = [worker for worker in workers if worker.sentinel in closed]
             if not ended:

@@ -1,4 +1,4 @@
-"""Masked words: some tokens of a row are hidden, and the network is to predict them from both sides.
+"""Masked tokens: some tokens of a row are hidden, and the network predicts them from both sides.
 
 After BERT (Devlin et al. 2018, section 3.1, https://arxiv.org/abs/1810.04805).
 """
@@ -18,9 +18,9 @@ from llm.errors import ConfigError
 from llm.tokenizers import Tokenizer
 
 _MASKED, _RANDOM = 0.8, 0.1
-"""Of the chosen tokens, the fraction that becomes the mask token and that which becomes a random token."""
+"""Of the chosen tokens, the fractions that become the mask token and a random token."""
 _STREAM = 1
-"""Keeps these random numbers apart from those of the order, which has the same seeds."""
+"""Makes these random numbers independent of those of the order, which has the same seeds."""
 
 Ids = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -59,10 +59,10 @@ class Masking:
     """Corrupts rows of tokens: some are chosen, and of those 80 % become the mask token, 10 % a random token, and 10 %
     stay as they are.
 
-    What becomes of a row depends on nothing but (seed, epoch, index of the row) and its tokens.
+    How a row is corrupted depends only on (seed, epoch, index of the row) and its tokens.
 
     Args:
-        mask_id: the mask token.
+        mask_id: the id of the mask token.
         special_ids: tokens that are never chosen, and that no token becomes by chance.
         vocab_size: V.
         fraction: of the tokens that may be chosen, how many are, rounded; at least one in each row that has any.
@@ -92,7 +92,7 @@ class Masking:
         self._is_ordinary[[mask_id, *special_ids]] = False
         self._ordinary = self._is_ordinary.nonzero()[0]
         if len(self._ordinary) == 0:
-            raise ConfigError(f"the vocabulary of {vocab_size} has special tokens alone, and none to predict")
+            raise ConfigError(f"the vocabulary of {vocab_size} has only special tokens, so there is nothing to predict")
 
     def __call__(self, batch: TokenBatch, indices: Sequence[int], epoch: int) -> TokenBatch:
         """Corrupt the inputs of a batch.
@@ -136,18 +136,18 @@ class Masking:
         return candidates[np.isin(word_of, taken)]
 
     def _corrupt(self, ids: Ids, random: np.random.Generator) -> Ids:
-        """What stands in the inputs in place of chosen tokens."""
+        """What replaces the chosen tokens in the inputs."""
         kind = random.random(len(ids))
         by_chance = random.choice(self._ordinary, len(ids))
         return np.where(kind < _MASKED, self.mask_id, np.where(kind < _MASKED + _RANDOM, by_chance, ids))
 
 
 class MaskedRows:
-    """Rows whose tokens are masked when a batch is gathered: in every epoch others.
+    """Rows whose tokens are masked when a batch is gathered: different ones in every epoch.
 
     Args:
         rows: where the tokens are.
-        masking: what hides some of them.
+        masking: hides some of them.
     """
 
     def __init__(self, rows: RowSource, masking: Masking) -> None:

@@ -1,4 +1,4 @@
-"""Which rows make up which batch: a pure function of (seed, epoch, position), so that a resumed run needs no more."""
+"""Which rows make up which batch: a pure function of (seed, epoch, position), which is all that a resumed run needs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _POOL_BATCHES = 100
 class KeyedPermutation:
     """A shuffle of `range(n)` that is computed, not stored: each element on its own, from (n, seed, epoch).
 
-    A Feistel network permutes the next power of two; what falls outside the range is permuted again until it
-    falls inside (cycle walking; Black and Rogaway 2002, https://web.cs.ucdavis.edu/~rogaway/papers/subset.pdf).
+    A Feistel network permutes the next power of two; values outside the range are permuted again until they
+    fall inside (cycle walking; Black and Rogaway 2002, https://web.cs.ucdavis.edu/~rogaway/papers/subset.pdf).
 
     Args:
         n: number of elements, at least 1.
@@ -36,7 +36,7 @@ class KeyedPermutation:
         self._keys = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64)
 
     def __call__(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """The elements that stand at these positions of the shuffled range."""
+        """The elements at these positions of the shuffled range."""
         elements = self._permute(np.asarray(positions, dtype=np.uint64))
         while (outside := elements >= self.n).any():
             elements[outside] = self._permute(elements[outside])
@@ -54,18 +54,18 @@ class KeyedPermutation:
 
 
 class BatchOrder:
-    """Batches of row indices whose order depends on nothing but (seed, epoch, position).
+    """Batches of row indices whose order depends only on (seed, epoch, position).
 
     The rows are windows or examples. `world_size` processes divide an epoch among them: each batch of all of them
     together is the next `world_size * batch_size` positions, of which process `rank` takes its slice. Every process
-    gets as many batches. What is left at the end is dropped, or with `drop_last=False` divided evenly into one shorter
+    gets the same number of batches. The remainder is dropped, or with `drop_last=False` divided evenly into one shorter
     batch each; only if fewer rows are left than there are processes do some of them see the same row.
 
     Args:
         n_rows: number of rows.
         batch_size: B, rows in a batch of one process.
         shuffle: a new shuffle every epoch, or ascending.
-        drop_last: leave out a last batch that is not full.
+        drop_last: skip a last batch that is not full.
         seed: of the shuffle.
         rank: this process.
         world_size: number of processes.
@@ -104,7 +104,7 @@ class BatchOrder:
     def __iter__(self) -> Iterator[list[int]]:
         batches = range(self.start_batch, len(self))
         rows_at = self.permutation(self.epoch) if batches else np.asarray
-        for first in range(0, len(batches), _BATCHES_AHEAD):  # many at once: a call costs more than an element
+        for first in range(0, len(batches), _BATCHES_AHEAD):  # many at once: the cost is per call
             slices = [self._slice(batch) for batch in batches[first : first + _BATCHES_AHEAD]]
             positions = np.fromiter(itertools.chain.from_iterable(slices), np.int64)
             rows = iter(rows_at(positions).tolist())
@@ -116,7 +116,7 @@ class BatchOrder:
         return self.permutation(epoch)(np.asarray(self._slice(batch))).tolist()
 
     def permutation(self, epoch: int) -> Callable[[Indices], Indices]:
-        """Which rows stand at given positions of an epoch."""
+        """The rows at given positions of an epoch."""
         return KeyedPermutation(self.n_rows, self.seed, epoch) if self.shuffle else np.asarray
 
     def _slice(self, batch: int) -> range:
@@ -134,14 +134,14 @@ class LengthOrder(BatchOrder):
 
     The rows are shuffled and divided into large pools; each pool is sorted by length and cut into batches, and then the
     batches are shuffled. The rows that don't fill a last batch are set aside before that, so that with `drop_last`
-    no length is left out more often than others, and another shuffle leaves out others. Without `shuffle`, all rows
+    no length is skipped more often than others, and each epoch skips different rows. Without `shuffle`, all rows
     are sorted by length. Takes memory for one integer for each row, and no more state than a `BatchOrder`.
 
     Args:
         lengths: (N) tokens in each row.
         batch_size: B, rows in a batch of one process.
         shuffle: a new shuffle every epoch, or ascending by length.
-        drop_last: leave out a last batch that is not full.
+        drop_last: skip a last batch that is not full.
         seed: of the shuffle.
         rank: this process.
         world_size: number of processes.
@@ -170,7 +170,7 @@ class LengthOrder(BatchOrder):
         super().__init__(len(self.lengths), batch_size, shuffle, drop_last, seed, rank, world_size)
 
     def permutation(self, epoch: int) -> Callable[[Indices], Indices]:
-        """Which rows stand at given positions of an epoch."""
+        """The rows at given positions of an epoch."""
         if self._arranged is None or self._arranged[0] != epoch:
             arranged = self._shuffled_batches(epoch) if self.shuffle else np.argsort(self.lengths, kind="stable")
             self._arranged = (epoch, arranged)

@@ -20,13 +20,13 @@ def window_starts(n_tokens: int, context_length: int, stride: int) -> range:
 
 
 class SlidingWindows(Dataset[tuple[Tensor, Tensor]]):
-    """Windows over token ids, gathered when they are asked for; nothing is kept per window.
+    """Windows over token ids, gathered on demand; nothing is stored per window.
 
     Args:
         tokens: (N,) token ids, usually memory-mapped.
         context_length: T, tokens in a window.
         stride: tokens from the beginning of one window to the next.
-        vocab_size: what every id must be below; None for no limit.
+        vocab_size: every id must be below it; None for no limit.
 
     Raises:
         ConfigError: the context length or the stride is below 1.

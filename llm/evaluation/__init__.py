@@ -1,4 +1,4 @@
-"""How well a trained model does: on a text, token by token."""
+"""How well a trained model predicts a text, token by token."""
 
 from llm.evaluation.perplexity import Evaluation, evaluate_text, losses, sliding_windows
 

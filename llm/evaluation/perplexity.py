@@ -25,7 +25,7 @@ from llm.training.loss import token_losses
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a text.
+    """How well a model predicted a text.
 
     Args:
         n_tokens: tokens that were predicted; the first of a text has nothing before it and is not.
@@ -46,7 +46,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): among how many equally likely tokens the model would be as uncertain."""
+        """exp(loss): the number of equally likely tokens among which a choice would be as uncertain."""
         return math.exp(min(self.loss, 700.0))
 
     @property
@@ -60,13 +60,13 @@ class Evaluation:
         return self.nats / math.log(2) / self.n_characters if self.n_characters else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """The measures by name; those that nobody knows are left out."""
+        """The measures by name, without those that are unknown."""
         names = ("n_tokens", "loss", "perplexity", "bits_per_byte", "bits_per_character")
         return {name: value for name in names if not math.isnan(value := getattr(self, name))}
 
 
 class Window(NamedTuple):
-    """A stretch of the text that the model sees at once, of which it is judged by the end.
+    """A stretch of the text that the model sees at once, of which the last tokens are scored.
 
     Args:
         begin: first token of the window.
@@ -80,11 +80,11 @@ class Window(NamedTuple):
 
 
 def sliding_windows(n_tokens: int, context_length: int, stride: int) -> Iterator[Window]:
-    """Windows that move by `stride`, each judged by the tokens that no window before it had.
+    """Windows shifted by `stride`, each scored on the tokens that no window before it had.
 
     The windows of Hugging Face's guide (https://huggingface.co/docs/transformers/perplexity), which averages over
-    windows; here the losses of the tokens are summed, so that each counts alike. A small stride gives every token a
-    long context and costs time; with a stride of a whole window, the first token of each window is judged by none.
+    windows; here the losses of the tokens are summed, so that each has the same weight. A small stride gives every
+    token a long context and costs time; with a stride of a whole window, the first token of each is never scored.
     """
     seen = 0
     for begin in range(0, n_tokens, stride):
@@ -162,7 +162,7 @@ def evaluate_text(
     """Measure a model on a corpus; documents are joined by the end-of-text token where the tokenizer has one.
 
     Bytes and characters are counted token by token. Where tokens don't keep white space (words), they are the mean
-    over the whole text; of token ids alone, nobody knows them then.
+    over the whole text; for token ids alone they are then unknown.
 
     Args:
         model: in eval mode; its attention is causal.

@@ -1,4 +1,4 @@
-"""See inside: the stages of a forward pass, their shapes, the attention maps, and how they come to be.
+"""See inside: the stages of a forward pass, their shapes, and the attention maps.
 
 The public names are imported when they are first used: looking at a model needs no trainer.
 """

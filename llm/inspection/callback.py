@@ -15,7 +15,6 @@ from llm.errors import ConfigError, LLMError, TrainingError
 from llm.inspection.features import FEATURES, OF_A_STEP, SEES_THE_FUTURE, Feature
 from llm.inspection.film import Film
 from llm.inspection.gradients import GradientFlow, flow_table
-from llm.inspection.guard import same_randomness
 from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
 from llm.inspection.writers import TensorBoard, write_maps, write_shapes
@@ -23,6 +22,7 @@ from llm.runs.loggers import folder_of
 from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
 from llm.runtime.files import write_whole
 from llm.runtime.process import Interrupted
+from llm.runtime.randomness import preserve_rng_state
 from llm.tasks.language import LanguageModel
 from llm.training.schedule import Every
 from llm.training.throughput import side_work
@@ -41,16 +41,16 @@ class Inspection(L.Callback):
     Args:
         text: what to look at. Default: the beginning of the validation text.
         tokens: how many tokens of it at most.
-        every: optimizer steps between looks; 0 for none at all. Default: about three times in a run.
+        every: optimizer steps between inspections; 0 for none at all. Default: about three times in a run.
         features: what to look at. `shapes`: the shape of every stage; `maps`: attention weights as pictures; `scores`:
             entropy, sink, previous-token, duplicate-token and induction score of every head; `rollout`: attention
-            through all layers; `lens`: what each layer would predict; `positions`: how alike the positional
+            through all layers; `lens`: what each layer would predict; `positions`: how similar the positional
             embeddings are; `neighbours`: nearest token embeddings; `projector`: token embeddings in TensorBoard's
-            projector; `gradients`: their norms, the size of steps, and how many values are infinite or NaN;
+            projector; `gradients`: their norms, the size of steps, and how many values are NaN or infinite;
             `histograms` of weights and gradients; `film`: the maps over training as a GIF; `page`: attention to
             explore, as an HTML file. Default: all.
         log_scale: colour attention maps by the logarithm of the weights, to see small ones.
-        hide_first: leave the column of the first token out of attention maps.
+        hide_first: omit the column of the first token from attention maps.
         words: whose neighbours to look for. Default: the longest words of the text.
         projector_tokens: how many tokens the projector shows: the most frequent ones of the training text.
 
@@ -150,7 +150,7 @@ class Inspection(L.Callback):
             self._look(trainer, module, last=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what an interrupted run leaves; where gradients are infinite or NaN, say in which layers."""
+        """Write what an interrupted run leaves; where gradients are NaN or infinite, say in which layers."""
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         if not isinstance(exception, LLMError | Interrupted | KeyboardInterrupt):
@@ -241,7 +241,7 @@ class Inspection(L.Callback):
         """Do one thing if it is wanted; if it can't be done, say so in a line and don't try again in this run."""
         if what in self._failed or (what in FEATURES and what not in self.features):
             return
-        with side_work(module.trainer), same_randomness(module.device):
+        with side_work(module.trainer), preserve_rng_state(module.device):
             try:
                 work()
             except Exception as error:

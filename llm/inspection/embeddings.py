@@ -22,7 +22,7 @@ def cosine_similarity(vectors: Tensor) -> Tensor:
 
 
 def positional_similarity(model: Network, longest: int) -> tuple[Tensor, list[int]]:
-    """How alike the vectors of the positions are, `(N, N)`, and which N positions: all, or evenly spaced ones.
+    """How similar the vectors of the positions are, `(N, N)`, and which N positions: all, or evenly spaced ones.
 
     The model must have a table of them: rotary positions have none.
     """
@@ -34,12 +34,12 @@ def positional_similarity(model: Network, longest: int) -> tuple[Tensor, list[in
 
 
 def token_table(model: Network) -> Tensor:
-    """The embedding of each token, (V, C) in float32, without the rows of padding, which are no token's."""
+    """The embedding of each token, (V, C) in float32, without the rows of padding."""
     return model.embeddings.token.weight.detach()[: model.config.vocab_size].float()
 
 
 def nearest(model: Network, ids: Sequence[int], k: int = 6) -> tuple[Tensor, Tensor]:
-    """The tokens whose embeddings point most nearly the same way: ids and cosines, each `(len(ids), k)`, nearest first.
+    """The tokens whose embeddings have the highest cosine similarity: ids and cosines, both `(len(ids), k)`.
 
     Args:
         model: whose token embeddings.

@@ -1,4 +1,4 @@
-"""What there is to look at while a model trains."""
+"""The features that inspection can show."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ SEES_THE_FUTURE = (
     "comparable with that of a causal model"
 )
 OF_A_STEP = {"shapes", "gradients", "histograms"}
-"""Those that are about an optimizer step, and need no capture."""
+"""The features of an optimizer step, which need no capture."""

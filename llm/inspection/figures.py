@@ -23,12 +23,12 @@ from llm.inspection.fonts import font_for
 Pixels = npt.NDArray[np.uint8]
 
 SMALLEST_WEIGHT = 1e-4
-"""Where a logarithmic scale begins; smaller weights look like this one."""
+"""The lower end of the logarithmic scale; smaller weights are drawn like this one."""
 
 _SCALE, _GREYS = 200, 55
 _INK, _PAPER = _SCALE + 6, _SCALE + _GREYS - 1
 MASKED = 255
-"""The colour of what may not be seen; nothing else has it."""
+"""The colour of masked keys; nothing else has it."""
 _TEXT, _TITLE = 12, 14
 _GAP, _LINE, _LEGEND = 14, 18, 440
 _MAP, _MANY = 450, 16
@@ -45,15 +45,15 @@ def head_grid(
 ) -> Image.Image:
     """All heads of one layer: a row for each query, a column for each key.
 
-    The colours are fixed from 0 to 1, so that pictures compare. Keys that a query may not see are grey.
+    The colours are fixed from 0 to 1, so that pictures are comparable. Masked keys are grey.
 
     Args:
         weights: (H, T, T).
         labels: one for each of the T tokens.
-        title: what stands above.
+        title: above the picture.
         causal: whether the keys after the query are masked.
         log_scale: colour by the logarithm, from 0.0001 to 1, to see small weights too.
-        hide_first: leave out the column of the first token, which often has most of the weight.
+        hide_first: omit the column of the first token, which often has most of the weight.
 
     Raises:
         ValueError: there are not as many labels as tokens.
@@ -68,7 +68,7 @@ def head_grid(
     columns = list(labels)
     if hide_first and len(columns) > 1:
         values, columns = values[:, :, 1:], columns[1:]
-        title += "; the first token's column is left out"
+        title += "; the first token's column is omitted"
     names = [f"head {head}" for head in range(len(values))]
     return map_grid(values, names, title, labels, columns, legend)
 
@@ -83,12 +83,12 @@ def map_grid(
     axes: tuple[str, str] = ("query: who looks", "key: who is looked at"),
     masked: bool = True,
 ) -> Image.Image:
-    """Maps side by side, in a square as far as it goes.
+    """Maps side by side, in a grid as square as possible.
 
     Args:
         values: (N, R, K) from 0 to 1; NaN where masked.
         names: one for each map.
-        title: what stands above.
+        title: above the picture.
         rows: R labels.
         columns: K labels.
         legend: what the two ends of the colours mean.
@@ -135,7 +135,7 @@ def montage(maps: Sequence[Tensor], causal: bool, title: str, log_scale: bool = 
     Args:
         maps: for each layer (H, T, T).
         causal: whether the keys after the query are masked.
-        title: what stands above.
+        title: above the picture.
         log_scale: colour by the logarithm.
     """
     H, T, _ = maps[0].shape
@@ -178,7 +178,7 @@ def to_png(image: Image.Image) -> bytes:
 
 
 def _scaled(weights: Tensor, causal: bool, log_scale: bool) -> tuple[npt.NDArray[np.float32], tuple[str, str]]:
-    """Weights (..., T, T) as places on the colour scale from 0 to 1, NaN where masked; and what its ends mean."""
+    """Weights (..., T, T) as positions on the colour scale, 0 to 1 and NaN where masked; and labels of its ends."""
     values = weights.detach().float().cpu()
     if log_scale:
         values = 1 - values.clamp_min(SMALLEST_WEIGHT).log10() / math.log10(SMALLEST_WEIGHT)
@@ -244,6 +244,6 @@ def _label_strip(labels: tuple[str, ...], cell: int) -> Pixels:
 
 
 def _ink(image: Image.Image) -> Pixels:
-    """How much ink there is, 0 to 255, as greys of the palette."""
+    """Coverage from 0 to 255 as greys of the palette."""
     amount = np.asarray(image, np.float32) / 255
     return np.rint(_PAPER - amount * (_PAPER - _INK)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The maps of one text over training, as a moving picture."""
+"""The maps of one text over training, as an animated GIF."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ class Film:
     Args:
         most: frames held at most, or fewer if they are large; when there are more, every second one is dropped, but
             never the first or the last.
+        most_bytes: of all frames together, one byte a pixel.
     """
 
-    def __init__(self, most: int = 120) -> None:
+    def __init__(self, most: int = 120, most_bytes: int = _MOST_BYTES) -> None:
         self.most = most
+        self.most_bytes = most_bytes
         self._frames: list[Image.Image] = []
 
     def __len__(self) -> int:
@@ -30,7 +32,7 @@ class Film:
         """Add a frame, of the same size as the others and with the palette of the figures."""
         self._frames.append(frame)
         n, (width, height) = len(self._frames), frame.size
-        if n > self.most or (n > 2 and n * width * height > _MOST_BYTES):
+        if n > self.most or (n > 2 and n * width * height > self.most_bytes):
             self._frames = [*self._frames[:-1:2], self._frames[-1]]
 
     def to_gif(self) -> bytes:

@@ -1,6 +1,6 @@
 """A font for each label.
 
-matplotlib brings DejaVu Sans along, which has Latin, Greek, Cyrillic, Arabic, Hebrew and many signs, but neither
+matplotlib ships DejaVu Sans, which has Latin, Greek, Cyrillic, Arabic, Hebrew and many signs, but neither
 Chinese nor emoji. Those are drawn with a font of this machine that has them, or else shown by number: `U+4F60`.
 """
 
@@ -52,7 +52,7 @@ def font_for(label: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     """
     letters = frozenset(map(ord, label))
     default = default_font()
-    for path in (default, *_other_fonts()) if letters - _letters(default) else (default,):
+    for path in (default, *system_fonts()) if letters - _letters(default) else (default,):
         if letters <= _letters(path):
             return label, _open(path, size)
     known = _letters(default)
@@ -65,7 +65,7 @@ def default_font() -> str:
 
 
 @functools.cache
-def _other_fonts() -> tuple[str, ...]:
+def system_fonts() -> tuple[str, ...]:
     """The fonts of this machine that may have what DejaVu lacks, best first."""
     from matplotlib.font_manager import findSystemFonts
 

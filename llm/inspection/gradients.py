@@ -17,7 +17,7 @@ class LayerFlow:
     Args:
         name: `token embeddings`, `positional embeddings`, `block 0` and so on, `final norm`, `head`.
         norm: length of the gradient, before clipping.
-        non_finite: gradient values that are infinite or not a number.
+        non_finite: number of gradient values that are NaN or infinite.
         update_ratio: length of the step over the length of the weights; around 0.001 is healthy. None before the step.
     """
 
@@ -28,7 +28,7 @@ class LayerFlow:
 
 
 class GradientFlow:
-    """Measures one optimizer step: made when the gradients are there, asked again when the step is done.
+    """Measures one optimizer step: created when the gradients are there, asked again after the step.
 
     It holds a copy of the weights in between, at a time when a training step holds no activations.
 
@@ -44,7 +44,7 @@ class GradientFlow:
         for name, parameters in self._layers.items():
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             norm = _norm(gradients)
-            # A finite norm has no value in it that is not; looking at each costs as much again.
+            # If the norm is finite, so is every value; checking each would double the cost.
             odd = 0 if norm < float("inf") else sum(int((~gradient.isfinite()).sum()) for gradient in gradients)
             self.before.append(LayerFlow(name, norm, odd))
             if keep_weights:
@@ -63,7 +63,7 @@ class GradientFlow:
 
 
 def layer_parameters(model: Network) -> dict[str, list[nn.Parameter]]:
-    """The trained parameters by layer, each in one layer only; layers that have none are left out."""
+    """The trained parameters by layer, each in one layer only; layers that have none are omitted."""
     seen: set[int] = set()
     layers: dict[str, list[nn.Parameter]] = {}
     for stage in model.stages():

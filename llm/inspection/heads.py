@@ -1,4 +1,4 @@
-"""What a head does, in five numbers.
+"""Five scores of an attention head.
 
 All are means over queries of attention weights, or of something computed from them, and lie between 0 and 1.
 """
@@ -20,13 +20,13 @@ _ROWS = 2
 
 @dataclass(frozen=True)
 class HeadScores:
-    """The scores of one head; None where the text was too short to tell.
+    """The scores of one head; None where the text is too short.
 
     Args:
         layer: counted from 0.
         head: counted from 0.
-        entropy: how evenly it looks around: 1 is the same weight on every visible key, 0 all on one.
-        sink: weight on the first token, where heads look that have nothing to say (Xiao et al. 2023).
+        entropy: how evenly it attends: 1 is the same weight on every visible key, 0 all weight on one.
+        sink: weight on the first token, to which heads attend that contribute nothing (Xiao et al. 2023).
         previous_token: weight on the token before.
         duplicate_token: weight on the earlier occurrence of the same token.
         induction: weight on the token after that earlier occurrence, as if to copy it (Olsson et al. 2022).
@@ -48,7 +48,7 @@ SCORES = ("entropy", "sink", "previous_token", "duplicate_token", "induction")
 def entropy(weights: Tensor, causal: bool) -> Tensor:
     """Entropy of the weights over the logarithm of the number of visible keys, mean over queries: (..., T, T) -> (...).
 
-    Uniform weights give 1, a one-hot row 0. A query that sees one key only has nothing to choose and is left out.
+    Uniform weights give 1, a one-hot row 0. A query that sees only one key is excluded.
     """
     T = weights.shape[-1]
     visible = torch.arange(1, T + 1) if causal else torch.full((T,), T)
@@ -80,7 +80,7 @@ def induction(weights: Tensor) -> Tensor:
 def repeated_tokens(vocab_size: int, context_length: int, seed: int = 0) -> Tensor | None:
     """Random distinct tokens, and the same again: (2, 2 n) ids; None if context or vocabulary hold no two.
 
-    The tokens mean nothing together, so what a head does here, it does by position and by sameness alone.
+    The text is meaningless, so what a head does here depends on positions and repetition alone.
     """
     n = min(_REPEATED_TOKENS, context_length // 2, vocab_size)
     if n < 2:

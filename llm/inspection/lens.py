@@ -1,4 +1,4 @@
-"""The logit lens: what a network would predict after each block, if it were the last.
+"""The logit lens: what a network would predict after each block if it were the last.
 
 nostalgebraist 2020, "interpreting GPT: the logit lens".
 """
@@ -23,11 +23,11 @@ class LensLayer:
 
     Args:
         name: `embeddings`, or `block 0` and so on.
-        top_ids: (T, k) the likeliest tokens, likeliest first.
+        top_ids: (T, k) the most likely tokens, most likely first.
         top_probabilities: (T, k) their probabilities.
-        ranks: (T - 1,) the place of the token that really came next, at each position but the last; 1 is the first.
+        ranks: (T - 1,) the rank of the true next token, at each position but the last; 1 is the first.
             T is the number of positions that were asked for. Of a network that predicts the token at the position
-            itself: (T,) its place.
+            itself: (T,) its rank.
     """
 
     name: str
@@ -51,7 +51,7 @@ def logit_lens(model: Network, found: Capture, k: int = 3, last: int = 0) -> lis
         model: the model that was captured.
         found: the capture.
         k: how many predictions to keep.
-        last: look at so many positions at the end of the text only; 0 for all.
+        last: only so many positions at the end of the text; 0 for all.
     """
     ids = found.tensor("token ids")[:1, -last:]
     stages = [("embeddings", found.tensor("input embeddings"))]
@@ -72,7 +72,7 @@ def lens_table(layers: Sequence[LensLayer], ids: Sequence[int], tokenizer: Token
     """A Markdown table: a row for each position, a column for each layer with its guess and the true token's rank."""
     labels = [markdown(label) for label in tick_labels(tokenizer, ids)]
     predicts_next = len(layers[0].ranks) < len(labels)
-    head = ["token", "next" if predicts_next else "wanted", *(layer.name for layer in layers)]
+    head = ["token", "next" if predicts_next else "target", *(layer.name for layer in layers)]
     lines = [head, ["---"] * len(head)]
     guesses = [tick_labels(tokenizer, layer.top_ids[:, 0].tolist()) for layer in layers]
     wanted = [*labels[1:], "?"] if predicts_next else labels

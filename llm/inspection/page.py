@@ -1,6 +1,6 @@
-"""The attention page: one HTML file to explore what every head looks at.
+"""The attention page: one HTML file to explore what every head attends to.
 
-It holds its data, style and script itself, asks the network for nothing (its content security policy forbids it), and
+It contains its data, style and script, loads nothing (its content security policy forbids it), and
 treats every token as text, never as markup.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llm.inspection.report import Report
 
 _STEPS = 65535
-"""A weight is kept as an integer of 16 bits: to within 0.000008."""
+"""A weight is stored as an integer of 16 bits: to within 0.000008."""
 
 _MOST_VALUES = 1_400_000
 """Weights in a page: 2.8 MB, 3.7 MB as text."""
@@ -41,7 +41,7 @@ class Page(str):
     __slots__ = ()
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file, as a whole or not at all."""
+        """Write it to a file atomically."""
         write_whole(Path(path), self.encode())
 
     def _repr_html_(self) -> str:
@@ -87,7 +87,7 @@ def attention_page(report: Report) -> Page:
     files = resources.files("llm.inspection") / "page_files"
     page = (files / "page.html").read_text(encoding="utf-8")
     script = "\n".join((files / name).read_text(encoding="utf-8") for name in ("weights.js", "map.js", "page.js"))
-    # the data last, so that nothing in it is taken for a place to fill
+    # the data last, so that nothing in it is taken for a placeholder
     for place, content in (
         ("{{title}}", html.escape(report.title)),
         ("{{style}}", (files / "page.css").read_text(encoding="utf-8")),

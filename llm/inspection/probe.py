@@ -1,7 +1,7 @@
-"""Look into a network for the length of one forward pass, and leave no trace.
+"""Hook a network for one forward pass, and leave no trace.
 
 Training runs on fused attention, which never holds the weights. The probe hooks the stages that the network names
-(`llm.model.stages`) of one small batch, in eval mode, without gradients and uncompiled; each attention spells out its
+(`llm.model.stages`) of one small batch, in eval mode, without gradients and uncompiled; each attention computes its
 scores and weights in float32 from the inputs that it really received; then the hooks are removed.
 """
 
@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from llm.config import GPTConfig
 from llm.model import AttentionHook, Hook, Network, Stage
 
-_MOST_BYTES = 256 * 2**20
+MAX_ATTENTION_BYTES = 256 * 2**20
+"""What the attention scores and weights of one capture may take."""
 
 _Forward = Callable[[nn.Module, tuple[Any, ...], Tensor], None]
 
 
 def longest_window(config: GPTConfig) -> int:
     """The most tokens whose matrices a capture may hold: scores and weights of all heads in 256 MiB."""
-    return min(config.context_length, math.isqrt(_MOST_BYTES // (2 * 4 * config.n_layer * config.heads)))
+    return min(config.context_length, math.isqrt(MAX_ATTENTION_BYTES // (2 * 4 * config.n_layer * config.heads)))
 
 
 class Capture(dict[str, Stage]):

@@ -42,8 +42,8 @@ class Report(Mapping[str, Tensor]):
         model: the model that was captured.
         found: the capture, of one text.
         tokenizer: names the tokens; without one they are numbers.
-        title: what the page is headed by.
-        notes: what a reader should know, such as that the text was cropped.
+        title: of the page.
+        notes: what the reader should know, such as that the text was cropped.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ def inspect(
             checkpoint or of anything else that `llm.load` reads.
         text: the text; or (T,) token ids.
         tokenizer: the model's, where the model does not bring it along.
-        tokens: look at so many at most; the rest is cropped, and `notes` says so.
+        tokens: the most tokens to inspect; the rest is cropped, and `notes` says so.
 
     Raises:
         ConfigError: there is no tokenizer for a text, the text is empty, or holds ids outside the vocabulary.
@@ -161,10 +161,10 @@ def inspect(
 
 
 def choose_window(ids: Sequence[int], model: Network, tokens: int) -> tuple[list[int], list[str]]:
-    """As much of a text as can be looked at, and what to say about the rest.
+    """The tokens of a text that can be inspected, and notes about the rest.
 
     Raises:
-        ConfigError: there is nothing to look at, or an id is outside the vocabulary.
+        ConfigError: the text is empty, or an id is outside the vocabulary.
     """
     vocab_size = model.config.vocab_size
     if not len(ids):

@@ -1,4 +1,4 @@
-"""Text that the model writes while it learns."""
+"""Samples of text during training."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class TextSamples(L.Callback):
-    """Continues fixed prompts at the start, while training and at the end, for TensorBoard; the last also on screen.
+    """Continues fixed prompts at the start, during training and at the end, for TensorBoard; the last also on screen.
 
-    How it is sampled, `model.sampling` says; the seed is the same each time. A text that can't be continued is a
+    `model.sampling` says how; the seed is the same each time. A text that can't be continued is a
     warning, never the end of a run.
 
     Args:
@@ -38,19 +38,19 @@ class TextSamples(L.Callback):
         self._encoded: dict[str, torch.Tensor] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what the untrained model says."""
+        """Write samples of the untrained model."""
         assert isinstance(pl_module, LanguageModel)
         self._encoded = {} if self.every.never else self._encode(trainer, pl_module)
         if not goes_on_in_its_folder(trainer):
             self._write(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Write, when it is time to."""
+        """Write samples, if they are due."""
         if self.every.is_due(trainer):
             self._write(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what the trained model says, and show one."""
+        """Write samples of the trained model, and print one."""
         if self._encoded and trainer.is_global_zero:
             assert isinstance(pl_module, LanguageModel)
             prompt, ids = next(iter(self._encoded.items()))
@@ -101,7 +101,7 @@ def _continue(module: LanguageModel, prompt: str, ids: torch.Tensor) -> str | No
 
 
 def _settings(sampling: SamplingConfig) -> str:
-    """All that is not as usual, and the seed."""
+    """The settings that differ from the defaults, and the seed."""
     usual = dataclasses.asdict(SamplingConfig())
     settings = dataclasses.asdict(sampling).items()
     shown = ("temperature", "top_k", "max_new_tokens", "seed")

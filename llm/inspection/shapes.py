@@ -35,7 +35,7 @@ class ShapeRow:
         return cls(stage.name, stage.axes, tuple(tensor.shape), dtype, tensor.nbytes, stage.parameters)
 
     def cells(self) -> tuple[str, ...]:
-        """What stands in the columns."""
+        """The cells of the row."""
         shape = "x".join(map(str, self.shape)) or "1 number"
         return (
             self.stage,
@@ -53,7 +53,7 @@ def shape_rows(found: Capture) -> list[ShapeRow]:
 
 
 def trace_shapes(config: GPTConfig, batch_size: int, length: int | None = None) -> list[ShapeRow]:
-    """The shapes that a batch takes on its way through a network, without computing anything.
+    """The shapes of every stage of a forward pass, without computing anything.
 
     Args:
         config: the architecture, a GPT's or another network's.

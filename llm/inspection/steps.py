@@ -1,4 +1,4 @@
-"""Attention in small steps, as the notes get there: slow, plain, and equal to the matrix form."""
+"""Attention in small steps, as in the notes: slow, plain, and equal to the matrix form."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def scores_of_query(x: Tensor, query: int) -> Tensor:
 
 
 def sum_normalize(scores: Tensor) -> Tensor:
-    """Each score over their sum: the first try at weights that sum to 1."""
+    """Each score divided by their sum: the first way to weights that sum to 1."""
     return scores / scores.sum(dim=-1, keepdim=True)
 
 
 def naive_softmax(scores: Tensor) -> Tensor:
-    """Exponentials over their sum; overflows where the library's softmax does not."""
+    """Exponentials divided by their sum; overflows where the library's softmax does not."""
     return torch.exp(scores) / torch.exp(scores).sum(dim=-1, keepdim=True)
 
 

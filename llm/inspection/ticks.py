@@ -1,4 +1,4 @@
-"""Tokens as labels that anyone can read."""
+"""Tokens as readable labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~>-])")
 def visible(token: bytes, longest: int = _LONGEST) -> str:
     """One token with its white space made visible; bytes that are a part of a character in hexadecimal.
 
-    The result is never empty, has no line break and nothing unprintable in it.
+    The result is never empty, has no line break and no unprintable character.
 
     Args:
         token: the bytes of a token.
@@ -34,7 +34,7 @@ def code_point(character: str) -> str:
 
 
 def tick_labels(tokenizer: Tokenizer, ids: Iterable[int], longest: int = _LONGEST) -> list[str]:
-    """A label for each token id; one that stands for nothing is shown by its number, such as `#50300`."""
+    """A label for each token id; one without bytes is shown by its number, such as `#50300`."""
 
     def label(token_id: int) -> str:
         try:

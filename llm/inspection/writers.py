@@ -1,4 +1,4 @@
-"""Where what was seen goes: TensorBoard, and files in the run folder."""
+"""Writers of captures: to TensorBoard, and to files in the run folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from llm.runtime.files import write_whole
 log = logging.getLogger(__name__)
 
 _NOT_HELD = "In float32; fused attention, which training runs on, never holds scores and weights."
-_LENS = "What each layer would predict (how sure it is, and the rank it gives to the true token)."
+_LENS = "What each layer would predict (its probability, and the rank of the true token)."
 _LENS_POSITIONS = 6
 _POSITIONS = 128
 _HISTOGRAM_VALUES = 10_000
@@ -69,7 +69,7 @@ class TensorBoard:
             experiment._get_file_writer().add_summary(summary, self.step)
 
     def scalars(self, values: dict[str, float]) -> None:
-        """Numbers by tag, all in one record."""
+        """Scalars by tag, all in one record."""
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
         for experiment in self.experiments:
             experiment._get_file_writer().add_summary(summary, self.step)
@@ -91,7 +91,7 @@ class TensorBoard:
             self.image(f"attention/layer {layer}", report.figure(layer, log_scale, hide_first))
 
     def scores(self, report: Report) -> None:
-        """Five numbers for every head."""
+        """Five scores for every head."""
         self.scalars(
             {
                 f"heads/{name.replace('_', ' ')}/layer {row.layer} head {row.head}": value
@@ -115,7 +115,7 @@ class TensorBoard:
             self.text("logit lens", f"{_LENS}\n\n{table}")
 
     def positions(self, report: Report) -> None:
-        """How alike the positional embeddings are."""
+        """How similar the positional embeddings are."""
         if report.model.embeddings.position is None:
             return
         similarity, positions = positional_similarity(report.model, _POSITIONS)
@@ -143,7 +143,7 @@ class TensorBoard:
             experiment.add_embedding(table[ids], report.names(ids.tolist()), tag=tag, global_step=self.step)
 
     def gradients(self, flows: Iterable[LayerFlow]) -> None:
-        """Norm and size of the step for every layer, and how many values are not finite; if any, in which layers."""
+        """Norm and size of the step for every layer, and the number of non-finite values; if any, in which layers."""
         flows = list(flows)
         values: dict[str, float] = {"gradients/non-finite values": sum(flow.non_finite for flow in flows)}
         for flow in flows:
@@ -155,7 +155,7 @@ class TensorBoard:
         self.scalars(values)
 
     def histograms(self, model: Network) -> None:
-        """Weights and gradients of every layer: ten thousand evenly picked values, without infinite ones and NaN."""
+        """Weights and gradients of every layer: ten thousand evenly picked values, without NaN and infinite ones."""
         for name, parameters in layer_parameters(model).items():
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             for kind, tensors in (("weights", parameters), ("gradients", gradients)):
@@ -177,7 +177,7 @@ def write_shapes(model: Network, batch_size: int, tensorboard: TensorBoard, fold
 
 
 def write_maps(report: Report, folder: Path, log_scale: bool, hide_first: bool) -> None:
-    """The heads of every layer, a PNG each, into a run folder."""
+    """The heads of every layer, a PNG each, in a run folder."""
     for layer in range(report.model.config.n_layer):
         picture = to_png(report.figure(layer, log_scale, hide_first))
         write_whole(folder / "attention" / f"layer-{layer}.png", picture)

@@ -7,6 +7,7 @@ from llm.model.attention import (
     MultiHeadAttention,
     SelfAttention,
 )
+from llm.model.base import Network
 from llm.model.block import MLP, Block, SquaredReLU
 from llm.model.cache import KeyValueCache, decode, prefill
 from llm.model.embeddings import Embeddings, Head
@@ -14,7 +15,7 @@ from llm.model.encoder import Encoder
 from llm.model.gpt import GPT
 from llm.model.networks import NETWORKS, build_network
 from llm.model.padding import attention_mask, causal_mask, is_real
-from llm.model.stages import AttentionHook, Hook, Network, Stage
+from llm.model.stages import AttentionHook, Hook, Stage
 
 __all__ = [
     "GPT",

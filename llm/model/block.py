@@ -23,7 +23,7 @@ def build_norm(config: GPTConfig) -> nn.Module:
 
 
 def build_activation(config: GPTConfig) -> nn.Module:
-    """The function between the two layers of the perceptron that `config.activation` names.
+    """The activation function of the perceptron that `config.activation` names.
 
     GPT-2 has GELU in its tanh form (Hendrycks & Gimpel 2016, section 2).
     """
@@ -38,10 +38,10 @@ def build_activation(config: GPTConfig) -> nn.Module:
 
 
 class SquaredReLU(nn.Module):
-    """The square of what is above zero (So et al. 2021, section 4)."""
+    """The square of ReLU (So et al. 2021, section 4)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The shape stays."""
+        """Element-wise or along C: the shape does not change."""
         return squared_relu(x)
 
 
@@ -49,7 +49,7 @@ class RMSNorm(nn.RMSNorm):
     """Divides each vector by its root mean square, and multiplies by a trained gain."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The shape stays."""
+        """Element-wise or along C: the shape does not change."""
         return rms_norm(x, self.weight, self.eps)
 
 

@@ -54,7 +54,7 @@ class Head(nn.Linear):
     """The logits of every token of the vocabulary: the hidden state times one row of weights for each.
 
     There may be more rows than tokens (`vocab_multiple`), because GPUs multiply round sizes faster; their logits are
-    left out.
+    omitted.
 
     Args:
         config: uses `vocab_size`, `vocab_multiple` and `n_embd`.

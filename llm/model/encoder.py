@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from llm.config import EncoderConfig
+from llm.model.base import Network
 from llm.model.block import Block, build_activation, build_norm, initialize
 from llm.model.embeddings import Embeddings, Head
 from llm.model.gpt import refuse_too_long
 from llm.model.padding import Side, attention_mask, is_real, positions_of
-from llm.model.stages import AttentionHook, Hook, Network
+from llm.model.stages import AttentionHook, Hook
 
 
 class EncoderEmbeddings(Embeddings):

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.errors import ConfigError
+from llm.model.base import Network
 from llm.model.block import Block, build_norm, initialize
 from llm.model.embeddings import Embeddings, Head
 from llm.model.padding import Side, attention_mask, is_real, positions_of
-from llm.model.stages import AttentionHook, Hook, Network
+from llm.model.stages import AttentionHook, Hook
 
 
 class GPT(Network):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from llm.config import EncoderConfig, GPTConfig
+from llm.model.base import Network
 from llm.model.encoder import Encoder
 from llm.model.gpt import GPT
-from llm.model.stages import Network
 
 NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {GPTConfig: GPT, EncoderConfig: Encoder}
 """The class of network behind each class of configuration."""

@@ -1,4 +1,4 @@
-"""Before the first step: what a run will be, what it will need, and everything that can be foreseen to go wrong."""
+"""Before the first step: what a run will do, what it will need, and everything that is foreseeably wrong with it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.errors import LLMError
-from llm.inspection.guard import same_randomness
 from llm.preflight.checks import HINTING, REFUSING
 from llm.preflight.making import make_plan
 from llm.preflight.plan import Plan, Start
 from llm.preflight.table import table
 from llm.preflight.timing import estimated_seconds, measure_steps
+from llm.runtime.randomness import preserve_rng_state
 from llm.training.schedule import batches_of_epoch
 
 __all__ = [
@@ -63,7 +63,7 @@ def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool 
         Problems: the run can't be.
         PreflightDone: the preflight was `alone`, and found nothing that refuses.
     """
-    with same_randomness(torch.device("cpu")):  # the run is bit for bit that without
+    with preserve_rng_state(torch.device("cpu")):  # the run is bit for bit that without
         plan = make_plan(settings, start)
         problems = [problem for check in REFUSING for problem in check(plan)]
         if not problems:

@@ -1,4 +1,4 @@
-"""What could go wrong in a run, looked for before it begins: each check is a function from a plan to sentences."""
+"""What could go wrong in a run, checked before it begins: each check is a function from a plan to sentences."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Check = Callable[[Plan], Iterator[str]]
 
 _COMMON_RATES = (1e-6, 3e-2)
 _BY_HEART = 20.0
-"""Passes through the text from which on a model learns it word by word rather than the language."""
+"""Epochs from which on a model memorizes the text."""
 _OFTEN = 4.0
-"""Passes through the text that teach a model about as much as new text would (Muennighoff et al. 2023)."""
+"""Epochs over the same text that are about as good as new text (Muennighoff et al. 2023)."""
 _TOKENS_PER_PARAMETER = 20.0
-"""At which a model is as good as its training compute allows (Hoffmann et al. 2022, table 3)."""
+"""The compute-optimal number of tokens per parameter (Hoffmann et al. 2022, table 3)."""
 
 
 # What no run can have: these refuse.
@@ -80,7 +80,7 @@ def too_little_disk(plan: Plan) -> Iterator[str]:
 
 
 def folder_that_can_not_be_written(plan: Plan) -> Iterator[str]:
-    """The run could leave nothing."""
+    """A run folder that can't be written to."""
     if plan.folder is not None and not plan.folder_is_writable:
         folder = str(existing(plan.folder))
         yield f"the run folder can't be made: {folder!r} is not writable; set another trainer.logger save_dir"
@@ -102,20 +102,20 @@ def validation_that_never_comes(plan: Plan) -> Iterator[str]:
 # What a run can have, but the user may not want: these are hints.
 
 
-def memory_may_not_do(plan: Plan) -> Iterator[str]:
-    """The expected peak is more than there is."""
+def memory_may_not_suffice(plan: Plan) -> Iterator[str]:
+    """The estimated peak of memory is more than is free."""
     if plan.memory is None or plan.free_memory is None or _is_sharded(plan):
         return
     processes = _on_this_memory(plan)
     if plan.memory.state * processes <= plan.free_memory < plan.memory.to_come * processes:
         yield (
-            f"memory may not do: about {in_bytes(plan.memory.to_come * processes)} of {in_bytes(plan.free_memory)}; a "
-            "smaller batch_size needs less (with trainer.accumulate_grad_batches for the same step)"
+            f"memory may not suffice: about {in_bytes(plan.memory.to_come * processes)} of {in_bytes(plan.free_memory)}"
+            "; a smaller batch_size needs less (with trainer.accumulate_grad_batches for the same step)"
         )
 
 
 def learning_rate(plan: Plan) -> Iterator[str]:
-    """A rate that is hardly ever a good one, or that is never reached."""
+    """An unusual learning rate, or one that is never reached."""
     if plan.optim is None:
         return
     low, high = _COMMON_RATES
@@ -141,13 +141,13 @@ def two_lengths(plan: Plan) -> Iterator[str]:
 
 
 def data_and_size(plan: Plan) -> Iterator[str]:
-    """Too little text for so long a run, too short or too long a run for such a model."""
+    """Too little text for the length of the run, or too few or too many tokens for the size of the model."""
     if plan.corpus is None or plan.parameters is None or not plan.tokens:
         return
     times, each = plan.tokens / plan.corpus.train, plan.tokens / plan.parameters.total
     if times > _BY_HEART:
         yield (
-            f"every token is seen about {times:,.0f} times: the model will learn the text by heart, and the validation "
+            f"every token is seen about {times:,.0f} times: the model will memorize the text, and the validation "
             "loss will rise again; more text helps (best.ckpt keeps the best)"
         )
     elif each < _TOKENS_PER_PARAMETER / 20 and plan.start.trained is None:
@@ -160,13 +160,13 @@ def data_and_size(plan: Plan) -> Iterator[str]:
         yield f"{each:,.0f} tokens for each parameter: a larger model would learn more from them"
 
 
-def text_left_out(plan: Plan) -> Iterator[str]:
-    """Windows so far apart that there is text between them."""
+def skipped_text(plan: Plan) -> Iterator[str]:
+    """Windows with skipped text between them."""
     if plan.datamodule is not None and (stride := plan.datamodule.stride) > plan.datamodule.context_length:
-        left_out = 1 - plan.datamodule.context_length / stride
+        skipped = 1 - plan.datamodule.context_length / stride
         yield (
             f"data.stride {stride:,} is more than data.context_length {plan.datamodule.context_length:,}: "
-            f"{left_out:.0%} of the text is never seen"
+            f"{skipped:.0%} of the text is never seen"
         )
 
 
@@ -220,7 +220,7 @@ def accumulation(plan: Plan) -> Iterator[str]:
 
 
 def precision(plan: Plan) -> Iterator[str]:
-    """A precision that the device only imitates."""
+    """A precision that the device emulates or does not have."""
     asked = str(plan.setting("trainer.precision") or "")
     if plan.device == "cpu" and asked in ("16-mixed", "16"):
         yield f"trainer.precision {asked}: processors have no float16; bf16-mixed is taken"
@@ -229,7 +229,7 @@ def precision(plan: Plan) -> Iterator[str]:
 
 
 def nothing_left(plan: Plan) -> Iterator[str]:
-    """A checkpoint that is at the end of its run."""
+    """A checkpoint of a finished run."""
     if plan.steps is not None and plan.start.step >= max(1, plan.steps):
         limit = "max_steps" if plan.steps == plan.setting("trainer.max_steps") else "max_epochs"
         yield f"the checkpoint is at step {plan.start.step:,} of {plan.steps:,}: nothing is left; set trainer.{limit}"
@@ -245,11 +245,11 @@ REFUSING: tuple[Check, ...] = (
     validation_that_never_comes,
 )
 HINTING: tuple[Check, ...] = (
-    memory_may_not_do,
+    memory_may_not_suffice,
     learning_rate,
     two_lengths,
     data_and_size,
-    text_left_out,
+    skipped_text,
     averaging,
     validation,
     accumulation,

@@ -15,12 +15,12 @@ from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY, block_b
 
 
 def step_costs(config: GPTConfig, batch_size: int, precision: str, device: str) -> Costs:
-    """Count a step on a full batch, from models of one and of two blocks: each further block costs the same.
+    """Count the costs of a step on a full batch, from models of one and two blocks: each further block costs the same.
 
     Args:
         config: the architecture.
         batch_size: B.
-        precision: Lightning's word.
+        precision: Lightning's name for it.
         device: its kind.
     """
     fused = config.vocab_size >= LARGE_VOCABULARY

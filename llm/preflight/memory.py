@@ -1,4 +1,4 @@
-"""How much memory a training step takes at its peak, and how much there is."""
+"""The peak memory of a training step, and the memory that is free."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm.runtime.counting import TRUE_PRECISIONS, Costs
 from llm.training.optimizer import muon_groups
 
 _KERNELS = 48 << 20
-"""What torch loads for a first step on a processor; measured."""
+"""Bytes that torch loads for a first step on a CPU; measured."""
 
 _GAPS = 0.5
 """What glibc's allocator loses between tensors of less than 32 MiB, as a fraction of those that are kept; measured."""
@@ -60,7 +60,7 @@ class Memory:
     Args:
         weights: P values; 4 bytes each, or 2 in a true half precision.
         gradients: as many, those of the step before.
-        optimizer: two means for each value of AdamW's, one for each of Muon's.
+        optimizer: two moments for each value of AdamW's, one for each of Muon's.
         activations: what the forward and backward pass hold besides, at the end of the one or in the other; copies of
             weights in 16 bits and the head's gradients are among them.
         buckets: gradients on their way to other processes.
@@ -78,12 +78,12 @@ class Memory:
 
     @property
     def state(self) -> int:
-        """What is surely needed, whatever the batch: weights, gradients, optimizer."""
+        """What is needed for any batch size: weights, gradients, optimizer."""
         return self.weights + self.gradients + self.optimizer
 
     @property
     def to_come(self) -> int:
-        """All but what the process has already."""
+        """All but what the process holds already."""
         return self.state + self.activations + self.buckets + self.overhead
 
     @property
@@ -100,7 +100,7 @@ def expected_memory(
     Args:
         parameters: of the network and its optimizer.
         costs: of a training step.
-        precision: Lightning's word, such as `32-true` or `bf16-mixed`.
+        precision: Lightning's name for it, such as `32-true` or `bf16-mixed`.
         device: its kind, such as `cpu` or `cuda`.
         world_size: number of processes.
         held: what the process holds now.
@@ -116,7 +116,7 @@ def expected_memory(
 
 
 def process_memory() -> int:
-    """What this process holds now, in bytes; 0 where nobody knows."""
+    """What this process holds now, in bytes; 0 if unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -133,7 +133,7 @@ def peak_memory() -> int:
 
 
 def free_memory(device: str) -> int | None:
-    """Bytes that could be had on a device now; None where nobody knows."""
+    """Free bytes of a device now; None if unknown."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     if device != "cpu":

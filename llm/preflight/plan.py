@@ -45,10 +45,10 @@ class Start:
     """What a run begins with, besides its settings.
 
     Args:
-        step: at which it goes on; 0 for a new one.
+        step: at which it resumes; 0 for a new one.
         trained: the architecture of its weights; None for new ones.
         data: what the checkpoint knows of its corpus.
-        folder: of the run that goes on.
+        folder: of the run that is resumed.
     """
 
     step: int = 0
@@ -150,7 +150,7 @@ class Plan:
 
     @property
     def folder_is_writable(self) -> bool:
-        """Whether the run folder could be made, as far as anybody knows."""
+        """Whether the run folder could be made, as far as that is known."""
         return self.folder is None or os.access(existing(self.folder), os.W_OK | os.X_OK)
 
     @property

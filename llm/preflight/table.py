@@ -1,4 +1,4 @@
-"""A plan as a few lines to read."""
+"""A plan as a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm.preflight.sizes import in_bytes, in_time
 
 
 def table(plan: Plan) -> str:
-    """What is known about a run, a line each; what is not known is left out."""
+    """What is known about a run, a line each; unknown lines are omitted."""
     lines = list(_lines(plan))
     width = max(len(name) for name, _ in lines) if lines else 0
     return "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines)
@@ -32,7 +32,7 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     if (parameters := plan.parameters) is not None:
         yield "parameters", f"{parameters.total:,}, of them {parameters.embeddings:,} in embeddings and head"
     if plan.device is not None:
-        mixed = ": products in bfloat16, weights in float32 (--trainer.precision 32-true for float32 throughout)"
+        mixed = ": matrix products in bfloat16, weights in float32 (--trainer.precision 32-true for float32 throughout)"
         count = f" x {plan.world_size}" if plan.world_size > 1 else ""
         yield "device", f"{plan.device}{count}, {plan.precision}{mixed if plan.precision == 'bf16-mixed' else ''}"
     if (memory := plan.memory) is not None:
@@ -44,7 +44,7 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         )
         yield "memory", f"about {in_bytes(memory.to_come)}{there}{each}: {what}"
         if plan.measured is not None:
-            more = f" with {in_bytes(memory.held)} that the process has already" if memory.held else ""
+            more = f" including {in_bytes(memory.held)} that the process already holds" if memory.held else ""
             yield (
                 "",
                 f"{in_bytes(plan.measured)} at the peak of a few steps{more}; {in_bytes(memory.peak)} was expected",
@@ -68,7 +68,7 @@ def _shared(plan: Plan) -> str:
 def _steps(plan: Plan) -> str:
     if plan.steps is None:
         return "until stopped"
-    begin = f", going on after {plan.start.step:,}" if plan.start.step else ""
+    begin = f", resuming after {plan.start.step:,}" if plan.start.step else ""
     epochs = "" if plan.epochs is None else f", {plan.epochs:,.1f} epochs"
     accumulation, every, validation = plan.accumulation, plan.validates_every, "no validation"
     if isinstance(accumulation, int):

@@ -19,23 +19,23 @@ from llm.training.optimizer import build_optimizer
 
 _ROWS = 1024
 _MOST_OPERATIONS = 1e9
-"""Of one matrix product of the benchmark: some 10 ms on two processor cores."""
+"""Operations of one matrix product of the benchmark: some 10 ms on two CPU cores."""
 _SECONDS_OF_BENCHMARK = 0.04
 _FRACTION_OF_PRODUCTS = {torch.float32: 0.85, torch.bfloat16: 0.7}
-"""Of a processor's rate in plain matrix products, what those of a training step reach; measured."""
+"""Fraction of a CPU's rate in plain matrix products that a training step reaches; measured."""
 _SECONDS_PER_BYTE = 0.6e-9
-"""What a byte that the forward pass keeps costs one thread outside of products, forward and backward: some eight reads
-and writes; measured."""
+"""Seconds per byte that the forward pass keeps, outside of matrix products, with one thread: some eight reads and
+writes; measured."""
 _MEMORY_THREADS = 4
 """More do not make the memory faster."""
 _FRACTION_OF_PEAK = 0.3
-"""Of a GPU's data sheet, what a training step reaches."""
+"""Fraction of a GPU's peak in its data sheet that a training step reaches."""
 _STEPS, _SECONDS = 4, 20.0
 
 
 @torch.no_grad()
 def product_rate(config: GPTConfig, tokens: int, dtype: torch.dtype) -> float:
-    """Operations a second of this processor, at best, in a matrix product as in the perceptron.
+    """The rate of this CPU, in operations a second, in a matrix product of the size of the perceptron's.
 
     Args:
         config: for C.
@@ -53,7 +53,7 @@ def product_rate(config: GPTConfig, tokens: int, dtype: torch.dtype) -> float:
 
 
 def estimated_seconds(config: GPTConfig, costs: Costs, batch_size: int, precision: str, device: str) -> float | None:
-    """How long one batch may take, forward and backward; None if nobody knows.
+    """The estimated time of one batch, forward and backward; None if unknown.
 
     On a processor: the operations of its products at the rate of a product, which is measured now, and what is read
     and written besides; checked on models of 0.8 to 124 million parameters. On a GPU: a fraction of its data sheet.
@@ -62,7 +62,7 @@ def estimated_seconds(config: GPTConfig, costs: Costs, batch_size: int, precisio
         config: the architecture.
         costs: of a training step.
         batch_size: B.
-        precision: Lightning's word.
+        precision: Lightning's name for it.
         device: its kind.
     """
     if device == "cpu":
@@ -109,7 +109,7 @@ def measure_steps(config: GPTConfig, optim: OptimConfig, batch_size: int, precis
         loss.backward()
         optimizer.step()
         synchronize(place)
-        if step > 0:  # the first is slower: kernels are chosen, memory is found
+        if step > 0:  # the first is slower: kernels are chosen, memory is allocated
             best = min(best, time.perf_counter() - start)
         if step > 0 and time.perf_counter() - began > _SECONDS:
             break

@@ -1,6 +1,6 @@
 """Other people's weights in, ours out.
 
-`read_pretrained` recognises what a file or folder holds and reads it; `adapt` fits it to a run; `export` writes it for
+`read_pretrained` recognizes what a file or folder holds and reads it; `adapt` fits it to a run; `export` writes it for
 other programs; `load` makes a model of it.
 """
 
@@ -14,6 +14,7 @@ from llm.errors import CheckpointError
 from llm.model import GPT
 from llm.pretrained.adapting import adapt
 from llm.pretrained.base import Loaded, Pretrained
+from llm.pretrained.checkpoint import read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
 from llm.tokenizers import Tokenizer
@@ -52,6 +53,8 @@ def read_tokenizer(source: str | Path) -> Tokenizer:
     Raises:
         CheckpointError: it can't be read, or has no tokenizer.
     """
+    if Path(source).suffix == ".ckpt":  # of any task, whose network may be none that this package can build
+        return tokenizer_of(read_checkpoint(source), source)
     return _tokenizer(read_pretrained(source), source)
 
 

@@ -1,4 +1,4 @@
-"""Fit weights to a run that wants them a little different: a shorter context, other padding, a head of its own."""
+"""Adapt weights to a run with slightly different settings: a shorter context, other padding, an untied head."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
     """The same weights for a slightly different architecture.
 
     A shorter context keeps the first positions. Another `vocab_multiple` changes the rows that are padding, and no
-    logit. A head that was shared may get its own copy. Dropout has no weights, and how weights would have started does
-    not matter where they are given.
+    logit. A head that was shared may get its own copy. Dropout has no weights, and initialization does not matter
+    where weights are given.
 
     Args:
         found: the weights as they are.
-        config: what the run wants.
+        config: of the run.
 
     Raises:
         ConfigError: anything else differs, or the context is longer than the weights' own.
@@ -49,13 +49,13 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
 def differences(theirs: GPTConfig, config: GPTConfig) -> list[str]:
     """What keeps weights of one architecture from being adapted to another, each with both values."""
     different = [
-        f"{field.name} ({getattr(theirs, field.name)} in the weights, {getattr(config, field.name)} wanted)"
+        f"{field.name} ({getattr(theirs, field.name)} in the weights, {getattr(config, field.name)} requested)"
         for field in dataclasses.fields(GPTConfig)
         if field.name not in _FREE and getattr(theirs, field.name) != getattr(config, field.name)
     ]
     if config.context_length > theirs.context_length:
         different.append(
-            f"context_length (the weights have {theirs.context_length} positions, {config.context_length} wanted; "
+            f"context_length (the weights have {theirs.context_length} positions, {config.context_length} requested; "
             "set data.context_length to that or less)"
         )
     if config.tie_head and not theirs.tie_head:
@@ -64,7 +64,7 @@ def differences(theirs: GPTConfig, config: GPTConfig) -> list[str]:
 
 
 def _pad(table: Tensor, config: GPTConfig) -> Tensor:
-    """A table with as many rows of padding as wanted, zeros where there were none: `(rows, C)` -> `(padded V, C)`."""
+    """A table with the requested rows of padding, zeros where there were none: `(rows, C)` -> `(padded V, C)`."""
     padded = table.new_zeros(config.padded_vocab_size, table.shape[1])
     if len(table) == len(padded):
         return table

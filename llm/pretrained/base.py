@@ -38,4 +38,4 @@ class Pretrained:
 
 
 Told = dict[str, Any]
-"""Settings of `GPTConfig` that the user states, for formats that don't: `n_head` and `activation`."""
+"""Settings of `GPTConfig` that the user gives, for formats that don't store them: `n_head` and `activation`."""

@@ -28,7 +28,7 @@ LAYOUT = Layout(
 
 
 def read(tensors: Tensors, told: Told) -> Pretrained:
-    """The model of a state dict; the number of heads is GPT-2's for its size, or is told.
+    """The model of a state dict; the number of heads is GPT-2's for its size, or is given.
 
     Raises:
         CheckpointError: the tensors are not the book's, or the number of heads is needed.

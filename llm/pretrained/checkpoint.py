@@ -19,7 +19,7 @@ from llm.config import GPTConfig, OptimConfig
 from llm.errors import CheckpointError, LLMError
 from llm.runtime.files import whole_file
 from llm.runtime.trust import refuse_named_code
-from llm.tokenizers import Tokenizer
+from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 ENTRY = "llm"
 VERSION = 2
@@ -49,13 +49,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU.
 
     Raises:
-        CheckpointError: the file is missing, is no checkpoint of ours, or is damaged.
+        CheckpointError: the file is missing, is not a checkpoint of ours, or is damaged.
     """
     shown = repr(str(path))
     if "://" in str(path):
         raise CheckpointError(f"{shown} is a URL: download the file yourself, and only from where you trust")
-    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):  # a pipe would be waited for
-        raise CheckpointError(f"{shown} is no regular file; save the checkpoint in one first")
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):  # a pipe would block
+        raise CheckpointError(f"{shown} is not a regular file; save the checkpoint in one first")
     _verify(Path(path))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -65,23 +65,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{shown} is a folder; give the .ckpt file in it") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{shown} is no checkpoint of this package: it holds something other than tensors and plain values, "
+            f"{shown} is not a checkpoint of this package: it holds something other than tensors and plain values, "
             "and is not opened"
         ) from error
     except Exception as error:  # a damaged file can make torch raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{shown} is no checkpoint, or is damaged: {reason}") from error
+        raise CheckpointError(f"{shown} is not a checkpoint, or is damaged: {reason}") from error
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(n), dict) for n in (ENTRY, "state_dict")):
-        raise CheckpointError(f"{shown} is no checkpoint of this package: it has no entry {ENTRY!r} and 'state_dict'")
+        raise CheckpointError(
+            f"{shown} is not a checkpoint of this package: it has no entry {ENTRY!r} and 'state_dict'"
+        )
     version = checkpoint[ENTRY].get("version")
     if type(version) is not int or version != VERSION:
         raise CheckpointError(f"{shown} has version {str(version)[:80]}, this package reads version {VERSION}")
     refuse_named_code(checkpoint, shown)
     tokenizer = checkpoint[ENTRY].setdefault("tokenizer", None)
     if tokenizer is not None and not (isinstance(tokenizer, dict) and isinstance(tokenizer.get("kind"), str)):
-        raise CheckpointError(f"{shown} is damaged: its tokenizer is no dict with a kind")
+        raise CheckpointError(f"{shown} is damaged: its tokenizer is not a dict with a kind")
     if wrong := [name for name, tensor in checkpoint["state_dict"].items() if not isinstance(tensor, Tensor)]:
-        raise CheckpointError(f"{shown} is damaged: {wrong[0]!r} is no tensor")
+        raise CheckpointError(f"{shown} is damaged: {wrong[0]!r} is not a tensor")
     return checkpoint
 
 
@@ -91,27 +93,27 @@ def _verify(path: Path) -> None:
     0.1 s for 500 MB in the page cache, which the reading of the tensors then finds warm.
 
     Raises:
-        CheckpointError: the file is cut short, a bit of it was changed, or it is no file of torch's.
+        CheckpointError: the file is cut short, a bit of it was changed, or it is not a file of torch's.
     """
-    if not path.is_file():  # torch says what it is
+    if not path.is_file():  # torch reports what it is
         return
     shown = repr(str(path))
     if (size := path.stat().st_size) == 0:
-        raise CheckpointError(f"{shown} is empty: it is no checkpoint, or was cut short")
+        raise CheckpointError(f"{shown} is empty: it is not a checkpoint, or was cut short")
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-            # So that reading takes no longer than the file is long, whoever made it.
+            # So that reading takes time proportional to the size of the file, even of a malicious one.
             if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or size < sum(
                 p.file_size for p in parts
             ):
-                raise CheckpointError(f"{shown} is no checkpoint: torch does not write such files")
+                raise CheckpointError(f"{shown} is not a checkpoint: torch does not write such files")
             damaged = archive.testzip()
     except OSError as error:
         raise CheckpointError(f"can't read {shown}: {error.strerror or error}") from error
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError) as error:
         reason = "it is not in torch's file format" if str(error) == "File is not a zip file" else str(error)
-        raise CheckpointError(f"{shown} is no checkpoint, or was cut short: {reason}") from error
+        raise CheckpointError(f"{shown} is not a checkpoint, or was cut short: {reason}") from error
     if damaged is not None:
         raise CheckpointError(f"{shown} is damaged: its part {damaged!r} does not match its checksum")
 
@@ -176,6 +178,21 @@ def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:
         return GPTConfig(**checkpoint[ENTRY]["network"])
     except (TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"{str(path)!r} holds an architecture that can't be built: {error}") from error
+
+
+def tokenizer_of(checkpoint: dict[str, Any], path: str | Path) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: it has none, or one that can't be built.
+    """
+    state = checkpoint[ENTRY].get("tokenizer")
+    if state is None:
+        raise CheckpointError(f"{str(path)!r} has no tokenizer, so it can't read or write text")
+    try:
+        return tokenizer_from_dict(state)
+    except LLMError as error:
+        raise CheckpointError(f"{str(path)!r} is damaged: its tokenizer can't be built: {error}") from error
 
 
 def optim_of(checkpoint: dict[str, Any], path: str | Path) -> OptimConfig | None:

@@ -39,7 +39,7 @@ def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrit
         out: a folder for `hf`, a file for `safetensors`.
         format: `hf`, a folder that `transformers` opens; or `safetensors`, one file with architecture and tokenizer
             in its metadata, which this package reads again.
-        overwrite: replace what is there. In a folder, files that are none of a model's stay.
+        overwrite: replace what is there. In a folder, files that do not belong to a model stay.
 
     Returns:
         What a user should know, a sentence each.
@@ -65,7 +65,7 @@ def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrit
 
 
 def refuse_existing(target: Path, overwrite: bool, is_folder: bool = False) -> None:
-    """Keep what is at the target from being replaced, unless that is wanted.
+    """Refuse to replace what is at the target, unless `overwrite` is on.
 
     Raises:
         CheckpointError: there is something, and `overwrite` is off; or it is a file where a folder should be, or the
@@ -119,7 +119,7 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
         notes.append("GPT-2's format always has biases: where this model has none, zeros were written")
     if config.padded_vocab_size > config.vocab_size:
         padding = config.padded_vocab_size - config.vocab_size
-        notes.append(f"the {padding} rows of padding were left out: no token has them")
+        notes.append(f"the {padding} rows of padding were omitted: they belong to no token")
     folder.mkdir()
     settings = huggingface.config_to_json(config, end)
     settings["dtype"] = str(pretrained.weights["embeddings.token.weight"].dtype).removeprefix("torch.")

@@ -33,8 +33,8 @@ def read_content(path: Path) -> Content:
     """
     if path.name.endswith(".index.json"):
         return Content(_read_shards(path), {})
-    if path.exists() and not path.is_file():  # a pipe would be waited for, and a device has no end
-        raise CheckpointError(f"{str(path)!r} is no regular file; save the weights in one first")
+    if path.exists() and not path.is_file():  # a pipe would block, and a device has no end
+        raise CheckpointError(f"{str(path)!r} is not a regular file; save the weights in one first")
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -64,14 +64,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        CheckpointError: it can't be read, or is no JSON object.
+        CheckpointError: it can't be read, or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"can't read {str(path)!r}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(path)!r} is no JSON: {error}") from error
+        raise CheckpointError(f"{str(path)!r} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(path)!r} should hold a JSON object, it holds a {type(content).__name__}")
     return content
@@ -93,7 +93,7 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{str(path)!r} is not opened: it is no file of torch, or holds something other than tensors and plain "
+            f"{str(path)!r} is not opened: it is not a file of torch, or holds something other than tensors and plain "
             "values, which could run code. Save the state dict alone, or use safetensors"
         ) from error
     except Exception as error:  # a damaged file can make torch raise anything
@@ -109,7 +109,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(files.values())):
         if Path(name).name != name or "\\" in name or name.endswith(".index.json"):
-            raise CheckpointError(f"{str(index)!r} names {name!r}, which is no weights file beside it")
+            raise CheckpointError(f"{str(index)!r} names {name!r}, which is not a weights file beside it")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{str(index)!r} names the file {name!r}, which is missing")
         content = read_content(index.parent / name).value

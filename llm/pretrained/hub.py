@@ -12,7 +12,7 @@ _FILES = ["config.json", "model.safetensors", "vocab.json", "merges.txt"]
 
 
 def fetch(name: str) -> Path:
-    """The folder of published weights: downloaded, going on where a download was cut off, or already here.
+    """The folder of published weights: downloaded, resuming where a download was cut off, or already here.
 
     What was downloaded is checked against the SHA-256 that the hub states.
 
@@ -46,7 +46,7 @@ def fetch(name: str) -> Path:
         folder = Path(snapshot_download(repository, revision=revision.sha, allow_patterns=_FILES))
     except Exception as error:
         raise CheckpointError(
-            f"the download of {repository} stopped ({type(error).__name__}); start again to go on with it, or {by_hand}"
+            f"the download of {repository} stopped ({type(error).__name__}); start again to resume it, or {by_hand}"
         ) from error
     for file in revision.siblings or ():
         if file.lfs is not None and (folder / file.rfilename).is_file():

@@ -74,9 +74,9 @@ def config_from_json(theirs: dict[str, Any], where: str, notes: list[str]) -> GP
     """The architecture that a `config.json` describes.
 
     Args:
-        theirs: its content; what it leaves out has the default of `transformers.GPT2Config`.
+        theirs: its content; what it omits has the default of `transformers.GPT2Config`.
         where: named in errors.
-        notes: gets what a user should know.
+        notes: what a user should know is appended to it.
 
     Raises:
         CheckpointError: it is not GPT-2, or a variant that this package can't build.

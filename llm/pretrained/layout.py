@@ -31,7 +31,7 @@ class Layout:
             their tensors one after the other along the output are ours.
         transposed: our modules whose weights they store as (in, out) instead of (out, in).
         norm_parameters: what they call the `weight` and `bias` of a norm.
-        buffers: a pattern of the names that are no weights, such as masks; known, and left out on purpose.
+        buffers: a pattern of the names that are no weights, such as masks; known, and skipped on purpose.
     """
 
     modules: Mapping[str, str | tuple[str, ...]]
@@ -136,7 +136,7 @@ class Layout:
         vocab_size, n_embd = shape_of(TOKEN, (0, 0))
         n_layer = max(self._block_numbers(tensors), default=-1) + 1
         if min(vocab_size, n_embd, n_layer) == 0:
-            raise CheckpointError("there is no token embedding, or no block, so these are no weights of a GPT")
+            raise CheckpointError("there is no token embedding, or no block, so these are not the weights of a GPT")
         hidden, _ = shape_of("blocks.0.mlp.expand.weight", (4 * n_embd, n_embd))
         shown = {
             "vocab_size": vocab_size,
@@ -186,7 +186,7 @@ def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _in_words(config: GPTConfig) -> str:
-    """An architecture in a few words: what differs from the defaults of `GPTConfig`, and its sizes."""
+    """An architecture in short: what differs from the defaults of `GPTConfig`, and its sizes."""
     sizes = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
     default = GPTConfig()
     return ", ".join(

@@ -39,7 +39,7 @@ _MINGPT_HEADS = {"openai-gpt": 12, "gopher-44m": 16, "gpt-mini": 6, "gpt-micro":
 def read_nanogpt(checkpoint: dict[str, Any], told: Told) -> Pretrained:
     """The model of a nanoGPT checkpoint: `model` is its state dict, `model_args` its architecture.
 
-    Its GELU is exact since 2023; before, it was in the tanh form, which can be told with `mlp`.
+    Its GELU is exact since 2023; before, it was the tanh approximation, which can be set with `activation`.
 
     Raises:
         CheckpointError: one of them is not what nanoGPT writes.
@@ -63,7 +63,7 @@ def read_nanogpt(checkpoint: dict[str, Any], told: Told) -> Pretrained:
 
 
 def read_mingpt(tensors: Tensors, folder: Path, told: Told) -> Pretrained:
-    """The model of a minGPT state dict; the number of heads comes from the `config.json` beside it, or is told.
+    """The model of a minGPT state dict; the number of heads comes from the `config.json` beside it, or is given.
 
     Raises:
         CheckpointError: the tensors are not minGPT's, or the number of heads is needed.

@@ -27,10 +27,10 @@ class _Vocabulary(NamedTuple):
 
 
 def add_tokenizer(found: Pretrained, folder: Path | None) -> Pretrained:
-    """The weights with their tokenizer, where it can be known.
+    """The weights with their tokenizer, if it can be determined.
 
     It is the one whose files are in the folder; without such files, GPT-2's, if the vocabulary is at least as large.
-    Rows of the tables that it has no token for become padding: they are kept, and never given out.
+    Rows of the tables that it has no token for become padding: they are kept, and never generated.
 
     Args:
         found: weights that have no tokenizer yet.
@@ -121,7 +121,7 @@ def _read_vocabulary(folder: Path) -> _Vocabulary | None:
     else:
         return None
     if not all(len(pair) == 2 for pair in pairs):
-        raise TokenizerError("a line of the merges is no pair")
+        raise TokenizerError("a line of the merges is not a pair")
     return _Vocabulary(tokens, [(first, second) for first, second in pairs], added)
 
 

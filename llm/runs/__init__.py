@@ -1,1 +1,1 @@
-"""A run on disk: its folder, its checkpoints, how it is chosen, resumed and stopped."""
+"""A run on disk: its folder, its checkpoints, and how it is resumed and stopped."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there."""
+"""Atomic checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llm.training.trainer_state import is_accumulating
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, brings it to the disk, and moves it into place; reads tensors and plain values only."""
+    """Writes beside the target, flushes to disk, and moves it into place; reads tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; the one that was at `path` stays whole until this one is."""
@@ -39,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         del map_location, weights_only
         checkpoint = read_checkpoint(path)
-        written_by = checkpoint.get("pytorch-lightning_version")  # Lightning compares it before it asks anybody else
+        written_by = checkpoint.get("pytorch-lightning_version")  # Lightning compares it before it calls any hook
         if not isinstance(written_by, str) or not re.fullmatch(r"\d+(\.[\w+]+)*", written_by):
             raise CheckpointError(
                 f"{str(path)!r} is damaged: it should say which version of Lightning wrote it "
@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestAndLast(Checkpoint):
-    """Keeps `best.ckpt`, the lowest validation loss so far, and `last.ckpt`, where to go on from.
+    """Keeps `best.ckpt`, the lowest validation loss so far, and `last.ckpt`, to resume from.
 
     `last.ckpt` is written after each validation and at the end; the one before it becomes `previous.ckpt`, where to go
     on from if the disk damages the newest.

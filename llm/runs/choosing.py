@@ -30,7 +30,7 @@ log = logging.getLogger("llm")
 def choose_checkpoint(config: Any, subcommand: str) -> str | None:
     """The file that `ckpt_path` stands for; None to begin at step 0.
 
-    A run goes on from the newest run of its own name; all else is done with the newest run of any name.
+    `fit` resumes the newest run of its own name; the other commands use the newest run of any name.
 
     Raises:
         CheckpointError: there is none, or none is whole; a run is never silently begun afresh.
@@ -47,7 +47,7 @@ def choose_checkpoint(config: Any, subcommand: str) -> str | None:
     except NoCheckpointError as error:
         if not config.fresh:
             raise
-        log.info("begin afresh: %s", str(error).partition("; ")[0])
+        log.info("starting a new run: %s", str(error).partition("; ")[0])
         return None
 
 

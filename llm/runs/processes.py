@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from llm.config import OptimConfig
-from llm.errors import HOW_TO_GO_ON, ConfigError
+from llm.errors import HOW_TO_RESUME, ConfigError
 from llm.runtime.process import Interrupted, name_of
 
 log = logging.getLogger("llm")
@@ -70,7 +70,7 @@ def adopt_launcher(trainer: Any, devices_given: bool, strategy_given: bool) -> N
 
 
 def total_norm(gradients: Iterable[Tensor], strategy: Any, device: torch.device) -> Tensor:
-    """The norm of all gradients together, of which each process has all, or under FSDP a piece.
+    """The norm of all gradients together, of which each process has all, or under FSDP a shard.
 
     Args:
         gradients: those that this process has.
@@ -84,14 +84,14 @@ def total_norm(gradients: Iterable[Tensor], strategy: Any, device: torch.device)
 
 
 def refuse_muon_in_pieces(strategy: Any, optim: OptimConfig) -> None:
-    """Muon makes whole matrices orthogonal.
+    """Muon orthogonalizes whole matrices.
 
     Raises:
-        ConfigError: FSDP would give it pieces.
+        ConfigError: FSDP would give it shards.
     """
     if isinstance(strategy, FSDPStrategy) and optim.kind == "muon":
         raise ConfigError(
-            "model.optim.kind muon needs whole matrices, and strategy fsdp cuts them up: use adamw, or ddp"
+            "model.optim.kind muon needs whole matrices, and strategy fsdp shards them: use adamw, or ddp"
         )
 
 
@@ -101,11 +101,11 @@ def without_looks(callbacks: list[L.Callback], strategy: Any, looks: tuple[type[
     Args:
         callbacks: of a run.
         strategy: the setting.
-        looks: the kinds that need a whole model; left out under FSDP, which is said.
+        looks: the kinds that need a whole model; removed under FSDP, with a line that says so.
     """
     if not (isinstance(strategy, FSDPStrategy) or str(strategy).startswith("fsdp")):
         return callbacks
-    log.info("strategy fsdp: no looks inside and no samples while training; generate from a checkpoint instead")
+    log.info("strategy fsdp: no inspection and no samples during training; generate from a checkpoint instead")
     return [callback for callback in callbacks if not isinstance(callback, looks)]
 
 
@@ -151,7 +151,7 @@ class EndTogether(L.Callback):
             return
         number, process = failed.popitem()
         how = name_of(-process.returncode) if process.returncode < 0 else f"status {process.returncode}"
-        text = f"error: process {number} (pid {process.pid}) ended with {how}, and with it the run: {HOW_TO_GO_ON}"
+        text = f"error: process {number} (pid {process.pid}) ended with {how}, and with it the run: {HOW_TO_RESUME}"
         print(text, file=sys.stderr, flush=True)
         self._kill()
         os._exit(1)

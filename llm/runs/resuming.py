@@ -1,4 +1,4 @@
-"""Whether a run can go on from a checkpoint, and would be the same run: asked before anything of it is loaded."""
+"""Whether a run can resume from a checkpoint as the same run: checked before anything of it is loaded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def refuse_what_does_not_fit(
     optim: OptimConfig,
     trainer: L.Trainer | None,
 ) -> None:
-    """Check that a checkpoint fits a network, and a run if one is to go on from it, before any of it is loaded.
+    """Check that a checkpoint fits a network, and a run if one is to resume from it, before any of it is loaded.
 
     Args:
         checkpoint: as it was read.
@@ -63,7 +63,7 @@ def refuse_what_does_not_fit(
         CheckpointError: names what differs, with both values, or what is missing or damaged.
     """
     if ENTRY not in checkpoint:
-        raise CheckpointError(f"this is no checkpoint of this package: it has no entry {ENTRY!r}")
+        raise CheckpointError(f"this is not a checkpoint of this package: it has no entry {ENTRY!r}")
     if (theirs := task_of(checkpoint)) != task:
         raise CheckpointError(
             f"the checkpoint is of the task {theirs!r}, this run is of {task!r}: give --task {theirs}"
@@ -74,7 +74,7 @@ def refuse_what_does_not_fit(
         return
     if "optimizer_states" not in checkpoint and "loops" not in checkpoint:
         raise CheckpointError(
-            "the checkpoint holds weights alone, so there is no run to go on with: begin one from them with "
+            "the checkpoint holds weights alone, so there is no run to resume: start one from them with "
             "--model.pretrained FILE in place of --ckpt_path"
         )
     _refuse_to_lose_an_average(checkpoint, trainer)
@@ -96,7 +96,7 @@ def _refuse_other_architecture(checkpoint: dict[str, Any], network: Any) -> None
     _check(isinstance(theirs, dict), "its architecture is missing")
     if problem := other_architecture(theirs, network.config.to_dict()):
         raise CheckpointError(problem)
-    if "state_dict" not in checkpoint:  # a strategy that cuts weights up has taken them out
+    if "state_dict" not in checkpoint:  # a strategy that shards the weights has removed them
         return
     found, expected = weights_of(checkpoint), network.state_dict()
     wrong = [f"{name} is missing" for name in expected if name not in found]
@@ -150,8 +150,8 @@ def _refuse_other_settings(checkpoint: dict[str, Any], optim: OptimConfig, train
         return
     if different := _differences(dataclasses.asdict(theirs), dataclasses.asdict(optim)):
         raise CheckpointError(
-            f"the checkpoint was trained with other settings of model.optim: {different}; leave them out to go on as "
-            "before, or begin a new run from its weights with --model.pretrained FILE in place of --ckpt_path"
+            f"the checkpoint was trained with other settings of model.optim: {different}; omit them to resume as "
+            "before, or start a new run from its weights with --model.pretrained FILE in place of --ckpt_path"
         )
     now = settings_of(trainer, optim)
     if different := _differences(checkpoint[ENTRY][SETTINGS], {name: now[name] for name in now if name != "optim"}):
@@ -177,13 +177,13 @@ def _refuse_damaged_optimizer(
 ) -> None:
     optimizer = build_optimizer(network, optim)
     schedules = checkpoint.get("lr_schedulers")
-    _check(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers is no list of one schedule")
+    _check(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers is not a list of one schedule")
     schedule = build_schedule(optimizer, optim, None).state_dict()
     _check_structure(schedules[0], schedule, "lr_schedulers[0]")  # type: ignore[index]
     steps = schedules[0]["last_epoch"]  # type: ignore[index]
     _check(steps == checkpoint["global_step"], f"its schedule is at step {steps}, not at {checkpoint['global_step']}")
     states = checkpoint.get("optimizer_states")
-    _check(isinstance(states, list) and len(states) == 1, "optimizer_states is no list of one optimizer")
+    _check(isinstance(states, list) and len(states) == 1, "optimizer_states is not a list of one optimizer")
     if trainer.strategy.restore_checkpoint_after_setup:  # sharded: the strategy has a form of its own
         return
     _check_structure(states[0], {"state": {}, "param_groups": []}, "optimizer_states[0]")  # type: ignore[index]
@@ -213,7 +213,7 @@ def _check_moments(state: Any, parameter: Tensor, needed: set[str], index: int) 
 
 def _refuse_damaged_callbacks(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
     states = checkpoint.get("callbacks")
-    _check(isinstance(states, dict), "callbacks is missing" if states is None else "callbacks is no dict")
+    _check(isinstance(states, dict), "callbacks is missing" if states is None else "callbacks is not a dict")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if not (expected := callback.state_dict()):
             continue
@@ -245,7 +245,7 @@ def _check_structure(found: Any, expected: Any, where: str, types: bool = True) 
 
 def _check(condition: bool, problem: str) -> None:
     if not condition:
-        raise CheckpointError(f"the checkpoint is damaged, and no run can go on from it: {problem}")
+        raise CheckpointError(f"the checkpoint is damaged, and no run can resume from it: {problem}")
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The folder of a run: which checkpoint in it to go on from, that it can be written to, and that nobody else does."""
+"""The folder of a run: which checkpoint in it to resume from, that it can be written to, and that it is locked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NAMES = {"last": (LAST, PREVIOUS), "best": (BEST,)}
 
 
 class NoCheckpointError(CheckpointError):
-    """There is nothing yet to go on from."""
+    """There is no checkpoint to resume from yet."""
 
 
 def newest_checkpoint(folder: str | Path, name: str = "last") -> Path:
@@ -68,13 +68,13 @@ def checkpoint_to_go_on_from(folder: str | Path) -> Path:
         if saved is None or run_folder_of(saved) != run:
             older = "" if saved is None else f", or name a checkpoint, such as {str(saved)!r}"
             raise NoCheckpointError(
-                f"the newest run, {str(run)!r}, was ended before its first checkpoint; begin afresh with --fresh{older}"
+                f"the newest run, {str(run)!r}, ended before its first checkpoint; start a new run with --fresh{older}"
             )
     try:
         return newest_checkpoint(folder)
     except NoCheckpointError as error:
         raise NoCheckpointError(
-            f"there is no checkpoint in {str(folder)!r} and below; begin afresh with --fresh, or name one: "
+            f"there is no checkpoint in {str(folder)!r} and below; start a new run with --fresh, or name one: "
             "--ckpt_path FILE"
         ) from error
 
@@ -146,11 +146,11 @@ def _first_whole(folder: Path, names: Sequence[str]) -> Path:
             wrong.append(str(error))
             continue
         if wrong:
-            log.warning("%s; going on from the one before it: %s", "; ".join(wrong), path)
+            log.warning("%s; resuming from the one before it: %s", "; ".join(wrong), path)
         return path
     raise CheckpointError(
         f"no checkpoint of the newest run is whole: {'; '.join(wrong)}. Name one of another run with --ckpt_path FILE, "
-        "or leave --ckpt_path out to begin afresh"
+        "or omit --ckpt_path to start a new run"
     )
 
 
@@ -189,8 +189,8 @@ class OneCurve(L.Callback):
 
 
 @contextlib.contextmanager
-def held(folders: Iterable[Path]) -> Iterator[None]:
-    """Make sure that the folders are there, can be written to, and are nobody else's meanwhile.
+def locked(folders: Iterable[Path]) -> Iterator[None]:
+    """Make sure that the folders exist and can be written to, and lock them meanwhile.
 
     What earlier runs left half-written in them is removed. A folder that was made for this and stays empty is removed
     in the end.
@@ -200,12 +200,12 @@ def held(folders: Iterable[Path]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for folder in dict.fromkeys(folders):
-            stack.enter_context(_held(folder))
+            stack.enter_context(_locked(folder))
         yield
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = folder / _LOCK
     try:
@@ -244,7 +244,7 @@ def _held_lock(folder: Path, lock: Path) -> Iterator[None]:
 
 
 def _is_mine(file: IO[str]) -> bool:
-    """Lock a file, if nobody else has. The lock is this process's alone: processes that it forks don't hold it."""
+    """Lock a file, if it is not locked. The lock is this process's alone: processes that it forks don't hold it."""
     if fcntl is None:
         return True
     try:

@@ -53,9 +53,9 @@ class StopSafely(L.Callback):
         self._before: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Listen, in place of Lightning, which would save amid a step, and wait for others in a signal handler."""
+        """Listen, in place of Lightning, which would save within a step, and wait for others in a signal handler."""
         del pl_module
-        handle = self._listen if stage == "fit" else lambda: None  # elsewhere there is nothing to save
+        handle = self._listen if stage == "fit" else lambda: None  # in other stages there is nothing to save
         trainer._signal_connector.register_signal_handlers = handle  # type: ignore[method-assign]
 
     def _listen(self) -> None:
@@ -73,7 +73,7 @@ class StopSafely(L.Callback):
         stopped = [callback for callback in _of_kind(trainer, EarlyStopping) if callback.stopping_reason.value]
         if trainer.ckpt_path is not None and stopped:  # Lightning would go on until the next validation
             trainer.should_stop = True
-            log.info("early stopping: %s Leave the callback out to go on", stopped[0].stopping_reason_message)
+            log.info("early stopping: %s Remove the callback to continue", stopped[0].stopping_reason_message)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """End the run between two optimizer steps.
@@ -85,7 +85,7 @@ class StopSafely(L.Callback):
         self._end_if_told(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """End the run amid a validation.
+        """End the run within a validation.
 
         Raises:
             Interrupted: a signal came.
@@ -113,7 +113,7 @@ class StopSafely(L.Callback):
                 callback.on_validation_epoch_end(trainer, trainer.lightning_module)
         checkpoint = best_and_last(trainer)
         path = None if checkpoint is None else checkpoint.save_last(trainer)
-        then = "nothing was saved" if path is None else f"go on with: {command_to_resume(trainer, path)}"
+        then = "nothing was saved" if path is None else f"resume with: {command_to_resume(trainer, path)}"
         if path is not None and (said := _put_in_queue_again(trainer, received)):
             then = f"{said}; {then}"
         self._outcome = Interrupted(
@@ -192,7 +192,7 @@ def _is_last_step(trainer: L.Trainer) -> bool:
 def _put_in_queue_again(trainer: L.Trainer, received: int) -> str | None:
     """Where SLURM sent the signal to requeue, have the job begin again; gives what to say of it.
 
-    The batch script runs again from its beginning, so its command has to be one that goes on (`--ckpt_path last`).
+    The batch script runs again from its beginning, so its command has to be one that resumes (`--ckpt_path last`).
     """
     environment = trainer._accelerator_connector.cluster_environment
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:

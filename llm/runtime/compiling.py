@@ -1,4 +1,4 @@
-"""Compiling, where it can be had: the one place that falls back where it can't."""
+"""torch.compile, and the one place that falls back to eager execution where it fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Compiled:
         function: what to compile. Its module is left as it is: hooks on its parts still fire when it is called itself.
         plain: what to call if that fails. Default: the function.
         compiler: makes of the function one that compiles itself when it is called. Default: `torch.compile`.
-        variant: of the arguments, what it is compiled for anew, such as a shape.
+        variant: of the arguments, such as their shapes; for each it is compiled anew.
         message: what the log line says before the reason.
     """
 
@@ -29,7 +29,7 @@ class Compiled:
         plain: Callable[..., Tensor] | None = None,
         compiler: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] | None = None,
         variant: Callable[..., Hashable] = lambda *_: None,
-        message: str = "compile:     not possible here, going on without",
+        message: str = "compile:     failed, continuing in eager mode",
     ) -> None:
         self._plain = plain or function
         self._step = (compiler or torch.compile)(function)
@@ -39,7 +39,7 @@ class Compiled:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether it is, in a variant at least, and runs."""
+        """Whether it has been compiled, for one variant at least, and runs."""
         return bool(self._variants) and self._step is not self._plain
 
     def __call__(self, *x: Any) -> Tensor:
@@ -52,9 +52,9 @@ class Compiled:
             with torch._dynamo.config.patch(recompile_limit=64):
                 result = self._step(*x)
             self._variants.add(variant)
-        except Exception as error:  # whatever hinders a compiler, the result can be had without it
+        except Exception as error:  # whatever the compiler fails on, the plain function works
             self._step = self._plain
-            result = self._plain(*x)  # an error of the function's own, not of compiling it, is raised here again
+            result = self._plain(*x)  # an error of the function itself is raised again here
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             log.warning("%s: %s", self._message, lines[0] if lines else type(error).__name__)
         return result

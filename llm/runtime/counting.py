@@ -1,4 +1,4 @@
-"""What a training step of a network costs, counted without computing anything.
+"""The memory and FLOPs of a training step of a network, counted without computing anything.
 
 The real network runs forward and backward on fake tensors: they have a shape, a type and a device, and no memory. Every
 operation is seen as the device would get it, so that an architecture needs no formula, and neither does what depends on
@@ -22,7 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 TRUE_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
 MIXED_PRECISIONS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""The types behind Lightning's words; the others mean float32."""
+"""The dtypes behind Lightning's names of precisions; the others mean float32."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -60,7 +60,7 @@ def count_costs(
     Args:
         build: makes the network.
         forward: runs it on a batch of zeros, and gives what the backward pass begins with, such as the loss.
-        precision: Lightning's word, such as `32-true` or `bf16-mixed`.
+        precision: Lightning's name for it, such as `32-true` or `bf16-mixed`.
         device: its kind, such as `cpu` or `cuda`; there must be one.
     """
     mixed = MIXED_PRECISIONS.get(precision)
@@ -124,7 +124,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) ->
 
 
 def _attention_backward(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> int:
-    """Two products for each of the forward pass: to compute the scores again is no useful operation."""
+    """Two products for each of the forward pass: recomputing the attention scores is not counted as useful."""
     return 2 * _attention(query, key, value)
 
 

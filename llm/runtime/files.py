@@ -103,19 +103,19 @@ def remove_stale(folder: Path, held: bool = False) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    if os.name == "nt":  # there, signal 0 is no harmless question
+    if os.name == "nt":  # there, signal 0 would end the process
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # it is another user's
         return True
     return True
 
 
 def size_text(n_bytes: int) -> str:
-    """How large something is, for people: `812 bytes`, `34.5 kB`, `3.7 MB`, `1.2 GB`."""
+    """A human-readable size: `812 bytes`, `34.5 kB`, `3.7 MB`, `1.2 GB`."""
     if n_bytes < 1000:
         return f"{n_bytes} bytes"
     for unit, size in (("kB", 10**3), ("MB", 10**6)):

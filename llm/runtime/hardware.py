@@ -1,10 +1,8 @@
-"""What the machine can do: its native precision, how fast it could be at best, and when it has done its work."""
+"""The machine: its native precision, its peak FLOPs, and synchronization with its accelerator."""
 
 from __future__ import annotations
 
 import torch
-
-from llm.config import GPTConfig
 
 PEAK_FLOPS: dict[str, float] = {
     "GB200": 2500e12,
@@ -36,14 +34,14 @@ Lightning's `get_available_flops` (version 2.6.6) knows neither B200, GH200, A30
 gives, H200; it takes L40 and L40S for L4, counts H100 NVL twice, and RTX cards and A40 without their tensor cores."""
 
 _OTHER_CHIP = {"Laptop", "Ti", "SUPER", "D", "MIG"}
-"""Words that make a name of the table that of a slower or faster chip, or of a part of one."""
+"""Words after which a name in the table means a slower or faster chip, or a part of one."""
 
 
 def has_native_bfloat16(accelerator: str = "auto") -> bool:
     """Whether the device that a Trainer with this accelerator takes multiplies bfloat16 faster than float32.
 
     Args:
-        accelerator: Lightning's word: `auto`, `cpu`, `gpu`, `cuda`; of others this knows nothing.
+        accelerator: Lightning's name: `auto`, `cpu`, `gpu`, `cuda`; False for others.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -54,18 +52,18 @@ def has_native_bfloat16(accelerator: str = "auto") -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done all that it was given: its work is asynchronous, so a clock read before is early."""
+    """Wait until a device has finished its queued work: it is asynchronous, so a clock read without this is early."""
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and device.type == accelerator.type:
         torch.accelerator.synchronize(device)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Operations a second that the device reaches at best, or None where nobody knows.
+    """The peak floating-point operations a second of the device, or None if unknown.
 
     Args:
         device: where the model is.
-        precision: Lightning's word; the table is about 16 bits.
+        precision: Lightning's name for it; the table is for 16 bits.
     """
     if device.type != "cuda" or not precision.startswith(("bf16", "16")):
         return None
@@ -77,21 +75,3 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         if words.issuperset(part.split()):
             return flops
     return None
-
-
-def flops_per_token(config: GPTConfig, n_parameters: int) -> float:
-    """Operations that training needs for one token, forward and backward: 6 N + 12 L H Q T.
-
-    N are the parameters that are multiplied with: not the positions, nor a token embedding of its own, which are
-    looked up. L layers, H heads of size Q, T the context. The whole square of scores counts, though a causal mask
-    spares half of it; recomputation does not (PaLM: Chowdhery et al. 2022, appendix B).
-
-    Args:
-        config: the architecture.
-        n_parameters: all of them, shared ones once.
-    """
-    looked_up = config.context_length * config.n_embd if config.positions == "learned" else 0
-    if not config.tie_head:
-        looked_up += config.padded_vocab_size * config.n_embd
-    n_multiplied = n_parameters - looked_up
-    return 6.0 * n_multiplied + 12.0 * config.n_layer * config.heads * config.head_dim * config.context_length

@@ -1,6 +1,6 @@
-"""This process: which of several it is, and what may end it from outside.
+"""This process: its rank, and what may end it from outside.
 
-Signals, a closed terminal, a reader of its output who has left, a parent that is gone. Only the standard library is
+Signals, a closed terminal, a closed pipe, a parent that has ended. Only the standard library is
 imported, so that all of it can be in place before the imports that take seconds.
 """
 
@@ -33,10 +33,10 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Interrupted(BaseException):
-    """A signal ended the run. Not an `Exception`, so that nobody who expects errors takes it for one.
+    """A signal ended the run. Not an `Exception`, so that no handler of errors catches it.
 
     Args:
-        message: what was saved, and how to go on.
+        message: what was saved, and how to resume.
         signal_number: the exit status is 128 plus this.
     """
 
@@ -52,7 +52,7 @@ def rank() -> int:
 
 
 def name_of(number: int) -> str:
-    """How a signal is called."""
+    """The name of a signal."""
     try:
         return signal.Signals(number).name
     except ValueError:  # not on this system
@@ -81,12 +81,12 @@ def listen_as_before(before: dict[int, Any]) -> None:
 def say(text: str) -> None:
     """Write a line from a signal handler, where logging is not safe; of several processes the first one speaks."""
     if rank() == 0:
-        with contextlib.suppress(OSError):  # nobody listens any more
+        with contextlib.suppress(OSError):  # the reader is gone
             os.write(2, f"\n{text}\n".encode())
 
 
 def leave_at_once(number: int, frame: FrameType | None = None) -> None:
-    """End where there is nothing to save. Nothing is unwound, so that no traceback can come of it."""
+    """Exit where there is nothing to save, without unwinding the stack, so that there is no traceback."""
     del frame
     say(f"stopped by {name_of(number)}; there was nothing to save")
     os._exit(128 + number)
@@ -106,13 +106,13 @@ class Output:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, if anybody reads."""
+        """Write, unless the reader has left."""
         with self._until_reader_leaves():
             return self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, if anybody reads."""
+        """Flush, unless the reader has left."""
         with self._until_reader_leaves():
             self._stream.flush()
 
@@ -140,7 +140,7 @@ def prepare() -> None:
 
 
 def end_with_parent() -> None:
-    """End when the process that started this one is gone: what waits for a lost process may wait for half an hour."""
+    """Exit when the process that started this one ends: a collective operation may wait half an hour for a lost one."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -152,10 +152,10 @@ def end_with_parent() -> None:
 
 
 def shield_worker(number: int) -> None:
-    """Let a process that loads data go on when a signal is sent to all processes of a run.
+    """Let a DataLoader worker ignore a signal that is sent to all processes of a run.
 
-    The training process finishes its step with it, and saves. Only from that one it takes SIGTERM. That the training
-    process was gone amid the handing over of a batch is not said: that one says why it ended.
+    The training process finishes its step with it, and saves. The worker obeys SIGTERM only from its parent. If the
+    training process ends while a batch is being transferred, the worker prints no traceback: the parent says why.
     """
     del number
     say = sys.excepthook
@@ -164,7 +164,7 @@ def shield_worker(number: int) -> None:
         if not isinstance(error, ConnectionError | EOFError):
             say(kind, error, trace)
 
-    sys.excepthook = say_unless_nobody_listens  # what hands tensors over, in a thread, reports to it
+    sys.excepthook = say_unless_nobody_listens  # the thread that transfers tensors reports to it
     for signal_number in SIGNALS:
         if signal_number != signal.SIGTERM:
             signal.signal(signal_number, signal.SIG_IGN)

@@ -23,7 +23,7 @@ HELP = (
 )
 
 _HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters", "hparams", "module_arguments")
-"""Where Lightning has kept what a module was made from, and looks for it."""
+"""The entries in which Lightning stores what a module was made from."""
 _NAMES_OF_CODE = ("_instantiator", "_class_path", "class_path")
 
 
@@ -31,7 +31,7 @@ def take_allowed(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split a command line into the packages that it allows and the words that are left.
 
     Raises:
-        ConfigError: one is no name of a package or class.
+        ConfigError: one is not a name of a package or class.
     """
     allowed: list[str] = []
     rest: list[str] = []

@@ -72,7 +72,7 @@ class TaskModule(L.LightningModule):
 
     @abstractmethod
     def hidden_states(self, batch: TokenBatch) -> Tensor:
-        """What the head reads of a batch, (B, T, C). This is what is compiled, if anything is."""
+        """The hidden states of a batch, (B, T, C), which the head reads. This is compiled, if anything is."""
 
     @abstractmethod
     def loss_of(
@@ -88,7 +88,7 @@ class TaskModule(L.LightningModule):
     # Training
 
     def setup(self, stage: str) -> None:
-        """Compile, if asked to, what training calls; the network itself, its names and its hooks stay as they are."""
+        """Compile what training calls, if asked to; the network, its parameter names and its hooks are unchanged."""
         self._micro_batches = []
         remember_shapes(self.network)
         if self.compile_network and stage == "fit":
@@ -96,12 +96,12 @@ class TaskModule(L.LightningModule):
             self.cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
 
     def is_compiled(self, part: Literal["hidden_states", "cross_entropy"]) -> bool:
-        """Whether a part of the training step has been compiled, not merely asked to be."""
+        """Whether a part of the training step really has been compiled."""
         called: Any = self.cross_entropy if part == "cross_entropy" else self._compiled.get(part)
         return getattr(called, "is_compiled", False)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Draw dropout from (seed, batch, process) alone, so that a resumed run repeats it."""
+        """Seed dropout from (seed, batch, process) alone, so that a resumed run repeats it."""
         del batch, batch_idx
         seed_batch(self.trainer.fit_loop.total_batch_idx, self.global_rank, self.device)
 
@@ -146,7 +146,7 @@ class TaskModule(L.LightningModule):
         self._note_counts()
         factor = correction(self.trainer, totals)
         if not is_finite or factor == 0.0:
-            optimizer.zero_grad(set_to_none=True)  # without a gradient, an optimizer leaves weight and state alone
+            optimizer.zero_grad(set_to_none=True)  # without a gradient, an optimizer skips the parameter
             return
         if factor != 1.0:
             torch._foreach_mul_(gradients, factor)
@@ -160,7 +160,7 @@ class TaskModule(L.LightningModule):
             self._note_step(optimizer, totals, norm)
 
     def _note_counts(self) -> None:
-        """What is worth a row only where it happens."""
+        """Metrics that are logged only if they occur."""
         if is_logging(self.trainer):
             if self.guard.action == "skip":
                 self.note("train/skipped_steps", float(self.guard.skipped))
@@ -183,7 +183,7 @@ class TaskModule(L.LightningModule):
         self._to_log[name] = value
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Make a step, and log what was noted of it: before a checkpoint can be written, so that no curve has a gap.
+        """Take a step, and log its values: before a checkpoint can be written, so that no curve has a gap.
 
         Values are logged under the number of steps made. (Lightning would log them after the checkpoint, one below.)
         """
@@ -198,7 +198,7 @@ class TaskModule(L.LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """What `optim` describes, with learning rates that change at every optimizer step."""
+        """The optimizer that `optim` describes, with a learning rate schedule stepped at every optimizer step."""
         refuse_muon_in_pieces(self.trainer.strategy, self.optim)
         optimizer = build_optimizer(self.network, self.optim, scaled=self.has_loss_scaler)
         schedule = build_schedule(optimizer, self.optim, self.total_steps)
@@ -212,11 +212,11 @@ class TaskModule(L.LightningModule):
     # Validation and test
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the validation before."""
+        """Reset the validation metrics."""
         self._split_metrics["validation"].begin(self.device)
 
     def on_test_epoch_start(self) -> None:
-        """Forget the test before."""
+        """Reset the test metrics."""
         self._split_metrics["test"].begin(self.device)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -260,7 +260,7 @@ class TaskModule(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Self:
-        """The module of a checkpoint. Lightning's own way would unpickle what it finds behind a URL, code included.
+        """The module of a checkpoint. Lightning's own method would unpickle what a URL points to, code included.
 
         Raises:
             CheckpointError: it can't be read, is another task's, or its weights do not fit its architecture.
@@ -287,7 +287,7 @@ class TaskModule(L.LightningModule):
         """Make sure that the weights belong to this architecture and tokenizer, and the rest to this run.
 
         Raises:
-            CheckpointError: they don't, and says what differs; or a run is to go on from what holds no run.
+            CheckpointError: they don't, and says what differs; or a run is to resume from weights alone.
         """
         refuse_what_does_not_fit(checkpoint, self.task, self.network, self.tokenizer, self.optim, self._trainer)
         self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))

@@ -13,9 +13,9 @@ from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
 from llm.pretrained.checkpoint import LANGUAGE
-from llm.runtime.hardware import flops_per_token
 from llm.tasks.base import TaskModule
 from llm.training.loss import Prediction, head_loss
+from llm.training.throughput import flops_per_token
 
 _GPT = GPTConfig()
 _OPTIM = OptimConfig()
@@ -30,12 +30,12 @@ class LanguageModel(TaskModule):
         optim: optimizer and learning rate.
         sampling: how text is generated, in samples while training and by `predict`.
         compile: fuse what comes before the head, and the loss, with torch.compile: up to a minute to begin with, then
-            faster steps. Where that can't be done, a line says why, and the run goes on without.
+            faster steps. Where that can't be done, a line says why, and the run continues without.
         pretrained: begin with these weights: a checkpoint, a Hugging Face GPT-2 folder, nanoGPT's or the book's
             file, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`. On the command line, architecture and tokenizer
             come from there too.
-        non_finite: what to do at a step whose loss or gradient is infinite or not a number (NaN): `stop` the run
-            before the weights are spoilt, or `skip` the step and count it. Either way the batch is written to the
+        non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
+            become NaN, or `skip` the step and count it. Either way the batch is written to the
             folder `non_finite` of the run.
 
     Raises:
@@ -78,13 +78,13 @@ class LanguageModel(TaskModule):
         return self.gpt(ids)
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
-        """What the head reads: `(B, T, C)`."""
+        """The hidden states `(B, T, C)`, which the head reads."""
         return self.gpt.hidden_states(batch.inputs)
 
     def loss_of(
         self, hidden_states: Tensor, batch: TokenBatch, with_accuracy: bool = False, scale: float = 1.0
     ) -> Prediction:
-        """The summed cross-entropy of the tokens that follow."""
+        """The summed cross-entropy of the next tokens."""
         return head_loss(self.gpt.head, hidden_states, batch.targets, with_accuracy, scale, self.cross_entropy)
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[Continuation] | list[Tensor]:

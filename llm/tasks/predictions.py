@@ -20,12 +20,12 @@ from llm.tasks.language import LanguageModel
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes what the model makes of each prompt as lines of JSON, on screen or to a file.
+    """Writes the model's continuation of each prompt, or its log-probabilities, as JSON lines, on screen or to a file.
 
     Args:
         output: the file; it is there only once it is complete. Default: standard output.
-        kind: `continuations` continues each prompt as `model.sampling` says; `log_probabilities` says how likely
-            the model finds each token of the prompt itself, after those before it, in nats.
+        kind: `continuations` continues each prompt as `model.sampling` says; `log_probabilities` says the
+            log-probability, in nats, of each token of the prompt given those before it.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class PredictionWriter(BasePredictionWriter):
         return temporary_for(Path(self.output or ""))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Tell the model what is asked for, and begin the file.
+        """Tell the model what to predict, and begin the file.
 
         Raises:
             ConfigError: it can't be written.
@@ -86,12 +86,12 @@ class PredictionWriter(BasePredictionWriter):
             move_into_place(self._temporary, Path(str(self.output)))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave nothing behind of a run that failed."""
+        """Remove the unfinished file of a run that failed."""
         del trainer, pl_module, stage
         self._clean()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave nothing behind of a run that failed."""
+        """Remove the unfinished file of a run that failed."""
         del trainer, pl_module, exception
         self._clean()
 

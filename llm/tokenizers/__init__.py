@@ -64,7 +64,7 @@ def tokenizer_from_dict(state: dict[str, Any]) -> Tokenizer:
 
 
 def _is_tokens(value: Any) -> bool:
-    """Whether a value is a text, a list of texts, or a dict of ids by their text."""
+    """Whether a value is a string, a list of strings, or a dict from strings to ids."""
     if isinstance(value, dict):
         return all(isinstance(text, str) and type(token_id) is int for text, token_id in value.items())
     return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(text, str) for text in value))

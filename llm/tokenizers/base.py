@@ -19,7 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: stands between two documents, and pads."""
 
 MASK = "[MASK]"
-"""What stands for a token that is to be predicted from both sides (Devlin et al. 2018)."""
+"""Replaces a token that is to be predicted from both sides (Devlin et al. 2018)."""
 
 
 class UnknownPieceError(TokenizerError):
@@ -143,7 +143,7 @@ class Tokenizer(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A hash (16 hex digits) that two tokenizers share only if they encode every text alike."""
+        """A hash (16 hex digits) that is the same for two tokenizers only if they encode every text alike."""
         return fingerprint_of(self.to_dict())
 
     def split(self, text: str) -> list[bytes]:
@@ -151,7 +151,7 @@ class Tokenizer(ABC):
         return [self.token_bytes(token_id) for token_id in self.encode(text)]
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of `ids` as it comes; a character that is several tokens is held back until it is whole."""
+        """The text of `ids` as a stream; a character that is several tokens is held back until it is whole."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token_id in ids:
             yield decoder.decode(self.token_bytes(token_id))

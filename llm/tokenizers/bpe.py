@@ -75,7 +75,7 @@ class BPETokenizer(Tokenizer):
         return self._encoding.encode(text, allowed_special="all")
 
     def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
-        """The ids of `text`, (N,). Runs beside other threads, and makes no Python integers.
+        """The ids of `text`, (N,). Releases the GIL, and makes no Python integers.
 
         Raises:
             TokenizerError: the text has half a surrogate pair in it.
@@ -84,7 +84,7 @@ class BPETokenizer(Tokenizer):
         return self._encoding.encode_to_numpy(text, allowed_special="all")
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are no UTF-8, as when a character is cut in two, become U+FFFD."""
+        """The text of `ids`; bytes that are not UTF-8, as when a character is cut in two, become U+FFFD."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:

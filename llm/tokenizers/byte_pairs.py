@@ -68,9 +68,9 @@ class BytePairTokenizer(BPETokenizer):
         return next((self.specials[name] for name in ("<|endoftext|>", "</s>", "[EOS]") if name in self.specials), None)
 
     def merges(self) -> list[tuple[str, str]]:
-        """The pairs of tokens that are joined, in their order.
+        """The merges: pairs of tokens that are joined, in order.
 
-        A token's pair is what the encoding makes of it with the tokens from before it alone.
+        A token's pair is its encoding with the tokens before it alone.
         """
         found = []
         for token in sorted(self.vocabulary, key=self.vocabulary.__getitem__):
@@ -128,7 +128,7 @@ def from_merges(
     ranks = [vocabulary.get(token, -1) for token in joined]
     if -1 in ranks or any(before >= after for before, after in itertools.pairwise(ranks)):
         raise TokenizerError("the ids of the vocabulary are not in the order of its merges")
-    plain = set(_PRINTABLE.values()) | set(joined)
+    plain = set(PRINTABLE.values()) | set(joined)
     others = {token: token_id for token, token_id in vocabulary.items() if token not in plain}
     if unjoined := [token for token in others if token not in specials and not _SPECIAL.fullmatch(token)]:
         raise TokenizerError(
@@ -146,8 +146,9 @@ def _printable_bytes() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
 
 
-_PRINTABLE = _printable_bytes()
-_BYTES = {sign: byte for byte, sign in _PRINTABLE.items()}
+PRINTABLE = _printable_bytes()
+"""GPT-2's printable sign for each byte."""
+_BYTES = {sign: byte for byte, sign in PRINTABLE.items()}
 
 
 def to_bytes(token: str) -> bytes:

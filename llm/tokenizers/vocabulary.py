@@ -1,4 +1,4 @@
-"""Tokens that are looked up in a list of pieces: what words and characters share."""
+"""Tokens that are looked up in a list of pieces: the base of words and characters."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class WordTokenizer(VocabularyTokenizer):
         return cls(state["vocabulary"], state["pattern"], state["specials"])
 
     def _offset(self, text: str, piece: str) -> int:
-        """Where the first piece that equals `piece` begins; looked for only to report it."""
+        """Where the first piece that equals `piece` begins; searched only to report it."""
         offset = 0
         for part in self._special_pattern.split(text):
             for cut in [part] if part in self.specials else PATTERNS[self.pattern].split(part):

@@ -1,14 +1,14 @@
-"""The loss of hidden states against the tokens that came, without ever holding all logits in float32.
+"""Cross-entropy of hidden states against targets, without ever holding all logits in float32.
 
 A batch of N tokens has N x V logits: at N = 1,024 and GPT-2's vocabulary 206 MB in float32, and the plain way holds
-them several times over, as logits, their log-softmax and the gradients of both. `FusedHeadLoss` goes through the tokens
+them several times over, as logits, their log-softmax and the gradients of both. `FusedHeadLoss` takes the tokens
 a block at a time. A block's logits are held once, in the precision of the products; a few rows at a time they are
-brought to float32, normalized, and overwritten by their gradient (`cross_entropy_with_grad_`), from which the gradients
-of hidden states and weights follow at once. The backward pass only hands those on. The result is that of `plain_loss`,
+cast to float32, normalized, and overwritten by their gradient (`cross_entropy_with_grad_`), from which the gradients
+of hidden states and weights follow at once. The backward pass only returns them. The result is that of `plain_loss`,
 softmax in float32 included.
 
 A loss is a sum over supervised tokens, those whose target is not `IGNORED`: sums of micro-batches, and of processes,
-can be added and divided once, which means can't.
+can be added and divided once; means can't.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from llm.data.batch import IGNORED
 from llm.model import Head
 
 LARGE_VOCABULARY = 4096
-"""From this many tokens on blocks pay; below, all logits at once are small. See bench/README.md."""
+"""From this vocabulary size on, blocks pay off; below it, all logits at once are small. See bench/README.md."""
 
 BLOCK_BYTES = {"cpu": 1 << 26}
 BLOCK_BYTES_ELSEWHERE = 1 << 29
-"""What the logits of one block may take, by kind of device. A GPU wants larger products, and has the memory."""
+"""Memory for the logits of one block in bytes, by kind of device. Larger products are faster on a GPU."""
 
 ROWS_PER_THREAD = 8
-"""Rows for each thread that a processor brings to float32 at once: few enough to stay in its cache."""
+"""Rows per thread that a CPU casts to float32 at once: few enough to stay in its cache."""
 
 FLOAT32_BYTES_ELSEWHERE = 1 << 28
-"""What the rows may take that are brought to float32 at once on other devices, which have no use for small pieces."""
+"""Memory in bytes for the rows that other devices cast to float32 at once; small pieces would be slower there."""
 
 COLUMNS = 4096
-"""Rows of the head's weight whose gradient a processor computes at once."""
+"""Rows of the head's weight whose gradient a CPU computes at once."""
 
 _ALIGNMENT = 64
-"""A GPU's fast kernels want rows of a multiple of this many logits; 50,257 of them take up to four times as long."""
+"""A GPU's fast kernels need rows of a multiple of this many logits; rows of 50,257 take up to four times as long."""
 
 
 class Prediction(NamedTuple):
@@ -50,7 +50,7 @@ class Prediction(NamedTuple):
     Args:
         loss: cross-entropy in nats, summed over the supervised tokens and times the `scale` that was asked for.
         n_tokens: how many supervised tokens there are.
-        n_correct: how many of them got the highest logit; None where nobody asked.
+        n_correct: how many of the targets had the highest logit; None if not asked for.
     """
 
     loss: Tensor
@@ -59,12 +59,12 @@ class Prediction(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The loss of a token, of a loss whose scale is 1; 0 where nothing is supervised."""
+        """The mean loss of a supervised token if the scale is 1; 0 if nothing is supervised."""
         return self.loss / self.n_tokens.clamp(min=1)
 
     @property
     def accuracy(self) -> Tensor | None:
-        """The fraction of tokens that got the highest logit."""
+        """Token accuracy: the fraction of targets with the highest logit."""
         return None if self.n_correct is None else self.n_correct / self.n_tokens.clamp(min=1)
 
 
@@ -101,7 +101,7 @@ def cross_entropy_with_grad_(
 def compilable_cross_entropy_with_grad_(
     logits: Tensor, targets: Tensor, scale: float | None, vocab_size: int | None = None
 ) -> Tensor:
-    """As `cross_entropy_with_grad_`, all rows at once and without a scatter: a compiler makes two passes of it.
+    """As `cross_entropy_with_grad_`, all rows at once and without a scatter: a compiler fuses it into two passes.
 
     It takes whole rows, and masks what is beyond the vocabulary: a part of each row would not be aligned.
     """
@@ -127,19 +127,19 @@ def head_loss(
     scale: float = 1.0,
     cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_,
 ) -> Prediction:
-    """The loss, the quicker way for the size of the vocabulary.
+    """The loss, computed in the way that is faster for this vocabulary size.
 
     Args:
         head: from hidden states to logits.
         hidden_states: (B, T, C) what the head reads.
-        targets: (B, T) the tokens that really came, `IGNORED` where nothing is supervised.
-        with_accuracy: count the tokens that were predicted, too.
+        targets: (B, T) the target tokens, `IGNORED` where nothing is supervised.
+        with_accuracy: also count the correct predictions.
         scale: what the sum is multiplied by.
         cross_entropy: what turns the logits of a large vocabulary into losses and gradients.
     """
     hidden_states, targets = hidden_states.flatten(0, -2), targets.flatten()  # (B, T, C) -> (N, C), (B, T) -> (N)
     n_tokens = (targets != IGNORED).sum()
-    if targets.device.type == "cpu" and n_tokens < len(targets):  # elsewhere, to select rows would mean to wait
+    if targets.device.type == "cpu" and n_tokens < len(targets):  # elsewhere, selecting rows would synchronize
         supervised = targets != IGNORED
         hidden_states, targets = hidden_states[supervised], targets[supervised]
     if head.out_features >= LARGE_VOCABULARY:
@@ -152,7 +152,7 @@ def head_loss(
 def plain_loss(
     head: Head, hidden_states: Tensor, targets: Tensor, with_accuracy: bool = False, scale: float = 1.0
 ) -> tuple[Tensor, Tensor | None]:
-    """The scaled sum of the losses, and the number of right predictions, from all logits at once.
+    """The scaled sum of the losses, and the number of correct predictions, from all logits at once.
 
     Args:
         head: see `head_loss`.
@@ -209,7 +209,7 @@ class FusedHeadLoss(torch.autograd.Function):
         scale: float,
         cross_entropy: CrossEntropyWithGrad,
     ) -> tuple[Tensor, Tensor]:
-        """Loss and hits of `hidden_states (N, C)` and `weight (padded V, C)` against `targets (N)`; keeps gradients."""
+        """Loss and correct predictions of `hidden_states (N, C)` and `weight (padded V, C)`; saves the gradients."""
         device, N = hidden_states.device.type, len(hidden_states)
         wants_states, wants_weight = (needed and with_gradients for needed in ctx.needs_input_grad[:2])
         wants_any = wants_states or wants_weight
@@ -222,7 +222,7 @@ class FusedHeadLoss(torch.autograd.Function):
         at_once = (scale / ctx.later if ctx.later else 0.0) if wants_any else None
         losses, n_correct = states.new_empty(N, dtype=torch.float32), targets.new_zeros(())
         grad_states = torch.empty_like(states) if wants_states else None
-        # A sum over several blocks wants more digits than a short type has.
+        # A sum over several blocks needs more precision than a 16-bit type has.
         summed = weight.dtype if block >= N else torch.promote_types(weight.dtype, torch.float32)
         grad_weight = torch.empty_like(weight, dtype=summed) if wants_weight else None
         if grad_weight is not None:
@@ -248,17 +248,17 @@ class FusedHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """Hand the gradients on.
+        """Return the gradients.
 
         Raises:
-            RuntimeError: they were handed on before.
+            RuntimeError: they were returned before.
         """
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the gradients of a fused loss can be taken once only")
         grad = grad * ctx.later
-        is_one = grad.device.type == "cpu" and float(grad) == 1.0  # elsewhere, to find out would mean to wait
-        # The type comes first: a scale against underflow is too large for float16.
+        is_one = grad.device.type == "cpu" and float(grad) == 1.0  # elsewhere, reading it would synchronize
+        # Cast first: a scale against underflow is too large for float16.
         found = [None if part is None else part.to(dtype) for part, dtype in zip(gradients, ctx.dtypes, strict=True)]
         if not is_one:
             found = [None if part is None else part.mul_(grad) for part in found]
@@ -266,12 +266,12 @@ class FusedHeadLoss(torch.autograd.Function):
 
 
 def block_bytes(device: str) -> int:
-    """What the logits of one block may take on this kind of device."""
+    """Memory in bytes for the logits of one block on this kind of device."""
     return BLOCK_BYTES.get(device, BLOCK_BYTES_ELSEWHERE)
 
 
 def _aligned(weight: Tensor, vocab_size: int, precision: torch.dtype) -> Tensor:
-    """The rows of the head's weight that logits are computed from: on a GPU a round number, the last of them zero."""
+    """The rows of the head's weight that logits are computed from: on a GPU padded with zeros to a round number."""
     wanted = vocab_size
     if weight.device.type != "cpu":
         wanted = math.ceil(vocab_size / _ALIGNMENT) * _ALIGNMENT
@@ -283,13 +283,13 @@ def _aligned(weight: Tensor, vocab_size: int, precision: torch.dtype) -> Tensor:
 
 
 def _rows_of_a_block(states: Tensor, vocab_size: int) -> int:
-    """How many tokens' logits are held at once: as few blocks as fit, all of much the same size."""
+    """How many tokens' logits are held at once: as few blocks as fit, all of about the same size."""
     most = max(1, block_bytes(states.device.type) // (vocab_size * states.element_size()))
     return math.ceil(len(states) / math.ceil(len(states) / most)) if len(states) else 1
 
 
 def _rows_at_once(logits: Tensor) -> int:
-    """How many rows are brought to float32 at once."""
+    """How many rows are cast to float32 at once."""
     if logits.device.type == "cpu":
         return ROWS_PER_THREAD * torch.get_num_threads()
     return max(1, FLOAT32_BYTES_ELSEWHERE // (4 * logits.shape[1]))

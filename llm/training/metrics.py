@@ -1,4 +1,4 @@
-"""What validation and test measure of a split: over all its tokens, however they come in batches."""
+"""Metrics of a validation or test split: over all its tokens, however they are batched."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llm.training.loss import Prediction
 
 
 class SplitMetrics(Metric):
-    """Loss and token accuracy, summed up batch by batch, and over all processes when they are computed.
+    """Loss and token accuracy, accumulated batch by batch, and over all processes when they are computed.
 
-    The sums stay on the device, so that no batch waits for the one before it, and are in float32 even where the model
-    is in 16 bits, in which they would stop growing after some hundred batches: whoever holds this does not register it
-    as a part of the model, which would be brought to the model's precision.
+    The sums stay on the device, so that no batch synchronizes, and are in float32 even where the model is in 16 bits,
+    in which they would stop growing after some hundred batches. So do not register this as a submodule of the model:
+    it would be cast to the model's precision.
     """
 
     full_state_update = False
@@ -24,11 +24,11 @@ class SplitMetrics(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        # Of the losses, of the tokens predicted right, of all supervised tokens.
+        # Of the losses, of the correct predictions, of all supervised tokens.
         self.add_state("sums", default=torch.zeros(3), dist_reduce_fx="sum")
 
     def begin(self, device: torch.device) -> None:
-        """Forget all batches; those to come are on this device."""
+        """Reset; the batches to come are on this device."""
         self.to(device)
         self.reset()
 
@@ -41,14 +41,14 @@ class SplitMetrics(Metric):
     def compute(self) -> tuple[float, float]:
         """Loss in nats, and token accuracy."""
         loss, accuracy = (self.sums[:2] / self.sums[2]).tolist()
-        # Infinite, a loss shows in a curve and is never the lowest.
+        # An infinite loss is visible in a curve and is never the lowest.
         return math.inf if math.isnan(loss) else loss, accuracy
 
     def values(self, bytes_per_token: float | None) -> dict[str, float]:
         """By name: loss in nats, perplexity, token accuracy, and bits per byte where the bytes are known.
 
         Args:
-            bytes_per_token: mean size of a token in UTF-8 bytes, if anybody knows.
+            bytes_per_token: mean size of a token in UTF-8 bytes, if known.
         """
         loss, accuracy = self.compute()
         values = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "token_accuracy": accuracy}

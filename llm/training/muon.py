@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the Newton-Schulz iteration: the steepest at zero that keeps singular values near 1 (Jordan et al. 2024)."""
+"""Newton-Schulz coefficients: steepest at zero while singular values stay near 1 (Jordan et al. 2024)."""
 
 
 class MuonWithAdamW(AdamW):
@@ -20,26 +20,26 @@ class MuonWithAdamW(AdamW):
 
     Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
 
-    Muon averages the gradients of a matrix (with Nesterov's look-ahead) and makes the mean orthogonal before it takes
-    the step, so that every direction moves as far as every other. A step is that of `torch.optim.Muon` with its
-    defaults; but matrices of one shape, or of that shape lying down, are made orthogonal in one batch, and a parameter
-    that is several matrices on top of each other is taken for several.
+    Muon averages the gradients of a matrix (Nesterov momentum) and orthogonalizes the average before the step, so that
+    all directions move equally far. A step is that of `torch.optim.Muon` with its
+    defaults; but matrices of one shape, or of its transpose, are orthogonalized in one batch, and a parameter that is
+    several stacked matrices is treated as several.
 
     Args:
         groups: as for AdamW. A group with the entry `matrices` is Muon's, and has its own `lr` and `momentum`. The
-            entry says how many matrices of equal size lie on top of each other in each of its parameters, or lists
-            how many rows each of them has.
+            entry says how many matrices of equal size are stacked in each of its parameters, or lists how many rows
+            each of them has.
         options: the defaults of AdamW's groups.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], **options: Any) -> None:
         super().__init__(groups, **options)
-        # A gradient scaler may leave a step out; only AdamW's kernel could do so by itself.
+        # A gradient scaler may skip a step; only AdamW's kernel could do so by itself.
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both; gives what the closure gave."""
+        """One step of both; returns what the closure returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -54,7 +54,7 @@ class MuonWithAdamW(AdamW):
         return loss
 
     def _muon_step(self, groups: list[dict[str, Any]]) -> None:
-        # Of every part of a parameter: itself, its group, and its update. By shape, so that one batch does all.
+        # Each matrix of a parameter, its group, and its update; by shape, so that all go in one batch.
         batches: dict[tuple[Any, ...], list[tuple[Tensor, dict[str, Any], Tensor]]] = defaultdict(list)
         for group in groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -74,7 +74,7 @@ class MuonWithAdamW(AdamW):
                     batches[shape].append((part, group, its_update))
         for batch in batches.values():
             wide = torch.cat([update if update.shape[1] <= update.shape[2] else update.mT for _, _, update in batch])
-            orthogonal = orthogonalise(wide).split([len(update) for _, _, update in batch])
+            orthogonal = orthogonalize(wide).split([len(update) for _, _, update in batch])
             for (part, group, _), step in zip(batch, orthogonal, strict=True):
                 rows, columns = part.shape[1:]
                 if rows > columns:
@@ -93,17 +93,17 @@ class MuonWithAdamW(AdamW):
 
 
 def _as_matrices(tensor: Tensor, matrices: int | list[int]) -> list[Tensor]:
-    """The matrices that lie on top of each other in one, `(N, rows, columns)` each, as views."""
+    """The matrices stacked in one, `(N, rows, columns)` each, as views."""
     if isinstance(matrices, int):
         return [tensor.unflatten(0, (matrices, -1))]  # (N rows, columns) -> (N, rows, columns)
     return [part[None] for part in tensor.split(matrices)]
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearest orthogonal matrices, roughly: singular values end up between about 0.7 and 1.2.
 
-    A Newton-Schulz iteration in bfloat16: with M M^T = A, each step makes M into (a + b A + c A^2) M, which moves every
-    singular value towards 1 and turns nothing (Jordan et al. 2024).
+    A Newton-Schulz iteration in bfloat16: with M M^T = A, each step replaces M by (a + b A + c A^2) M, which moves
+    every singular value towards 1 and keeps the singular vectors (Jordan et al. 2024).
 
     Args:
         matrices: `(N, rows, columns)`, no more rows than columns.

@@ -1,4 +1,4 @@
-"""A loss or a gradient that is NaN or infinite: no weight changes, and the batch is named and kept."""
+"""The guard against NaN/Inf in losses and gradients: no weight changes, and the batch is named and saved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLDER = "non_finite"
 """In the folder of a run: a file for each step that was stopped or skipped."""
 
 MOST_IN_A_ROW = 10
-"""This many steps in a row skipped are more than bad luck: no weight changes any more, so the run ends."""
+"""After so many skipped steps in a row the run ends: no weight changes any more."""
 
 _MOST_FILES = 100
 _SHOWN = 4
@@ -79,7 +79,7 @@ class NonFiniteGuard:
             found = f"step {trainer.global_step}: {_describe(step, worst)}"
             if folder is not None and self.skipped < _MOST_FILES:
                 found += _keep(step, folder, parameters)
-        found = trainer.strategy.broadcast(found, src=at_fault)  # whichever is heard first tells all
+        found = trainer.strategy.broadcast(found, src=at_fault)  # the first error seen names all
         if self.action == "stop":
             raise TrainingError(
                 f"{found}. The weights are still those of the step before. Try a lower learning_rate, a longer "
@@ -89,8 +89,8 @@ class NonFiniteGuard:
         self._in_a_row += 1
         if self._in_a_row >= MOST_IN_A_ROW:
             raise TrainingError(
-                f"{found}. That is {self._in_a_row} steps in a row skipped, so the run goes nowhere; the weights are "
-                "those from before. Try a lower learning_rate, a longer warmup_steps or a higher precision"
+                f"{found}. That is {self._in_a_row} steps in a row skipped, so the run makes no progress; the weights "
+                "are unchanged. Try a lower learning_rate, a longer warmup_steps or a higher precision"
             )
         if trainer.is_global_zero:
             log.warning("%s. Skipped; so far %d", found, self.skipped)
@@ -196,5 +196,5 @@ def _mean(loss: Tensor, n_tokens: Tensor) -> float:
 def _text(tokenizer: Any, ids: list[int]) -> str | None:
     try:
         return None if tokenizer is None else tokenizer.decode(ids)
-    except LLMError:  # ids outside the vocabulary are to be looked at too
+    except LLMError:  # ids outside the vocabulary have to be shown too
         return None

@@ -15,20 +15,20 @@ from llm.training.muon import MuonWithAdamW
 
 
 def remember_shapes(model: nn.Module) -> None:
-    """Note what is a matrix, before a strategy (FSDP) leaves each process a flat piece of it."""
+    """Note what is a matrix, before a strategy (FSDP) leaves each process a flat shard of it."""
     for parameter in model.parameters():
         parameter.whole_ndim = parameter.ndim  # type: ignore[attr-defined]
 
 
 def whole_ndim(parameter: nn.Parameter) -> int:
-    """The number of dimensions of a parameter, of which this process may hold a flat piece only."""
+    """The number of dimensions of a parameter, of which this process may hold only a flat shard."""
     return getattr(parameter, "whole_ndim", parameter.ndim)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices and embeddings, which decay, and biases and norms, which don't.
 
-    Weight decay pulls towards zero; a bias or a gain has no reason to be small.
+    Weight decay pulls towards zero, and a bias or a gain need not be small.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -67,8 +67,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig, scaled: bool = False)
     Args:
         model: whose parameters.
         config: kind and settings.
-        scaled: the loss is scaled against underflow (float16). A fused kernel would take the scale out again itself,
-            after the gradients have been clipped; without one it is out before.
+        scaled: the loss is scaled against underflow (float16). A fused kernel would unscale the gradients itself, after
+            they have been clipped; without one they are unscaled before.
     """
     fused = not scaled and all(
         p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") for p in model.parameters()
@@ -87,12 +87,12 @@ def build_optimizer(model: nn.Module, config: OptimConfig, scaled: bool = False)
 
 
 def learning_rate_at(step: int, config: OptimConfig, total_steps: int | None) -> float:
-    """The learning rate of an optimizer step, as a share of the peak: linear warm-up, then what `schedule` names.
+    """The learning rate of an optimizer step, as a fraction of the peak: linear warm-up, then what `schedule` names.
 
     Args:
         step: optimizer steps done so far.
         config: warm-up, kind of schedule, and end.
-        total_steps: optimizer steps in the whole run; None if nobody knows: the rate then stays at its peak.
+        total_steps: optimizer steps in the whole run; None if unknown: the rate then stays at its peak.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

@@ -1,4 +1,4 @@
-"""How far a run is."""
+"""The progress bar."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class StartingPoint(L.Callback):
-    """Logs the validation before the first step, which Lightning makes but does not log, so that curves begin at 0."""
+    """Logs the validation before the first step (Lightning's sanity check, which it doesn't log)."""
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log it as step 0."""
         del pl_module
-        if trainer.global_step > 0:  # a run that goes on from its end is looked at again
+        if trainer.global_step > 0:  # a finished run that is resumed is validated again
             return
         found = {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("validation")
@@ -34,7 +34,7 @@ class StartingPoint(L.Callback):
 class RunProgress(ProgressBar):
     """One bar over all steps of a run: loss, validation loss, tokens/s, time left.
 
-    Where nobody watches (the output goes to a file), a line every ten seconds instead.
+    Where the output is not a terminal, a line every ten seconds instead.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class RunProgress(ProgressBar):
         """Move on to the step that the run is at."""
         del pl_module
         if self._bar is not None:
-            # Reading a value makes a GPU finish its work: only when there is a new one.
+            # Reading a value synchronizes with the GPU: only when there is a new one.
             if is_logging(trainer):
                 self._bar.set_postfix_str(self._values(trainer), refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
@@ -86,7 +86,7 @@ class RunProgress(ProgressBar):
         self._bar = self._make(sum(map(int, trainer.num_test_batches)), 0, "test", "batch")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count validation batches, unless this is a validation amid training."""
+        """Count validation batches, unless this is a validation during training."""
         del pl_module
         if trainer.state.fn == "validate":
             self._bar = self._make(sum(map(int, trainer.num_val_batches)), 0, "validate", "batch")
@@ -98,7 +98,7 @@ class RunProgress(ProgressBar):
             self._bar.update()
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Count one, unless this is a validation amid training."""
+        """Count one, unless this is a validation during training."""
         if trainer.state.fn == "validate":
             self.on_test_batch_end(trainer, pl_module)
 
@@ -108,7 +108,7 @@ class RunProgress(ProgressBar):
         self._close()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the bar standing, unless this was a validation amid training."""
+        """Leave the bar standing, unless this was a validation during training."""
         del pl_module
         if trainer.state.fn == "validate":
             self._close()

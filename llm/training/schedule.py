@@ -1,4 +1,4 @@
-"""When a callback's turn comes."""
+"""At which optimizer steps a callback runs."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Every:
 
     @property
     def never(self) -> bool:
-        """Whether the turn never comes."""
+        """Whether it never runs."""
         return self.steps == 0
 
     def is_next(self, trainer: L.Trainer) -> bool:
-        """Whether the optimizer step that is about to be made is one whose turn it is."""
+        """Whether the optimizer step about to be taken is one of them."""
         return not self.never and (trainer.global_step + 1) % self._period(trainer) == 0
 
     def is_due(self, trainer: L.Trainer) -> bool:
-        """Whether this batch ended an optimizer step whose turn it is."""
+        """Whether this batch ended an optimizer step that is one of them."""
         step = trainer.global_step
         if self.never or step == self._last or step % self._period(trainer) != 0:
             return False
@@ -47,7 +47,7 @@ class Every:
         return True
 
     def is_due_at_end(self, trainer: L.Trainer) -> bool:
-        """Whether the last step has not had its turn."""
+        """Whether the last step is not one of them."""
         return not self.never and trainer.global_step != self._last
 
     def _period(self, trainer: L.Trainer) -> int:

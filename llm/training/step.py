@@ -21,7 +21,7 @@ from torch import Tensor
 from llm.data.batch import TokenBatch
 
 NOMINAL_TOKENS = 1024
-"""Of a micro-batch, where no data module says: any constant is right."""
+"""Of a micro-batch, where no data module states it: any constant is correct."""
 
 
 class MicroBatch(NamedTuple):
@@ -32,7 +32,7 @@ class MicroBatch(NamedTuple):
         batch: its tokens.
         loss: the cross-entropy in nats, summed over its supervised tokens.
         n_tokens: how many those are.
-        n_correct: how many of them were predicted; None where nobody counts.
+        n_correct: how many of them were predicted correctly; None if not counted.
     """
 
     position: int
@@ -43,7 +43,7 @@ class MicroBatch(NamedTuple):
 
 
 class StepTotals(NamedTuple):
-    """What became known of a step.
+    """The totals of a step, over all its micro-batches and processes.
 
     Args:
         norm: of the accumulated gradients, before the division.
@@ -51,9 +51,9 @@ class StepTotals(NamedTuple):
         counts: the supervised tokens of each.
         loss: sum of losses of all processes.
         n_tokens: supervised tokens of all processes.
-        n_correct: of these, those predicted; 0 where nobody counts.
+        n_correct: how many of these were predicted correctly; 0 if not counted.
         n_unsupervised: micro-batches, of all processes, in which nothing is supervised.
-        faults: for each process how bad it is: 0 good, 1 a gradient is NaN/Inf, 2 a loss is.
+        faults: for each process: 0 if all is finite, 1 if a gradient is NaN/Inf, 2 if a loss is.
     """
 
     norm: float
@@ -88,7 +88,7 @@ def correction(trainer: L.Trainer, totals: StepTotals) -> float:
 def totals_of(
     trainer: L.Trainer, micro_batches: Sequence[MicroBatch], norm: Tensor, judges_norm: bool = True
 ) -> StepTotals:
-    """Add up a step, on all processes. This is where each step waits for a GPU, and where processes talk.
+    """Sum over a step, on all processes. This is where each step synchronizes with the GPU and with other processes.
 
     Args:
         trainer: the run's.
@@ -114,7 +114,7 @@ def totals_of(
 
 
 def _gather(trainer: L.Trainer, mine: list[float], device: torch.device) -> list[list[float]]:
-    """A row of each process."""
+    """One row per process."""
     if trainer.world_size == 1:
         return [mine]
     gathered: Any = trainer.strategy.all_gather(torch.tensor(mine, device=device, dtype=torch.float32))

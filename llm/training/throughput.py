@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import lightning as L
 
+from llm.config import GPTConfig
 from llm.data.batch import TokenBatch
 from llm.runtime.hardware import peak_flops, synchronize
 from llm.training.trainer_state import is_logging, log_now
@@ -18,13 +19,13 @@ _seconds: WeakKeyDictionary[L.Trainer, float] = WeakKeyDictionary()
 
 
 class Throughput(L.Callback):
-    """Logs `train/tokens_per_second` over the steps since it was last logged, and what share of the device that is.
+    """Logs `train/tokens_per_second` over the steps since it was last logged, and the utilization of the device.
 
-    The share is `train/model_flops_utilization`: the operations that the tokens need (`flops_per_token`) by those that
-    the device could have done (`PEAK_FLOPS`; where the device is not in that table, it is not logged).
+    `train/model_flops_utilization` is the operations that the tokens need (`flops_per_token`) divided by those that
+    the device could have done (`PEAK_FLOPS`; it is not logged for devices that are not in that table).
 
-    Validation, inspection, samples and checkpoints are not counted; waiting for data is. Before a clock is read, the
-    device finishes its work.
+    Validation, inspection, samples and checkpoints are not counted; waiting for data is. The device is
+    synchronized before a clock is read.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class Throughput(L.Callback):
         self._validation_start = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget a run before this one."""
+        """Reset."""
         del trainer, pl_module
         self._start = None
 
@@ -43,7 +44,7 @@ class Throughput(L.Callback):
     ) -> None:
         """Count the tokens of a batch."""
         del outputs, batch_idx
-        if self._start is None:  # the first batch is slower: kernels are chosen, memory is found
+        if self._start is None:  # the first batch is slower: kernels are chosen, memory is allocated
             self._restart(trainer)
             return
         self._tokens += batch[0].numel() * trainer.world_size
@@ -67,7 +68,7 @@ class Throughput(L.Callback):
         self._validation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Training time goes on."""
+        """Training time continues."""
         del pl_module
         _seconds[trainer] = side_work_seconds(trainer) + time.perf_counter() - self._validation_start
 
@@ -80,7 +81,7 @@ class Throughput(L.Callback):
 def side_work(trainer: L.Trainer) -> Iterator[None]:
     """Time spent here (inspection, samples, checkpoints) does not count as training time in tokens/s."""
     device = trainer.strategy.root_device
-    synchronize(device)  # what training still does there is training time
+    synchronize(device)  # work still queued there is training time
     start = time.perf_counter()
     try:
         yield
@@ -92,3 +93,21 @@ def side_work(trainer: L.Trainer) -> Iterator[None]:
 def side_work_seconds(trainer: L.Trainer) -> float:
     """How long this trainer has done something other than train, validations within training included."""
     return _seconds.get(trainer, 0.0)
+
+
+def flops_per_token(config: GPTConfig, n_parameters: int) -> float:
+    """Operations that training needs for one token, forward and backward: 6 N + 12 L H Q T.
+
+    N are the parameters that are multiplied with: not the positions, nor a token embedding of its own, which are
+    looked up. L layers, H heads of size Q, context length T. The whole square of attention scores counts, though a
+    causal mask spares half of it; recomputation does not (PaLM: Chowdhery et al. 2022, appendix B).
+
+    Args:
+        config: the architecture.
+        n_parameters: all of them, shared ones once.
+    """
+    looked_up = config.context_length * config.n_embd if config.positions == "learned" else 0
+    if not config.tie_head:
+        looked_up += config.padded_vocab_size * config.n_embd
+    n_multiplied = n_parameters - looked_up
+    return 6.0 * n_multiplied + 12.0 * config.n_layer * config.heads * config.head_dim * config.context_length

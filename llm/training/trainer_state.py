@@ -1,6 +1,6 @@
-"""What Lightning's Trainer knows of a run's steps and does not say, or not rightly.
+"""The state of Lightning's Trainer that its public API does not give, or gives wrongly.
 
-Private names are used here because nothing public tells; the upper bound of Lightning's version in pyproject.toml is
+Private names are used here because nothing public says it; the upper bound of Lightning's version in pyproject.toml is
 for them.
 """
 
@@ -22,12 +22,12 @@ def is_accumulating(trainer: L.Trainer) -> bool:
 
 
 def is_logging(trainer: L.Trainer) -> bool:
-    """Whether this step's values are due to be logged (`log_every_n_steps`); Lightning throws away those of others."""
+    """Whether this step's values are due to be logged (`log_every_n_steps`); Lightning drops those of other steps."""
     return trainer._logger_connector.should_update_logs
 
 
 def log_now(trainer: L.Trainer, values: Mapping[str, Tensor | float], step: int) -> None:
-    """Hand values to all loggers at once; what is logged through a module waits until the batch has ended."""
+    """Pass values to all loggers at once; what is logged through a module waits until the batch has ended."""
     trainer._logger_connector.log_metrics(dict(values), step=step)  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["loss or gradient that is no number, stopped and gone on", "kill -9 of a run that leaves steps out"]
+    "name", ["NaN or Inf in loss or gradient, stopped and resumed", "kill -9 of a run that skips steps"]
 )
 def test_a_fault(tmp_path, name):
     from bench import _bad_input, faults  # here, so that no other test gets its faults

@@ -40,10 +40,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_afresh_only_if_asked_to
     nothing = Run(tmp_path, [*words, "--ckpt_path=last"]).wait()
     refused(nothing, "there is no checkpoint in 'runs/gpt'", "--fresh")
     assert Run(tmp_path, words, Moment("hook", "on_train_batch_start")).wait().status == -9
-    refused(Run(tmp_path, [*words, "--ckpt_path=last"]).wait(), "was ended before its first checkpoint", "--fresh")
+    refused(Run(tmp_path, [*words, "--ckpt_path=last"]).wait(), "ended before its first checkpoint", "--fresh")
     begun = Run(tmp_path, [*words, *GO_ON]).wait()
     assert begun.status == 0, begun.errors
-    assert "begin afresh: the newest run, 'runs/gpt/version_0', was ended before" in begun.errors
+    assert "starting a new run: the newest run, 'runs/gpt/version_0', ended before" in begun.errors
     assert (tmp_path / "runs/gpt/version_1/checkpoints/last.ckpt").is_file()
 
 

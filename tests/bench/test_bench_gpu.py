@@ -57,7 +57,7 @@ def test_a_part_that_fails_stops_no_other(tmp_path):
 def test_what_does_not_fit_into_the_time_is_left_out(tmp_path):
     done, found = run(tmp_path, "--seconds", "1", "--parts", "step", "tests")
     assert done.returncode == 0
-    assert {name: part["status"] for name, part in found["parts"].items()} == {"step": "left out", "tests": "left out"}
+    assert {name: part["status"] for name, part in found["parts"].items()} == {"step": "skipped", "tests": "skipped"}
 
 
 def test_without_a_gpu_that_was_asked_for_nothing_is_measured(tmp_path):

@@ -11,4 +11,4 @@ def test_the_benchmark_of_inspection_runs():
     assert (found["run"], found["steps"]) == ("tiny", 4)
     assert found["same_losses"]
     assert 0 < found["inspection_seconds"] < found["run_seconds"]["with"]
-    assert found["share"] == found["inspection_seconds"] / found["training_seconds"]
+    assert found["fraction"] == found["inspection_seconds"] / found["training_seconds"]

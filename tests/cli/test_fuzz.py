@@ -36,7 +36,7 @@ from llm.pretrained import Pretrained, export, read_pretrained
 from llm.pretrained.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
 from llm.tasks import LanguageModel
 from llm.tokenizers import BytePairTokenizer, CharTokenizer, Tokenizer, WordTokenizer, tokenizer_from_dict
-from llm.tokenizers.byte_pairs import _PRINTABLE
+from llm.tokenizers.byte_pairs import PRINTABLE
 
 RUNS = int(os.environ.get("LLM_FUZZ_RUNS", "0"))
 SECONDS = 60
@@ -226,7 +226,7 @@ ANYTHING = st.recursive(
 
 
 def tokenizers() -> list[Tokenizer]:
-    signs = sorted(_PRINTABLE.values())
+    signs = sorted(PRINTABLE.values())
     pairs = {sign: number for number, sign in enumerate([*signs, "th", "the"])}
     return [
         CharTokenizer("abc", ["<|endoftext|>", "<|unk|>"]),

@@ -198,7 +198,7 @@ def test_a_context_longer_than_the_positions_is_refused(capsys, trained, tmp_pat
         assert "context_length" in message
         assert "16" in message
         assert "32" in message
-    assert "the weights have 16 positions, 32 wanted" in error_of(
+    assert "the weights have 16 positions, 32 requested" in error_of(
         capsys, command, ["import", "--from", trained, "--out", "x.ckpt", "--context_length", "32"]
     )
     corpus = tmp_path / "corpus.txt"

@@ -189,7 +189,7 @@ def test_a_checkpoint_brings_architecture_and_tokenizer(trained, capsys):
     assert run("validate", "--ckpt_path", str(trained)) == 0
     assert "validation/loss" in capsys.readouterr().out
     assert run("test", "--ckpt_path", "last") == 0
-    assert len(list(Path("runs").rglob("config.yaml"))) == 1, "evaluating is no run of its own"
+    assert len(list(Path("runs").rglob("config.yaml"))) == 1, "evaluating is not a run of its own"
 
 
 def test_resuming_goes_on_where_it_stopped(trained):
@@ -221,7 +221,7 @@ def test_the_configuration_of_a_run_goes_on_with_it_and_measures_it(kind, capsys
     model, _ = llm.load(folder)
     best, _ = llm.load(folder / "checkpoints" / "best.ckpt")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), best.parameters(), strict=True))
-    assert [path.name for path in Path("runs/gpt").iterdir()] == ["version_0"], "evaluating is no run of its own"
+    assert [path.name for path in Path("runs/gpt").iterdir()] == ["version_0"], "evaluating is not a run of its own"
     assert "--fresh is for fit" in error(capsys, "validate", *words, "--fresh")
 
 
@@ -319,15 +319,15 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["--trainer.strategy=dpp"], "invalid strategy name"),
         (["--trainer.val_check_interval=0"], "val_check_interval must be at least 1"),
         (["--seed_everything=-1"], "not in bounds"),
-        (["--data.corpus=/dev/zero"], "is no regular file"),
+        (["--data.corpus=/dev/zero"], "is not a regular file"),
         (["--data.corpus=nowhere.txt"], "no corpus 'nowhere.txt'"),
         ([f"--data.corpus={short}"], "needs 65 tokens, train has"),
         ([f"--data.corpus={latin}"], "byte 0xe9 at offset 3"),
         ([f"--data.corpus={empty}"], "is empty"),
         (["--data.tokenizer.kind=nonsense"], "unknown tokenizer 'nonsense'"),
         (["--ckpt_path=nowhere.ckpt"], "there is no checkpoint 'nowhere.ckpt'"),
-        (["--ckpt_path=last"], "there is no checkpoint in 'runs/gpt' and below; begin afresh with --fresh"),
-        ([f"--ckpt_path={short}"], "is no checkpoint"),
+        (["--ckpt_path=last"], "there is no checkpoint in 'runs/gpt' and below; start a new run with --fresh"),
+        ([f"--ckpt_path={short}"], "is not a checkpoint"),
     ):
         assert expected in error(capsys, "fit", *words), words
     assert "ckpt_path" in error(capsys, "validate")

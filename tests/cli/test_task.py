@@ -129,7 +129,7 @@ def test_a_printed_configuration_holds_the_task(capsys):
         ),
         (["--config=unknown.yaml"], "there is no task 'languag'; did you mean language?"),
         (["--config=odd.yaml"], "there is no task \"['toy']\""),
-        (["--config=other.yaml"], "'other.yaml' sets model.gpt, which is no setting"),
+        (["--config=other.yaml"], "'other.yaml' sets model.gpt, which is not a setting"),
         (["--config=link.yaml"], "'link.yaml' sets model.line.n_features, which follows from data.n_features"),
     ],
 )

@@ -26,7 +26,7 @@ def test_a_text_is_walked_through_every_stage(capsys):
 
 
 def test_of_a_long_text_no_more_is_held_than_fits(capsys, monkeypatch):
-    monkeypatch.setattr("llm.inspection.probe._MOST_BYTES", 2 * 4 * 3 * 3)  # scores and weights of three tokens
+    monkeypatch.setattr("llm.inspection.probe.MAX_ATTENTION_BYTES", 2 * 4 * 3 * 3)  # scores and weights of three tokens
     assert main(["trace"]) == 0
     output = capsys.readouterr().out
     assert "memory is for the matrices of 3 tokens at once" in output

@@ -143,7 +143,7 @@ def test_import_replaces_nothing_unasked(hugging_face, capsys):
     [
         (("import", "--from", "gone", "--out", "a.ckpt"), "no file or folder 'gone'"),
         (("import", "--from", "gpt2-xl", "--out", "a.ckpt"), "folder 'gpt2-xl' here"),
-        (("import", "--from", "hf", "--out", "a.ckpt", "--context_length", "33"), "have 32 positions, 33 wanted"),
+        (("import", "--from", "hf", "--out", "a.ckpt", "--context_length", "33"), "have 32 positions, 33 requested"),
         (("import", "--from", "hf", "--out", "hf/config.json/a.ckpt"), "can't write the checkpoint"),
         (("export", "--ckpt", "hf", "--out", "hf"), "is what is read"),
         (("export", "--ckpt", "hf", "--out", "."), "is there already"),
@@ -266,7 +266,7 @@ def test_weights_without_a_tokenizer_take_that_of_the_run(text):
     [
         ([], "can't download openai-community/gpt2"),
         (["--model.pretrained=gone"], "no file or folder 'gone'"),
-        (["--model.pretrained=hf", "--data.context_length=64"], "have 32 positions, 64 wanted"),
+        (["--model.pretrained=hf", "--data.context_length=64"], "have 32 positions, 64 requested"),
         (["--model.pretrained=hf", "--data.context_length=8", "--model.gpt.n_layer=3"], "n_layer (2 in the weights, 3"),
         (["--model.pretrained=hf", "--data.tokenizer.kind=char"], "kind is 'gpt2' in the checkpoint, 'char'"),
         (["--ckpt_path=gpt2.ckpt", "--data.context_length=32"], "begin one from them with --model.pretrained"),

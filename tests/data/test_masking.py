@@ -148,5 +148,5 @@ def test_bad_fractions(fraction):
 
 
 def test_a_vocabulary_of_special_tokens_alone():
-    with pytest.raises(ConfigError, match="special tokens alone"):
+    with pytest.raises(ConfigError, match="only special tokens"):
         Masking(1, [0, 1], 2)

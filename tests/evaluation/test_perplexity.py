@@ -190,7 +190,7 @@ def test_validate_and_evaluate_agree_on_bits_per_byte(tmp_path):
     data = TextDataModule(str(tmp_path), config, 16, validation_corpus=str(tmp_path), cache_dir=cache)
     tokens = data.validation_tokens
     assert data.tokenizer.end_of_text_id in tokens
-    n_bytes = 2 * 50 * len("abcä".encode())  # what stands between the documents is no text
+    n_bytes = 2 * 50 * len("abcä".encode())  # what stands between the documents is not text
     assert data.bytes_per_token("validation") == pytest.approx(n_bytes / len(tokens))
     model = make(replace(CONFIG, vocab_size=data.vocab_size))
     found = evaluate_text(model, data.tokenizer, str(tmp_path), cache)

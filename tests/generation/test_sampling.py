@@ -17,7 +17,7 @@ def config(**settings):
 
 
 def shares(logits, **settings):
-    """The normalised probability of each token, as a list over the whole vocabulary."""
+    """The normalized probability of each token, as a list over the whole vocabulary."""
     logits = torch.tensor([logits])
     probabilities, ids = distribution(logits, config(**settings))
     full = torch.zeros_like(logits).scatter(1, ids, probabilities)

@@ -235,7 +235,7 @@ def test_masked_cells_of_the_map_are_no_zeros(opened):
     assert set(shown) == {255}
     assert page.texts("#blank") == ["masked: it comes later"]
     page.all("#first")[0].click()
-    assert page.texts("#blank") == ["masked: it comes later, or left out"]
+    assert page.texts("#blank") == ["masked: it comes later, or omitted"]
 
 
 def test_nothing_is_said_of_masks_where_there_are_none(opened):

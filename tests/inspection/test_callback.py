@@ -345,7 +345,8 @@ def test_gradients_and_histograms_switch_apart(run):
 
 def test_no_text_is_run_where_no_feature_needs_it(run, monkeypatch):
     monkeypatch.setattr(callback_module, "capture", lambda *_: pytest.fail("looked"))
-    run(Inspection(features=["gradients", "histograms", "shapes"], every=1))
+    _, record, _ = run(Inspection(features=["gradients", "histograms", "shapes"], every=1))
+    assert len(record.losses) == STEPS
 
 
 def test_data_that_can_not_be_read_at_the_end_is_a_line(run, monkeypatch, caplog):

@@ -125,7 +125,9 @@ def test_as_many_labels_as_tokens():
 
 def test_odd_labels_and_values_are_drawn():
     weights = torch.full((1, 4, 4), torch.nan)
-    head_grid(weights, ["$x^2$", "😀", "مرحبا", "\\frac{"], "$title$", causal=False)
+    odd = ["$x^2$", "😀", "مرحبا", "\\frac{"]
+    drawn = {to_png(head_grid(weights, odd[:i] + list("abcd")[i:], "$title$", causal=False)) for i in range(5)}
+    assert len(drawn) == 5, "each label is another picture"
 
 
 def test_the_montage_holds_every_head():

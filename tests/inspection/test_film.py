@@ -16,8 +16,8 @@ def frame(step):
     return montage([weights], False, f"step {step}")
 
 
-def film_of(steps, most=120):
-    film = Film(most)
+def film_of(steps, *limits):
+    film = Film(*limits)
     for step in steps:
         film.add(frame(step))
     return film
@@ -36,7 +36,7 @@ def test_the_same_frames_are_the_same_bytes():
 
 
 def test_a_long_film_keeps_its_first_and_last_frame():
-    film = film_of(range(11), most=4)
+    film = film_of(range(11), 4)
     assert 2 <= len(film) <= 4
     gif = Image.open(io.BytesIO(film.to_gif()))
     pictures = [np.asarray(picture.convert("RGB")) for picture in ImageSequence.Iterator(gif)]
@@ -49,6 +49,7 @@ def test_no_film_without_a_frame():
         Film().to_gif()
 
 
-def test_large_frames_are_fewer(monkeypatch):
-    monkeypatch.setattr("llm.inspection.film._MOST_BYTES", 3 * frame(0).size[0] * frame(0).size[1])
-    assert len(film_of(range(9))) <= 3
+def test_large_frames_are_fewer():
+    width, height = frame(0).size
+    assert len(film_of(range(9), 120, 9 * width * height)) == 9
+    assert len(film_of(range(9), 120, 3 * width * height)) <= 3

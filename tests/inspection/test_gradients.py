@@ -1,4 +1,4 @@
-"""Gradients by layer: norms, steps, and what is no number."""
+"""Gradients by layer: norms, steps, and non-finite values."""
 
 import math
 

@@ -94,7 +94,7 @@ def test_the_lens_of_an_encoder_ranks_the_token_itself():
         1 + int((row > row[token]).sum()) for row, token in zip(logits, ids[0].tolist(), strict=True)
     ]
     table = lens_table(layers, ids[0].tolist(), CharTokenizer([chr(97 + i) for i in range(17)]))
-    assert table.splitlines()[0].startswith("| token | wanted | embeddings |")
+    assert table.splitlines()[0].startswith("| token | target | embeddings |")
 
 
 def test_the_page_of_an_encoder():

@@ -57,7 +57,7 @@ def test_the_last_text_is_what_the_trained_model_says(train):
 
 def test_a_text_that_can_not_be_continued_is_a_warning(train, caplog):
     class Overflow(L.Callback):
-        """Scores that are no numbers, outside of the steps alone."""
+        """NaN logits, outside of the steps alone."""
 
         def on_train_batch_end(self, trainer, pl_module, *args):
             pl_module.sampling = SamplingConfig(temperature=1e-45, max_new_tokens=5)

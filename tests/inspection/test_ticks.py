@@ -1,5 +1,7 @@
 """Anyone can read a tick."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,17 +58,18 @@ def test_an_id_that_stands_for_nothing_is_shown_by_its_number():
 
 
 def test_what_no_font_has_is_shown_by_number(monkeypatch):
-    monkeypatch.setattr("llm.inspection.fonts._other_fonts", lambda: ())
+    monkeypatch.setattr("llm.inspection.fonts.system_fonts", lambda: ())
     label, font = font_for("a猫", 12)
     assert label == "aU+732B"
     assert font.path == default_font()
 
 
 def test_a_font_of_this_machine_is_used_where_it_has_the_character(monkeypatch):
-    monkeypatch.setattr("llm.inspection.fonts._other_fonts", lambda: ("cats.ttf",))
-    monkeypatch.setattr("llm.inspection.fonts._letters", lambda path: {ord("猫")} if path == "cats.ttf" else set())
-    monkeypatch.setattr("llm.inspection.fonts._open", lambda path, size: (path, size))
-    assert font_for("猫", 12) == ("猫", ("cats.ttf", 12))
+    other = str(Path(default_font()).with_name("STIXGeneral.ttf"))
+    monkeypatch.setattr("llm.inspection.fonts.system_fonts", lambda: (other,))
+    assert font_for("a", 12)[1].path == default_font()
+    label, font = font_for("ᶁ", 12)
+    assert (label, font.path, font.size) == ("ᶁ", other, 12)
 
 
 def test_markdown_shows_a_label_as_it_is():

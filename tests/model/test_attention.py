@@ -62,9 +62,9 @@ def test_one_query_by_loops(figures):
     scores = [dot(query, row) for row in inputs]
     assert scores == pytest.approx(golden["scores_of_query_1"], **close)
     fractions = [score / sum(scores) for score in scores]
-    assert fractions == pytest.approx(golden["sum_normalised_of_query_1"], **close)
+    assert fractions == pytest.approx(golden["sum_normalized_of_query_1"], **close)
     softmax_of_fractions = naive_softmax(fractions)
-    assert softmax_of_fractions == pytest.approx(golden["softmax_of_the_sum_normalised_of_query_1"], **close)
+    assert softmax_of_fractions == pytest.approx(golden["softmax_of_the_sum_normalized_of_query_1"], **close)
     assert mix(softmax_of_fractions, inputs) == pytest.approx(golden["context_from_that"], **close)
     weights = naive_softmax(scores)
     assert weights == pytest.approx(golden["softmax_of_the_raw_scores_of_query_1"], **close)
@@ -79,9 +79,9 @@ def test_one_query(golden):
     scores = attention.scores(second, key)
     torch.testing.assert_close(scores[0, 0, 0], golden["scores_of_query_1"], **FOUR_DECIMALS)
     fractions = simple(normalize_scores="sum").weights(scores)
-    torch.testing.assert_close(fractions[0, 0, 0], golden["sum_normalised_of_query_1"], **FOUR_DECIMALS)
+    torch.testing.assert_close(fractions[0, 0, 0], golden["sum_normalized_of_query_1"], **FOUR_DECIMALS)
     of_fractions = attention.weights(fractions)
-    expected = golden["softmax_of_the_sum_normalised_of_query_1"]
+    expected = golden["softmax_of_the_sum_normalized_of_query_1"]
     torch.testing.assert_close(of_fractions[0, 0, 0], expected, **FOUR_DECIMALS)
     torch.testing.assert_close((of_fractions @ value)[0, 0, 0], golden["context_from_that"], **FOUR_DECIMALS)
 

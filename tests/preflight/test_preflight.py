@@ -131,7 +131,7 @@ def test_memory_that_may_not_do_is_a_hint(fit, monkeypatch):
     monkeypatch.setattr("llm.preflight.making.free_memory", lambda device: 1_000_000)
     status, lines = fit(*QUICK, "--preflight")
     assert status == 0
-    assert any(hint.startswith("memory may not do") for hint in hints(lines))
+    assert any(hint.startswith("memory may not suffice") for hint in hints(lines))
 
 
 @pytest.mark.skipif(
@@ -158,7 +158,7 @@ def test_no_text_is_read_for_a_folder_that_can_not_be_made(fit, tmp_path):
     [
         (["--model.optim.warmup_steps=3"], "warmup_steps 3 is no less than the run's 3 steps"),
         (["--model.optim.learning_rate=1"], "learning_rate 1 is unusual"),
-        (["--trainer.max_steps=30000"], "by heart"),
+        (["--trainer.max_steps=30000"], "memorize the text"),
         (["--data.validation_fraction=0"], "there is no validation"),
         (["--trainer.accumulate_grad_batches=1000"], "an epoch has 586 batches"),
         (["--trainer.precision=16-mixed"], "processors have no float16"),
@@ -191,7 +191,7 @@ def test_other_weights_than_the_run_wants_are_refused(fit, tmp_path):
     assert status == 1
     samples, weights = errors(lines)
     assert "at least 0 steps" in samples
-    for expected in ("vocab_size (97 in the weights, 62 wanted)", "n_layer (1 in", "the weights have 8 positions"):
+    for expected in ("vocab_size (97 in the weights, 62 requested)", "n_layer (1 in", "the weights have 8 positions"):
         assert expected in weights
     assert fit(*QUICK)[0] == 0
     (last,) = tmp_path.rglob("last.ckpt")
@@ -205,7 +205,7 @@ def test_a_run_that_goes_on_says_from_where(fit, tmp_path):
     assert fit(*QUICK)[0] == 0
     (last,) = tmp_path.rglob("last.ckpt")
     _, lines = fit("--preflight", *QUICK, f"--ckpt_path={last}", "--trainer.max_steps=5")
-    assert any("5, going on after 3" in line for line in lines)
+    assert any("5, resuming after 3" in line for line in lines)
     _, lines = fit("--preflight", *QUICK, f"--ckpt_path={last}")
     assert any("is at step 3 of 3" in hint for hint in hints(lines))
 

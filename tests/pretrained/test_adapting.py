@@ -69,10 +69,10 @@ def test_what_differs_otherwise_is_listed():
         adapt(found, replace(CONFIG, n_layer=3, activation="relu", context_length=9, vocab_size=18))
     message = str(caught.value)
     for part in (
-        "n_layer (2 in the weights, 3 wanted)",
-        "activation (gelu in the weights, relu wanted)",
-        "vocab_size (17 in the weights, 18 wanted)",
-        "the weights have 8 positions, 9 wanted",
+        "n_layer (2 in the weights, 3 requested)",
+        "activation (gelu in the weights, relu requested)",
+        "vocab_size (17 in the weights, 18 requested)",
+        "the weights have 8 positions, 9 requested",
         "tie_head",
     ):
         assert part in message

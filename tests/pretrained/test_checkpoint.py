@@ -37,9 +37,9 @@ def test_one_line_gives_model_and_tokenizer(saved):
         (lambda c: c.pop("llm"), "the format is not known"),
         (lambda c: c.update(llm=[1]), "no entry 'llm'"),
         (lambda c: c.update(state_dict=[1]), "no entry .* 'state_dict'"),
-        (lambda c: c["state_dict"].update({"network.head.weight": 3}), "'network.head.weight' is no tensor"),
-        (lambda c: c["llm"].update(tokenizer="char"), "tokenizer is no dict"),
-        (lambda c: c["llm"].update(tokenizer={}), "tokenizer is no dict with a kind"),
+        (lambda c: c["state_dict"].update({"network.head.weight": 3}), "'network.head.weight' is not a tensor"),
+        (lambda c: c["llm"].update(tokenizer="char"), "tokenizer is not a dict"),
+        (lambda c: c["llm"].update(tokenizer={}), "tokenizer is not a dict with a kind"),
         (lambda c: c["llm"]["network"].update(n_layer="1"), "n_layer must be an integer, got '1'"),
         (lambda c: c["llm"].update(version=99), "has version 99"),
         (lambda c: c["llm"]["network"].update(n_head=3), "can't be built"),
@@ -63,7 +63,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, saved):
     text.write_text("hello")
     cut.write_bytes(saved[0].read_bytes()[:500])
     for path, message in (
-        (text, "is no checkpoint"),
+        (text, "is not a checkpoint"),
         (cut, "cut short"),
         (tmp_path / "missing.ckpt", "there is no checkpoint"),
         (tmp_path, "is a folder"),

@@ -85,7 +85,7 @@ def test_a_download_that_stops_can_go_on(hugging_face, monkeypatch):
     fake = Fake(folder)
     fake.snapshot_download = lambda *_, **__: (_ for _ in ()).throw(TimeoutError())
     use(monkeypatch, fake)
-    with pytest.raises(CheckpointError, match="start again to go on"):
+    with pytest.raises(CheckpointError, match="start again to resume"):
         read_pretrained("gpt2")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import VERSION, write_checkpoint
-from llm.runs.run_folder import NoCheckpointError, checkpoint_to_go_on_from, held, newest_checkpoint
+from llm.runs.run_folder import NoCheckpointError, checkpoint_to_go_on_from, locked, newest_checkpoint
 
 EMPTY = {"llm": {"version": VERSION}, "state_dict": {}}
 
@@ -68,8 +68,9 @@ def test_a_run_without_a_checkpoint_is_not_an_older_run(tmp_path):
 
 def test_a_folder_is_held_by_one_process(tmp_path):
     folder = tmp_path / "run"
-    script = f"from pathlib import Path\nfrom llm.runs.run_folder import held\nwith held([Path({str(folder)!r})]): pass"
-    with held([folder]):
+    imports = "from pathlib import Path\nfrom llm.runs.run_folder import locked\n"
+    script = f"{imports}with locked([Path({str(folder)!r})]): pass"
+    with locked([folder]):
         other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert f"process {os.getpid()}" in other.stderr
         (folder / "kept").touch()
@@ -80,18 +81,18 @@ def test_what_is_left_half_written_is_removed(tmp_path):
     stale, other = tmp_path / "last.ckpt.elsewhere.17.tmp", tmp_path / "notes.tmp"
     stale.touch()
     other.touch()
-    with held([tmp_path]):
+    with locked([tmp_path]):
         assert not stale.exists()
     assert other.exists()
 
 
 def test_a_folder_that_stays_empty_is_removed(tmp_path):
-    with held([tmp_path / "a" / "b", tmp_path / "a" / "b" / "checkpoints"]):
+    with locked([tmp_path / "a" / "b", tmp_path / "a" / "b" / "checkpoints"]):
         assert (tmp_path / "a" / "b" / "checkpoints").is_dir()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_can_not_be_made_is_an_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="can't write to"), held([tmp_path / "file" / "run"]):
+    with pytest.raises(ConfigError, match="can't write to"), locked([tmp_path / "file" / "run"]):
         pass

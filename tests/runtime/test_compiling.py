@@ -20,7 +20,7 @@ def test_where_it_cannot_be_compiled_a_line_says_why_and_the_result_is_the_same(
     twice = Compiled(lambda x: 2 * x)
     assert [twice(torch.ones(1)).item() for _ in range(2)] == [2, 2]
     assert not twice.is_compiled
-    assert caplog.messages == ["compile:     not possible here, going on without: no working compiler was found"]
+    assert caplog.messages == ["compile:     failed, continuing in eager mode: no working compiler was found"]
 
 
 def test_an_error_of_the_functions_own_is_not_hidden(monkeypatch):

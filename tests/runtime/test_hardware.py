@@ -1,36 +1,7 @@
 import pytest
 import torch
 
-from llm.config import GPTConfig
-from llm.model import GPT
-from llm.runtime.hardware import flops_per_token, has_native_bfloat16, peak_flops
-
-
-def test_operations_of_a_token_are_those_of_its_matrix_products(tiny):
-    matrices = 12 * tiny.n_embd**2 * tiny.n_layer + tiny.vocab_size * tiny.n_embd
-    attention = 12 * tiny.n_layer * tiny.n_embd * tiny.context_length
-    found = flops_per_token(tiny, GPT(tiny).n_parameters)
-    assert found == pytest.approx(6 * matrices + attention, rel=0.2)  # biases and gains are counted with N
-    assert found > 6 * matrices + attention
-
-
-def test_a_head_of_its_own_does_not_change_the_operations():
-    tied, untied = (GPTConfig(17, 8, n_embd=8, tie_head=tie) for tie in (True, False))
-    assert flops_per_token(tied, GPT(tied).n_parameters) == flops_per_token(untied, GPT(untied).n_parameters)
-
-
-def test_operations_of_gpt2_124m_by_hand():
-    """12 layers of 12 heads of 64; its 1024 x 768 positions are looked up, all else is multiplied with."""
-    config = GPTConfig.gpt2("124m")
-    n_parameters = 50257 * 768 + 1024 * 768 + 12 * (12 * 768**2 + 13 * 768) + 2 * 768
-    expected = 6 * (n_parameters - 1024 * 768) + 12 * 12 * 12 * 64 * 1024
-    assert n_parameters == 124_439_808
-    assert flops_per_token(config, n_parameters) == expected == 855_166_464
-
-
-def test_rotary_positions_have_no_table_to_leave_out():
-    learned, rotary = (GPTConfig(17, 8, n_embd=8, n_head=2, positions=kind) for kind in ("learned", "rotary"))
-    assert flops_per_token(learned, GPT(learned).n_parameters) == flops_per_token(rotary, GPT(rotary).n_parameters)
+from llm.runtime.hardware import has_native_bfloat16, peak_flops
 
 
 @pytest.mark.parametrize(

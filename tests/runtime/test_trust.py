@@ -225,7 +225,7 @@ def test_files_are_held_to_the_same(package, capsys):
 
 def test_a_file_can_not_allow_itself(package, capsys):
     Path("bad.yaml").write_text("allow_classes: foreign\ntrainer: {callbacks: [{class_path: foreign.Mine}]}")
-    assert "sets allow_classes, which is no setting" in error_of(capsys, run, "--config", "bad.yaml")
+    assert "sets allow_classes, which is not a setting" in error_of(capsys, run, "--config", "bad.yaml")
 
 
 def test_settings_from_the_environment_are_held_to_the_same(package, capsys, monkeypatch):

@@ -9,7 +9,7 @@ from torch import nn
 
 from llm.config import GPTConfig, OptimConfig
 from llm.model import GPT
-from llm.training.muon import MuonWithAdamW, orthogonalise
+from llm.training.muon import MuonWithAdamW, orthogonalize
 from llm.training.optimizer import build_optimizer, build_schedule
 
 CONFIG = OptimConfig(kind="muon", learning_rate=0.01, muon_learning_rate=0.05, weight_decay=0.3)
@@ -104,7 +104,7 @@ def test_orthogonal_matrices_have_singular_values_near_1(n, rows, more, seed, sc
     left, right = torch.randn(n, rows, rows), torch.randn(n, rows + more, rows)
     (u, _), (v, _) = torch.linalg.qr(left), torch.linalg.qr(right)
     values = torch.linspace(0.2, 1.0, rows)  # no direction too faint to be found
-    found = orthogonalise(10**scale * u * values @ v.mT).float()
+    found = orthogonalize(10**scale * u * values @ v.mT).float()
     assert torch.linalg.svdvals(found).sub(1).abs().max() < 0.4
     # No direction is turned: it is the U V^T of the matrix, but for the values.
     assert ((u.mT @ found @ v) - torch.diag_embed((u.mT @ found @ v).diagonal(dim1=-2, dim2=-1))).abs().max() < 0.1
@@ -113,12 +113,12 @@ def test_orthogonal_matrices_have_singular_values_near_1(n, rows, more, seed, sc
 def test_a_batch_is_its_matrices_one_by_one():
     torch.manual_seed(0)
     matrices = torch.randn(5, 16, 64)
-    one_by_one = torch.cat([orthogonalise(matrix[None]) for matrix in matrices])
-    torch.testing.assert_close(orthogonalise(matrices), one_by_one, atol=2e-2, rtol=0)
+    one_by_one = torch.cat([orthogonalize(matrix[None]) for matrix in matrices])
+    torch.testing.assert_close(orthogonalize(matrices), one_by_one, atol=2e-2, rtol=0)
 
 
 def test_a_gradient_of_zero_moves_nothing():
-    assert (orthogonalise(torch.zeros(2, 3, 4)) == 0).all()
+    assert (orthogonalize(torch.zeros(2, 3, 4)) == 0).all()
 
 
 def test_all_same_shaped_matrices_are_one_batch(tiny, monkeypatch):
@@ -126,9 +126,9 @@ def test_all_same_shaped_matrices_are_one_batch(tiny, monkeypatch):
 
     def watch(matrices):
         shapes.append(tuple(matrices.shape))
-        return orthogonalise(matrices)
+        return orthogonalize(matrices)
 
-    monkeypatch.setattr("llm.training.muon.orthogonalise", watch)
+    monkeypatch.setattr("llm.training.muon.orthogonalize", watch)
     model = GPT(tiny)  # 2 layers: 2 x (Wq, Wk, Wv, output) of 8 x 8; 2 x (expand, back) of 32 x 8 and 8 x 32
     set_gradients(model, 0)
     build_optimizer(model, CONFIG).step()

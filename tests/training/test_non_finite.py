@@ -1,4 +1,4 @@
-"""A loss or gradient that is no number never reaches the weights."""
+"""A NaN or infinite loss or gradient never reaches the weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MUON = {"kind": "muon"}
 
 
 class Poison(L.Callback):
-    """Makes some batches of a run, by their number, give a loss or gradients that are no numbers."""
+    """Makes some batches of a run, by their number, give a NaN or infinite loss or gradient."""
 
     def __init__(self, batches, where: str, value: float = math.nan) -> None:
         self.batches, self.where, self.value = set(batches), where, value

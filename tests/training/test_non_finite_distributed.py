@@ -1,4 +1,4 @@
-"""A loss that is no number in one of two processes: both act alike."""
+"""A NaN loss in one of two processes: both act alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every data module does: batches in an order that a resumed run goes on with."""
+"""The base of the data modules: batches in an order that a run can resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm.tokenizers import Tokenizer
 
 
 class ResumableDataModule(L.LightningDataModule, ABC):
-    """Batches whose order a run can go on with from its position alone.
+    """Batches in an order that a run can resume from its position alone.
 
     A subclass says what the training rows are (`train_source`), in which order they come (`train_order`) and what a
     checkpoint must know to recognize them (`data_identity`).
@@ -23,20 +23,20 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     Args:
         batch_size: rows in a batch, on each device.
         shuffle: give the training rows a new order every epoch.
-        drop_last: leave out the training rows that don't fill a last batch.
+        drop_last: skip the training rows that don't fill a last batch.
         num_workers: processes that gather batches; 0 is the training process itself.
         seed: of the order of the training rows.
         allow_changed_data: resume from a checkpoint although the data or its order is no longer the same.
 
     Raises:
-        ConfigError: a setting that no run can have.
+        ConfigError: a setting is invalid.
     """
 
     order_settings: ClassVar[tuple[str, ...]] = ("batch_size", "shuffle", "drop_last", "seed")
     """The settings that training batches depend on; a checkpoint keeps them."""
 
     least: ClassVar[dict[str, int]] = {"batch_size": 1, "num_workers": 0, "seed": 0}
-    """What these settings must be at least."""
+    """The least value of each of these settings."""
 
     rows_name: ClassVar[str] = "rows"
     advice_on_too_few: ClassVar[str] = "use a smaller batch_size, or drop_last false"
@@ -56,7 +56,7 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         self.allow_changed_data = allow_changed_data
 
     def _check_settings(self, *problems: str) -> None:
-        """Hold the settings in `least` to what they must be at least.
+        """Check the settings in `least` against their least values.
 
         Raises:
             ConfigError: they are below it, or there are other problems.
@@ -81,7 +81,7 @@ class ResumableDataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def data_identity(self) -> dict[str, Any]:
-        """What tells the training data from others, as primitives: a checkpoint keeps it beside `order_settings`."""
+        """What identifies the training data, as primitives: a checkpoint keeps it beside `order_settings`."""
 
     @property
     @abstractmethod
@@ -112,7 +112,7 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         """The training batches of one process.
 
         Raises:
-            DataError: there is not one full batch, and `drop_last` leaves out the others.
+            DataError: there is not one full batch, and `drop_last` skips the others.
         """
         order = self.make_train_order(rank, world_size)
         if len(order) == 0:
@@ -126,7 +126,7 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         """The training batches of this process, from the position that the run has reached.
 
         Raises:
-            DataError: there is not one full batch, and `drop_last` leaves out the others.
+            DataError: there is not one full batch, and `drop_last` skips the others.
         """
         order = self.train_order(*self._rank_and_world_size())
         return BatchLoader(self.train_source(), order, self._position, self.num_workers, self._pins_memory)
@@ -156,7 +156,7 @@ class ResumableDataModule(L.LightningDataModule, ABC):
 
     @classmethod
     def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
-        """Not possible, and Lightning would unpickle what it finds behind a URL, code included."""
+        """Not possible; Lightning would unpickle what a URL points to, code included."""
         raise CheckpointError(f"a checkpoint holds no data: make a {cls.__name__} with the settings of the run")
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         return {**settings, "world_size": self._rank_and_world_size()[1], **self.data_identity()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make sure that a resumed run goes on with the data that it began with.
+        """Make sure that a resumed run has the data that it began with.
 
         Raises:
             CheckpointError: something differs, and `allow_changed_data` is off.
@@ -175,6 +175,6 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         refuse_other_data(state_dict, self.state_dict())
 
     def _running(self) -> str:
-        """What the Trainer does: `fit`, `validate`, `test` or `predict`; `fit` without one."""
+        """The stage of the Trainer: `fit`, `validate`, `test` or `predict`; `fit` without one."""
         running = self.trainer.state.fn if self.trainer is not None else "fit"
         return str(getattr(running, "value", running))

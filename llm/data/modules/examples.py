@@ -1,4 +1,4 @@
-"""Examples of unequal length as batches: what tasks with samples of their own have in common."""
+"""Examples of unequal length as batches: the base of tasks with samples of their own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llm.tokenizers import Tokenizer
 log = logging.getLogger("llm")
 
 _SPLIT_SEED = 0
-"""Which examples are kept for validation is not a matter of the run's seed: runs could not be compared."""
+"""The validation examples do not depend on the run's seed: otherwise runs could not be compared."""
 _SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 _MEASURED_BATCHES = 1000
 
@@ -40,7 +40,7 @@ class ExampleDataModule(ResumableDataModule):
         context_length: T, the most tokens that an example may have.
         batch_size: examples in a batch, on each device.
         shuffle: give the training examples a new order every epoch.
-        drop_last: leave out the training examples that don't fill a last batch.
+        drop_last: skip the training examples that don't fill a last batch.
         validation_fraction: fraction of the training examples, chosen once for all seeds, that is kept for validation.
         num_workers: processes that gather batches; 0 is the training process itself.
         seed: of the order of the training examples.
@@ -48,7 +48,7 @@ class ExampleDataModule(ResumableDataModule):
         allow_changed_data: resume from a checkpoint although the data or its order is no longer the same.
 
     Raises:
-        ConfigError: a setting that no run can have.
+        ConfigError: a setting is invalid.
     """
 
     order_settings: ClassVar[tuple[str, ...]] = ("context_length", *ResumableDataModule.order_settings)
@@ -147,7 +147,7 @@ class ExampleDataModule(ResumableDataModule):
             self.examples(split)
 
     def setup(self, stage: str) -> None:
-        """Hold the examples to the context length.
+        """Check the examples against the context length.
 
         Raises:
             DataError: an example is longer; or there is none to test on.
@@ -176,17 +176,17 @@ class ExampleDataModule(ResumableDataModule):
         return self.train_examples
 
     def make_train_order(self, rank: int, world_size: int) -> BatchOrder:
-        """The training examples, shuffled, those of similar length together."""
+        """The training examples, shuffled, in batches of similar length."""
         lengths = self.train_examples.lengths
         return LengthOrder(lengths, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
 
     def validation_loader(self) -> BatchLoader | list[Any]:
-        """The validation examples by length, none left out."""
+        """The validation examples by length, all of them."""
         found = self.examples("validation")
         return [] if found is None else self._by_length(found)
 
     def test_dataloader(self) -> BatchLoader | list[Any]:
-        """The test examples by length, none left out."""
+        """The test examples by length, all of them."""
         found = self.examples("test")
         return [] if found is None else self._by_length(found)
 

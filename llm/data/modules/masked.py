@@ -27,8 +27,8 @@ class MaskedDataModule(TextDataModule):
         **options: those of a `TextDataModule`.
 
     Raises:
-        ConfigError: a setting that no run can have.
-        CheckpointError: `tokenizer.checkpoint` is no checkpoint with a tokenizer.
+        ConfigError: a setting is invalid.
+        CheckpointError: `tokenizer.checkpoint` is not a checkpoint with a tokenizer.
         DataError: the vocabulary has to be learned from a corpus that can't be read, or the token ids can't be.
     """
 
@@ -47,7 +47,7 @@ class MaskedDataModule(TextDataModule):
 
     @cached_property
     def masking(self) -> Masking:
-        """What hides tokens."""
+        """The masking of tokens."""
         specials = self.tokenizer.special_ids
         words = WordEdges.of(self.tokenizer) if self.whole_words else None
         return Masking(specials[MASK], list(specials.values()), self.vocab_size, self.masked_fraction, self.seed, words)

@@ -1,4 +1,4 @@
-"""Whether a resumed run goes on with the data that it began with."""
+"""Whether a resumed run has the data that it began with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from llm.errors import CheckpointError
 
 _DIGITS = 12
-"""Of a hash, enough to tell two apart on a line."""
+"""Digits of a hash that are shown, enough to distinguish two."""
 
 
 def refuse_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -30,7 +30,7 @@ def refuse_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
     if changed:
         raise CheckpointError(
             f"the training data is not what the checkpoint was trained on: {', '.join(changed)}; restore it, "
-            "or go on all the same with --data.allow_changed_data true"
+            "or resume anyway with --data.allow_changed_data true"
         )
 
 

@@ -1,4 +1,4 @@
-"""What of a corpus is for training, for validation and for a test."""
+"""The training, validation and test split of a corpus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STORES = {
 
 @dataclass
 class TextSplits:
-    """The token ids of a corpus, divided by position; they are opened, or made, when first asked for.
+    """The token ids of a corpus, split by position; they are opened, or made, when first needed.
 
     Args:
         corpus: what to train on; see `TextDataModule`.
@@ -76,7 +76,7 @@ class TextSplits:
 
     @property
     def split_at(self) -> int:
-        """Where validation begins. Cut before windowing, so that no window reaches over it."""
+        """Where validation begins. Split before windowing, so that no window crosses it."""
         n_tokens = self.corpus_store.n_tokens
         fraction = self.validation_fraction if self.validation_corpus is None else 0.0
         return n_tokens - math.ceil(n_tokens * fraction)
@@ -104,7 +104,7 @@ class TextSplits:
     def bytes_per_token(self, split: str) -> float:
         """Mean size in UTF-8 bytes of a token of a split: what turns nats per token into bits per byte.
 
-        Counted token by token; special tokens are no text and have none. Where tokens don't keep white space (words),
+        Counted token by token; special tokens have none. Where tokens don't keep white space (words),
         the mean over the whole text instead.
         """
         if split == "train":

@@ -1,4 +1,4 @@
-"""From a corpus to batches: the one object that a Trainer asks for data."""
+"""From a corpus to batches: the LightningDataModule of texts."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class TextDataModule(ResumableDataModule):
             that windows don't overlap.
         batch_size: windows in a batch, on each device.
         shuffle: give the training windows a new order every epoch.
-        drop_last: leave out the training windows that don't fill a last batch.
+        drop_last: skip the training windows that don't fill a last batch.
         validation_fraction: fraction of the tokens, from the end of the corpus, that is kept for validation.
         validation_corpus: validate on this instead, and train on the whole corpus.
         test_corpus: what `test` uses. Default: the validation tokens.
         prompts: what `predict` continues or scores: a UTF-8 file with one prompt a line.
-        num_workers: processes that gather batches; 0 is the training process itself, mostly the fastest.
+        num_workers: processes that gather batches; 0 is the training process itself, usually the fastest.
         seed: of the order of the training windows.
         cache_dir: folder for token ids, so that a text is tokenized only once.
         allow_changed_data: resume from a checkpoint although the corpus or the order of its windows is no longer
-            the same, so that the run will not repeat what it would have been.
+            the same, so that the run no longer repeats an uninterrupted one.
 
     Raises:
-        ConfigError: a setting that no run can have.
-        CheckpointError: `tokenizer.checkpoint` is no checkpoint with a tokenizer.
+        ConfigError: a setting is invalid.
+        CheckpointError: `tokenizer.checkpoint` is not a checkpoint with a tokenizer.
         DataError: the vocabulary has to be learned from a corpus that can't be read, or the token ids can't be.
     """
 
@@ -135,7 +135,7 @@ class TextDataModule(ResumableDataModule):
         self.splits.prepare(self._running())
 
     def setup(self, stage: str) -> None:
-        """Hold the texts to the least number of tokens.
+        """Check that every split has enough tokens.
 
         Raises:
             DataError: a text is too short for one window; says how many tokens are needed and found.
@@ -170,11 +170,11 @@ class TextDataModule(ResumableDataModule):
         return BatchOrder(n_windows, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
 
     def validation_loader(self) -> BatchLoader | list[Any]:
-        """Windows side by side over the validation tokens, none left out."""
+        """Windows side by side over the validation tokens, all of them."""
         return self._side_by_side(self.validation_tokens) if len(self.validation_tokens) else []
 
     def test_dataloader(self) -> BatchLoader:
-        """Windows side by side over the test tokens, none left out."""
+        """Windows side by side over the test tokens, all of them."""
         return self._side_by_side(self.test_tokens)
 
     def predict_dataloader(self) -> DataLoader[Prompt]:

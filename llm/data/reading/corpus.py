@@ -1,4 +1,4 @@
-"""Find the files of a corpus, and say in one line what is wrong with its name."""
+"""Find the files of a corpus, and report in one line what is wrong with its name."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _resolve_one(source: str, data_dir: Path) -> list[Path]:
         return files
     if exists:
         if not path.is_file():
-            raise DataError(f"{source!r} is no regular file, so it can't be read twice; save the text in a file first")
+            raise DataError(f"{source!r} is not a regular file and can't be read twice; save the text in a file first")
         return [path]
     if glob.has_magic(source):
         # One at a time, for a link to a folder above leads to ever more names.

@@ -1,4 +1,4 @@
-"""Which text is it: SHA-256 over the content of files, remembered so that a large one is read only once."""
+"""Identify a text: SHA-256 over the content of files, cached so that a large file is read only once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from llm.errors import DataError
 from llm.runtime.files import write_whole
 
 _REMEMBERED_FROM = 1 << 20
-"""Bytes from which a file's hash is worth remembering."""
+"""Size in bytes from which a file's hash is cached."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 _SETTLED_SECONDS = 2.0
-"""A file that was written to more recently may change again without its time showing it."""
+"""A file modified more recently than this may change again without a new time of modification."""
 
 
 def file_hash(path: Path) -> str:
@@ -39,8 +39,8 @@ def corpus_hash(paths: Iterable[str | Path], cache_dir: str | Path | None = None
 
     Args:
         paths: the files.
-        cache_dir: remember the hashes of large files here, and take a file for unchanged as long as its path, size
-            and time of modification are.
+        cache_dir: cache the hashes of large files here; a file counts as unchanged while its path, size and time of
+            modification are.
 
     Raises:
         DataError: a file can't be read.
@@ -75,7 +75,7 @@ def _stamp(path: Path) -> tuple[str, list[int]]:
 
 
 def _read(memory: Path | None) -> dict[str, Any]:
-    """What is remembered; nothing, if it can't be read."""
+    """The cached hashes; none if they can't be read."""
     if memory is not None:
         with contextlib.suppress(OSError, ValueError):
             content = json.loads(memory.read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def _read(memory: Path | None) -> dict[str, Any]:
 
 
 def _write(memory: Path, content: dict[str, Any]) -> None:
-    """In one move; a memory that can't be written costs time, nothing else."""
+    """Written in one move; a cache that can't be written costs only time."""
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_whole(memory, json.dumps(content).encode())

@@ -40,7 +40,7 @@ class Prompts(Dataset[Prompt]):
 
 
 def read_prompts(path: str | Path, tokenizer: Tokenizer) -> Prompts:
-    """The prompts in a file, one a line; empty lines are left out.
+    """The prompts in a file, one a line; empty lines are skipped.
 
     Raises:
         DataError: the file can't be read or is empty.
@@ -50,7 +50,7 @@ def read_prompts(path: str | Path, tokenizer: Tokenizer) -> Prompts:
 
 
 def encode_prompts(lines: Sequence[str], tokenizer: Tokenizer, source: str) -> list[Prompt]:
-    """The prompts in some lines; empty ones are left out.
+    """The prompts in some lines; empty ones are skipped.
 
     Raises:
         TokenizerError: a prompt can't be encoded; says in which source, on which line.

@@ -15,19 +15,19 @@ from typing import Any, BinaryIO
 from llm.errors import DataError
 
 LONGEST_BYTES = 64 << 20
-"""The longest line of JSON, and the most of a text file that is read at once where there is no place to cut it."""
+"""Limit of a line of JSON, and of what is read at once of a text file that has no place to cut it."""
 
 _BLOCK_BYTES = 1 << 17
 _ROWS = 64
-"""Of Parquet, read at once: a row may be a book."""
+"""Rows of Parquet read at once: a row may be a book."""
 _COMPRESSED_AT_ONCE = 1 << 10
-"""Bytes of Zstandard, of which four may stand for 131,072: so no more than 32 MiB come of it."""
+"""Bytes of Zstandard decompressed at once; four may expand to 131,072, so to at most 32 MiB."""
 
 
 def json_lines(path: Path, field: str, start: int) -> Iterator[tuple[int, str, int]]:
     """The records of a `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file, one a line, after line `start`.
 
-    Gives (line, text, bytes of the file read); blank lines are left out.
+    Gives (line, text, bytes of the file read); blank lines are skipped.
 
     Raises:
         DataError: a line holds no record with this field, the file is damaged, or a package is missing.
@@ -78,7 +78,7 @@ def _decompressed(path: Path, raw: BinaryIO) -> Any:
 
 
 class _ZstdFile(io.RawIOBase):
-    """The content of a Zstandard file. zstandard's own reader takes one that is cut short for whole."""
+    """The content of a Zstandard file. zstandard's own reader does not notice that a file is truncated."""
 
     def __init__(self, raw: BinaryIO) -> None:
         from zstandard import ZstdDecompressor
@@ -89,7 +89,7 @@ class _ZstdFile(io.RawIOBase):
         self._compressed = self._content = memoryview(b"")
 
     def readable(self) -> bool:
-        """It is there to be read."""
+        """It is readable."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -135,7 +135,7 @@ def _field_of(path: Path, line: int, content: bytes, field: str) -> str:
 
 
 def parquet_rows(path: Path, field: str, start: int) -> Iterator[tuple[int, str, int]]:
-    """The rows of a column, after row `start`: (row from 1, text, bytes of the file read); nulls are left out.
+    """The rows of a column, after row `start`: (row from 1, text, bytes of the file read); nulls are skipped.
 
     Raises:
         DataError: there is no such column, it holds no text, the file is damaged, or pyarrow is missing.

@@ -1,6 +1,6 @@
 """Read files of any size as chunks of text: plain text, records of JSON lines, columns of Parquet.
 
-What a chunk holds depends on nothing but the files and where it begins, so that reading can go on anywhere.
+A chunk depends only on the files and where it begins, so that reading can resume anywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llm.errors import DataError, TokenizerError
 from llm.tokenizers.base import UnknownPieceError
 
 BLOCK_BYTES = 1 << 20
-"""How much text makes a chunk: enough that a call costs nothing beside it, little enough to hold many."""
+"""Size of a chunk: large enough that a call costs little, small enough to hold many."""
 
 _BYTE_ORDER_MARK = "\ufeff"
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -52,7 +52,7 @@ class Chunk:
     bytes_read: int
 
     def explain(self, number: int, error: TokenizerError) -> TokenizerError:
-        """The error that text `number` led to, with its place in the file."""
+        """The error that text `number` caused, with its place in the file."""
         place = self.places[number]
         if is_text_file(self.path):
             if isinstance(error, UnknownPieceError):
@@ -82,11 +82,11 @@ def read_chunks(
 
     Args:
         paths: the files. `*.jsonl`, `*.jsonl.gz`, `*.jsonl.zst` and `*.parquet` hold a document in each record,
-            of which empty ones are left out; any other file is one document.
+            of which empty ones are skipped; any other file is one document.
         cuts: a text file may be cut before one of these characters if a letter or digit stands before it; see
             `Tokenizer.cuts`. Nowhere else.
         field: of a JSON record, or the column of a Parquet file, that holds the text.
-        start: where to go on.
+        start: where to resume.
         block_bytes: about how much text goes into one chunk.
 
     Raises:

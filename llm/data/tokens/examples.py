@@ -39,11 +39,11 @@ DESCRIPTION = "examples.json"
 
 @dataclass(frozen=True)
 class Example:
-    """One sample: token ids, and what is to be predicted at each of them.
+    """One sample: token ids, and the target at each of them.
 
     Args:
         inputs: (T) token ids, at least one.
-        targets: (T) what is to be predicted at each position, a token or a class; `IGNORED` where nothing is.
+        targets: (T) the target at each position, a token or a class; `IGNORED` where nothing is supervised.
     """
 
     inputs: Sequence[int] | npt.NDArray[Any]
@@ -63,7 +63,7 @@ class Example:
 
 @dataclass(frozen=True)
 class ExampleStore:
-    """What a folder of examples holds. Opening it reads the description, and small stores to verify them.
+    """What a folder of examples holds. Opening it reads the description, and verifies small stores.
 
     Args:
         path: the folder.
@@ -87,7 +87,7 @@ class ExampleStore:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Read the description of a store, and hold its files to it.
+        """Read the description of a store, and check its files against it.
 
         Raises:
             FileNotFoundError: there is no such store.
@@ -106,7 +106,7 @@ class ExampleStore:
             if store.dtype not in ("<u2", "<u4") or set(store.hashes) != set(sizes) or store.n_examples < 1:
                 raise ValueError("what it says contradicts itself")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"{str(path)!r} is no store of examples of version {VERSION}: {error}") from error
+            raise DataError(f"{str(path)!r} is not a store of examples of version {VERSION}: {error}") from error
         for name, size in sizes.items():
             file = path / name
             found = file.stat().st_size if file.is_file() else None
@@ -154,7 +154,7 @@ def open_or_build_examples(
 ) -> ExampleStore:
     """The store of some examples, made now if the cache holds none.
 
-    Any number of processes may do so at once: each writes beside the place, and what is there first is what all use.
+    Any number of processes may do so at once: each writes beside the place, and the first one is what all use.
 
     Args:
         examples: gives them; called only if they are not in the cache. They are streamed, never all in memory.
@@ -181,7 +181,7 @@ def open_or_build_examples(
             _write(temporary, examples(), source_hash, tokenizer)
             try:
                 move_into_place(temporary, target)
-            except OSError:  # a folder is there: another process was faster, or it is the damaged one
+            except OSError:  # there is a folder: another process was faster, or it is the damaged one
                 try:
                     return _open_own(target, source_hash, tokenizer)
                 except (DataError, FileNotFoundError):

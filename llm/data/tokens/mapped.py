@@ -19,7 +19,7 @@ Maps = dict[int, npt.NDArray[Any]]
 class MappedTokens:
     """Token ids in files that look like one array; each file is mapped, read-only, when it is first read.
 
-    Pickled, it is where the files are, not what is in them.
+    Pickling it stores the paths of the files, not their content.
 
     Args:
         paths: the files.
@@ -28,8 +28,8 @@ class MappedTokens:
         offset: bytes before the ids in each file.
         start: the first id that belongs to the array.
         stop: the id after the last one.
-        read_ahead: whether the system may fetch what follows before it is asked for. For reading in order it should;
-            of windows from all over a large corpus, Linux would fetch 128 kB for each kB or two that are used.
+        read_ahead: whether the system may prefetch. For sequential reading it should; for random windows of a large
+            corpus, Linux would fetch 128 kB for each kB or two that are used.
     """
 
     paths: tuple[Path, ...]
@@ -74,7 +74,7 @@ class MappedTokens:
         return np.concatenate(parts).astype(dtype or self.dtype, copy=False)
 
     def astype(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """All ids in memory, as another type."""
+        """All ids in memory, as another dtype."""
         return np.asarray(self).astype(dtype)
 
     def tolist(self) -> list[int]:

@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 _LEARNED = ("word", "char")
 REMEMBERED_FROM = 16 << 20
-"""Bytes of text from which a learned vocabulary is kept in the cache."""
+"""Size of a text in bytes from which a learned vocabulary is cached."""
 
 
 def open_corpus(corpus: str | Sequence[str], tokenizer: Tokenizer, cache_dir: str | Path) -> TokenStore:
-    """The token ids of a corpus: those that it holds, those in the cache, or made now.
+    """The token ids of a corpus: its own, those in the cache, or made now.
 
     Args:
         corpus: text, as for `resolve_corpus`; or the folder of a token store; or nanoGPT's raw `.bin`.
-        tokenizer: what encodes text, and what token ids must have been encoded with.
+        tokenizer: encodes text; token ids must have been encoded with it.
         cache_dir: where stores of texts are kept.
 
     Raises:
@@ -96,7 +96,7 @@ def open_or_build(
             shutil.rmtree(target)
         try:
             return tokenize(plan, target)
-        except LLMError:  # what is there is of no use: a text that is put right has another key
+        except LLMError:  # it is useless: a corrected text has another key
             shutil.rmtree(target, ignore_errors=True)
             raise
     except OSError as error:

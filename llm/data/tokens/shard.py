@@ -75,7 +75,7 @@ class ShardHeader:
         return (_PREFIX.pack(_MAGIC, VERSION, len(content)) + content).ljust(HEADER_SIZE, b"\0")
 
     def verify(self, path: Path) -> None:
-        """Hold the ids of a shard to their number and checksum.
+        """Check the ids of a shard against their number and checksum.
 
         Raises:
             DataError: they are not those that were written.
@@ -104,7 +104,7 @@ class ShardHeader:
 
         Raises:
             FileNotFoundError: there is no such file.
-            DataError: it is no shard of this format.
+            DataError: it is not a shard of this format.
         """
         with path.open("rb") as file:
             content = file.read(HEADER_SIZE)
@@ -117,18 +117,18 @@ class ShardHeader:
                 raise ValueError(f"ids of type {header.dtype!r}")
             figures = (header.n_tokens, header.n_documents, header.n_bytes, *header.after)
             if len(figures) != 5 or not all(type(figure) is int and figure >= 0 for figure in figures):
-                raise ValueError(f"its figures are {figures}")
+                raise ValueError(f"its numbers are {figures}")
         except (struct.error, ValueError, TypeError, RecursionError) as error:
             raise DataError(f"{str(path)!r} holds no token ids of version {VERSION}: {error}") from error
         return header
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the header of a shard, and hold the file's size to it.
+        """Read the header of a shard, and check the file's size against it.
 
         Raises:
             FileNotFoundError: there is no such file.
-            DataError: it is no shard of this format, or it is cut short.
+            DataError: it is not a shard of this format, or it is cut short.
         """
         header = cls.parse(path)
         header._verify_size(path)
@@ -157,7 +157,7 @@ def whole_shards(folder: Path, plan: tuple[str, str, str, str]) -> list[ShardHea
     """The headers of the shards that are there, up to the first that is missing or, which is logged, damaged.
 
     Raises:
-        DataError: one is no shard, or another plan's.
+        DataError: one is not a shard, or another plan's.
     """
     shards: list[ShardHeader] = []
     for number in itertools.count():

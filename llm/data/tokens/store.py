@@ -23,8 +23,8 @@ from llm.tokenizers import Tokenizer, tokenizer_from_dict
 FORMAT = "llm-tokens"
 DESCRIPTION = "store.json"
 CHECKED_BYTES = 32 << 20
-"""Up to this size a store is held to its checksums whenever it is opened, which takes some hundredths of a second. Ids
-of larger ones are looked at when they are used."""
+"""Up to this size the checksums of a store are verified whenever it is opened, which takes some hundredths of a second.
+Ids of larger ones are checked when they are used."""
 
 _RAW_CHECKED = 64
 _RAW_BLOCK = 1 << 16
@@ -39,7 +39,7 @@ class TokenStore:
         dtype: of the ids.
         n_tokens: number of ids, those between documents included.
         n_documents: number of documents.
-        n_bytes: size of the text in UTF-8 bytes; 0 where nobody knows.
+        n_bytes: size of the text in UTF-8 bytes; 0 if unknown.
         tokenizer: the tokenizer, as its `to_dict` describes it.
         fingerprint: of the tokenizer.
         source_hash: of the files that it was made from.
@@ -60,7 +60,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Read the description of a store, and hold its shards to it.
+        """Read the description of a store, and check its shards against it.
 
         Raises:
             FileNotFoundError: there is no such folder, or no finished store in it.
@@ -80,9 +80,9 @@ class TokenStore:
             if store.header_size != HEADER_SIZE or any(Path(name).name != name for name, _ in shards):
                 raise ValueError("its shards do not lie beside it")
             if store.dtype not in DTYPES or store.n_tokens != sum(n_tokens for _, n_tokens in shards):
-                raise ValueError("its figures contradict each other")
+                raise ValueError("its numbers contradict each other")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"{str(path)!r} is no token store of version {VERSION}: {error}") from error
+            raise DataError(f"{str(path)!r} is not a token store of version {VERSION}: {error}") from error
         for number, (name, n_tokens) in enumerate(shards):
             try:
                 header = ShardHeader.read(path / name)
@@ -137,12 +137,12 @@ def open_raw(path: Path, tokenizer: Tokenizer, source_hash: str) -> TokenStore:
 
     Args:
         path: the file.
-        tokenizer: what the ids are taken for; the file doesn't say.
+        tokenizer: assumed to have encoded the ids; the file doesn't say.
         source_hash: of the file.
 
     Raises:
         DataError: the file is empty or ends within an id, an id is outside the vocabulary, or that is too large for
-            ids of two bytes. Ids are looked for in 64 places spread over the file; in all of it if it is small.
+            ids of two bytes. Ids are checked in 64 places spread over the file; in all of it if it is small.
     """
     if tokenizer.vocab_size > 2**16:
         raise DataError(

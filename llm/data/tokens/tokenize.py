@@ -1,4 +1,4 @@
-"""Tokenize files of any size, in parallel, into a store that a killed process can go on with."""
+"""Tokenize files of any size, in parallel, into a store that can be resumed when the process is killed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from llm.runtime.files import remove_stale, whole_file
 from llm.tokenizers import Tokenizer
 
 SHARD_TOKENS = 100_000_000
-"""Ids in a shard: 200 MB, of which a killed process loses less than one."""
+"""Ids in a shard: 200 MB. A killed process loses less than one shard."""
 
 _CHUNKS_AHEAD = 4
-"""Encoded beyond one for each thread, so that no thread waits for the one that reads and writes."""
+"""Chunks encoded ahead, beyond one per thread, so that no thread waits for the one that reads and writes."""
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 

@@ -156,7 +156,7 @@ function redraw() {
   for (const { layer, head, canvas } of thumbs) canvas.getContext("2d").putImageData(picture(layer, head), 0, 0);
   $("ramp").querySelector("i").style.background = `linear-gradient(90deg, ${RAMPS[theme()].map((c) => `rgb(${c})`).join(", ")})`;
   $("low").textContent = $("log").checked ? "0.0001" : "0";
-  const blank = [data.causal ? "masked: it comes later" : "", $("first").checked ? "left out" : ""].filter(Boolean);
+  const blank = [data.causal ? "masked: it comes later" : "", $("first").checked ? "omitted" : ""].filter(Boolean);
   $("blank").querySelector("em").textContent = blank.join(", or ");
   $("blank").hidden = !blank.length;
   show();

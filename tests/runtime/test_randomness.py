@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.inspection.guard import same_randomness
+from llm.runtime.randomness import preserve_rng_state
 
 
 def draw():
@@ -20,7 +20,7 @@ def test_what_is_drawn_inside_is_not_missing_outside(fails):
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     found = [draw()]
     try:
-        with same_randomness(torch.device("cpu")):
+        with preserve_rng_state(torch.device("cpu")):
             draw()
             if fails:
                 raise ValueError

@@ -1,0 +1,45 @@
+"""What every network has: a configuration, hidden states, logits, and stages that the probe can look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from llm.config import GPTConfig
+from llm.model.embeddings import Embeddings
+from llm.model.stages import AttentionHook, Hook
+
+
+class Network(nn.Module):
+    """A network from token ids to logits that names its stages.
+
+    Args:
+        config: the architecture.
+    """
+
+    embeddings: Embeddings
+    predicts_next = True
+    """Whether the logits at a position are of the token after it, or of the token that belongs there itself."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def hidden_states(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the head reads: token ids `(B, T)` -> `(B, T, C)`."""
+        raise NotImplementedError
+
+    def logits_of(self, residual: Tensor) -> Tensor:
+        """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""
+        raise NotImplementedError
+
+    def stages(self) -> Iterator[Hook | AttentionHook]:
+        """What is worth a look, in the order in which it runs."""
+        raise NotImplementedError
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained values, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
