@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -186,8 +187,10 @@ class TrainingCLI(LightningCLI):
         settings = config.clone().as_dict()
         plan = preflight(settings, self.start, alone=config.preflight)
         self.plan = plan
-        # The tokenizer is learned and the text is read once.
-        self.parser.add_instantiator(lambda *_, **__: plan.datamodule, self.datamodule_class, subclasses=False)
+        # The tokenizer is learned and the text is read once. The parser's module outlives the run, and would keep the
+        # files of the data module open.
+        datamodule: Any = weakref.ref(plan.datamodule)
+        self.parser.add_instantiator(lambda *_, **__: datamodule(), self.datamodule_class, subclasses=False)
 
     def _say_what_is_measured(self) -> None:
         """Which model, on which text."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -159,3 +163,17 @@ def test_after_an_error_amid_a_step_its_batch_comes_again(fit, tmp_path, monkeyp
         read_checkpoint(f"runs/gpt/{name}/checkpoints/last.ckpt")["state_dict"] for name in ("whole", "again")
     )
     assert all(value.equal(again[name]) for name, value in whole.items())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+def test_runs_in_one_process_leave_nothing_open(fit):
+    def held() -> tuple[int, int, list[object]]:
+        gc.collect()
+        handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), handlers
+
+    assert fit(STEPS)[0] == 0
+    after_the_first = held()
+    for _ in range(2):
+        assert fit(STEPS)[0] == 0
+        assert held() == after_the_first
