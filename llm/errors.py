@@ -74,8 +74,8 @@ def _loss_of_a_process(error: BaseException) -> str | None:
         if isinstance(found, RuntimeError) and (lost := _LOST_WORKER(str(found))):
             how = f" ({lost[2].strip().lower()})" if lost[2] else ""
             return (
-                f"the process {lost[1]}, which loads data, ended{how}, perhaps for lack of memory; {HOW_TO_RESUME}, "
-                "and if it happens again with fewer --data.num_workers"
+                f"the process {lost[1]}, which loads data, has ended{how}, perhaps out of memory; {HOW_TO_RESUME}; "
+                "if it happens again, with fewer --data.num_workers"
             )
         found = found.__cause__ or found.__context__
     if isinstance(error, RuntimeError) and _LOST_PEER(str(error)):

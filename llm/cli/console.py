@@ -43,10 +43,12 @@ def be_quiet() -> None:
     """Leave out what a user can do nothing about."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    if not log.handlers:
-        log.addHandler(_AboveTheBar())
-        log.setLevel(logging.WARNING if rank() else logging.INFO)  # several processes say things once
-        log.propagate = False
+    reports = logging.getLogger("lightning.pytorch.profilers.profiler")  # whoever sets trainer.profiler wants them
+    for logger in (log, reports):
+        if not logger.handlers:
+            logger.addHandler(_AboveTheBar())
+            logger.setLevel(logging.WARNING if rank() else logging.INFO)  # several processes say things once
+            logger.propagate = False
     for message in (
         ".*does not have many workers.*",
         ".*isinstance.treespec, LeafSpec.*",

@@ -5,13 +5,36 @@ from __future__ import annotations
 import logging
 
 import lightning as L
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.data import TextDataModule
+from llm.preflight.sizes import in_time
 from llm.runs.checkpointing import best_and_last
+from llm.runs.stopping import command_to_resume
 from llm.runtime.shell import command_line, train_command_line
 
 log = logging.getLogger("llm")
+
+
+def _spent_timer(trainer: L.Trainer) -> Timer | None:
+    """The time limit that the run has reached, if any."""
+    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
+    return next((timer for timer in timers if (left := timer.time_remaining()) is not None and left <= 0), None)
+
+
+def _spent(timer: Timer) -> str:
+    limit = timer.time_elapsed() + (timer.time_remaining() or 0.0)
+    return f"the time for training (trainer.max_time), {in_time(limit)}, is spent"
+
+
+def _what_would_go_on(trainer: L.Trainer) -> str:
+    """What the user has to change so that a run at its end goes on."""
+    if (timer := _spent_timer(trainer)) is not None:
+        return f"{_spent(timer)}: set a longer --trainer.max_time"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return "set --trainer.max_steps above that"
+    return f"set --trainer.max_epochs above {trainer.max_epochs}"
 
 
 def say_how_to_use(trainer: L.Trainer, datamodule: L.LightningDataModule, first_step: int) -> None:
@@ -24,9 +47,12 @@ def say_how_to_use(trainer: L.Trainer, datamodule: L.LightningDataModule, first_
     """
     if trainer.global_step == first_step:
         log.warning(
-            "no step was made: the run was at its end already, at step %d; set --trainer.max_steps above that",
-            first_step,
+            "no step was made: the run was at its end already, at step %d; %s", first_step, _what_would_go_on(trainer)
         )
+    elif (timer := _spent_timer(trainer)) is not None:
+        last = "" if (saved := best_and_last(trainer)) is None else saved.last_model_path
+        on = command_to_resume(trainer, last, "--trainer.max_time", "DD:HH:MM:SS") if last else "raise it"
+        log.info("stopped at step %d: %s; resume with: %s", trainer.global_step, _spent(timer), on)
     checkpoint = best_and_last(trainer)
     if checkpoint is None:
         return

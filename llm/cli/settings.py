@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from llm.cli.words import CONFIG, read_settings, take
 from llm.config import OptimConfig
 from llm.errors import ConfigError
+
+log = logging.getLogger("llm")
 
 
 def setting_names(parser: argparse.ArgumentParser) -> set[str]:
@@ -46,6 +49,37 @@ def given_by_flags(parser: LightningArgumentParser, words: Sequence[str]) -> set
 def is_given(name: str, given: set[str]) -> bool:
     """Whether a setting, a part of it, or a group that it belongs to was set."""
     return any(f"{other}.".startswith(f"{name}.") or f"{name}.".startswith(f"{other}.") for other in given)
+
+
+def adopt_root(trainer: Any, given: set[str], by_flags: set[str]) -> None:
+    """Keep runs below `default_root_dir`, where the user set that and did not set where the logger keeps them.
+
+    Args:
+        trainer: the settings of the Trainer; changed in place.
+        given: the names that the user set.
+        by_flags: those set by flags, which win over what is set in files.
+    """
+    for names in (by_flags, given):
+        if "trainer.default_root_dir" not in names or trainer.default_root_dir is None:
+            continue
+        settings = getattr(trainer.logger, "init_args", None)
+        if settings is not None and not {f"trainer.logger.{key}" for key in ("save_dir", "init_args.save_dir")} & names:
+            settings["save_dir"] = str(trainer.default_root_dir)
+        return
+
+
+def adopt_length(trainer: Any, given: set[str]) -> None:
+    """Let a number of epochs that the user gave decide how long a run is, not a number of steps that nobody gave.
+
+    Args:
+        trainer: the settings of the Trainer; changed in place.
+        given: the names that the user set.
+    """
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    if epochs is None or not is_given("trainer.max_epochs", given) or is_given("trainer.max_steps", given):
+        return
+    trainer.max_steps = -1
+    log.info("length:      trainer.max_epochs %s, in place of the default of %s steps", epochs, steps)
 
 
 def adopt_architecture(

@@ -10,7 +10,7 @@ from llm.cli.parsing import suggestion
 from llm.cli.words import TASK, settings_of_files, take, value_in_files
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import read_checkpoint, task_of
-from llm.runs.choosing import RUNS
+from llm.runs.loggers import RUNS
 from llm.runs.run_folder import newest_checkpoint
 from llm.tasks import TASKS
 from llm.tasks.table import DEFAULT_TASK
@@ -51,7 +51,8 @@ def _checkpoint(words: Sequence[str], files: Iterable[dict[str, Any]]) -> str | 
     path = value("ckpt_path")
     if path not in ("last", "best"):
         return None if path == "null" else path
-    folder = value("checkpoint.folder") or value("trainer.logger.init_args.save_dir", "trainer.logger.save_dir")
+    folder = value("checkpoint.folder") or value("trainer.default_root_dir")
+    folder = folder or value("trainer.logger.init_args.save_dir", "trainer.logger.save_dir")
     return newest_checkpoint(folder or RUNS, path)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -18,7 +19,9 @@ from llm.cli.ending import say_how_to_use
 from llm.cli.parsing import check_settings
 from llm.cli.settings import (
     adopt_architecture,
+    adopt_length,
     adopt_optim,
+    adopt_root,
     adopt_text,
     adopt_tokenizer,
     given_by_flags,
@@ -35,11 +38,12 @@ from llm.inspection import Inspection, TextSamples
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, preflight
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
+from llm.runs.beginning import begin_where_it_was_said
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
-from llm.runs.choosing import choose_checkpoint, logger_to_go_on_with
+from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
 from llm.runs.ending import EndPoint
 from llm.runs.processes import EndTogether, adopt_launcher, refuse_more_processes_than_cores, without_looks
-from llm.runs.run_folder import CHECKPOINTS, OneCurve, locked, run_folder_of
+from llm.runs.run_folder import CHECKPOINTS, OneCurve, locked, refuse_to_overwrite, run_folder_of
 from llm.runs.stopping import StopSafely
 from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16
@@ -114,10 +118,13 @@ class TrainingCLI(LightningCLI):
             _refuse_what_is_for_fit(by_flags)
         adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
         refuse_more_processes_than_cores(config.trainer)
+        adopt_root(config.trainer, given, by_flags)
+        if subcommand == "fit":
+            adopt_length(config.trainer, given)
         config.ckpt_path = choose_checkpoint(config, subcommand)
         if subcommand != "fit" and not is_given("trainer.logger", by_flags):
             config.trainer.logger = False
-        if subcommand != "fit" or config.trainer.logger is False:
+        if subcommand != "fit":
             self.save_config_callback = None  # there is no folder of this run
         if config.ckpt_path is not None:
             self._adopt_checkpoint(config, subcommand, given)
@@ -160,8 +167,7 @@ class TrainingCLI(LightningCLI):
             if "optim" in config.model:
                 adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
             data = checkpoint.get(self.task.datamodule_class().__qualname__)
-            logger = logger_to_go_on_with(config)
-            folder = None if logger is None else Path(logger.log_dir)
+            folder = folder_to_go_on_in(config)
             self.start = Start(step, gpt, data if isinstance(data, dict) else {}, folder)
 
     def before_instantiate_classes(self) -> None:
@@ -204,8 +210,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what every run has: safe checkpoints, throughput, a progress bar, a safe stop."""
         config = self._get(self.config_init, "trainer")
-        if self.subcommand == "fit" and (logger := logger_to_go_on_with(self.config["fit"])) is not None:
-            kwargs["logger"] = logger
+        if self.subcommand == "fit":
+            kwargs["logger"] = loggers_of_run(self.config["fit"], config.get("logger"))
         kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
@@ -213,12 +219,15 @@ class TrainingCLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
         callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples))
-        always: list[L.Callback] = [OneCurve(), StartingPoint(), EndPoint(), Throughput(), EndTogether()]
-        if config.get("enable_progress_bar") is not False:
+        always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
+        their_own = any(isinstance(c, ProgressBar) for c in [*callbacks, *_as_list(config.get("callbacks"))])
+        if config.get("enable_progress_bar") is not False and not their_own:
             always.append(RunProgress())
         if self.plan is not None:
             always.append(RecordPreflight(self.plan))
         trainer = super()._instantiate_trainer(config, [*callbacks, *always])
+        EndPoint().put_in_place(trainer)
+        begin_where_it_was_said(trainer)
         # Behind those that save, which Lightning puts last.
         trainer.callbacks.append(StopSafely())  # type: ignore[attr-defined]
         return trainer
@@ -227,7 +236,9 @@ class TrainingCLI(LightningCLI):
         """Train with the run's folders in hand: a run that could not be saved does not begin."""
         with contextlib.ExitStack() as stack:
             if subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-                stack.enter_context(locked(self._folders()))
+                folders, config = self._folders(), self.config["fit"]
+                refuse_to_overwrite(folders, config.ckpt_path, config.fresh)
+                stack.enter_context(locked(folders))
             super()._run_subcommand(subcommand)
 
     def _folders(self) -> list[Path]:

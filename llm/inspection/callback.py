@@ -18,7 +18,8 @@ from llm.inspection.gradients import GradientFlow, flow_table
 from llm.inspection.probe import capture, longest_window
 from llm.inspection.report import Report, choose_window
 from llm.inspection.writers import TensorBoard, write_maps, write_shapes
-from llm.runs.run_folder import experiments_of, folder_of, goes_on_in_its_folder
+from llm.runs.loggers import folder_of
+from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
 from llm.runtime.files import write_whole
 from llm.runtime.process import Interrupted
 from llm.runtime.randomness import preserve_rng_state

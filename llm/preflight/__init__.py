@@ -17,6 +17,7 @@ from llm.preflight.plan import Plan, Start
 from llm.preflight.table import table
 from llm.preflight.timing import estimated_seconds, measure_steps
 from llm.runtime.randomness import preserve_rng_state
+from llm.training.schedule import batches_of_epoch
 
 __all__ = [
     "HINTING",
@@ -106,9 +107,7 @@ def _validations(plan: Plan, batches: int) -> float:
         return 0
     data = plan.settings["data"]
     each = math.ceil(plan.corpus.validation / data["context_length"] / data["batch_size"] / plan.world_size)
-    limit = plan.setting("trainer.limit_val_batches")
-    if limit is not None:
-        each = min(each, limit) if isinstance(limit, int) else int(each * limit)
+    each = plan.corpus.batches if plan.overfits else batches_of_epoch(each, plan.limit("val"))
     return each * (1 + batches // every)
 
 

@@ -128,6 +128,18 @@ def learning_rate(plan: Plan) -> Iterator[str]:
         )
 
 
+def two_lengths(plan: Plan) -> Iterator[str]:
+    """Steps that end the run before its epochs do."""
+    most, epochs = plan.setting("trainer.max_steps"), plan.setting("trainer.max_epochs")
+    if not plan.epochs or not epochs or epochs < 0 or plan.steps != most:
+        return
+    if plan.epochs < epochs:
+        yield (
+            f"trainer.max_steps {most:,} ends the run after {plan.epochs:,.1f} of {epochs:,} epochs "
+            "(trainer.max_epochs); --trainer.max_steps -1 makes them all"
+        )
+
+
 def data_and_size(plan: Plan) -> Iterator[str]:
     """Too little text for the length of the run, or too few or too many tokens for the size of the model."""
     if plan.corpus is None or plan.parameters is None or not plan.tokens:
@@ -183,11 +195,15 @@ def validation(plan: Plan) -> Iterator[str]:
     every = plan.validates_every
     if every is None:
         yield "there is no validation, so no best.ckpt; set data.validation_fraction or data.validation_corpus"
-    elif (
-        every > (batches := plan.batches_until(plan.steps)) and plan.setting("trainer.check_val_every_n_epoch") is None
-    ):
+    elif (epochs := plan.setting("trainer.check_val_every_n_epoch")) is None:
+        if every > (batches := plan.batches_until(plan.steps)):
+            yield (
+                f"the run has {batches:,} batches, and trainer.val_check_interval is {every:,}: "
+                "validation comes at the end only"
+            )
+    elif plan.epochs is not None and epochs > plan.epochs:
         yield (
-            f"the run has {batches:,} batches, and trainer.val_check_interval is {every:,}: "
+            f"the run has {plan.epochs:,.1f} epochs, and trainer.check_val_every_n_epoch is {epochs:,}: "
             "validation comes at the end only"
         )
 
@@ -215,7 +231,8 @@ def precision(plan: Plan) -> Iterator[str]:
 def nothing_left(plan: Plan) -> Iterator[str]:
     """A checkpoint of a finished run."""
     if plan.steps is not None and plan.start.step >= max(1, plan.steps):
-        yield f"the checkpoint is at step {plan.start.step:,} of {plan.steps:,}: nothing is left; set trainer.max_steps"
+        limit = "max_steps" if plan.steps == plan.setting("trainer.max_steps") else "max_epochs"
+        yield f"the checkpoint is at step {plan.start.step:,} of {plan.steps:,}: nothing is left; set trainer.{limit}"
 
 
 REFUSING: tuple[Check, ...] = (
@@ -230,6 +247,7 @@ REFUSING: tuple[Check, ...] = (
 HINTING: tuple[Check, ...] = (
     memory_may_not_suffice,
     learning_rate,
+    two_lengths,
     data_and_size,
     skipped_text,
     averaging,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
@@ -22,6 +21,8 @@ from llm.preflight.costs import step_costs
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.plan import Corpus, Plan, Start, existing
 from llm.runs.checkpointing import BestAndLast
+from llm.runs.loggers import planned_folder
+from llm.runs.run_folder import refuse_to_overwrite
 from llm.training.schedule import batches_of_epoch, steps_of_run
 
 _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", "max_time", "barebones"}
@@ -45,7 +46,12 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     plan.make(lambda: TextSamples(**settings["samples"]))
     plan.make(lambda: BestAndLast(**settings["checkpoint"]))
     _try_trainer(plan, settings["trainer"])
-    plan.folder = plan.start.folder or _folder(settings["trainer"]["logger"])
+    with contextlib.suppress(Exception):  # what is wrong with a logger, the run itself will say
+        plan.folder = plan.start.folder or planned_folder(settings["trainer"])
+    if not settings["trainer"].get("fast_dev_run"):
+        folders = [folder for folder in (plan.folder, settings["checkpoint"]["folder"]) if folder is not None]
+        begin = settings.get("ckpt_path"), bool(settings.get("fresh"))
+        plan.make(lambda: refuse_to_overwrite(map(Path, folders), *begin))
     tokenizer = plan.make(lambda: TokenizerConfig(**data["tokenizer"]))
     if tokenizer is not None and plan.folder_is_writable:  # a corpus may take minutes to read
         plan.datamodule = plan.make(lambda: TextDataModule(**{**data, "tokenizer": tokenizer}))
@@ -59,9 +65,7 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         max_steps, max_epochs = trainer["max_steps"], trainer["max_epochs"]
         if debugged := trainer.get("fast_dev_run"):
             max_steps, max_epochs = int(debugged), 1
-        plan.steps = steps_of_run(
-            max_steps, max_epochs, plan.corpus.batches, trainer["limit_train_batches"], plan.accumulation
-        )
+        plan.steps = steps_of_run(max_steps, max_epochs, plan.corpus.batches, plan.limit("train"), plan.accumulation)
     if plan.gpt is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
         plan.parameters = Parameters.of(plan.gpt, plan.optim)
         plan.costs = step_costs(plan.gpt, data["batch_size"], plan.precision, plan.device)
@@ -90,7 +94,7 @@ def _read_corpus(plan: Plan, datamodule: Any) -> Corpus:
         tokens,
         len(datamodule.validation_tokens),
         len(window_starts(tokens, datamodule.context_length, datamodule.stride)),
-        batches_of_epoch(batches, plan.setting("trainer.limit_train_batches")),
+        batches_of_epoch(batches, plan.limit("train")),
     )
 
 
@@ -117,13 +121,3 @@ def _try_trainer(plan: Plan, settings: dict[str, Any]) -> None:
     plan.device = trainer.strategy.root_device.type
     plan.precision = str(trainer.precision)
     plan.world_size = trainer.num_devices * trainer.num_nodes
-
-
-def _folder(logger: Any) -> Path | None:
-    """Where a run will leave its files, or None if that is not known before it begins."""
-    arguments = logger.get("init_args", {}) if isinstance(logger, dict) else {}
-    if not isinstance(logger, dict) or not str(logger.get("class_path", "")).endswith("TensorBoardLogger"):
-        return None
-    with contextlib.suppress(Exception):  # the run itself will say so
-        return Path(TensorBoardLogger(**arguments).log_dir)
-    return None

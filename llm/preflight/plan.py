@@ -105,6 +105,18 @@ class Plan:
                 return {int(epoch): max(1, int(batches)) for epoch, batches in schedule.items()}
         return max(1, self.setting("trainer.accumulate_grad_batches") or 1)
 
+    def limit(self, split: str) -> int | float | None:
+        """Lightning's limit of the batches of an epoch of `train`, or of a validation of `val`; None for no limit."""
+        limit: int | float | None = self.setting("trainer.overfit_batches") or self.setting(
+            f"trainer.limit_{split}_batches"
+        )
+        return limit
+
+    @property
+    def overfits(self) -> bool:
+        """Whether the run is validated on the few batches that it trains on."""
+        return bool(self.setting("trainer.overfit_batches"))
+
     @property
     def tokens(self) -> int | None:
         """Tokens that the run trains on, of all processes."""
@@ -150,7 +162,7 @@ class Plan:
     def validates_every(self) -> int | None:
         """Training batches between validations; None where there are none."""
         interval = self.setting("trainer.val_check_interval")
-        if self.corpus is None or not self.corpus.validation or self.setting("trainer.limit_val_batches") == 0:
+        if self.corpus is None or not (self.corpus.validation or self.overfits) or self.limit("val") == 0:
             return None
         if isinstance(interval, float):
             return max(1, int(self.corpus.batches * interval))

@@ -10,10 +10,11 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import read_checkpoint, write_checkpoint
+from llm.runs.loggers import folder_of
 from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runtime.files import keeping
 from llm.training.throughput import side_work
@@ -75,8 +76,16 @@ class BestAndLast(Checkpoint):
         self._due = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set the count of begun validation batches right: `on_save_checkpoint` may have counted one that never was."""
+        """Keep the names of this callback's files from others; set the count of begun validation batches right:
+        `on_save_checkpoint` may have counted one that never was.
+
+        Raises:
+            ConfigError: a `ModelCheckpoint` beside this one would write to a file of this one.
+        """
         del pl_module
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                self._keep_apart(trainer, callback)
         counts = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
         counts.ready = counts.started = counts.completed  # type: ignore[attr-defined]
 
@@ -128,8 +137,11 @@ class BestAndLast(Checkpoint):
         del pl_module
         if trainer.state.fn != "fit" or not (trainer.training or trainer.validating):
             return
+        loop = checkpoint["loops"]["fit_loop"]
+        for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
+            if counts["ready"] > counts["processed"]:  # an error amid a step: its batch comes again
+                counts["ready"] = counts["started"] = counts["completed"] = counts["processed"]
         if self._validated_batch != trainer.fit_loop.total_batch_idx and _validation_follows(trainer):
-            loop = checkpoint["loops"]["fit_loop"]
             for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
                 counts["completed"] = counts["processed"]
             # As if it had been ended in its first batch.
@@ -157,8 +169,7 @@ class BestAndLast(Checkpoint):
     def _save(self, trainer: L.Trainer, name: str) -> Path | None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return None
-        folder = self.folder or (trainer.log_dir and Path(trainer.log_dir, CHECKPOINTS)) or CHECKPOINTS
-        path = Path(folder, name)
+        path = self._folder(trainer) / name
         with contextlib.ExitStack() as stack:
             stack.enter_context(side_work(trainer))
             if name == LAST and trainer.is_global_zero and self._is_whole(path, trainer):
@@ -166,10 +177,26 @@ class BestAndLast(Checkpoint):
             trainer.save_checkpoint(path)
         return path
 
+    def _keep_apart(self, trainer: L.Trainer, other: ModelCheckpoint) -> None:
+        """Let `save_last` of Lightning's callback have a name of its own: its link would stand in for `last.ckpt`."""
+        if other.dirpath is None or Path(other.dirpath).resolve() != self._folder(trainer).resolve():
+            return
+        if other.filename is not None and f"{other.filename}.ckpt" in (BEST, LAST, PREVIOUS):
+            raise ConfigError(
+                f"ModelCheckpoint with filename {other.filename!r} would overwrite a file of every run: choose another "
+                "filename, or a dirpath"
+            )
+        if f"{other.CHECKPOINT_NAME_LAST}.ckpt" == LAST:
+            other.CHECKPOINT_NAME_LAST = f"model-checkpoint-{other.CHECKPOINT_NAME_LAST}"
+
+    def _folder(self, trainer: L.Trainer) -> Path:
+        run = trainer.strategy.broadcast(folder_of(trainer)) or trainer.log_dir or ""
+        return Path(self.folder or Path(run, CHECKPOINTS))
+
     def _is_whole(self, path: Path, trainer: L.Trainer) -> bool:
         """Whether it is certain what a file holds: this run wrote or read it. Nothing else may become `previous`."""
         known = [other for other in (self.last_model_path, trainer.ckpt_path) if other]
-        return path.is_file() and path.resolve() in [Path(other).resolve() for other in known]
+        return path.is_file() and not path.is_symlink() and path.resolve() in [Path(other).resolve() for other in known]
 
 
 def best_and_last(trainer: L.Trainer) -> BestAndLast | None:

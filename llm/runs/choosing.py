@@ -6,21 +6,25 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from llm.runs.loggers import (
+    MetricsFile,
+    RunFolder,
+    folder_of_name,
+    logger_settings,
+    root_of_runs,
+    run_folder_logger,
+)
 from llm.runs.run_folder import (
-    CHECKPOINTS,
-    LAST,
     NoCheckpointError,
     checkpoint_to_go_on_from,
+    goes_on_in,
     newest_checkpoint,
     run_folder_of,
 )
 
 log = logging.getLogger("llm")
-
-RUNS = "runs"
-"""The folder in which every run gets a folder of its own."""
 
 
 def choose_checkpoint(config: Any, subcommand: str) -> str | None:
@@ -49,35 +53,46 @@ def choose_checkpoint(config: Any, subcommand: str) -> str | None:
 
 def _folder_of_runs(config: Any, of_its_name: bool = False) -> Path:
     """The folder that holds runs, or the one folder of checkpoints that is set."""
-    logger, trainer = config.trainer.logger, config.trainer
     if config.checkpoint.folder is not None:
         return Path(config.checkpoint.folder)
-    if logger is False and of_its_name:
-        return Path(trainer.default_root_dir or ".", CHECKPOINTS)
-    settings = getattr(logger, "init_args", None)
-    folder = Path(getattr(settings, "save_dir", None) or RUNS)
-    if not of_its_name:
-        return folder
-    folder /= getattr(settings, "name", None) or ""
-    version = getattr(settings, "version", None)
-    return folder if version is None else folder / (version if isinstance(version, str) else f"version_{version}")
+    return folder_of_name(config.trainer) if of_its_name else root_of_runs(config.trainer)
 
 
-def logger_to_go_on_with(config: Any) -> TensorBoardLogger | None:
-    """The configured logger, but for the folder of the run whose `last.ckpt` a run goes on from; None for all others.
+def folder_to_go_on_in(config: Any) -> Path | None:
+    """The folder of the run whose `last.ckpt` a run goes on from; None for a new one.
 
     Another checkpoint of a run, such as `best.ckpt`, begins a new run: what came after it in the old one stays.
     """
-    logger = config.trainer.logger
-    settings = getattr(logger, "init_args", None)
-    if config.ckpt_path is None or settings is None or not str(logger.class_path).endswith("TensorBoardLogger"):
+    if config.ckpt_path is None:
         return None
     path = Path(config.ckpt_path).resolve()
     run = run_folder_of(path)
-    of_this_name = Path(settings.save_dir, settings.name or "").resolve() == run.parent
-    if path.parent == run or not of_this_name or settings.version is not None or settings.sub_dir is not None:
-        return None
-    if path.name != LAST and path != newest_checkpoint(path.parent).resolve():
-        return None
-    options = {**settings.as_dict(), **dict(getattr(logger, "dict_kwargs", None) or {}), "version": run.name}
-    return TensorBoardLogger(**options)
+    _, settings = logger_settings(config.trainer.logger)
+    named = settings.get("version") is not None or settings.get("sub_dir") is not None
+    of_this_name = folder_of_name(config.trainer).resolve() == run.parent
+    return run if of_this_name and not named and goes_on_in(run, path) else None
+
+
+def loggers_of_run(config: Any, made: Any) -> list[Logger]:
+    """The loggers of a run: those that were configured, with the run's folder.
+
+    Args:
+        config: of `fit`.
+        made: of the setting `trainer.logger`.
+    """
+    if made is None or made is True:
+        made = TensorBoardLogger(root_of_runs(config.trainer), name="lightning_logs", default_hp_metric=False)
+    loggers = [] if made is False else made if isinstance(made, list) else [made]
+    loggers = [MetricsFile.of(logger) if type(logger) is CSVLogger else logger for logger in loggers]
+    folder = folder_to_go_on_in(config)
+    with_folder = [logger for logger in loggers if isinstance(logger, TensorBoardLogger | CSVLogger)]
+    if not with_folder:
+        return [
+            *loggers,
+            run_folder_logger(config.trainer) if folder is None else RunFolder(folder.parent, folder.name),
+        ]
+    unnamed = [logger for logger in with_folder if logger._version is None]
+    versions = [logger.version for logger in unnamed]
+    for logger in unnamed:  # the same for all, so that each knows its own again
+        logger._version = max(versions) if folder is None else folder.name
+    return loggers

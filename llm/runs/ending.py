@@ -2,17 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from llm.runs.checkpointing import best_and_last
+from llm.training.trainer_state import is_at_end_of_epoch, is_last_batch_of_run, validate_after_this_batch
 
 
 class EndPoint(L.Callback):
-    """Sees to it that a run shorter than the interval of validations is validated too, at its end."""
+    """Sees to it that a run that has not been validated is validated at its end, however it ends.
+
+    `check_val_every_n_epoch` and `val_check_interval` may both be longer than a run.
+    """
+
+    def __init__(self) -> None:
+        self._validated = False
+        self._restore: dict[str, Any] = {}
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the run only has its last validation to make."""
+        return bool(self._restore)
+
+    def put_in_place(self, trainer: L.Trainer) -> None:
+        """Stand behind all that may end a run, such as a time limit, and before what saves."""
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        first = next((n for n, callback in enumerate(callbacks) if isinstance(callback, Checkpoint)), len(callbacks))
+        callbacks.insert(first, self)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget a run before this one."""
+        del trainer, pl_module
+        self._validated, self._restore = False, {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where a run goes on from the validation that ended an epoch, end that epoch; Lightning would train on in it,
+        as its settings did not ask for that validation."""
+        del pl_module
+        if trainer.ckpt_path is not None and is_at_end_of_epoch(trainer):
+            self._restore = validate_after_this_batch(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the Trainer its settings back."""
+        self.on_train_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that there was one."""
+        del pl_module
+        self._validated = self._validated or not trainer.sanity_checking
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """At the last step, ask Lightning to stop: it validates before it does."""
+        """After the last batch, have a validation follow, if there was none."""
         del pl_module
-        interval = getattr(trainer, "val_check_batch", None)
-        if interval is not None and trainer.global_step == trainer.max_steps:
-            trainer.should_stop = trainer.should_stop or trainer.fit_loop.total_batch_idx + 1 < interval
+        if not self._validated and is_last_batch_of_run(trainer) and not self._was_before(trainer):
+            self._restore = validate_after_this_batch(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the Trainer its settings back."""
+        del pl_module
+        for name, value in self._restore.items():
+            setattr(trainer, name, value)
+        self._restore = {}
+
+    def _was_before(self, trainer: L.Trainer) -> bool:
+        """Whether there was a validation in the part of the run from which this one goes on."""
+        checkpoint = best_and_last(trainer)
+        return trainer.ckpt_path is not None and checkpoint is not None and math.isfinite(checkpoint.best_loss)

@@ -16,6 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import read_checkpoint
+from llm.runs.loggers import MetricsFile, folder_of
 from llm.runtime.files import remove_stale
 
 try:
@@ -28,7 +29,8 @@ log = logging.getLogger("llm")
 CHECKPOINTS = "checkpoints"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 _LOCK = ".lock"
-_SIGNS_OF_A_RUN = (LAST, PREVIOUS, _LOCK, "config.yaml")
+_CONFIG = "config.yaml"
+_SIGNS_OF_A_RUN = (LAST, PREVIOUS, _LOCK, _CONFIG)
 _NAMES = {"last": (LAST, PREVIOUS), "best": (BEST,)}
 
 
@@ -82,6 +84,45 @@ def run_folder_of(path: Path) -> Path:
     return path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
 
 
+def goes_on_in(folder: Path, checkpoint: str | Path | None) -> bool:
+    """Whether a run that begins with a checkpoint goes on with the run in a folder: from the last of it, not another.
+
+    Args:
+        folder: of a run, or of its checkpoints.
+        checkpoint: None for a run from step 0.
+    """
+    if checkpoint is None:
+        return False
+    path = Path(checkpoint).resolve()
+    if folder.resolve() not in (path.parent, run_folder_of(path)) or path.name == BEST:
+        return False
+    return path.name == LAST or path == newest_checkpoint(path.parent).resolve()
+
+
+def refuse_to_overwrite(folders: Iterable[Path], checkpoint: str | Path | None = None, fresh: bool = False) -> None:
+    """Hold a run to folders that are empty, or those of the run that it goes on with.
+
+    Args:
+        folders: that the run is about to write to.
+        checkpoint: that it begins with; None for step 0.
+        fresh: what was ended before its first checkpoint may be begun again.
+
+    Raises:
+        ConfigError: a folder holds another run.
+    """
+    for folder in folders:
+        kept = [name for name in (BEST, LAST, PREVIOUS, _CONFIG) if (folder / name).exists()]
+        if not kept or goes_on_in(folder, checkpoint):
+            continue
+        beside = checkpoint is not None and folder.name == run_folder_of(Path(checkpoint).resolve()).name
+        if kept == [_CONFIG] and (fresh or beside):  # `beside`: the folder of another logger of the same run
+            continue
+        raise ConfigError(
+            f"{str(folder)!r} holds a run already ({', '.join(kept)}), which this one would overwrite: go on with that "
+            "run (--ckpt_path last), or give this one a name of its own (--trainer.logger.init_args.version NAME)"
+        )
+
+
 def _newest(folder: str | Path, names: Sequence[str]) -> Path | None:
     """The file with one of these names that was last written to, in a folder and below."""
     found: list[tuple[int, Path]] = []
@@ -113,15 +154,6 @@ def _first_whole(folder: Path, names: Sequence[str]) -> Path:
     )
 
 
-def folder_of(trainer: L.Trainer) -> Path | None:
-    """The folder of a run, which is its first logger's, or None.
-
-    Not `trainer.log_dir`: that waits for all processes, and most files are written by the first one alone.
-    """
-    folder = getattr(trainer.loggers[0], "log_dir", None) if trainer.loggers else None
-    return None if folder is None else Path(folder)
-
-
 def experiments_of(trainer: L.Trainer) -> list[Any]:
     """What a run's TensorBoard loggers write with; in other processes than the first it writes nothing."""
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
@@ -136,9 +168,9 @@ def goes_on_in_its_folder(trainer: L.Trainer) -> bool:
 
 
 class OneCurve(L.Callback):
-    """Lets TensorBoard forget what a run logged after the checkpoint from which it goes on, and logs again.
+    """Lets TensorBoard and CSV forget what a run logged after the checkpoint from which it goes on, and logs again.
 
-    As `purge_step` of `SummaryWriter`, but only once it is certain that the run does go on.
+    For TensorBoard as `purge_step` of `SummaryWriter`, but only once it is certain that the run does go on.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -146,6 +178,9 @@ class OneCurve(L.Callback):
         del pl_module
         if not trainer.is_global_zero or not goes_on_in_its_folder(trainer):
             return
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.forget_after(trainer.global_step)
         step = trainer.global_step + 1
         for experiment in experiments_of(trainer):
             writer = experiment._get_file_writer()

@@ -17,7 +17,8 @@ from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from llm.data.loader import BatchLoader
 from llm.runs.checkpointing import best_and_last
-from llm.runs.run_folder import folder_of
+from llm.runs.ending import EndPoint
+from llm.runs.loggers import folder_of
 from llm.runtime.process import Interrupted, listen, listen_as_before, name_of, say
 from llm.runtime.shell import command_line, train_command_line
 from llm.training.trainer_state import is_accumulating
@@ -158,12 +159,18 @@ class StopSafely(L.Callback):
         self._before = {}
 
 
-def command_to_resume(trainer: L.Trainer, path: Path) -> str:
-    """The command that resumes the run: with the run's own configuration, where it was kept."""
+def command_to_resume(trainer: L.Trainer, path: Path | str, *more: str) -> str:
+    """What a user types to go on: with the run's own configuration, where it was kept.
+
+    Args:
+        trainer: of the run.
+        path: the checkpoint to go on from.
+        more: flags besides.
+    """
     folder = folder_of(trainer)
     config = None if folder is None else folder / "config.yaml"
     with_config: list[str | Path] = ["--config", config] if config is not None and config.is_file() else []
-    return train_command_line("fit", *with_config, "--ckpt_path", path)
+    return train_command_line("fit", *with_config, *more, "--ckpt_path", path)
 
 
 def _end_loaders(trainer: L.Trainer) -> None:
@@ -178,7 +185,8 @@ def _of_kind(trainer: L.Trainer, kind: type[Kind]) -> list[Kind]:
 
 def _is_last_step(trainer: L.Trainer) -> bool:
     """Whether a run that was resumed from here would find nothing left to do, not even its last validation."""
-    return 0 <= trainer.max_steps <= trainer.global_step
+    ends = any(end.is_reached for end in _of_kind(trainer, EndPoint))
+    return ends or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _put_in_queue_again(trainer: L.Trainer, received: int) -> str | None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.errors import CheckpointError, LLMError, TrainingError
+from llm.runs.loggers import folder_of
 from llm.runtime.files import write_whole
 from llm.training.step import MicroBatch, StepTotals
 
@@ -133,7 +134,7 @@ class _Step(NamedTuple):
 
 
 def _folder(trainer: L.Trainer) -> Path | None:
-    folder = trainer.log_dir
+    folder = folder_of(trainer) or trainer.log_dir
     return None if folder is None or trainer.fast_dev_run else Path(folder, FOLDER)  # type: ignore[attr-defined]
 
 

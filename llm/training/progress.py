@@ -146,7 +146,7 @@ class RunProgress(ProgressBar):
             self._printed = now
             state = bar.format_dict
             parts = [f"step {state['n']}/{state['total'] or '?'}"]
-            if self._first is not None and state["n"] > self._first[1] and now > self._first[0]:
+            if not last and self._first is not None and state["n"] > self._first[1] and now > self._first[0]:
                 rate = (state["n"] - self._first[1]) / (now - self._first[0])
                 left = max(0, (state["total"] or 0) - state["n"])
                 parts.append(f"{tqdm.format_interval(left / rate)} left")

@@ -7,6 +7,7 @@ for them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -49,3 +50,34 @@ def steps_of(trainer: L.Trainer) -> int | None:
         trainer.limit_train_batches,
         next(schedules, trainer.accumulate_grad_batches),
     )
+
+
+def is_last_batch_of_run(trainer: L.Trainer) -> bool:
+    """Whether the training batch that is being ended is the last, whatever ends the run."""
+    loop = trainer.fit_loop
+    if trainer.should_stop and loop._can_stop_early:
+        return True
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    epochs = trainer.max_epochs
+    is_last_epoch = epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
+    return is_last_epoch and loop.epoch_loop._num_ready_batches_reached()
+
+
+def is_at_end_of_epoch(trainer: L.Trainer) -> bool:
+    """Whether the last batch of an epoch is done, and the epoch is not."""
+    done = trainer.fit_loop.epoch_loop.batch_progress.current
+    return done.completed == done.ready == trainer.num_training_batches
+
+
+def validate_after_this_batch(trainer: L.Trainer) -> dict[str, Any]:
+    """Have a validation follow the batch that is being ended; gives what the settings were, by name."""
+    wanted = {
+        "check_val_every_n_epoch": None,
+        "val_check_batch": trainer.fit_loop.total_batch_idx + 1,
+        "_val_check_time_interval": None,
+    }
+    before = {name: getattr(trainer, name, None) for name in wanted}
+    for name, value in wanted.items():
+        setattr(trainer, name, value)
+    return before

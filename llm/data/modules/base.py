@@ -91,7 +91,22 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         It is the same for all batches of a run.
         """
 
+    @abstractmethod
+    def validation_loader(self) -> BatchLoader | list[Any]:
+        """The batches of the validation split; empty where there is none."""
+
     # Loaders
+
+    @property
+    def overfits(self) -> bool:
+        """Whether the run sees the same few batches again and again, and is validated on them (`overfit_batches`)."""
+        return getattr(self.trainer, "overfit_batches", 0) > 0 and self._running() == "fit"
+
+    def val_dataloader(self) -> BatchLoader | list[Any]:
+        """The batches of the validation split; those that are trained on, where the run is to overfit them."""
+        if self.overfits:
+            return self._evaluation_loader(self.train_source(), self.train_order(*self._rank_and_world_size()))
+        return self.validation_loader()
 
     def train_order(self, rank: int = 0, world_size: int = 1) -> BatchOrder:
         """The training batches of one process.
@@ -128,10 +143,14 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _position(self) -> tuple[int, int] | None:
-        """(epoch, batch) that comes next: from the number of batches taken since the run began."""
+        """(epoch, batch) that comes next: from the number of batches taken since the run began.
+
+        Where the run is to overfit, all epochs are the first.
+        """
         if self.trainer is None:
             return None
-        return divmod(self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.num_training_batches))
+        epoch, batch = divmod(self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.num_training_batches))
+        return (0 if self.overfits else epoch), batch
 
     # What a checkpoint needs to know of the data.
 

@@ -180,7 +180,7 @@ class ExampleDataModule(ResumableDataModule):
         lengths = self.train_examples.lengths
         return LengthOrder(lengths, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
 
-    def val_dataloader(self) -> BatchLoader | list[Any]:
+    def validation_loader(self) -> BatchLoader | list[Any]:
         """The validation examples by length, all of them."""
         found = self.examples("validation")
         return [] if found is None else self._by_length(found)

@@ -102,13 +102,17 @@ class TextSplits:
         return self.validation_tokens if self.test_corpus is None else self.test_store.tokens()
 
     def bytes_per_token(self, split: str) -> float:
-        """Mean size in UTF-8 bytes of a token of `validation` or `test`: what turns nats per token into bits per byte.
+        """Mean size in UTF-8 bytes of a token of a split: what turns nats per token into bits per byte.
 
         Counted token by token; special tokens have none. Where tokens don't keep white space (words),
         the mean over the whole text instead.
         """
-        store = self.validation_store if split == "validation" else self.test_store
-        tokens = self.validation_tokens if split == "validation" else self.test_tokens
+        if split == "train":
+            store, tokens = self.corpus_store, self.train_tokens()
+        elif split == "validation":
+            store, tokens = self.validation_store, self.validation_tokens
+        else:
+            store, tokens = self.test_store, self.test_tokens
         if store.n_bytes > 0 and (not self.tokenizer.lossless or len(tokens) == 0):
             return store.n_bytes / store.n_tokens
         n_bytes = text_size(count_tokens(tokens, self.tokenizer.vocab_size), self.tokenizer).n_bytes

@@ -126,7 +126,7 @@ class TextDataModule(ResumableDataModule):
 
     def bytes_per_token(self, split: str) -> float:
         """Mean size in UTF-8 bytes of a token of `validation` or `test`."""
-        return self.splits.bytes_per_token(split)
+        return self.splits.bytes_per_token("train" if split == "validation" and self.overfits else split)
 
     # What Lightning calls.
 
@@ -169,7 +169,7 @@ class TextDataModule(ResumableDataModule):
         n_windows = len(window_starts(len(self.train_tokens), self.context_length, self.stride))
         return BatchOrder(n_windows, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
 
-    def val_dataloader(self) -> BatchLoader | list[Any]:
+    def validation_loader(self) -> BatchLoader | list[Any]:
         """Windows side by side over the validation tokens, all of them."""
         return self._side_by_side(self.validation_tokens) if len(self.validation_tokens) else []
 
