@@ -56,7 +56,7 @@ def say_how_to_use(
     elif (timer := _spent_timer(trainer)) is not None:
         last = "" if (saved := best_and_last(trainer)) is None else saved.last_model_path
         on = command_to_resume(trainer, last, "--trainer.max_time", "DD:HH:MM:SS") if last else "raise it"
-        log.info("stopped at step %d: %s; go on with: %s", trainer.global_step, _spent(timer), on)
+        log.info("stopped at step %d: %s; resume with: %s", trainer.global_step, _spent(timer), on)
     checkpoint = best_and_last(trainer)
     if checkpoint is None:
         return
