@@ -31,12 +31,11 @@ import torch
 import transformers
 from torch import Tensor
 
-import llm
 from bench import _rivals
 from bench._turns import Sleeper
 from llm import GPT, GPTConfig, SamplingConfig, generate_batch
 from llm.data.tokens.opening import open_corpus
-from llm.pretrained import book
+from llm.pretrained import book, load_of_task
 from llm.pretrained.twin import hugging_face_twin
 
 Texts = list[list[int]]
@@ -122,9 +121,7 @@ def print_rows(row: dict[str, Any]) -> None:
 
 def trained(arguments: argparse.Namespace) -> tuple[GPT, Tensor]:
     """The model of a checkpoint and a text in its tokens."""
-    loaded = llm.load(arguments.ckpt)
-    if loaded.tokenizer is None:
-        raise SystemExit("the checkpoint has no tokenizer")
+    loaded = load_of_task(arguments.ckpt, "language", GPT)
     with tempfile.TemporaryDirectory() as cache:
         ids = open_corpus(arguments.corpus, loaded.tokenizer, cache).tokens().astype("int64")
     return loaded.model.eval(), torch.from_numpy(ids)

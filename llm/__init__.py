@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
-    from llm.data import TextDataModule
+    from llm.config import EncoderConfig, GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
+    from llm.data import MaskedDataModule, TextDataModule
     from llm.errors import LLMError
-    from llm.generation import continue_texts, generate, generate_batch, stream_text
+    from llm.generation import continue_texts, fill_masks, generate, generate_batch, stream_text
     from llm.inspection.report import inspect
     from llm.model import GPT
     from llm.pretrained import load
-    from llm.tasks import LanguageModel
+    from llm.tasks import LanguageModel, MaskedLanguageModel
     from llm.tokenizers import build_tokenizer
 
 # Huge pages of 2 MB for weights and activations: fewer TLB misses, up to 10 % less time on a CPU under Linux.
@@ -27,15 +27,19 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "GPT",
+    "EncoderConfig",
     "GPTConfig",
     "LLMError",
     "LanguageModel",
+    "MaskedDataModule",
+    "MaskedLanguageModel",
     "OptimConfig",
     "SamplingConfig",
     "TextDataModule",
     "TokenizerConfig",
     "build_tokenizer",
     "continue_texts",
+    "fill_masks",
     "generate",
     "generate_batch",
     "inspect",
@@ -44,16 +48,20 @@ __all__ = [
 ]
 
 _MODULES = {
+    "EncoderConfig": "config",
     "GPT": "model",
     "GPTConfig": "config",
     "LLMError": "errors",
     "LanguageModel": "tasks",
+    "MaskedDataModule": "data",
+    "MaskedLanguageModel": "tasks",
     "OptimConfig": "config",
     "SamplingConfig": "config",
     "TextDataModule": "data",
     "TokenizerConfig": "config",
     "build_tokenizer": "tokenizers",
     "continue_texts": "generation",
+    "fill_masks": "generation",
     "generate": "generation",
     "generate_batch": "generation",
     "inspect": "inspection.report",

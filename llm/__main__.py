@@ -19,6 +19,7 @@ COMMANDS = {
     "import": "convert other people's weights to a checkpoint",
     "export": "write a checkpoint for other programs",
     "evaluate": "measure how well a model predicts a text",
+    "fill": "fill in the masked words of a text",
     "generate": "continue a prompt with a trained model",
     "tokenize": "turn text of any size into token ids to train on",
     "tokenizer": "learn a byte-pair encoding, and show the tokens of a text",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import lightning as L
 from lightning.pytorch.callbacks import Timer
@@ -37,13 +38,16 @@ def _what_would_go_on(trainer: L.Trainer) -> str:
     return f"set --trainer.max_epochs above {trainer.max_epochs}"
 
 
-def say_how_to_use(trainer: L.Trainer, datamodule: L.LightningDataModule, first_step: int) -> None:
+def say_how_to_use(
+    trainer: L.Trainer, datamodule: L.LightningDataModule, first_step: int, usage: Sequence[str]
+) -> None:
     """Say where the checkpoint of a run is, how to look at the run, and how to use it.
 
     Args:
         trainer: of the run that is done.
         datamodule: what it was trained on.
         first_step: at which the run began.
+        usage: of its task; see `llm.tasks.Task`.
     """
     if trainer.global_step == first_step:
         log.warning(
@@ -52,7 +56,7 @@ def say_how_to_use(trainer: L.Trainer, datamodule: L.LightningDataModule, first_
     elif (timer := _spent_timer(trainer)) is not None:
         last = "" if (saved := best_and_last(trainer)) is None else saved.last_model_path
         on = command_to_resume(trainer, last, "--trainer.max_time", "DD:HH:MM:SS") if last else "raise it"
-        log.info("stopped at step %d: %s; go on with: %s", trainer.global_step, _spent(timer), on)
+        log.info("stopped at step %d: %s; resume with: %s", trainer.global_step, _spent(timer), on)
     checkpoint = best_and_last(trainer)
     if checkpoint is None:
         return
@@ -69,10 +73,10 @@ def say_how_to_use(trainer: L.Trainer, datamodule: L.LightningDataModule, first_
         if isinstance(logger, TensorBoardLogger):
             board = ["tensorboard", "--logdir", logger.log_dir, "--samples_per_plugin", "images=100,text=100"]
             log.info("look inside: %s", command_line(*board))
-    if isinstance(datamodule, TextDataModule):
+    if usage and isinstance(datamodule, TextDataModule):
         opening = datamodule.tokenizer.decode(datamodule.train_tokens[:4].tolist())
-        prompt = " ".join(opening.split()) or "Once"
-        command = command_line("python", "-m", "llm", "generate", "--ckpt", path, "--prompt", prompt)
-        log.info("generate:    %s", command)
+        text = " ".join(opening.split()) or "Once"
+        command, *words = (word.format(text=text) for word in usage)
+        log.info("%-12s %s", f"{command}:", command_line("python", "-m", "llm", command, "--ckpt", path, *words))
     else:
         log.info("evaluate:    %s", train_command_line("validate", "--ckpt_path", path))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import logging
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from llm.cli.trainer import HELP, HELP_OF_FIT
 from llm.cli.words import settings_of_files
 from llm.errors import ConfigError
 from llm.inspection import Inspection, TextSamples
-from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, preflight
+from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
 from llm.runs.beginning import begin_where_it_was_said
@@ -49,7 +49,7 @@ from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16
 from llm.runtime.trust import refuse_functions
 from llm.tasks import TASKS
-from llm.tasks.table import DEFAULT_TASK
+from llm.tasks.base import TaskModule
 from llm.training.progress import RunProgress, StartingPoint
 from llm.training.throughput import Throughput
 
@@ -134,18 +134,13 @@ class TrainingCLI(LightningCLI):
             for note in found.notes:
                 log.info("pretrained:  %s", note)
             self.start = Start(trained=found.config)
-            adopt_architecture(config, given, self._network_group, found.config.to_dict(), self.task.links)
+            adopt_architecture(config, given, self.task.network_group, found.config.to_dict(), self.task.links)
             adopt_tokenizer(config, given, None if found.tokenizer is None else found.tokenizer.to_dict())
         elif subcommand != "fit":
             raise ConfigError(
                 f"{subcommand} needs a trained model: "
                 "give --ckpt_path FILE, --ckpt_path last, or --model.pretrained PATH"
             )
-
-    @property
-    def _network_group(self) -> str:
-        """Where the settings have the architecture: in the first argument of the module, such as `model.gpt`."""
-        return f"model.{next(iter(inspect.signature(self.task.module_class()).parameters))}"
 
     def _adopt_checkpoint(self, config: Any, subcommand: str, given: set[str]) -> None:
         """Take from a checkpoint what the user did not set, and note where the run begins."""
@@ -154,21 +149,22 @@ class TrainingCLI(LightningCLI):
         checkpoint = read_checkpoint(config.ckpt_path)
         refuse_other_task(checkpoint, config.ckpt_path, self.word)
         entry = checkpoint[ENTRY]
-        gpt = config_of(checkpoint, config.ckpt_path) if self.word == DEFAULT_TASK else None
-        architecture = entry.get("network") if gpt is None else gpt.to_dict()
+        is_ours = issubclass(self.task.module_class(), TaskModule)
+        trained = config_of(checkpoint, config.ckpt_path) if is_ours else None
+        architecture = entry.get("network") if trained is None else trained.to_dict()
         if isinstance(architecture, dict):
-            adopt_architecture(config, given, self._network_group, architecture, self.task.links)
+            adopt_architecture(config, given, self.task.network_group, architecture, self.task.links)
         adopt_tokenizer(config, given, entry["tokenizer"])
         step = checkpoint.get("global_step", 0)
         if subcommand in ("validate", "test"):
-            self.start = Start(step, gpt)
+            self.start = Start(step, trained)
             adopt_text(config, given, settings_of_run(run_folder_of(Path(config.ckpt_path))))
         if subcommand == "fit":
             if "optim" in config.model:
                 adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
             data = checkpoint.get(self.task.datamodule_class().__qualname__)
             folder = folder_to_go_on_in(config)
-            self.start = Start(step, gpt, data if isinstance(data, dict) else {}, folder)
+            self.start = Start(step, trained, data if isinstance(data, dict) else {}, folder)
 
     def before_instantiate_classes(self) -> None:
         """Find out what is wrong, all of it, before there is a model or a run folder; the first process does."""
@@ -183,21 +179,23 @@ class TrainingCLI(LightningCLI):
             if config.preflight:
                 raise PreflightDone(0)
             return
-        if self.word != DEFAULT_TASK:  # the preflight knows no other yet
+        if not can_be_planned(self.task):
             if config.preflight:
-                raise ConfigError(f"--preflight is for the task {DEFAULT_TASK}")
+                raise ConfigError(f"--preflight can't tell what a run of the task {self.word} needs")
             return
         remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()
         plan = preflight(settings, self.start, alone=config.preflight)
         self.plan = plan
-        # The tokenizer is learned and the text is read once.
-        self.parser.add_instantiator(lambda *_, **__: plan.datamodule, self.datamodule_class, subclasses=False)
+        # The tokenizer is learned and the text is read once. The parser's module outlives the run, and would keep the
+        # files of the data module open.
+        datamodule: Any = weakref.ref(plan.datamodule)
+        self.parser.add_instantiator(lambda *_, **__: datamodule(), self.datamodule_class, subclasses=False)
 
     def _say_what_is_measured(self) -> None:
         """Which model, on which text."""
         config = self.config[self.subcommand]
-        model = f"{config.ckpt_path}, step {self.start.step:,}" if config.ckpt_path else config.model.pretrained
+        model = f"{config.ckpt_path}, step {self.start.step:,}" if config.ckpt_path else config.model.get("pretrained")
         log.info("model:       %s", model)
         if "corpus" in config.data:
             data = config.data
@@ -252,7 +250,7 @@ class TrainingCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
         if self.trainer.is_global_zero:
-            say_how_to_use(self.trainer, self.datamodule, self.start.step)
+            say_how_to_use(self.trainer, self.datamodule, self.start.step, self.task.usage)
 
 
 def _refuse_what_is_for_fit(given: set[str]) -> None:

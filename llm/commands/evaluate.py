@@ -37,9 +37,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     from llm.commands.devices import find_device
     from llm.evaluation.perplexity import evaluate_text
-    from llm.pretrained import load
+    from llm.model import GPT
+    from llm.pretrained import load_of_task
+    from llm.pretrained.checkpoint import LANGUAGE
 
-    model, tokenizer = load(arguments.ckpt, find_device(arguments.device))
+    model, tokenizer = load_of_task(arguments.ckpt, LANGUAGE, GPT, find_device(arguments.device))
     found = evaluate_text(
         model,
         tokenizer,

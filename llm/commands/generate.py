@@ -76,7 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from llm.commands.devices import find_device
-    from llm.pretrained import load
+    from llm.model import GPT
+    from llm.pretrained import load_of_task
+    from llm.pretrained.checkpoint import LANGUAGE
 
     settings = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(SamplingConfig)}
     sampling = SamplingConfig(**settings | {"top_k": arguments.top_k or None})
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"batch_size must be at least 1, got {arguments.batch_size}")
     if arguments.prompt is None and arguments.prompt_file is None and sys.stdin.isatty():
         raise ConfigError("nothing to continue: give --prompt TEXT, --prompt_file FILE, or a text on standard input")
-    model, tokenizer = load(arguments.ckpt, find_device(arguments.device))
+    model, tokenizer = load_of_task(arguments.ckpt, LANGUAGE, GPT, find_device(arguments.device))
     if arguments.precision is not None:
         model.to(getattr(torch, arguments.precision))
     prompts = _read_prompts(arguments, tokenizer)
@@ -98,13 +100,13 @@ def run(arguments: argparse.Namespace) -> None:
 def _read_prompts(arguments: argparse.Namespace, tokenizer: Tokenizer) -> list[Prompt]:
     import torch
 
+    from llm.commands.standard_input import read_lines
     from llm.data.reading.prompts import Prompt, encode_prompts, read_prompts
 
     if arguments.prompt_file is not None:
         return read_prompts(arguments.prompt_file, tokenizer).prompts
     if arguments.prompt is None:
-        lines = _standard_input().replace("\r\n", "\n").split("\n")
-        prompts = encode_prompts(lines, tokenizer, "standard input")
+        prompts = encode_prompts(read_lines(), tokenizer, "standard input")
         if not prompts:
             raise TokenizerError("standard input is empty; give prompts, one a line")
         return prompts
@@ -115,13 +117,6 @@ def _read_prompts(arguments: argparse.Namespace, tokenizer: Tokenizer) -> list[P
             raise TokenizerError("the prompt is empty; give at least one word")
         prompts.append(Prompt(number, text, torch.tensor(ids)))
     return prompts
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(f"standard input is not UTF-8 text at byte {error.start}: {error.reason}") from error
 
 
 def _warn(model: GPT, prompts: list[Prompt]) -> None:

@@ -134,7 +134,8 @@ def _what_to_trace(arguments: argparse.Namespace) -> tuple[GPT, Tokenizer, list[
 
     from llm.errors import ConfigError, TokenizerError
     from llm.model import GPT
-    from llm.pretrained import load
+    from llm.pretrained import load_of_task
+    from llm.pretrained.checkpoint import LANGUAGE
     from llm.tokenizers import build_tokenizer
 
     text = arguments.text
@@ -147,7 +148,7 @@ def _what_to_trace(arguments: argparse.Namespace) -> tuple[GPT, Tokenizer, list[
     if not 0 <= arguments.seed < 2**63:
         raise ConfigError(f"seed must be from 0 to 2**63 - 1, got {arguments.seed}")
     if arguments.ckpt is not None:
-        model, tokenizer = load(arguments.ckpt)
+        model, tokenizer = load_of_task(arguments.ckpt, LANGUAGE, GPT)
         ids = tokenizer.encode(text)
     else:
         tokenizer = build_tokenizer(TokenizerConfig(kind="word", specials=()), [text])

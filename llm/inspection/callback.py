@@ -23,7 +23,7 @@ from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
 from llm.runtime.files import write_whole
 from llm.runtime.process import Interrupted
 from llm.runtime.randomness import preserve_rng_state
-from llm.tasks.language import LanguageModel
+from llm.tasks.base import TaskModule
 from llm.training.schedule import Every
 from llm.training.throughput import side_work
 
@@ -97,10 +97,10 @@ class Inspection(L.Callback):
         self._failed = set()
         module, writer = _ours(pl_module), TensorBoard(experiments_of(trainer), 0)
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
-        self._try("shapes", module, lambda: write_shapes(module.gpt, batch_size, writer, _folder(trainer)))
+        self._try("shapes", module, lambda: write_shapes(module.network, batch_size, writer, _folder(trainer)))
         if not self.every.never and self.features & {"scores", "gradients"}:
             self._try("curves", module, writer.curves)
-        if not module.gpt.config.is_causal:
+        if module.network.predicts_next and not module.network.config.is_causal:
             log.warning(SEES_THE_FUTURE)
             self._try("warning", module, lambda: writer.text("warning", SEES_THE_FUTURE))
 
@@ -127,11 +127,11 @@ class Inspection(L.Callback):
         module = _ours(pl_module)
 
         def measure() -> None:
-            self._flow = GradientFlow(module.gpt)
+            self._flow = GradientFlow(module.network)
 
         self._try("gradients", module, measure)
         writer = TensorBoard(experiments, trainer.global_step + 1)
-        self._try("histograms", module, lambda: writer.histograms(module.gpt))
+        self._try("histograms", module, lambda: writer.histograms(module.network))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Look, when it is time to."""
@@ -158,7 +158,7 @@ class Inspection(L.Callback):
         module = _ours(pl_module)
 
         def say() -> None:
-            flows = GradientFlow(module.gpt, keep_weights=False).before
+            flows = GradientFlow(module.network, keep_weights=False).before
             if any(flow.non_finite for flow in flows):
                 log.warning(f"gradients of step {trainer.global_step}:\n{flow_table(flows)}")
                 TensorBoard(experiments_of(trainer), trainer.global_step + 1).gradients(flows)
@@ -169,7 +169,7 @@ class Inspection(L.Callback):
 
     # What it looks at
 
-    def _look(self, trainer: L.Trainer, module: LanguageModel, last: bool = False) -> None:
+    def _look(self, trainer: L.Trainer, module: TaskModule, last: bool = False) -> None:
         """Capture once, and give the capture to every feature."""
         due = self.every.is_due_at_end(trainer) if last else True
         if not self._ids or not trainer.is_global_zero or not (due or last):
@@ -179,7 +179,7 @@ class Inspection(L.Callback):
         def take() -> None:
             ids = torch.tensor([self._ids], device=module.device)
             title = f"Attention after {trainer.global_step:,} steps"
-            reports.append(Report(module.gpt, capture(module.gpt, ids), module.tokenizer, title, self._notes))
+            reports.append(Report(module.network, capture(module.network, ids), module.tokenizer, title, self._notes))
 
         self._try("attention maps", module, take)
         if not reports:
@@ -214,18 +214,18 @@ class Inspection(L.Callback):
         report.page(folder / "attention.html")
         log.info("attention:   %s", folder / "attention.html")
 
-    def _choose_ids(self, trainer: L.Trainer, module: LanguageModel) -> None:
+    def _choose_ids(self, trainer: L.Trainer, module: TaskModule) -> None:
         datamodule: Any = getattr(trainer, "datamodule", None)
         ids: Sequence[int]
         if self.text is None and datamodule is not None:
             tokens = datamodule.validation_tokens
-            longest = min(self.tokens, longest_window(module.gpt.config))
+            longest = min(self.tokens, longest_window(module.network.config))
             ids = (tokens if len(tokens) else datamodule.train_tokens)[:longest].tolist()
         elif module.tokenizer is None:
             raise ConfigError("this run has no tokenizer to read the text with")
         else:
             ids = module.tokenizer.encode(self.text or "")
-        self._ids, self._notes = choose_window(ids, module.gpt, self.tokens)
+        self._ids, self._notes = choose_window(ids, module.network, self.tokens)
         for note in self._notes:
             log.warning(f"inspection: {note}")
 
@@ -237,7 +237,7 @@ class Inspection(L.Callback):
 
     # How it stays out of the way
 
-    def _try(self, what: str, module: LanguageModel, work: Callable[[], None]) -> None:
+    def _try(self, what: str, module: TaskModule, work: Callable[[], None]) -> None:
         """Do one thing if it is wanted; if it can't be done, say so in a line and don't try again in this run."""
         if what in self._failed or (what in FEATURES and what not in self.features):
             return
@@ -250,8 +250,8 @@ class Inspection(L.Callback):
                 self._failed.add(what)
 
 
-def _ours(module: L.LightningModule) -> LanguageModel:
-    assert isinstance(module, LanguageModel)
+def _ours(module: L.LightningModule) -> TaskModule:
+    assert isinstance(module, TaskModule)
     return module
 
 

@@ -25,7 +25,7 @@ from llm.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from llm.pretrained import Loaded
-    from llm.tasks import LanguageModel
+    from llm.tasks.base import TaskModule
 
 
 class HeadTable(list[HeadScores]):
@@ -126,7 +126,7 @@ class Report(Mapping[str, Tensor]):
 
 
 def inspect(
-    model: Network | Loaded | LanguageModel | str | Path,
+    model: Network | Loaded[Any] | TaskModule | str | Path,
     text: str | Sequence[int] | Tensor,
     tokenizer: Tokenizer | None = None,
     tokens: int = 64,
@@ -134,7 +134,7 @@ def inspect(
     """Run a model on one text and keep every stage.
 
     Args:
-        model: a GPT or another network, what `llm.load` gives, a LanguageModel with a trainer, or the path of a
+        model: a GPT or another network, what `llm.load` gives, a task's module with a trainer, or the path of a
             checkpoint or of anything else that `llm.load` reads.
         text: the text; or (T,) token ids.
         tokenizer: the model's, where the model does not bring it along.
@@ -190,4 +190,4 @@ def _parts(model: Any) -> tuple[Network, Tokenizer | None]:
         return model, None
     if isinstance(model, tuple):  # Loaded
         return model[0], model[1]
-    return model.gpt, model.tokenizer
+    return model.network, model.tokenizer

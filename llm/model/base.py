@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
-from llm.model.embeddings import Embeddings
+from llm.model.embeddings import Embeddings, Head
 from llm.model.stages import AttentionHook, Hook
 
 
@@ -30,6 +30,15 @@ class Network(nn.Module):
     def hidden_states(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the head reads: token ids `(B, T)` -> `(B, T, C)`."""
         raise NotImplementedError
+
+    @property
+    def output_layer(self) -> Head:
+        """The last layer of all, which gives the logits: the loss goes through it a block of tokens at a time."""
+        raise NotImplementedError
+
+    def before_output(self, hidden_states: Tensor) -> Tensor:
+        """Hidden states -> what the output layer reads, `(..., C)`: the same, unless the head has more layers."""
+        return hidden_states
 
     def logits_of(self, residual: Tensor) -> Tensor:
         """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""

@@ -123,6 +123,15 @@ class Encoder(Network):
         """Token ids `(B, T)` -> logits `(B, T, V)`: at each position, those of the token that belongs there."""
         return self.head(self.hidden_states(ids, lengths, segments, side))  # (B, T, C) -> (B, T, V)
 
+    @property
+    def output_layer(self) -> Head:
+        """The head's last layer."""
+        return self.head.output
+
+    def before_output(self, hidden_states: Tensor) -> Tensor:
+        """The head's first layer."""
+        return self.head.transform(hidden_states)
+
     def logits_of(self, residual: Tensor) -> Tensor:
         """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""
         return self.head(self.final_norm(residual))

@@ -65,6 +65,11 @@ class GPT(Network):
         """Token ids `(B, T)` -> logits `(B, T, V)`: at each position, those of the next token."""
         return self.head(self.hidden_states(ids, lengths, side))  # (B, T, C) -> (B, T, V)
 
+    @property
+    def output_layer(self) -> Head:
+        """The head."""
+        return self.head
+
     def logits_of(self, residual: Tensor) -> Tensor:
         """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""
         return self.head(self.final_norm(residual))

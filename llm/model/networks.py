@@ -17,3 +17,8 @@ NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {GPTConfig: GPT, Enc
 def build_network(config: GPTConfig) -> Network:
     """The network that a configuration is of, its weights new."""
     return NETWORKS[type(config)](config)
+
+
+def config_class(name: str) -> type[GPTConfig] | None:
+    """The class of configuration by its name, as checkpoints hold it; None where no network goes with it."""
+    return next((kind for kind in NETWORKS if kind.__name__ == name), None)

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.errors import LLMError
 from llm.preflight.checks import HINTING, REFUSING
-from llm.preflight.making import make_plan
+from llm.preflight.making import can_be_planned, make_plan
 from llm.preflight.plan import Plan, Start
 from llm.preflight.table import table
 from llm.preflight.timing import estimated_seconds, measure_steps
@@ -27,6 +27,7 @@ __all__ = [
     "Problems",
     "RecordPreflight",
     "Start",
+    "can_be_planned",
     "make_plan",
     "preflight",
     "table",
@@ -82,18 +83,20 @@ def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool 
 
 
 def _find_out_time(plan: Plan, measured: bool) -> None:
-    if plan.gpt is None or plan.optim is None or plan.costs is None or plan.device is None or plan.steps is None:
+    if plan.network is None or plan.optim is None or plan.costs is None or plan.device is None or plan.steps is None:
         return
     batch_size, seconds = plan.settings["data"]["batch_size"], None
+    assert plan.datamodule is not None  # else there were no costs
+    options = batch_size, plan.precision, plan.device, plan.datamodule.supervised_fraction
     if measured:
         try:
-            found = measure_steps(plan.gpt, plan.optim, batch_size, plan.precision, plan.device)
+            found = measure_steps(plan.network, plan.optim, *options)
         except (RuntimeError, MemoryError) as error:
             plan.problems.append(str(error))
             return
         seconds, plan.measured = found.seconds, found.peak
     else:
-        seconds = estimated_seconds(plan.gpt, plan.costs, batch_size, plan.precision, plan.device)
+        seconds = estimated_seconds(plan.network, plan.costs, *options)
     if seconds is None:
         return
     batches = max(0, plan.batches_until(plan.steps) - plan.batches_until(plan.start.step))

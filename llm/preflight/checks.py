@@ -44,13 +44,13 @@ def nothing_to_do(plan: Plan) -> Iterator[str]:
 
 def other_weights(plan: Plan) -> Iterator[str]:
     """Trained weights, and an architecture or a tokenizer that they do not go with."""
-    if plan.start.trained is None or plan.gpt is None:
+    if plan.start.trained is None or plan.network is None:
         return
     if plan.setting("ckpt_path") is None:
-        if different := differences(plan.start.trained, plan.gpt):
+        if different := differences(plan.start.trained, plan.network):
             yield f"the pretrained weights are of another architecture: {', '.join(different)}"
         return
-    if problem := other_architecture(plan.start.trained.to_dict(), plan.gpt.to_dict()):
+    if problem := other_architecture(plan.start.trained.to_dict(), plan.network.to_dict()):
         yield problem
 
 

@@ -1,4 +1,4 @@
-"""What a training step of a GPT costs, head and loss included."""
+"""What a training step of a network costs, head and loss included."""
 
 from __future__ import annotations
 
@@ -9,39 +9,46 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.config import GPTConfig
-from llm.model import GPT
+from llm.model import Network, build_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs, count_costs
 from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY, block_bytes
 
 
-def step_costs(config: GPTConfig, batch_size: int, precision: str, device: str) -> Costs:
+def step_costs(config: GPTConfig, batch_size: int, precision: str, device: str, supervised: float = 1.0) -> Costs:
     """Count the costs of a step on a full batch, from models of one and two blocks: each further block costs the same.
 
     Args:
-        config: the architecture.
+        config: the architecture, a GPT's or another network's.
         batch_size: B.
         precision: Lightning's name for it.
         device: its kind.
+        supervised: fraction of the tokens that have a target.
     """
     fused = config.vocab_size >= LARGE_VOCABULARY
+    N = batch_size * config.context_length
+    rows = max(1, round(supervised * N)) if device == "cpu" else N  # elsewhere, the head sees every token
 
-    def forward(model: GPT) -> Tensor:
+    def forward(model: Network) -> Tensor:
         ids = torch.zeros(batch_size, config.context_length, dtype=torch.int64)
+        states = model.hidden_states(ids).flatten(0, 1)  # (B, T, C) -> (N, C)
+        if rows < N:
+            states = states[ids.flatten()[:rows]]  # (N, C) -> (rows, C)
+        states = model.before_output(states)
         if fused:
-            return model.hidden_states(ids)
-        return F.cross_entropy(model(ids).flatten(0, 1).float(), ids.flatten())  # (B, T, V) -> (B T, V)
+            return states
+        return F.cross_entropy(model.output_layer(states).float(), ids.flatten()[:rows])  # (rows, C) -> (rows, V)
 
     def count(n_layer: int) -> tuple[int, ...]:
         part = replace(config, n_layer=n_layer)
-        return astuple(count_costs(lambda: GPT(part), forward, precision, device))
+        return astuple(count_costs(lambda: build_network(part), forward, precision, device))
 
     costs = Costs(*(one + (config.n_layer - 1) * (two - one) for one, two in zip(count(1), count(2), strict=True)))
-    return _with_fused_loss(costs, config, batch_size, precision, device) if fused else costs
+    return _with_fused_loss(costs, config, rows, precision, device) if fused else costs
 
 
-def _with_fused_loss(costs: Costs, config: GPTConfig, batch_size: int, precision: str, device: str) -> Costs:
-    """Add head and loss, which make their gradients in the forward pass, a block of logits at a time."""
-    C, V, N = config.n_embd, config.vocab_size, batch_size * config.context_length
+def _with_fused_loss(costs: Costs, config: GPTConfig, N: int, precision: str, device: str) -> Costs:
+    """Add head and loss of N tokens, which make their gradients in the forward pass, a block of logits at a time."""
+    C, V = config.n_embd, config.vocab_size
     size = TRUE_PRECISIONS.get(precision, torch.float32).itemsize
     value = MIXED_PRECISIONS[precision].itemsize if precision in MIXED_PRECISIONS else size
     gradients = N * C * value + config.padded_vocab_size * C * size

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from llm.config import GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
+from llm.config import OptimConfig, SamplingConfig, TokenizerConfig
 from llm.data import TextDataModule
 from llm.data.reading.corpus import resolve_corpus
 from llm.data.tokens.opening import find_token_ids
 from llm.data.windows import window_starts
-from llm.inspection import Inspection, TextSamples
 from llm.preflight.costs import step_costs
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.plan import Corpus, Plan, Start, existing
 from llm.runs.checkpointing import BestAndLast
 from llm.runs.loggers import planned_folder
 from llm.runs.run_folder import refuse_to_overwrite
+from llm.tasks import TASKS, Task
+from llm.tasks.base import TaskModule
+from llm.tasks.table import DEFAULT_TASK
 from llm.training.schedule import batches_of_epoch, steps_of_run
 
 _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", "max_time", "barebones"}
 """Arguments of the Trainer that are not tried out: they are no plain values, or leave something behind."""
+
+
+def can_be_planned(task: Task) -> bool:
+    """Whether all that a run of a task needs can be known before it: of windows of a text, with a module like ours."""
+    return issubclass(task.module_class(), TaskModule) and issubclass(task.datamodule_class(), TextDataModule)
 
 
 def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
@@ -39,11 +47,13 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         start: what the run begins with.
     """
     plan = Plan(settings, start or Start())
+    task = TASKS[settings.get("task", DEFAULT_TASK)]
     model, data = settings["model"], settings["data"]
     plan.optim = plan.make(lambda: OptimConfig(**model["optim"]))
-    plan.make(lambda: SamplingConfig(**model["sampling"]))
-    plan.make(lambda: Inspection(**settings["inspect"]))
-    plan.make(lambda: TextSamples(**settings["samples"]))
+    if "sampling" in model:
+        plan.make(lambda: SamplingConfig(**model["sampling"]))
+    for group, callback in task.callback_classes().items():
+        plan.make(functools.partial(callback, **settings[group]))
     plan.make(lambda: BestAndLast(**settings["checkpoint"]))
     _try_trainer(plan, settings["trainer"])
     with contextlib.suppress(Exception):  # what is wrong with a logger, the run itself will say
@@ -54,27 +64,42 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         plan.make(lambda: refuse_to_overwrite(map(Path, folders), *begin))
     tokenizer = plan.make(lambda: TokenizerConfig(**data["tokenizer"]))
     if tokenizer is not None and plan.folder_is_writable:  # a corpus may take minutes to read
-        plan.datamodule = plan.make(lambda: TextDataModule(**{**data, "tokenizer": tokenizer}))
-    told = {"context_length": data["context_length"]}
+        kind = cast(type[TextDataModule], task.datamodule_class())
+        plan.datamodule = plan.make(lambda: kind(**{**data, "tokenizer": tokenizer}))
     if plan.datamodule is not None:
-        told["vocab_size"] = plan.datamodule.vocab_size
         plan.corpus = plan.make(lambda: _read_corpus(plan, plan.datamodule))
-    plan.gpt = plan.make(lambda: GPTConfig(**{**model["gpt"], **told}))
+    plan.network = plan.make(lambda: _network_config(plan, task))
     if plan.corpus is not None:
         trainer = settings["trainer"]
         max_steps, max_epochs = trainer["max_steps"], trainer["max_epochs"]
         if debugged := trainer.get("fast_dev_run"):
             max_steps, max_epochs = int(debugged), 1
         plan.steps = steps_of_run(max_steps, max_epochs, plan.corpus.batches, plan.limit("train"), plan.accumulation)
-    if plan.gpt is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
-        plan.parameters = Parameters.of(plan.gpt, plan.optim)
-        plan.costs = step_costs(plan.gpt, data["batch_size"], plan.precision, plan.device)
+    if plan.network is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
+        plan.parameters = Parameters.of(plan.network, plan.optim)
+        supervised = plan.datamodule.supervised_fraction
+        plan.costs = step_costs(plan.network, data["batch_size"], plan.precision, plan.device, supervised)
         held = process_memory() if plan.device == "cpu" else 0
         plan.memory = expected_memory(plan.parameters, plan.costs, plan.precision, plan.device, plan.world_size, held)
         plan.free_memory = free_memory(plan.device)
     with contextlib.suppress(OSError):
         plan.free_disk = shutil.disk_usage(existing(plan.folder or Path())).free
     return plan
+
+
+def _network_config(plan: Plan, task: Task) -> Any:
+    """The architecture, with what follows from the data, as far as there is a data module."""
+    told = {}
+    for source, target in task.links.items():
+        group, _, name = target.rpartition(".")
+        attribute = source.removeprefix("data.")
+        if group == task.network_group:
+            if hasattr(plan.datamodule, attribute):
+                told[name] = getattr(plan.datamodule, attribute)
+            elif attribute in plan.settings["data"]:
+                told[name] = plan.settings["data"][attribute]
+    kind: Any = task.module_class()
+    return kind.network_config(**{**plan.setting(task.network_group), **told})
 
 
 def _read_corpus(plan: Plan, datamodule: Any) -> Corpus:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from llm.config import GPTConfig, OptimConfig
-from llm.model import GPT
+from llm.model import build_network
 from llm.runtime.counting import TRUE_PRECISIONS, Costs
 from llm.training.optimizer import muon_groups
 
@@ -45,8 +45,8 @@ class Parameters:
 
 def _count(config: GPTConfig, optim: OptimConfig, n_layer: int) -> Parameters:
     with torch.device("meta"):
-        model = GPT(replace(config, n_layer=n_layer))
-    embeddings = {id(p): p.numel() for part in (model.embeddings, model.head) for p in part.parameters()}
+        model = build_network(replace(config, n_layer=n_layer))
+    embeddings = {id(p): p.numel() for part in (model.embeddings, model.output_layer) for p in part.parameters()}
     muon = muon_groups(model, optim) if optim.kind == "muon" else []
     return Parameters(
         model.n_parameters, sum(embeddings.values()), sum(p.numel() for group in muon for p in group["params"])

@@ -65,6 +65,7 @@ class Plan:
         settings: what the user set, and the defaults, as nested dicts.
         start: what the run begins with.
         problems: what was wrong with a part of the run when it was made, in the words of that part.
+        network: the architecture.
         seconds: how long the run will take.
         measured: the peak of memory in bytes, if some steps were made.
     """
@@ -74,7 +75,7 @@ class Plan:
     problems: list[str] = field(default_factory=list)
     datamodule: TextDataModule | None = None
     corpus: Corpus | None = None
-    gpt: GPTConfig | None = None
+    network: GPTConfig | None = None
     optim: OptimConfig | None = None
     device: str | None = None
     precision: str = "32-true"

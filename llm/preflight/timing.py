@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from llm.config import GPTConfig, OptimConfig
-from llm.model import GPT
+from llm.data.batch import IGNORED
+from llm.model import build_network
 from llm.preflight.memory import peak_memory
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs
 from llm.runtime.hardware import peak_flops, synchronize
@@ -52,7 +53,9 @@ def product_rate(config: GPTConfig, tokens: int, dtype: torch.dtype) -> float:
     return 8.0 * rows * C * C / best
 
 
-def estimated_seconds(config: GPTConfig, costs: Costs, batch_size: int, precision: str, device: str) -> float | None:
+def estimated_seconds(
+    config: GPTConfig, costs: Costs, batch_size: int, precision: str, device: str, supervised: float = 1.0
+) -> float | None:
     """The estimated time of one batch, forward and backward; None if unknown.
 
     On a processor: the operations of its products at the rate of a product, which is measured now, and what is read
@@ -64,12 +67,13 @@ def estimated_seconds(config: GPTConfig, costs: Costs, batch_size: int, precisio
         batch_size: B.
         precision: Lightning's name for it.
         device: its kind.
+        supervised: fraction of the tokens that have a target.
     """
     if device == "cpu":
         tokens = batch_size * config.context_length
         dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
         rate = _FRACTION_OF_PRODUCTS[dtype] * product_rate(config, tokens, dtype)
-        kept = costs.kept + 2 * tokens * config.vocab_size
+        kept = costs.kept + 2 * supervised * tokens * config.vocab_size
         return costs.flops / rate + kept * _SECONDS_PER_BYTE / min(torch.get_num_threads(), _MEMORY_THREADS)
     if device == "cuda" and (peak := peak_flops(torch.device("cuda", torch.cuda.current_device()), precision)):
         return costs.flops / (_FRACTION_OF_PEAK * peak)
@@ -89,14 +93,17 @@ class Measured:
     peak: int
 
 
-def measure_steps(config: GPTConfig, optim: OptimConfig, batch_size: int, precision: str, device: str) -> Measured:
+def measure_steps(
+    config: GPTConfig, optim: OptimConfig, batch_size: int, precision: str, device: str, supervised: float = 1.0
+) -> Measured:
     """Make a few steps with a throwaway copy of the model, on random ids."""
     place = torch.device(device)
-    model = GPT(config).to(place, TRUE_PRECISIONS.get(precision))
+    model = build_network(config).to(place, TRUE_PRECISIONS.get(precision))
     mixed = MIXED_PRECISIONS.get(precision)
     optimizer = build_optimizer(model, optim)
     ids = torch.randint(config.vocab_size, (batch_size, config.context_length + 1), device=place)
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    targets[torch.rand(targets.shape, device=place) >= supervised] = IGNORED
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     began, best = time.perf_counter(), float("inf")
@@ -104,7 +111,8 @@ def measure_steps(config: GPTConfig, optim: OptimConfig, batch_size: int, precis
         synchronize(place)
         start = time.perf_counter()
         with torch.autocast(device, mixed) if mixed else contextlib.nullcontext():
-            loss = head_loss(model.head, model.hidden_states(inputs), targets).mean
+            hidden_states = model.hidden_states(inputs)
+            loss = head_loss(model.output_layer, hidden_states, targets, transform=model.before_output).mean
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from llm.errors import CheckpointError
-from llm.model import GPT
+from llm.model import Network, build_network
 from llm.pretrained.adapting import adapt
-from llm.pretrained.base import Loaded, Pretrained
+from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
 from llm.pretrained.checkpoint import read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
@@ -28,6 +28,7 @@ __all__ = [
     "build",
     "export",
     "load",
+    "load_of_task",
     "read_pretrained",
     "read_tokenizer",
     "refuse_existing",
@@ -35,18 +36,41 @@ __all__ = [
 ]
 
 
-def load(source: str | Path, device: str | torch.device = "cpu") -> Loaded:
-    """The model, in eval mode, and the tokenizer of a checkpoint or of any other file that can be read.
+def load(source: str | Path, device: str | torch.device = "cpu") -> Loaded[Network]:
+    """The network, in eval mode, and the tokenizer of a checkpoint or of any other file that can be read.
 
     Args:
-        source: what `read_pretrained` reads: a `.ckpt`, a Hugging Face folder, `gpt2`, and others.
+        source: what `read_pretrained` reads: a `.ckpt` of any task, a Hugging Face folder, `gpt2`, and others.
         device: where the weights go.
 
     Raises:
         CheckpointError: it can't be read, or has no tokenizer.
     """
-    pretrained = read_pretrained(source)
+    pretrained = read_pretrained(source, any_task=True)
     return Loaded(build(pretrained).to(device).eval(), _tokenizer(pretrained, source))
+
+
+def load_of_task(
+    source: str | Path, task: str, kind: type[AnyNetwork], device: str | torch.device = "cpu"
+) -> Loaded[AnyNetwork]:
+    """As `load`, where only one task will do.
+
+    Args:
+        source: what `read_pretrained` reads.
+        task: its word.
+        kind: the class of its network.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: it can't be read, has no tokenizer, or is of another task.
+    """
+    pretrained = read_pretrained(source, any_task=True)
+    network = build(pretrained)
+    if pretrained.task != task or not isinstance(network, kind):
+        raise CheckpointError(
+            f"{str(source)!r} is of the task {pretrained.task!r}, and this command is for those of the task {task!r}"
+        )
+    return Loaded(network.to(device).eval(), _tokenizer(pretrained, source))
 
 
 def read_tokenizer(source: str | Path) -> Tokenizer:
@@ -59,12 +83,12 @@ def read_tokenizer(source: str | Path) -> Tokenizer:
         return read_tokenizer_file(Path(source))
     if Path(source).suffix == ".ckpt":  # of any task, whose network may be none that this package can build
         return tokenizer_of(read_checkpoint(source), source)
-    return _tokenizer(read_pretrained(source), source)
+    return _tokenizer(read_pretrained(source, any_task=True), source)
 
 
-def build(pretrained: Pretrained) -> GPT:
-    """A model with these weights."""
-    model = GPT(pretrained.config)
+def build(pretrained: Pretrained) -> Network:
+    """A network with these weights."""
+    model = build_network(pretrained.config)
     model.load_state_dict(pretrained.weights)
     return model
 

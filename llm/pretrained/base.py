@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from llm.config import GPTConfig
-from llm.model import GPT
+from llm.model import Network
+from llm.pretrained.checkpoint import LANGUAGE
 from llm.pretrained.layout import Tensors
 from llm.tokenizers import Tokenizer
 
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
-class Loaded(NamedTuple):
-    """A trained model and its tokenizer."""
 
-    model: GPT
+class Loaded(NamedTuple, Generic[AnyNetwork]):
+    """A trained network and its tokenizer."""
+
+    model: AnyNetwork
     tokenizer: Tokenizer
 
 
@@ -25,9 +28,10 @@ class Pretrained:
     Args:
         format: where they come from, such as `Hugging Face`.
         config: the architecture.
-        weights: every tensor of that GPT, by our names; a shared head is there twice, as the same tensor.
+        weights: every tensor of that network, by our names; a shared head is there twice, as the same tensor.
         tokenizer: or None, if the file has none.
         notes: what a user should know, a sentence each.
+        task: that they were trained for.
     """
 
     format: str
@@ -35,6 +39,7 @@ class Pretrained:
     weights: Tensors
     tokenizer: Tokenizer | None = None
     notes: tuple[str, ...] = ()
+    task: str = LANGUAGE
 
 
 Told = dict[str, Any]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llm.config import GPTConfig, OptimConfig
 from llm.errors import CheckpointError, LLMError
+from llm.model.networks import NETWORKS, config_class
 from llm.runtime.files import whole_file
 from llm.runtime.trust import refuse_named_code
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
@@ -40,6 +41,7 @@ def describe(config: NetworkConfig, tokenizer: Tokenizer | None, task: str = LAN
     return {
         "version": VERSION,
         "task": task,
+        "architecture": type(config).__name__,
         "network": config.to_dict(),
         "tokenizer": None if tokenizer is None else tokenizer.to_dict(),
     }
@@ -167,15 +169,17 @@ def task_of(checkpoint: dict[str, Any]) -> str:
 
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:
-    """The architecture of a checkpoint.
+    """The architecture of a checkpoint; a GPT's where it does not say which.
 
     Raises:
         CheckpointError: it is not one that this package can build.
     """
-    if (task := task_of(checkpoint)) != LANGUAGE:
-        raise CheckpointError(f"{str(path)!r} is a checkpoint of the task {task!r}, not of a language model")
+    name = str(checkpoint[ENTRY].get("architecture", GPTConfig.__name__))
+    if (kind := config_class(name)) is None:
+        known = ", ".join(kind.__name__ for kind in NETWORKS)
+        raise CheckpointError(f"{str(path)!r} holds the architecture {name[:80]!r}; this package builds {known}")
     try:
-        return GPTConfig(**checkpoint[ENTRY]["network"])
+        return kind(**checkpoint[ENTRY]["network"])
     except (TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"{str(path)!r} holds an architecture that can't be built: {error}") from error
 

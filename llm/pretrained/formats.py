@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
 from llm.pretrained import book, huggingface, nanogpt, openai
 from llm.pretrained.base import Pretrained, Told
-from llm.pretrained.checkpoint import ENTRY, config_of, read_checkpoint, weights_of
+from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, read_checkpoint, task_of, weights_of
 from llm.pretrained.files import find_weights, is_tensors, read_content
 from llm.pretrained.hub import NAMES, fetch
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
@@ -25,12 +26,13 @@ READABLE = (
 )
 
 
-def read_pretrained(source: str | Path, told: Told | None = None) -> Pretrained:
+def read_pretrained(source: str | Path, told: Told | None = None, any_task: bool = False) -> Pretrained:
     """The weights, architecture and tokenizer in a file or folder, whatever program wrote it.
 
     Args:
         source: a path, or `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` for OpenAI's published weights.
         told: settings that some formats don't state, `n_head` and `activation`; not used where the format does.
+        any_task: take a checkpoint of another task than the language model's, too.
 
     Raises:
         CheckpointError: it can't be found, read, or recognised, or its tensors don't fit; says why.
@@ -41,11 +43,14 @@ def read_pretrained(source: str | Path, told: Told | None = None) -> Pretrained:
         openai.refuse(path)
         path = find_weights(path)
     try:
-        return _read_file(path, told)
+        found = _read_file(path, told)
     except CheckpointError as error:
         if str(path) in str(error):
             raise
         raise CheckpointError(f"{str(path)!r}: {error}") from error
+    if found.task != LANGUAGE and not any_task:
+        raise CheckpointError(f"{str(source)!r} is a checkpoint of the task {found.task!r}, not of a language model")
+    return found
 
 
 def locate(source: str | Path) -> Path:
@@ -107,7 +112,8 @@ def _state_dict(content: Any) -> Tensors:
 def _read_own(path: Path) -> Pretrained:
     """A checkpoint of this package."""
     checkpoint = read_checkpoint(path)
-    return _own(config_of(checkpoint, path), weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
+    own = _own(config_of(checkpoint, path), weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
+    return dataclasses.replace(own, task=task_of(checkpoint))
 
 
 def _read_shared(tensors: Tensors, entry: str) -> Pretrained:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llm.config import GPT2_SIZES, GPTConfig
 from llm.errors import CheckpointError, ConfigError
-from llm.model import GPT
+from llm.model import build_network
 
 Tensors = dict[str, Tensor]
 
@@ -180,9 +180,9 @@ def clean_names(tensors: Tensors) -> Tensors:
 
 
 def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a GPT; nothing is allocated."""
+    """Name and shape of every tensor of a network; nothing is allocated."""
     with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
+        return {name: tuple(tensor.shape) for name, tensor in build_network(config).state_dict().items()}
 
 
 def _in_words(config: GPTConfig) -> str:

@@ -11,10 +11,11 @@ from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from llm.tasks.language import LanguageModel
+    from llm.tasks.masked import MaskedLanguageModel
     from llm.tasks.table import TASKS, Task
 
-__all__ = ["TASKS", "LanguageModel", "Task"]
+__all__ = ["TASKS", "LanguageModel", "MaskedLanguageModel", "Task"]
 
-_MODULES = {"LanguageModel": "language", "TASKS": "table", "Task": "table"}
+_MODULES = {"LanguageModel": "language", "MaskedLanguageModel": "masked", "TASKS": "table", "Task": "table"}
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
@@ -9,21 +10,24 @@ from typing import Any, ClassVar, Literal, Self
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm.config import OptimConfig
 from llm.data.batch import TokenBatch
-from llm.errors import CheckpointError, LLMError
+from llm.errors import CheckpointError, ConfigError, LLMError
+from llm.model import Network, build_network
 from llm.pretrained.checkpoint import ENTRY, describe, read_checkpoint, task_of, weights_of
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
+from llm.runtime.counting import count_costs
 from llm.runtime.randomness import seed_batch
 from llm.training.loss import (
     CrossEntropyWithGrad,
     Prediction,
     compilable_cross_entropy_with_grad_,
     cross_entropy_with_grad_,
+    head_loss,
 )
 from llm.training.metrics import SplitMetrics
 from llm.training.non_finite import NonFiniteGuard
@@ -38,7 +42,7 @@ class TaskModule(L.LightningModule):
     """A network and how it is trained. A task says what its hidden states are and what the loss of a batch is.
 
     Args:
-        network: what is trained: plain torch, with a `config` that has `to_dict`.
+        network: what is trained: plain torch.
         optim: optimizer and learning rate.
         compile: whether to compile what training calls.
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` or `skip`.
@@ -51,7 +55,7 @@ class TaskModule(L.LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         optim: OptimConfig = _OPTIM,
         compile: bool = False,
         non_finite: Literal["stop", "skip"] = "stop",
@@ -74,16 +78,36 @@ class TaskModule(L.LightningModule):
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """The hidden states of a batch, (B, T, C), which the head reads. This is compiled, if anything is."""
 
-    @abstractmethod
     def loss_of(
         self, hidden_states: Tensor, batch: TokenBatch, with_accuracy: bool = False, scale: float = 1.0
     ) -> Prediction:
-        """The summed loss of a batch, times `scale`."""
+        """The summed loss of a batch, times `scale`: by default the cross-entropy of the tokens in its targets."""
+        head, transform = self.network.output_layer, self.network.before_output
+        return head_loss(head, hidden_states, batch.targets, with_accuracy, scale, self.cross_entropy, transform)
 
     @property
     def tokenizer(self) -> Any:
         """The data module's tokenizer, or None where the run has no data module of ours."""
         return getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
+
+    @functools.cached_property
+    def flops_per_token(self) -> float:
+        """Floating-point operations that a token of a training step needs, head included; counted."""
+        config = self.network.config
+
+        def forward(network: Network) -> Tensor:
+            return network(torch.zeros(1, config.context_length, dtype=torch.int64)).float().sum()
+
+        return count_costs(lambda: build_network(config), forward, "32-true", "cpu").flops / config.context_length
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """A task that `predict` can do says so here.
+
+        Raises:
+            ConfigError: it can't.
+        """
+        del batch, batch_idx
+        raise ConfigError(f"predict does nothing with the task {self.task}")
 
     # Training
 
@@ -277,8 +301,7 @@ class TaskModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add task, architecture and tokenizer, so that the file alone is enough to use it; and the settings."""
-        config: Any = self.network.config
-        checkpoint[ENTRY] = describe(config, self.tokenizer, self.task)
+        checkpoint[ENTRY] = describe(self.network.config, self.tokenizer, self.task)
         checkpoint[ENTRY][SETTINGS] = settings_of(self.trainer, self.optim)
         checkpoint[ENTRY]["skipped_steps"] = self.guard.state()
         checkpoint[ENTRY]["unsupervised_batches"] = self.unsupervised_batches

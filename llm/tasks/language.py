@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, cast
 
 from torch import Tensor
@@ -14,7 +15,6 @@ from llm.model import GPT
 from llm.pretrained import adapt, read_pretrained
 from llm.pretrained.checkpoint import LANGUAGE
 from llm.tasks.base import TaskModule
-from llm.training.loss import Prediction, head_loss
 from llm.training.throughput import flops_per_token
 
 _GPT = GPTConfig()
@@ -68,9 +68,9 @@ class LanguageModel(TaskModule):
         """The network."""
         return cast(GPT, self.network)
 
-    @property
+    @functools.cached_property
     def flops_per_token(self) -> float:
-        """Floating point operations that a token of a training step needs."""
+        """Floating-point operations that a token of a training step needs, as they are counted for utilization."""
         return flops_per_token(self.gpt.config, self.gpt.n_parameters)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -80,12 +80,6 @@ class LanguageModel(TaskModule):
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """The hidden states `(B, T, C)`, which the head reads."""
         return self.gpt.hidden_states(batch.inputs)
-
-    def loss_of(
-        self, hidden_states: Tensor, batch: TokenBatch, with_accuracy: bool = False, scale: float = 1.0
-    ) -> Prediction:
-        """The summed cross-entropy of the next tokens."""
-        return head_loss(self.gpt.head, hidden_states, batch.targets, with_accuracy, scale, self.cross_entropy)
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[Continuation] | list[Tensor]:
         """What `prediction` says, for a batch of prompts.

@@ -6,6 +6,7 @@ Nothing large is imported here: `python train.py --help` lists the tasks at once
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,6 +28,8 @@ class Task(NamedTuple):
         links: settings of the module that follow from the data, source to target. A source is an attribute of the
             data module as it is after `__init__`.
         callbacks: import paths of the callbacks that every run of this task has, each by the group of its options.
+        usage: words behind `python -m llm` with which a trained model is used, but for its `--ckpt`; in them `{text}`
+            is some words of the training text.
     """
 
     module: str
@@ -34,6 +37,7 @@ class Task(NamedTuple):
     summary: str
     links: Mapping[str, str] = MappingProxyType({})
     callbacks: Mapping[str, str] = MappingProxyType({})
+    usage: tuple[str, ...] = ()
 
     def module_class(self) -> type[L.LightningModule]:
         """The LightningModule, imported."""
@@ -42,6 +46,11 @@ class Task(NamedTuple):
     def datamodule_class(self) -> type[L.LightningDataModule]:
         """The LightningDataModule, imported."""
         return resolve(self.datamodule)
+
+    @property
+    def network_group(self) -> str:
+        """Where the settings have the architecture: in the first argument of the module, such as `model.gpt`."""
+        return f"model.{next(iter(inspect.signature(self.module_class()).parameters))}"
 
     def callback_classes(self) -> dict[str, type[L.Callback]]:
         """The callbacks, imported, each by the group of its options."""
@@ -67,6 +76,15 @@ TASKS: dict[str, Task] = {
             "samples": "llm.inspection:TextSamples",
             "predictions": "llm.tasks.predictions:PredictionWriter",
         },
+        usage=("generate", "--prompt", "{text}"),
+    ),
+    "masked": Task(
+        module="llm.tasks:MaskedLanguageModel",
+        datamodule="llm.data:MaskedDataModule",
+        summary="an encoder that predicts masked words from both sides, as BERT",
+        links={"data.context_length": "model.encoder.context_length", "data.vocab_size": "model.encoder.vocab_size"},
+        callbacks={"inspect": "llm.inspection:Inspection"},
+        usage=("fill", "--text", "{text} [MASK]"),
     ),
 }
 """Each task by its word."""

@@ -126,22 +126,26 @@ def head_loss(
     with_accuracy: bool = False,
     scale: float = 1.0,
     cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_,
+    transform: Callable[[Tensor], Tensor] | None = None,
 ) -> Prediction:
     """The loss, computed in the way that is faster for this vocabulary size.
 
     Args:
         head: from hidden states to logits.
-        hidden_states: (B, T, C) what the head reads.
+        hidden_states: (B, T, C) what the head reads, or what `transform` reads.
         targets: (B, T) the target tokens, `IGNORED` where nothing is supervised.
         with_accuracy: also count the correct predictions.
         scale: what the sum is multiplied by.
         cross_entropy: what turns the logits of a large vocabulary into losses and gradients.
+        transform: layers before the head, which only supervised tokens need: `(N, C)` -> `(N, C)`.
     """
     hidden_states, targets = hidden_states.flatten(0, -2), targets.flatten()  # (B, T, C) -> (N, C), (B, T) -> (N)
     n_tokens = (targets != IGNORED).sum()
     if targets.device.type == "cpu" and n_tokens < len(targets):  # elsewhere, selecting rows would synchronize
         supervised = targets != IGNORED
         hidden_states, targets = hidden_states[supervised], targets[supervised]
+    if transform is not None:
+        hidden_states = transform(hidden_states)  # (N, C) -> (N, C)
     if head.out_features >= LARGE_VOCABULARY:
         loss, n_correct = fused_loss(head, hidden_states, targets, with_accuracy, scale, cross_entropy)
     else:
@@ -176,7 +180,7 @@ def fused_loss(
 ) -> tuple[Tensor, Tensor | None]:
     """As `plain_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
     options = head.out_features, with_accuracy, torch.is_grad_enabled(), scale, cross_entropy
-    loss, n_correct = FusedHeadLoss.apply(hidden_states, head.weight, targets, *options)
+    loss, n_correct = FusedHeadLoss.apply(hidden_states, head.weight, head.bias, targets, *options)
     return loss, n_correct if with_accuracy else None
 
 
@@ -195,13 +199,14 @@ def token_losses(head: Head, hidden_states: Tensor, targets: Tensor) -> Tensor:
 
 
 class FusedHeadLoss(torch.autograd.Function):
-    """Summed cross-entropy of `hidden_states @ weight.T` and its gradients in one pass."""
+    """Summed cross-entropy of `hidden_states @ weight.T + bias` and its gradients in one pass."""
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden_states: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         vocab_size: int,
         with_accuracy: bool,
@@ -209,13 +214,20 @@ class FusedHeadLoss(torch.autograd.Function):
         scale: float,
         cross_entropy: CrossEntropyWithGrad,
     ) -> tuple[Tensor, Tensor]:
-        """Loss and correct predictions of `hidden_states (N, C)` and `weight (padded V, C)`; saves the gradients."""
+        """Loss and correct predictions of the targets; saves the gradients.
+
+        Args:
+            hidden_states: (N, C).
+            weight: (padded V, C).
+            bias: (padded V), or None.
+        """
         device, N = hidden_states.device.type, len(hidden_states)
-        wants_states, wants_weight = (needed and with_gradients for needed in ctx.needs_input_grad[:2])
-        wants_any = wants_states or wants_weight
-        ctx.dtypes = hidden_states.dtype, weight.dtype
+        wants_states, wants_weight, wants_bias = (needed and with_gradients for needed in ctx.needs_input_grad[:3])
+        wants_any = wants_states or wants_weight or wants_bias
+        ctx.dtypes = hidden_states.dtype, weight.dtype, None if bias is None else bias.dtype
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
         states, rows_of_weight = hidden_states.to(precision), _aligned(weight, vocab_size, precision)
+        each_bias = None if bias is None else _aligned(bias, vocab_size, precision)
         block = _rows_of_a_block(states, len(rows_of_weight))
         # A small scale may be too small for float16, whose gradients are scaled afterwards.
         ctx.later = scale if precision == torch.float16 else 1.0
@@ -227,13 +239,16 @@ class FusedHeadLoss(torch.autograd.Function):
         grad_weight = torch.empty_like(weight, dtype=summed) if wants_weight else None
         if grad_weight is not None:
             grad_weight[vocab_size if N else 0 :] = 0
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
         with torch.autocast(device, enabled=False):
             for first in range(0, N, block):
                 some, wanted = states[first : first + block], targets[first : first + block]  # (R, C), (R)
-                logits = F.linear(some, rows_of_weight)  # (R, C) -> (R, aligned V)
+                logits = F.linear(some, rows_of_weight, each_bias)  # (R, C) -> (R, aligned V)
                 if with_accuracy:
                     n_correct += (logits[:, :vocab_size].argmax(-1) == wanted).sum()
                 losses[first : first + block] = cross_entropy(logits, wanted, at_once, vocab_size)
+                if grad_bias is not None:
+                    grad_bias[:vocab_size] += logits[:, :vocab_size].sum(0, dtype=torch.float32)  # (R, V) -> (V)
                 if grad_states is not None:
                     torch.mm(logits, rows_of_weight, out=grad_states[first : first + block])  # (R, V) x (V, C)
                 if grad_weight is not None:
@@ -242,7 +257,7 @@ class FusedHeadLoss(torch.autograd.Function):
                         target = grad_weight[start : min(vocab_size, start + columns)]
                         part = (logits[:, start : start + columns].T @ some)[: len(target)]  # (V', R) x (R, C)
                         target.copy_(part) if first == 0 else target.add_(part)
-        ctx.gradients = grad_states, grad_weight
+        ctx.gradients = grad_states, grad_weight, grad_bias
         ctx.mark_non_differentiable(n_correct)
         return losses.sum() * scale, n_correct
 
@@ -271,13 +286,13 @@ def block_bytes(device: str) -> int:
 
 
 def _aligned(weight: Tensor, vocab_size: int, precision: torch.dtype) -> Tensor:
-    """The rows of the head's weight that logits are computed from: on a GPU padded with zeros to a round number."""
+    """The rows of the head's weight or bias that logits are computed from: on a GPU padded to a round number."""
     wanted = vocab_size
     if weight.device.type != "cpu":
         wanted = math.ceil(vocab_size / _ALIGNMENT) * _ALIGNMENT
     if wanted <= len(weight):
         return weight[:wanted].to(precision)
-    rows = weight.new_zeros(wanted, weight.shape[1], dtype=precision)
+    rows = weight.new_zeros(wanted, *weight.shape[1:], dtype=precision)
     rows[:vocab_size] = weight[:vocab_size]
     return rows
 

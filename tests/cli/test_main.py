@@ -13,7 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import llm
 from llm.cli.main import main
+from llm.cli.words import value_in_files
 from llm.pretrained import Pretrained, export
+from llm.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
@@ -54,7 +56,9 @@ def test_every_configuration_runs(config):
         gpt = llm.GPTConfig(vocab_size=50257, context_length=16, n_layer=1, n_head=2, n_embd=8)
         export(Pretrained("llm", gpt, llm.GPT(gpt).state_dict()), "weights.safetensors", "safetensors")
         overrides.append("--model.pretrained=weights.safetensors")
-    assert run("fit", "--config", str(config), *QUICK, *overrides) == 0
+    group = TASKS[yaml.safe_load(config.read_text()).get("task", "language")].network_group
+    quick = [word.replace("--model.gpt", f"--{group}") for word in QUICK]
+    assert run("fit", "--config", str(config), *quick, *overrides) == 0
     assert next(Path("runs").rglob("last.ckpt")).is_file()
 
 
@@ -79,8 +83,9 @@ def test_bfloat16_is_the_default_where_it_is_native_and_nobody_said_otherwise(
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_no_configuration_sets_what_follows_from_the_data(config):
-    gpt = yaml.safe_load(config.read_text()).get("model", {}).get("gpt", {})
-    assert not {"vocab_size", "context_length"} & set(gpt)
+    settings = yaml.safe_load(config.read_text())
+    follows = TASKS[settings.get("task", "language")].links.values()
+    assert all(value_in_files([settings], name) is None for name in follows)
 
 
 def test_the_quick_start_leaves_what_it_promises(capsys):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -72,7 +76,7 @@ def test_a_time_limit_is_named_and_so_is_the_way_on(fit):
     step = last_step()
     (line,) = [line for line in err.splitlines() if line.startswith("stopped at step")]
     assert f"stopped at step {step}: the time for training (trainer.max_time)" in line
-    assert re.search(r"go on with: .*--trainer.max_time \S+ --ckpt_path \S+last.ckpt", line)
+    assert re.search(r"resume with: .*--trainer.max_time \S+ --ckpt_path \S+last.ckpt", line)
     assert read_checkpoint("runs/gpt/version_0/checkpoints/best.ckpt")["global_step"] == step, "it was validated"
     status, err = fit(*limit, "--ckpt_path=last")
     assert status == 0
@@ -142,7 +146,7 @@ def test_what_an_error_left_is_only_used_where_it_is_named(fit, tmp_path, monkey
     status, err = fit("--trainer.max_steps=4", *ON_EXCEPTION)
     assert status == 0
     assert f"To go on from it: --ckpt_path {kept}" in err
-    assert "going on after" not in err
+    assert "resuming after" not in err
     weights = [read_checkpoint(path)["state_dict"] for path in sorted(Path("runs").rglob("last.ckpt"))]
     assert len(weights) == 2
 
@@ -159,3 +163,17 @@ def test_after_an_error_amid_a_step_its_batch_comes_again(fit, tmp_path, monkeyp
         read_checkpoint(f"runs/gpt/{name}/checkpoints/last.ckpt")["state_dict"] for name in ("whole", "again")
     )
     assert all(value.equal(again[name]) for name, value in whole.items())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+def test_runs_in_one_process_leave_nothing_open(fit):
+    def held() -> tuple[int, int, list[object]]:
+        gc.collect()
+        handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), handlers
+
+    assert fit(STEPS)[0] == 0
+    after_the_first = held()
+    for _ in range(2):
+        assert fit(STEPS)[0] == 0
+        assert held() == after_the_first

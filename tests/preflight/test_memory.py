@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm.config import GPTConfig, OptimConfig
+from llm.config import EncoderConfig, GPTConfig, OptimConfig
 from llm.model import GPT
 from llm.preflight.costs import step_costs
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
@@ -137,3 +137,13 @@ def test_sizes_and_times_are_read_easily():
     assert [in_time(s) for s in (0.21, 9.96, 80, 60, 3_600, 3_659.9, 90_000)] == [
         "0.21 s", "10 s", "1 min 20 s", "1 min", "1 h", "1 h 1 min", "1 d 1 h",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("vocab_size", [60, LARGE_VOCABULARY])
+def test_a_head_that_sees_supervised_tokens_alone_costs_less(vocab_size):
+    config = EncoderConfig(**{**SMALL, "vocab_size": vocab_size}, dropout=0.0)
+    whole, masked = (step_costs(config, 8, "32-true", "cpu", supervised) for supervised in (1.0, 0.25))
+    N = 8 * config.context_length
+    spared = 0.75 * N * 6 * (config.n_embd * vocab_size + config.n_embd**2)  # the output layer and the one before
+    assert whole.flops - masked.flops == pytest.approx(spared, rel=0.01)
+    assert masked.forward_peak < whole.forward_peak

@@ -11,9 +11,10 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from llm import GPT, GPTConfig
+from llm import GPT, EncoderConfig, GPTConfig
 from llm.cli.main import main
 from llm.data.modules import text as of_data
+from llm.model import Encoder
 from llm.pretrained import Pretrained, export
 from llm.pretrained.checkpoint import read_checkpoint
 
@@ -275,3 +276,19 @@ def test_help_comes_before_anything_large_is_imported():
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert "python train.py fit --data.corpus my.txt" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_a_task_of_another_network_is_planned_as_it_is(fit):
+    words = [word.replace("model.gpt", "model.encoder") for word in QUICK]
+    status, lines = fit("--task=masked", "--preflight", *words)
+    assert status == 0
+    table = {line[:12].strip(): line[12:] for line in lines if line[10:12] == "  "}
+    encoder = EncoderConfig(63, 16, n_layer=1, n_head=2, n_embd=8)  # 62 characters and the mask token
+    assert table["parameters"].startswith(f"{Encoder(encoder).n_parameters:,}, ")
+    assert "tokenizer char, 63 tokens" in table["corpus"]
+    status, lines = fit(
+        "--task=masked", *words, "--model.encoder.n_head=3", "--data.masked_fraction=2", "--inspect.tokens=0"
+    )
+    assert status == 1
+    for expected in ("8 / 3 leaves 2", "masked_fraction must be in (0, 1], got 2.0", "inspect.tokens must be at least"):
+        assert sum(expected in error for error in errors(lines)) == 1, expected

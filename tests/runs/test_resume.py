@@ -9,22 +9,25 @@ import pytest
 import torch
 from tiny_runs import KeepEvery
 
-from llm.config import GPTConfig, OptimConfig, TokenizerConfig
-from llm.data import TextDataModule
+from llm.config import EncoderConfig, GPTConfig, OptimConfig, TokenizerConfig
+from llm.data import MaskedDataModule, TextDataModule
 from llm.errors import CheckpointError
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast
-from llm.tasks import LanguageModel
+from llm.tasks import LanguageModel, MaskedLanguageModel
 
 STEPS = 12
 TEXT = "the cat sat on the mat, and the dog sat by the door; " * 6
 
 
-def data(folder: Path, **options) -> TextDataModule:
+def data(folder: Path, kind=TextDataModule, **options) -> TextDataModule:
     corpus = folder / "corpus.txt"
     corpus.write_text(TEXT)
     defaults = {"context_length": 8, "batch_size": 6, "stride": 8, "validation_fraction": 0.2}
-    return TextDataModule(
-        str(corpus), TokenizerConfig("char"), cache_dir=str(folder / "cache"), **{**defaults, **options}
+    return kind(
+        corpus=str(corpus),
+        tokenizer=TokenizerConfig("char"),
+        cache_dir=str(folder / "cache"),
+        **{**defaults, **options},
     )
 
 
@@ -40,12 +43,16 @@ def fit(
     data_options=None,
     gpt_options=None,
     optim_options=None,
+    task="language",
     **options,
 ):
-    datamodule = data(folder, **(data_options or {}))
+    kinds = {"language": (GPTConfig, LanguageModel, TextDataModule)}
+    kinds["masked"] = (EncoderConfig, MaskedLanguageModel, MaskedDataModule)
+    config_kind, module_kind, data_kind = kinds[task]
+    datamodule = data(folder, data_kind, **(data_options or {}))
     torch.manual_seed(1 if ckpt is None else 2)
-    config = GPTConfig(datamodule.vocab_size, 8, n_layer=1, n_head=2, n_embd=8, dropout=0.3, **(gpt_options or {}))
-    module = LanguageModel(config, OptimConfig(warmup_steps=3, **(optim_options or {})))
+    config = config_kind(datamodule.vocab_size, 8, n_layer=1, n_head=2, n_embd=8, dropout=0.3, **(gpt_options or {}))
+    module = module_kind(config, OptimConfig(warmup_steps=3, **(optim_options or {})))
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -73,6 +80,8 @@ def fit(
         {"val_check_interval": 5},
         {"optim_options": MUON},
         {"optim_options": MUON, "gpt_options": MODERN},
+        {"task": "masked"},
+        {"task": "masked", "data_options": {"masked_fraction": 0.4, "drop_last": False}},
     ],
     ids=str,
 )

@@ -20,16 +20,19 @@ from llm.training.loss import (
 
 def results(way, head, x, targets, precision=None, scale=1.0, with_accuracy=True):
     x = x.detach().clone().requires_grad_()
-    head.weight.grad = None
+    head.zero_grad()
     with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
         loss, n_correct = way(head, x.flatten(0, -2), targets.flatten(), with_accuracy, 1 / max(1, targets.numel()))
     (loss * scale).backward()
-    return loss.detach(), n_correct, x.grad, head.weight.grad
+    bias = () if head.bias is None else (head.bias.grad,)
+    return loss.detach(), n_correct, x.grad, head.weight.grad, *bias
 
 
-def example(n_tokens=97, n_embd=16, vocab_multiple=1, shape=(3, 7), seed=0):
+def example(n_tokens=97, n_embd=16, vocab_multiple=1, shape=(3, 7), seed=0, bias=False):
     torch.manual_seed(seed)
-    head = Head(GPTConfig(n_tokens, n_head=1, n_embd=n_embd, vocab_multiple=vocab_multiple))
+    head = Head(GPTConfig(n_tokens, n_head=1, n_embd=n_embd, vocab_multiple=vocab_multiple), bias)
+    if bias:
+        torch.nn.init.normal_(head.bias)
     return head, torch.randn(*shape, n_embd), torch.randint(n_tokens, shape)
 
 
@@ -43,16 +46,18 @@ def block(request, monkeypatch):
 @pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("vocab_multiple", [1, 64])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_value_and_gradients_are_those_of_the_plain_loss(vocab_multiple, scale):
-    given = example(vocab_multiple=vocab_multiple)
+@pytest.mark.parametrize("bias", [False, True])
+def test_value_and_gradients_are_those_of_the_plain_loss(vocab_multiple, scale, bias):
+    given = example(vocab_multiple=vocab_multiple, bias=bias)
     ours, plain = (results(way, *given, scale=scale) for way in (fused_loss, plain_loss))
     for mine, theirs in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("block")
-def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_loss():
-    given = example(n_tokens=500, n_embd=64, shape=(4, 32))
+@pytest.mark.parametrize("bias", [False, True])
+def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_loss(bias):
+    given = example(n_tokens=500, n_embd=64, shape=(4, 32), bias=bias)
     truth = results(plain_loss, *given)
     plain = results(plain_loss, *given, precision=torch.bfloat16)
     ours = results(fused_loss, *given, precision=torch.bfloat16)
@@ -65,8 +70,9 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_loss():
 
 
 @pytest.mark.usefixtures("block")
-def test_in_float16_it_bears_a_scale_against_underflow():
-    given = example(n_tokens=500, n_embd=64, shape=(4, 512))
+@pytest.mark.parametrize("bias", [False, True])
+def test_in_float16_it_bears_a_scale_against_underflow(bias):
+    given = example(n_tokens=500, n_embd=64, shape=(4, 512), bias=bias)
     truth = results(plain_loss, *given, scale=2.0**17)
     plain = results(plain_loss, *given, scale=2.0**17, precision=torch.float16)
     ours = results(fused_loss, *given, scale=2.0**17, precision=torch.float16)
@@ -120,8 +126,9 @@ def test_what_is_beyond_the_vocabulary_does_not_count_and_gets_no_gradient(way):
 
 @pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("vocab_multiple", [1, 64])
-def test_compiled_it_has_the_value_and_gradients_of_the_plain_loss(vocab_multiple):
-    given = example(vocab_multiple=vocab_multiple)
+@pytest.mark.parametrize("bias", [False, True])
+def test_compiled_it_has_the_value_and_gradients_of_the_plain_loss(vocab_multiple, bias):
+    given = example(vocab_multiple=vocab_multiple, bias=bias)
     step = torch.compile(compilable_cross_entropy_with_grad_, backend="aot_eager")
     ours = results(lambda *words: fused_loss(*words, cross_entropy=step), *given)
     for mine, theirs in zip(ours, results(plain_loss, *given), strict=True):
@@ -160,6 +167,25 @@ def test_no_gradients_are_computed_where_nobody_wants_them(monkeypatch):
     plain = plain_loss(head, x.flatten(0, 1), targets.flatten(), with_accuracy=True)
     torch.testing.assert_close(loss, plain[0])
     assert n_correct == plain[1]
+
+
+def test_a_bias_alone_gets_its_gradient():
+    head, x, targets = example(bias=True)
+    head.weight.requires_grad_(False)
+    fused_loss(head, x.flatten(0, 1), targets.flatten())[0].backward()
+    found, head.bias.grad = head.bias.grad, None
+    plain_loss(head, x.flatten(0, 1), targets.flatten())[0].backward()
+    torch.testing.assert_close(found, head.bias.grad)
+
+
+@pytest.mark.parametrize("n_tokens", [97, 5000])
+def test_layers_before_the_head_see_supervised_tokens_alone(n_tokens):
+    head, x, targets = example(n_tokens=n_tokens)
+    targets[0, 2:] = targets[2] = IGNORED
+    rows = []
+    prediction = head_loss(head, x, targets, transform=lambda states: rows.append(len(states)) or 2 * states)
+    assert rows == [9]
+    torch.testing.assert_close(prediction.loss, head_loss(head, 2 * x, targets).loss)
 
 
 def test_gradients_can_be_taken_once():
@@ -221,16 +247,18 @@ def test_the_mean_of_nothing_is_zero():
 @pytest.mark.gpu
 @pytest.mark.parametrize("vocab_multiple", [1, 64])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_on_a_gpu_it_is_that_of_the_processor(vocab_multiple, compiled):
-    head, x, targets = example(n_tokens=5003, n_embd=64, vocab_multiple=vocab_multiple, shape=(4, 128))
+@pytest.mark.parametrize("bias", [False, True])
+def test_on_a_gpu_it_is_that_of_the_processor(vocab_multiple, compiled, bias):
+    head, x, targets = example(n_tokens=5003, n_embd=64, vocab_multiple=vocab_multiple, shape=(4, 128), bias=bias)
     targets[1, 5:] = IGNORED
     expected = results(plain_loss, head, x, targets)
     step = torch.compile(compilable_cross_entropy_with_grad_) if compiled else cross_entropy_with_grad_
-    there = Head(GPTConfig(5003, n_head=1, n_embd=64, vocab_multiple=vocab_multiple)).cuda()
+    there = Head(GPTConfig(5003, n_head=1, n_embd=64, vocab_multiple=vocab_multiple), bias).cuda()
     there.load_state_dict(head.state_dict())
     states = x.cuda().requires_grad_()
     prediction = head_loss(there, states, targets.cuda(), True, 1 / targets.numel(), step)
     prediction.loss.backward()
     found = (prediction.loss.detach(), prediction.n_correct, states.grad, there.weight.grad)
+    found += (there.bias.grad,) if bias else ()
     for ours, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.cpu(), wanted, atol=1e-5, rtol=1e-3)

@@ -91,6 +91,11 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         It is the same for all batches of a run.
         """
 
+    @property
+    def supervised_fraction(self) -> float:
+        """Fraction of the tokens in a batch that have a target, about."""
+        return 1.0
+
     @abstractmethod
     def validation_loader(self) -> BatchLoader | list[Any]:
         """The batches of the validation split; empty where there is none."""

@@ -34,7 +34,7 @@ class MaskedDataModule(TextDataModule):
 
     order_settings: ClassVar[tuple[str, ...]] = (*TextDataModule.order_settings, "masked_fraction", "whole_words")
 
-    def __init__(self, masked_fraction: float = 0.15, whole_words: bool = False, **options: Any) -> None:
+    def __init__(self, *, masked_fraction: float = 0.15, whole_words: bool = False, **options: Any) -> None:
         if not 0 < masked_fraction <= 1:
             raise ConfigError(f"masked_fraction must be in (0, 1], got {masked_fraction}")
         super().__init__(**options)
@@ -51,6 +51,16 @@ class MaskedDataModule(TextDataModule):
         specials = self.tokenizer.special_ids
         words = WordEdges.of(self.tokenizer) if self.whole_words else None
         return Masking(specials[MASK], list(specials.values()), self.vocab_size, self.masked_fraction, self.seed, words)
+
+    @property
+    def supervised_fraction(self) -> float:
+        """The masked fraction."""
+        return self.masked_fraction
+
+    def bytes_per_token(self, split: str) -> float | None:
+        """None: a text is not coded by what masked tokens cost, each seen from both sides."""
+        del split
+        return None
 
     def make_rows(self, tokens: TokenArray, stride: int) -> RowSource:
         """The windows over a split, masked."""

@@ -124,8 +124,8 @@ class TextDataModule(ResumableDataModule):
         """(N,) ids to test on."""
         return self.splits.test_tokens
 
-    def bytes_per_token(self, split: str) -> float:
-        """Mean size in UTF-8 bytes of a token of `validation` or `test`."""
+    def bytes_per_token(self, split: str) -> float | None:
+        """Mean size in UTF-8 bytes of a token of `validation` or `test`; None where bits per byte mean nothing."""
         return self.splits.bytes_per_token("train" if split == "validation" and self.overfits else split)
 
     # What Lightning calls.

@@ -1,0 +1,74 @@
+"""`python -m llm fill`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from llm.errors import ConfigError, TokenizerError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    add = parser.add_argument
+    add("--ckpt", required=True, help="the checkpoint of a model for masked words")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--text", action="append", help="text with [MASK] in it; may be given several times")
+    source.add_argument("--text_file", metavar="FILE", help="texts with [MASK], one a line; default: standard input")
+    add("--top_k", type=int, default=5, help="candidates for each mask (%(default)s)")
+    add("--batch_size", type=int, default=8, help="texts in a batch; no effect on results (%(default)s)")
+    add("--json", action="store_true", help="print each result as a line of JSON")
+    add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print each text filled, and for each of its masks the most probable tokens.
+
+    Raises:
+        LLMError: the checkpoint, a text or an option can't be used.
+    """
+    import torch
+
+    from llm.commands.devices import find_device
+    from llm.generation.filling import encode_masked, fill_masks
+    from llm.model import Encoder
+    from llm.pretrained import load_of_task
+
+    if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
+        raise ConfigError("nothing to fill: give --text TEXT, --text_file FILE, or a text on standard input")
+    model, tokenizer = load_of_task(arguments.ckpt, "masked", Encoder, find_device(arguments.device))
+    texts, rows = _read_texts(arguments), []
+    for where, text in texts:
+        try:
+            rows.append(torch.tensor(encode_masked(tokenizer, text)))
+        except TokenizerError as error:
+            raise TokenizerError(f"{where}: {error}" if where else str(error)) from error
+    found = fill_masks(model, tokenizer, rows, arguments.top_k, arguments.batch_size)
+    for number, ((_, text), filling) in enumerate(zip(texts, found, strict=True)):
+        result = filling.to_dict(tokenizer)
+        if arguments.json:
+            print(json.dumps({"text": text, **result}, ensure_ascii=False), flush=True)
+            continue
+        print("\n" * bool(number) + result["filled"], flush=True)
+        for place, candidates in enumerate(filling.masks, start=1):
+            tokens = "  ".join(f"{candidate.token!r} {candidate.probability:.1%}" for candidate in candidates)
+            print(f"  [MASK] {place}: {tokens}", flush=True)
+
+
+def _read_texts(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """Each text, and where it stands, if that has to be said."""
+    from llm.commands.standard_input import read_lines
+    from llm.data.reading.sources import read_document
+
+    if arguments.text is not None:
+        several = len(arguments.text) > 1
+        return [(f"text {number}" if several else "", text) for number, text in enumerate(arguments.text, start=1)]
+    if arguments.text_file is not None:
+        source, lines = repr(arguments.text_file), read_document(arguments.text_file).split("\n")
+    else:
+        source, lines = "standard input", read_lines()
+    texts = [(f"{source}, line {line}", text) for line, text in enumerate(lines, start=1) if text.strip()]
+    if not texts:
+        raise TokenizerError(f"{source} is empty; give texts with [MASK] in them, one a line")
+    return texts

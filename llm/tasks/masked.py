@@ -1,0 +1,54 @@
+"""Masked words: the task of an encoder that sees both sides."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from torch import Tensor
+
+from llm.config import EncoderConfig, OptimConfig
+from llm.data.batch import TokenBatch
+from llm.model import Encoder
+from llm.tasks.base import TaskModule
+
+_ENCODER = EncoderConfig()
+_OPTIM = OptimConfig()
+
+
+class MaskedLanguageModel(TaskModule):
+    """Trains an encoder to predict masked words from both sides, as BERT (Devlin et al. 2018, section 3.1).
+
+    Args:
+        encoder: the architecture.
+        optim: optimizer and learning rate.
+        compile: fuse what comes before the head, and the loss, with torch.compile: up to a minute to begin with, then
+            faster steps. Where that can't be done, a line says why, and the run goes on without.
+        non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
+            are spoilt, or `skip` the step and count it. Either way the batch is written to the folder `non_finite` of
+            the run.
+    """
+
+    task = "masked"
+    network_config = EncoderConfig
+
+    def __init__(
+        self,
+        encoder: EncoderConfig = _ENCODER,
+        optim: OptimConfig = _OPTIM,
+        compile: bool = False,
+        non_finite: Literal["stop", "skip"] = "stop",
+    ) -> None:
+        super().__init__(Encoder(encoder), optim, compile, non_finite)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The network."""
+        return cast(Encoder, self.network)
+
+    def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Token ids `(B, T)`, of which `lengths` (B) are real -> logits `(B, T, V)`."""
+        return self.encoder(ids, lengths)
+
+    def hidden_states(self, batch: TokenBatch) -> Tensor:
+        """What the head reads: `(B, T, C)`."""
+        return self.encoder.hidden_states(batch.inputs, batch.lengths)

@@ -1,0 +1,97 @@
+import io
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from llm.__main__ import main
+from llm.config import EncoderConfig, GPTConfig
+from llm.model import build_network
+from llm.pretrained.checkpoint import ENTRY, WEIGHTS_PREFIX, describe
+from llm.tokenizers import MASK, CharTokenizer
+
+TOKENIZER = CharTokenizer.from_text("abcdefghij .").with_special(MASK)
+
+
+def write(path, kind, task):
+    torch.manual_seed(0)
+    model = build_network(kind(TOKENIZER.vocab_size, 16, n_layer=1, n_head=2, n_embd=8))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    state = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({ENTRY: describe(model.config, TOKENIZER, task), "state_dict": state}, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("model") / "masked.ckpt", EncoderConfig, "masked")
+
+
+@pytest.fixture
+def fill(checkpoint, capsys, monkeypatch):
+    """Run the command; gives exit status, output and errors."""
+
+    def run(*words, stdin=None, ckpt=checkpoint):
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = main(["fill", "--ckpt", ckpt, *words])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_a_text_is_printed_filled_with_the_candidates_of_each_mask(fill):
+    status, output, errors = fill("--text", "ab[MASK]d [MASK]", "--top_k", "3")
+    filled, first, second = output.splitlines()
+    assert (status, errors) == (0, "")
+    assert len(filled) == 6
+    assert filled[:2] + filled[3:5] == "abd "
+    for number, place, line in ((1, 2, first), (2, 5, second)):
+        assert line.startswith(f"  [MASK] {number}: {filled[place]!r} ")
+        assert line.count("%") == 3
+
+
+def test_json_says_the_same_of_texts_files_and_standard_input(fill, tmp_path):
+    texts = ["ab[MASK]", "[MASK] a[MASK]"]
+    status, output, _ = fill("--json", *(word for text in texts for word in ("--text", text)))
+    records = [json.loads(line) for line in output.splitlines()]
+    assert status == 0
+    assert [record["text"] for record in records] == texts
+    assert [len(record["masks"]) for record in records] == [1, 2]
+    assert set(records[0]["masks"][0][0]) == {"token", "id", "probability"}
+    assert len(records[0]["masks"][0]) == 5
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join([*texts, "", ""]))
+    assert fill("--json", "--text_file", str(file))[1] == output
+    assert fill("--json", stdin="\r\n".join(texts).encode())[1] == output
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "expected"),
+    [
+        (["--text", "abc"], None, "nothing to fill in 'abc': put [MASK] where a word is hidden"),
+        (["--text", "[MASK]", "--text", "abc"], None, "text 2: nothing to fill in 'abc'"),
+        ([], b"[MASK]\n\nabc\n", "standard input, line 3: nothing to fill in 'abc'"),
+        ([], b"\n", "standard input is empty"),
+        ([], b"\xff[MASK]", "standard input is not UTF-8 text at byte 0"),
+        (["--text_file", "nowhere.txt"], None, "can't read 'nowhere.txt'"),
+        (["--text", "[MASK]" * 17], None, "has 17 tokens, the model's context holds 16"),
+        (["--text", "[MASK]", "--top_k", "0"], None, "top_k must be at least 1, got 0"),
+    ],
+)
+def test_what_can_not_be_filled_is_one_line(fill, words, stdin, expected):
+    status, output, errors = fill(*words, stdin=stdin)
+    assert (status, output) == (1, "")
+    (line,) = errors.splitlines()
+    assert line.startswith("error: ")
+    assert expected in line
+
+
+def test_a_language_model_is_refused_and_its_task_named(fill, tmp_path):
+    path = write(tmp_path / "gpt.ckpt", GPTConfig, "language")
+    status, _, errors = fill("--text", "[MASK]", ckpt=path)
+    assert status == 1
+    assert errors == f"error: {path!r} is of the task 'language', and this command is for those of the task 'masked'\n"

@@ -1,0 +1,94 @@
+"""What stands at the masks of a text."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from llm.config import EncoderConfig, TokenizerConfig
+from llm.errors import ConfigError, GenerationError, TokenizerError
+from llm.generation import fill_masks
+from llm.generation.filling import encode_masked
+from llm.model import Encoder
+from llm.tokenizers import MASK, CharTokenizer, build_tokenizer
+
+TOKENIZER = CharTokenizer.from_text("abcdefghij .").with_special(MASK)
+TEXTS = ["ab[MASK]d", "[MASK]", "a[MASK]c[MASK] efg[MASK]", "abc. defgh[MASK]"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    network = Encoder(EncoderConfig(TOKENIZER.vocab_size, 16, n_layer=2, n_head=2, n_embd=16)).eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def test_each_mask_gets_its_most_probable_tokens(model):
+    (found,) = fill_masks(model, TOKENIZER, [TEXTS[2]], k=3)
+    ids = torch.tensor(TOKENIZER.encode(TEXTS[2]))
+    places = (ids == TOKENIZER.special_ids[MASK]).nonzero()[:, 0].tolist()
+    logits = model(ids[None])[0, :, :-1]  # but for the mask token, which is the last
+    assert [len(candidates) for candidates in found.masks] == [3, 3, 3]
+    for place, candidates in zip(places, found.masks, strict=True):
+        best = logits[place].softmax(-1).topk(3)
+        assert [candidate.id for candidate in candidates] == best.indices.tolist()
+        assert [candidate.probability for candidate in candidates] == pytest.approx(best.values.tolist(), abs=1e-6)
+        assert [candidate.token for candidate in candidates] == [TOKENIZER.decode([i]) for i in best.indices.tolist()]
+        ids[place] = best.indices[0]
+    assert found.ids == ids.tolist()
+    assert found.to_dict(TOKENIZER)["filled"] == TOKENIZER.decode(ids.tolist())
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_in_a_batch_a_text_is_filled_as_alone(model, batch_size):
+    alone = [next(iter(fill_masks(model, TOKENIZER, [text]))) for text in TEXTS]
+    for one, many in zip(alone, fill_masks(model, TOKENIZER, TEXTS, batch_size=batch_size), strict=True):
+        assert one.ids == many.ids
+        for mine, theirs in zip(one.masks, many.masks, strict=True):
+            assert [candidate.id for candidate in mine] == [candidate.id for candidate in theirs]
+            probabilities = [[candidate.probability for candidate in masks] for masks in (mine, theirs)]
+            assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-6)
+
+
+def test_no_special_token_fills_a_mask_and_more_than_there_are_can_be_asked_for(model):
+    (found,) = fill_masks(model, TOKENIZER, ["[MASK]"], k=1000)
+    assert sorted(candidate.id for candidate in found.masks[0]) == list(range(TOKENIZER.vocab_size - 1))
+    assert sum(candidate.probability for candidate in found.masks[0]) == pytest.approx(1.0)
+
+
+def test_the_space_before_a_word_is_hidden_with_it_where_tokens_hold_it():
+    pairs = build_tokenizer(TokenizerConfig("gpt2"), []).with_special(MASK)
+    ids = pairs.encode("It was a sunny day.")
+    hidden = [pairs.special_ids[MASK] if token_id == pairs.encode(" sunny")[0] else token_id for token_id in ids]
+    assert encode_masked(pairs, "It was a [MASK] day.") == hidden
+    assert encode_masked(TOKENIZER, "a [MASK]") == [*TOKENIZER.encode("a "), TOKENIZER.special_ids[MASK]]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "error", "message"),
+    [
+        ("abc", {}, TokenizerError, "nothing to fill in 'abc': put \\[MASK\\] where a word is hidden"),
+        ("abcz[MASK]", {}, TokenizerError, "unknown character 'z'"),
+        ("a" * 16 + MASK, {}, ConfigError, "a text has 17 tokens, the model's context holds 16"),
+        (MASK, {"k": 0}, ConfigError, "top_k must be at least 1, got 0"),
+        (MASK, {"batch_size": 0}, ConfigError, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_what_can_not_be_filled(model, text, options, error, message):
+    with pytest.raises(error, match=message):
+        list(fill_masks(model, TOKENIZER, [text], **options))
+
+
+def test_a_tokenizer_without_a_mask_token(model):
+    with pytest.raises(TokenizerError, match="has no token \\[MASK\\]"):
+        list(fill_masks(model, TOKENIZER.without_special(MASK), ["[MASK]"]))
+
+
+def test_spoilt_weights_are_named():
+    network = Encoder(EncoderConfig(TOKENIZER.vocab_size, 16, n_layer=1, n_head=2, n_embd=8)).eval()
+    nn.init.constant_(network.head.dense.weight, torch.nan)
+    with pytest.raises(GenerationError, match="NaN"):
+        list(fill_masks(network, TOKENIZER, [MASK]))
