@@ -43,12 +43,12 @@ def run(arguments: argparse.Namespace) -> None:
     import time
     from pathlib import Path
 
+    from llm.commands.tokenizer import named_tokenizer
     from llm.config import TokenizerConfig
     from llm.data.reading.corpus import resolve_corpus
     from llm.data.tokens.opening import learn_tokenizer
     from llm.data.tokens.tokenize import Plan, tokenize
     from llm.errors import ConfigError, DataError
-    from llm.pretrained import read_tokenizer
     from llm.runtime.files import size_text
     from llm.runtime.shell import train_command_line
 
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     paths = resolve_corpus(arguments.input)
     if Path(arguments.tokenizer).is_file():
-        tokenizer = read_tokenizer(arguments.tokenizer)
+        tokenizer = named_tokenizer(arguments.tokenizer)
     else:
         config = TokenizerConfig(arguments.tokenizer, arguments.vocab_size)
         tokenizer = learn_tokenizer(config, paths, arguments.field, arguments.cache_dir)

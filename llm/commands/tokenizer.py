@@ -50,13 +50,14 @@ def _train(arguments: argparse.Namespace) -> None:
     from llm.data.reading.corpus import resolve_corpus
     from llm.data.tokens.opening import learn_tokenizer
     from llm.errors import ConfigError
-    from llm.pretrained import refuse_existing, write_tokenizer_file
     from llm.runtime.shell import train_command_line
+    from llm.tokenizers.files import write_tokenizer_file
 
     output = Path(arguments.output)
     if output.suffix != ".json":
         raise ConfigError(f"--output must be a file that ends in .json, got {arguments.output!r}")
-    refuse_existing(output, arguments.overwrite)
+    if output.exists() and not arguments.overwrite:
+        raise ConfigError(f"{str(output)!r} is there already: choose another name, or replace it with --overwrite")
     specials = None if arguments.specials is None else tuple(arguments.specials)
     config = TokenizerConfig("bpe", arguments.vocab_size, arguments.min_frequency, arguments.pattern, specials)
     tokenizer = learn_tokenizer(config, resolve_corpus(arguments.input), arguments.field)
@@ -91,10 +92,17 @@ def named_tokenizer(name: str) -> Tokenizer:
         LLMError: there is no such tokenizer.
     """
     from llm.config import TokenizerConfig
-    from llm.pretrained import read_tokenizer
     from llm.tokenizers import build_tokenizer
+    from llm.tokenizers.files import read_tokenizer_file
 
-    return read_tokenizer(name) if Path(name).exists() else build_tokenizer(TokenizerConfig(name))
+    path = Path(name)
+    if path.suffix == ".json":
+        return read_tokenizer_file(path)
+    if path.exists():
+        from llm.pretrained import read_tokenizer  # loads torch
+
+        return read_tokenizer(path)
+    return build_tokenizer(TokenizerConfig(name))
 
 
 def _in_pieces(pieces: list[bytes], in_color: bool) -> str:

@@ -17,8 +17,8 @@ from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
 from llm.pretrained.checkpoint import read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
-from llm.pretrained.vocabulary import read_tokenizer_file, write_tokenizer_file
 from llm.tokenizers import Tokenizer
+from llm.tokenizers.files import read_tokenizer_file
 
 __all__ = [
     "FORMATS",
@@ -32,7 +32,6 @@ __all__ = [
     "read_pretrained",
     "read_tokenizer",
     "refuse_existing",
-    "write_tokenizer_file",
 ]
 
 
@@ -78,6 +77,7 @@ def read_tokenizer(source: str | Path) -> Tokenizer:
 
     Raises:
         CheckpointError: it can't be read, or has no tokenizer.
+        TokenizerError: it is a `.json` file that describes none.
     """
     if Path(source).suffix == ".json":
         return read_tokenizer_file(Path(source))

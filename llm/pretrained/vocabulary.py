@@ -13,7 +13,6 @@ from llm.config import GPTConfig
 from llm.errors import CheckpointError, TokenizerError
 from llm.pretrained.base import Pretrained
 from llm.pretrained.files import read_json
-from llm.runtime.files import write_whole
 from llm.tokenizers import (
     SPLIT_PATTERNS,
     BPETokenizer,
@@ -21,7 +20,6 @@ from llm.tokenizers import (
     Tokenizer,
     from_merges,
     gpt2_files,
-    tokenizer_from_dict,
 )
 from llm.tokenizers.learning import pre_tokenizer
 
@@ -130,31 +128,6 @@ def to_fast(tokenizer: BytePairTokenizer, merges: Sequence[tuple[str, str]]) -> 
     specials = sorted(tokenizer.specials, key=tokenizer.specials.__getitem__)
     fast.add_special_tokens([AddedToken(special, normalized=False) for special in specials])
     return fast
-
-
-def write_tokenizer_file(tokenizer: Tokenizer, path: Path) -> None:
-    """Write a tokenizer alone, as `Tokenizer.to_dict` describes it; `read_tokenizer` reads it.
-
-    Raises:
-        CheckpointError: the file can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(tokenizer.to_dict(), ensure_ascii=False) + "\n").encode())
-    except OSError as error:
-        raise CheckpointError(f"can't write {str(path)!r}: {error.strerror or error}") from error
-
-
-def read_tokenizer_file(path: Path) -> Tokenizer:
-    """The tokenizer that `write_tokenizer_file` wrote.
-
-    Raises:
-        CheckpointError: the file can't be read, or describes no tokenizer.
-    """
-    try:
-        return tokenizer_from_dict(read_json(path))
-    except TokenizerError as error:
-        raise CheckpointError(f"{str(path)!r} is not what `python -m llm tokenizer train` writes: {error}") from error
 
 
 def _read_vocabulary(folder: Path) -> _Vocabulary | None:

@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llm.config import GPTConfig, TokenizerConfig
-from llm.errors import CheckpointError, TokenizerError
+from llm.errors import TokenizerError
 from llm.model import GPT
-from llm.pretrained import Pretrained, export, read_pretrained, read_tokenizer, write_tokenizer_file
+from llm.pretrained import Pretrained, export, read_pretrained, read_tokenizer
 from llm.tokenizers import BPETokenizer, BytePairTokenizer, build_tokenizer, tokenizer_from_dict
 
 transformers = pytest.importorskip("transformers")
@@ -140,16 +140,6 @@ def test_another_split_pattern_is_not_taken_for_gpt2s(learned, tmp_path):
     found = read_pretrained(tmp_path / "other")
     assert found.tokenizer is None
     assert "splits a text by another pattern than GPT-2's or GPT-4's" in found.notes[-1]
-
-
-def test_a_tokenizer_alone_in_a_file(learned, tmp_path):
-    ours, folder, _ = learned
-    write_tokenizer_file(ours, tmp_path / "new" / "tok.json")
-    assert read_tokenizer(tmp_path / "new" / "tok.json") == ours
-    with pytest.raises(CheckpointError, match="is not what `python -m llm tokenizer train` writes"):
-        read_tokenizer(folder / "config.json")
-    with pytest.raises(CheckpointError, match="can't read"):
-        read_tokenizer(tmp_path / "missing.json")
 
 
 def test_gpt2s_own_files_are_recognised(hugging_face, gpt2_tokenizer):
