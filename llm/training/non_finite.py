@@ -26,6 +26,10 @@ FOLDER = "non_finite"
 MOST_IN_A_ROW = 10
 """After so many skipped steps in a row the run ends: no weight changes any more."""
 
+MOST_OVERFLOWS = 40
+"""With a loss scaler, this many steps in a row whose gradients are not finite: the scale is then 2^-24 at most, so that
+it is not the scale that makes them overflow."""
+
 _MOST_FILES = 100
 _SHOWN = 4
 
@@ -42,6 +46,20 @@ class NonFiniteGuard:
         self.action = action
         self.skipped = 0
         self._in_a_row = 0
+        self._overflows = 0
+
+    def note_overflow(self, overflows: bool) -> None:
+        """Count the steps in a row whose gradients overflow under a loss scaler, which skips them and scales down.
+
+        Raises:
+            TrainingError: no scale helps.
+        """
+        self._overflows = self._overflows + 1 if overflows else 0
+        if self._overflows >= MOST_OVERFLOWS:
+            raise TrainingError(
+                f"the gradients of {self._overflows} steps in a row were NaN or infinite, whatever the loss scale: the "
+                "weights are those from before. Try a lower learning_rate, or --trainer.precision 32-true"
+            )
 
     def admits(
         self,
