@@ -169,9 +169,9 @@ def test_targets_that_are_not_the_next_tokens_are_kept_beside_the_ids(tmp_path):
     ]
     options = {"max_steps": 1, "accumulate_grad_batches": 3, "limit_val_batches": 0, "val_check_interval": None}
     trainer, module, datamodule = prepare(tmp_path, "stop", callbacks=[Poison(range(3), "loss")], **options)
-    module.tokenizer = datamodule.tokenizer
+    datamodule.train_dataloader = lambda: DataLoader(batches, batch_size=None)
     with pytest.raises(TrainingError, match="step 0: the loss is nan"):
-        trainer.fit(module, DataLoader(batches, batch_size=None))
+        trainer.fit(module, datamodule)
     kept = json.loads((tmp_path / "non_finite" / "step-0-process-0.json").read_text())["batches"]
     found = [[(window["ids"], window["targets"]) for window in batch["windows"]] for batch in kept]
     assert found == [
