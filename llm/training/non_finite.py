@@ -125,12 +125,12 @@ class _Step(NamedTuple):
 
     def place(self, micro: MicroBatch) -> tuple[int, int]:
         """The epoch of a batch, and its number in it."""
-        position_of = getattr(getattr(self.trainer, "datamodule", None), "position_of", None)
-        if position_of is not None:
-            epoch, batch = position_of(micro.position)
-            return epoch, batch
         batches = self.trainer.num_training_batches
-        return divmod(micro.position, int(batches)) if math.isfinite(batches) else (0, micro.position)
+        if not math.isfinite(batches):
+            return 0, micro.position
+        position_of = getattr(getattr(self.trainer, "datamodule", None), "position_of", None)
+        epoch, batch = divmod(micro.position, int(batches)) if position_of is None else position_of(micro.position)
+        return epoch, batch
 
     def starts(self, micro: MicroBatch) -> list[int]:
         """Where in the training tokens the rows of a batch begin; nothing, if its loader doesn't say."""
