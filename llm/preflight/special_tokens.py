@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llm.data.tokens.counting import count_tokens
+from llm.errors import DataError
 from llm.preflight.plan import Plan
 
 _COUNTED = 100_000_000
@@ -20,7 +21,10 @@ def special_tokens_in_the_text(plan: Plan) -> Iterator[str]:
     if end is None or store.n_bytes == 0:  # 0: a file of nothing but token ids
         return
     between = store.n_documents - 1
-    found = int(count_tokens(store.tokens(), tokenizer.vocab_size)[end]) - between
+    try:
+        found = int(count_tokens(store.tokens(), tokenizer.vocab_size)[end]) - between
+    except DataError:  # where damaged token ids are used, their place is known
+        return
     if found > 0:
         yield (
             f"{tokenizer.decode([end])} occurs {found:,} time(s) in the text itself, and each ends a document there; "

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from llm.runs.checkpointing import best_and_last
 from llm.training.trainer_state import is_at_end_of_epoch, is_last_batch_of_run, validate_after_this_batch
 
 
@@ -33,10 +31,18 @@ class EndPoint(L.Callback):
         first = next((n for n, callback in enumerate(callbacks) if isinstance(callback, Checkpoint)), len(callbacks))
         callbacks.insert(first, self)
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget a run before this one."""
-        del trainer, pl_module
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forget a run before this one; what a checkpoint holds is loaded afterwards."""
+        del trainer, pl_module, stage
         self._validated, self._restore = False, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether there was a validation that the settings ask for; one at the end would not be in a longer run."""
+        return {"validated": self._validated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume as the run would have continued."""
+        self._validated = bool(state_dict["validated"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Where a run goes on from the validation that ended an epoch, end that epoch; Lightning would train on in it,
@@ -50,14 +56,15 @@ class EndPoint(L.Callback):
         self.on_train_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note that there was one."""
+        """Note that there was one, unless it is that of the end."""
         del pl_module
-        self._validated = self._validated or not trainer.sanity_checking
+        if not trainer.sanity_checking and not self.is_reached:
+            self._validated = True
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """After the last batch, have a validation follow, if there was none."""
         del pl_module
-        if not self._validated and is_last_batch_of_run(trainer) and not self._was_before(trainer):
+        if not self._validated and is_last_batch_of_run(trainer):
             self._restore = validate_after_this_batch(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -66,8 +73,3 @@ class EndPoint(L.Callback):
         for name, value in self._restore.items():
             setattr(trainer, name, value)
         self._restore = {}
-
-    def _was_before(self, trainer: L.Trainer) -> bool:
-        """Whether there was a validation in the part of the run from which this one goes on."""
-        checkpoint = best_and_last(trainer)
-        return trainer.ckpt_path is not None and checkpoint is not None and math.isfinite(checkpoint.best_loss)

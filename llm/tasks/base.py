@@ -72,7 +72,7 @@ class TaskModule(L.LightningModule):
         self._compiled: dict[str, Callable[..., Tensor]] = {}
         self._micro_batches: list[MicroBatch] = []
         self._counts_correct = False
-        self._split_metrics = {split: SplitMetrics() for split in ("validation", "test")}
+        self._split_metrics = {split: SplitMetrics(split) for split in ("validation", "test")}
         self._to_log: dict[str, Tensor | float] = {}  # of this step, once it is made
 
     # What a task says.

@@ -261,7 +261,7 @@ def test_what_is_no_regular_file_is_not_waited_for(capsys):
             (command, [["generate", "--ckpt", file, "--prompt", "a"]]),
             (command, [["import", "--from", file, "--out", "x.ckpt"]]),
         ):
-            assert "no regular file" in error_of(capsys, call, *words)
+            assert "not a regular file" in error_of(capsys, call, *words)
 
 
 def test_a_run_that_diverges_ends_with_the_batch_and_whole_weights(capsys):
