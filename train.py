@@ -1,4 +1,4 @@
-"""Train, validate, test, or predict, for any task: `python train.py fit`. Every option: `python train.py fit --help`."""
+"""Train, validate, test, or predict: `python train.py fit`. Every option: `python train.py fit --help`."""
 
 import sys
 

@@ -64,7 +64,8 @@ def description(command: str, task: str = DEFAULT_TASK) -> str:
 
 
 def _used_most() -> str:
-    return f"most used options of fit, for the task {DEFAULT_TASK}:\n" + _columns({f"  {name}": what for name, what in _MOST_USED.items()})
+    options = _columns({f"  {name}": what for name, what in _MOST_USED.items()})
+    return f"most used options of fit, for the task {DEFAULT_TASK}:\n{options}"
 
 
 def _examples(command: str) -> str:

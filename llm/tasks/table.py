@@ -28,7 +28,7 @@ class Task(NamedTuple):
         links: settings of the module that follow from the data, source to target. A source is an attribute of the
             data module as it is after `__init__`.
         callbacks: import paths of the callbacks that every run of this task has, each by the group of its options.
-        config: the YAML file that a run begins with where none is named, as a path below `configs/`. Default: `WORD.yaml`.
+        config: the YAML file that a run takes where none is named, a path below `configs/`. Default: `WORD.yaml`.
         usage: words behind `python -m llm` with which a trained model is used, but for its `--ckpt`; in them `{text}`
             is some words of the training text.
     """
