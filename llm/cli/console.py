@@ -57,5 +57,6 @@ def be_quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*`isinstance\\(treespec.*",
         ".*does not support bf16.*",
+        ".*but have no logger configured.*",
     ):
         warnings.filterwarnings("ignore", message)

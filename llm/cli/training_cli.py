@@ -35,6 +35,7 @@ from llm.cli.trainer import HELP, HELP_OF_FIT
 from llm.cli.words import settings_of_files
 from llm.errors import ConfigError
 from llm.inspection import Inspection, TextSamples
+from llm.model.networks import is_known
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
@@ -152,7 +153,8 @@ class TrainingCLI(LightningCLI):
         checkpoint = read_checkpoint(config.ckpt_path)
         refuse_other_task(checkpoint, config.ckpt_path, self.word)
         entry = checkpoint[ENTRY]
-        is_ours = issubclass(self.task.module_class(), TaskModule)
+        module = self.task.module_class()
+        is_ours = issubclass(module, TaskModule) and is_known(module.network_config)
         trained = config_of(checkpoint, config.ckpt_path) if is_ours else None
         architecture = entry.get("network") if trained is None else trained.to_dict()
         if isinstance(architecture, dict):

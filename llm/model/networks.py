@@ -19,6 +19,11 @@ def build_network(config: GPTConfig) -> Network:
     return NETWORKS[type(config)](config)
 
 
+def is_known(kind: type) -> bool:
+    """Whether a network goes with a class of configuration."""
+    return kind in NETWORKS
+
+
 def config_class(name: str) -> type[GPTConfig] | None:
     """The class of configuration by its name, as checkpoints hold it; None where no network goes with it."""
     return next((kind for kind in NETWORKS if kind.__name__ == name), None)

@@ -17,6 +17,7 @@ from llm.data import TextDataModule
 from llm.data.reading.corpus import resolve_corpus
 from llm.data.tokens.opening import find_token_ids
 from llm.data.windows import window_starts
+from llm.model.networks import is_known
 from llm.preflight.costs import step_costs
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.plan import Corpus, Plan, Start, existing
@@ -33,8 +34,10 @@ _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", 
 
 
 def can_be_planned(task: Task) -> bool:
-    """Whether all that a run of a task needs can be known before it: of windows of a text, with a module like ours."""
-    return issubclass(task.module_class(), TaskModule) and issubclass(task.datamodule_class(), TextDataModule)
+    """Whether all that a run needs can be known before it: of a network of ours, on windows of a text."""
+    module = task.module_class()
+    is_ours = issubclass(module, TaskModule) and is_known(module.network_config)
+    return is_ours and issubclass(task.datamodule_class(), TextDataModule)
 
 
 def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:

@@ -79,7 +79,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     version = checkpoint[ENTRY].get("version")
     if type(version) is not int or version != VERSION:
-        raise CheckpointError(f"{shown} has version {str(version)[:80]}, this package reads version {VERSION}")
+        older = type(version) is int and version < VERSION
+        advice = "export it with the version that wrote it (--format hf), and import that" if older else "update llm"
+        raise CheckpointError(f"{shown} has version {str(version)[:80]}, this one reads version {VERSION}: {advice}")
     refuse_named_code(checkpoint, shown)
     tokenizer = checkpoint[ENTRY].setdefault("tokenizer", None)
     if tokenizer is not None and not (isinstance(tokenizer, dict) and isinstance(tokenizer.get("kind"), str)):

@@ -17,6 +17,7 @@ from llm.pretrained.checkpoint import ENTRY, optim_of, task_of, weights_of
 from llm.runtime.randomness import run_seed
 from llm.tokenizers.base import Tokenizer, fingerprint_of
 from llm.training.optimizer import build_optimizer, build_schedule
+from llm.training.trainer_state import accumulation_of
 
 log = logging.getLogger("llm")
 
@@ -35,7 +36,9 @@ def settings_of(trainer: L.Trainer, optim: OptimConfig) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "max_steps": trainer.max_steps,
         "max_epochs": trainer.max_epochs,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "accumulate_grad_batches": accumulation_of(trainer),
+        "limit_train_batches": trainer.limit_train_batches,
+        "overfit_batches": getattr(trainer, "overfit_batches", 0.0),
         "gradient_clip_val": trainer.gradient_clip_val,
         "gradient_clip_algorithm": None if (kind := trainer.gradient_clip_algorithm) is None else str(kind),
     }
@@ -193,12 +196,14 @@ def _refuse_damaged_optimizer(
     for number, (theirs, ours) in enumerate(zip(found, expected, strict=True)):
         _check_structure(theirs, {name: ours[name] for name in ("params", "lr")}, f"{where}[{number}]", types=False)
         _check(theirs["params"] == ours["params"], f"{where}[{number}] is of other parameters")
-    if checkpoint["global_step"] == 0:
-        return
+    moments = states[0]["state"]  # type: ignore[index]
+    skipped = checkpoint[ENTRY].get("skipped_steps") != [0, 0] or checkpoint[ENTRY].get("unsupervised_batches")
+    if checkpoint["global_step"] == 0 or (not moments and (skipped or "16-mixed" in str(trainer.precision))):
+        return  # an optimizer whose every step was skipped has no moments yet
     for ours, group in zip(expected, optimizer.param_groups, strict=True):
         needed = _MUON if "matrices" in group else _ADAM
         for index, parameter in zip(ours["params"], group["params"], strict=True):
-            _check_moments(states[0]["state"].get(index), parameter, needed, index)  # type: ignore[index]
+            _check_moments(moments.get(index), parameter, needed, index)
 
 
 def _check_moments(state: Any, parameter: Tensor, needed: set[str], index: int) -> None:

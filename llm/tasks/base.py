@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
@@ -16,6 +17,7 @@ from llm.config import OptimConfig
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.model import Network, build_network
+from llm.model.networks import is_known
 from llm.pretrained.checkpoint import ENTRY, describe, read_checkpoint, task_of, weights_of
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
@@ -69,6 +71,7 @@ class TaskModule(L.LightningModule):
         self.unsupervised_batches = 0
         self._compiled: dict[str, Callable[..., Tensor]] = {}
         self._micro_batches: list[MicroBatch] = []
+        self._counts_correct = False
         self._split_metrics = {split: SplitMetrics() for split in ("validation", "test")}
         self._to_log: dict[str, Tensor | float] = {}  # of this step, once it is made
 
@@ -91,9 +94,11 @@ class TaskModule(L.LightningModule):
         return getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
 
     @functools.cached_property
-    def flops_per_token(self) -> float:
-        """Floating-point operations that a token of a training step needs, head included; counted."""
+    def flops_per_token(self) -> float | None:
+        """Floating-point operations that a token of a training step needs, head included; counted. None if unknown."""
         config = self.network.config
+        if not is_known(type(config)):
+            return None
 
         def forward(network: Network) -> Tensor:
             return network(torch.zeros(1, config.context_length, dtype=torch.int64)).float().sum()
@@ -134,7 +139,9 @@ class TaskModule(L.LightningModule):
         del batch_idx
         batch, scale = TokenBatch.of(batch), loss_scale(self.trainer)
         hidden_states = self._compiled.get("hidden_states", self.hidden_states)(batch)
-        prediction = self.loss_of(hidden_states, batch, is_logging(self.trainer), scale)
+        if not self._micro_batches:  # whether a step is logged may change within it, when the run is about to stop
+            self._counts_correct = is_logging(self.trainer)
+        prediction = self.loss_of(hidden_states, batch, self._counts_correct, scale)
         if batch.lengths is not None and is_logging(self.trainer):
             self.note("train/padding_fraction", 1 - batch.lengths.sum() / batch.inputs.numel())
         self._micro_batches.append(
@@ -166,6 +173,8 @@ class TaskModule(L.LightningModule):
         norm = total_norm(gradients, self.trainer.strategy, self.device)
         totals = totals_of(self.trainer, micro_batches, norm, judges_norm=not self.has_loss_scaler)
         is_finite = self.guard.admits(self.trainer, totals, micro_batches, self.named_parameters(), self.tokenizer)
+        if self.has_loss_scaler:
+            self.guard.note_overflow(not math.isfinite(totals.norm))
         self.unsupervised_batches += int(totals.n_unsupervised)
         self._note_counts()
         factor = correction(self.trainer, totals)
@@ -195,7 +204,8 @@ class TaskModule(L.LightningModule):
         loss = torch.tensor(totals.loss / totals.n_tokens)
         self.note("train/loss", loss)
         self.note("train/perplexity", loss.exp())
-        self.note("train/token_accuracy", totals.n_correct / totals.n_tokens)
+        if self._counts_correct:
+            self.note("train/token_accuracy", totals.n_correct / totals.n_tokens)
         self.note("train/gradient_norm", norm)
         self.note("train/learning_rate", optimizer.param_groups[0]["lr"])
         if self.optim.kind == "muon":

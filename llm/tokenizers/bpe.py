@@ -24,6 +24,16 @@ _MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726ad
 _ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 
 
+SPLIT_PATTERNS = {
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
+    "gpt4": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+"""What a text is split by before pairs are joined: no token reaches over the edge of a piece.
+
+GPT-2's is as tiktoken has it (r50k_base), GPT-4's as it was published (cl100k_base, and Llama 3's): letters in any case
+after an apostrophe, at most three digits, line breaks with the punctuation before them."""
+
 CUTS = " \n。，、"
 """White space, and the punctuation of Chinese and Japanese: what these patterns never join with a letter before it."""
 _CUT_ENCODINGS = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony")

@@ -12,17 +12,7 @@ import tiktoken
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
 from llm.tokenizers.base import END_OF_TEXT, check_specials
-from llm.tokenizers.bpe import CUTS, BPETokenizer
-
-SPLIT_PATTERNS = {
-    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
-    "gpt4": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+",
-}
-"""What a text is split by before pairs are joined: no token reaches over the edge of a piece.
-
-GPT-2's is as tiktoken has it (r50k_base), GPT-4's as it was published (cl100k_base, and Llama 3's): letters in any case
-after an apostrophe, at most three digits, line breaks with the punctuation before them."""
+from llm.tokenizers.bpe import CUTS, SPLIT_PATTERNS, BPETokenizer
 
 _SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 """How special tokens are written, such as `<|endoftext|>`, `</s>` and `[EOS]`."""

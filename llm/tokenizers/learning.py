@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from llm.errors import TokenizerError
 from llm.tokenizers.base import check_specials
-from llm.tokenizers.bpe import CUTS
-from llm.tokenizers.byte_pairs import SPLIT_PATTERNS
+from llm.tokenizers.bpe import CUTS, SPLIT_PATTERNS
 
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer

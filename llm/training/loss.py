@@ -43,6 +43,9 @@ COLUMNS = 4096
 _ALIGNMENT = 64
 """A GPU's fast kernels need rows of a multiple of this many logits; rows of 50,257 take up to four times as long."""
 
+FLOAT16_SCALE = 2.0**-4
+"""Of the logits' gradients in float16: sums over a block's tokens stay below 65,504, probabilities above 6e-8."""
+
 
 class Prediction(NamedTuple):
     """How well tokens were predicted.
@@ -229,9 +232,9 @@ class FusedHeadLoss(torch.autograd.Function):
         states, rows_of_weight = hidden_states.to(precision), _aligned(weight, vocab_size, precision)
         each_bias = None if bias is None else _aligned(bias, vocab_size, precision)
         block = _rows_of_a_block(states, len(rows_of_weight))
-        # A small scale may be too small for float16, whose gradients are scaled afterwards.
-        ctx.later = scale if precision == torch.float16 else 1.0
-        at_once = (scale / ctx.later if ctx.later else 0.0) if wants_any else None
+        # Float16 has few exponents: neither a small scale nor a sum over thousands of tokens may go through it.
+        ctx.later = scale / FLOAT16_SCALE if precision == torch.float16 else 1.0
+        at_once = (FLOAT16_SCALE if precision == torch.float16 else scale) if wants_any else None
         losses, n_correct = states.new_empty(N, dtype=torch.float32), targets.new_zeros(())
         grad_states = torch.empty_like(states) if wants_states else None
         # A sum over several blocks needs more precision than a 16-bit type has.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from llm.errors import DataError
 from llm.training.loss import Prediction
 
 
@@ -17,13 +18,17 @@ class SplitMetrics(Metric):
     The sums stay on the device, so that no batch synchronizes, and are in float32 even where the model is in 16 bits,
     in which they would stop growing after some hundred batches. So do not register this as a submodule of the model:
     it would be cast to the model's precision.
+
+    Args:
+        split: its name, for errors.
     """
 
     full_state_update = False
     sums: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, split: str = "the split") -> None:
         super().__init__()
+        self.split = split
         # Of the losses, of the correct predictions, of all supervised tokens.
         self.add_state("sums", default=torch.zeros(3), dist_reduce_fx="sum")
 
@@ -39,7 +44,15 @@ class SplitMetrics(Metric):
         self.sums = self.sums + torch.stack([part.detach().float() for part in parts])  # (3)
 
     def compute(self) -> tuple[float, float]:
-        """Loss in nats, and token accuracy."""
+        """Loss in nats, and token accuracy.
+
+        Raises:
+            DataError: nothing in any batch was supervised.
+        """
+        if self.sums[2] == 0:
+            raise DataError(
+                f"{self.split} has no supervised token, so it has no loss; give it rows with targets, or turn it off"
+            )
         loss, accuracy = (self.sums[:2] / self.sums[2]).tolist()
         # An infinite loss is visible in a curve and is never the lowest.
         return math.inf if math.isnan(loss) else loss, accuracy
@@ -49,6 +62,9 @@ class SplitMetrics(Metric):
 
         Args:
             bytes_per_token: mean size of a token in UTF-8 bytes, if known.
+
+        Raises:
+            DataError: nothing in any batch was supervised.
         """
         loss, accuracy = self.compute()
         values = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "token_accuracy": accuracy}

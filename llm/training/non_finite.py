@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, LLMError, TrainingError
 from llm.runs.loggers import folder_of
 from llm.runtime.files import write_whole
@@ -25,6 +26,10 @@ FOLDER = "non_finite"
 
 MOST_IN_A_ROW = 10
 """After so many skipped steps in a row the run ends: no weight changes any more."""
+
+MOST_OVERFLOWS = 40
+"""With a loss scaler, this many steps in a row whose gradients are not finite: the scale is then 2^-24 at most, so that
+it is not the scale that makes them overflow."""
 
 _MOST_FILES = 100
 _SHOWN = 4
@@ -42,6 +47,20 @@ class NonFiniteGuard:
         self.action = action
         self.skipped = 0
         self._in_a_row = 0
+        self._overflows = 0
+
+    def note_overflow(self, overflows: bool) -> None:
+        """Count the steps in a row whose gradients overflow under a loss scaler, which skips them and scales down.
+
+        Raises:
+            TrainingError: no scale helps.
+        """
+        self._overflows = self._overflows + 1 if overflows else 0
+        if self._overflows >= MOST_OVERFLOWS:
+            raise TrainingError(
+                f"the gradients of {self._overflows} steps in a row were NaN or infinite, whatever the loss scale: the "
+                "weights are those from before. Try a lower learning_rate, or --trainer.precision 32-true"
+            )
 
     def admits(
         self,
@@ -125,7 +144,11 @@ class _Step(NamedTuple):
     def place(self, micro: MicroBatch) -> tuple[int, int]:
         """The epoch of a batch, and its number in it."""
         batches = self.trainer.num_training_batches
-        return divmod(micro.position, int(batches)) if math.isfinite(batches) else (0, micro.position)
+        if not math.isfinite(batches):
+            return 0, micro.position
+        position_of = getattr(getattr(self.trainer, "datamodule", None), "position_of", None)
+        epoch, batch = divmod(micro.position, int(batches)) if position_of is None else position_of(micro.position)
+        return epoch, batch
 
     def starts(self, micro: MicroBatch) -> list[int]:
         """Where in the training tokens the rows of a batch begin; nothing, if its loader doesn't say."""
@@ -178,15 +201,24 @@ def _keep(step: _Step, folder: Path, parameters: Iterable[tuple[str, nn.Paramete
 
 def _content(step: _Step, micro: MicroBatch) -> dict[str, Any]:
     epoch, batch = step.place(micro)
-    inputs, targets, lengths = micro.batch
-    ids = torch.cat([inputs, targets[:, -1:]], dim=1) if lengths is None else inputs  # (B, T) -> (B, T + 1)
-    rows = ids.tolist() if lengths is None else [row[:n] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)]
+    rows = _rows(micro.batch)
     starts: list[int] | list[None] = step.starts(micro) or [None] * len(rows)
     windows = [
-        {"begins_at_token": start, "text": _text(step.tokenizer, row), "ids": row}
+        {"begins_at_token": start, "text": _text(step.tokenizer, row["ids"]), **row}
         for start, row in zip(starts, rows, strict=True)
     ]
     return {"epoch": epoch, "batch": batch, "loss": str(_mean(micro.loss, micro.n_tokens)), "windows": windows}
+
+
+def _rows(batch: TokenBatch) -> list[dict[str, list[int]]]:
+    """The ids of each row, without padding: with the last target where the targets are the next tokens, and else the
+    targets beside them."""
+    inputs, targets, lengths = batch
+    if lengths is None and torch.equal(targets[:, :-1], inputs[:, 1:]) and bool((targets[:, -1] >= 0).all()):
+        return [{"ids": row} for row in torch.cat([inputs, targets[:, -1:]], dim=1).tolist()]  # (B, T + 1)
+    ends = [inputs.shape[1]] * len(inputs) if lengths is None else lengths.tolist()
+    pairs = zip(inputs.tolist(), targets.tolist(), ends, strict=True)
+    return [{"ids": ids[:end], "targets": row[:end]} for ids, row, end in pairs]
 
 
 def _mean(loss: Tensor, n_tokens: Tensor) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import lightning as L
+from torch import Tensor
 
 from llm.config import GPTConfig
 from llm.data.batch import TokenBatch
@@ -22,14 +23,15 @@ class Throughput(L.Callback):
     """Logs `train/tokens_per_second` over the steps since it was last logged, and the utilization of the device.
 
     `train/model_flops_utilization` is the operations that the tokens need (`flops_per_token`) divided by those that
-    the device could have done (`PEAK_FLOPS`; it is not logged for devices that are not in that table).
+    the device could have done (`PEAK_FLOPS`; it is not logged for devices that are not in that table). Padding is no
+    token; the other processes are taken to have as many tokens as this one.
 
     Validation, inspection, samples and checkpoints are not counted; waiting for data is. The device is
     synchronized before a clock is read.
     """
 
     def __init__(self) -> None:
-        self._tokens = 0
+        self._tokens: int | Tensor = 0  # of padded batches on the device, so that no step waits for it
         self._side_work = 0.0
         self._start: float | None = None
         self._validation_start = 0.0
@@ -42,21 +44,22 @@ class Throughput(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: TokenBatch, batch_idx: int
     ) -> None:
-        """Count the tokens of a batch."""
+        """Count the tokens of a batch, without its padding."""
         del outputs, batch_idx
         if self._start is None:  # the first batch is slower: kernels are chosen, memory is allocated
             self._restart(trainer)
             return
-        self._tokens += batch[0].numel() * trainer.world_size
+        inputs, _, lengths = TokenBatch.of(batch)
+        self._tokens = self._tokens + (inputs.numel() if lengths is None else lengths.sum())
         if is_logging(trainer):
             synchronize(pl_module.device)
             seconds = time.perf_counter() - self._start - (side_work_seconds(trainer) - self._side_work)
-            values = {"train/tokens_per_second": self._tokens / seconds}
+            n_tokens = int(self._tokens)
+            values = {"train/tokens_per_second": n_tokens * trainer.world_size / seconds}
             if peak := peak_flops(pl_module.device, str(trainer.precision)):
                 flops = getattr(pl_module, "flops_per_token", None)
                 if flops is not None:
-                    done = self._tokens / trainer.world_size * flops
-                    values["train/model_flops_utilization"] = done / seconds / peak
+                    values["train/model_flops_utilization"] = n_tokens * flops / seconds / peak
             pl_module.log_dict(values, logger=False)
             log_now(trainer, values, trainer.global_step)
             self._restart(trainer)

@@ -13,7 +13,7 @@ import lightning as L
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
-from llm.training.schedule import steps_of_run
+from llm.training.schedule import Accumulation, steps_of_run
 
 
 def is_accumulating(trainer: L.Trainer) -> bool:
@@ -36,20 +36,34 @@ def steps_of(trainer: L.Trainer) -> int | None:
 
     Lightning's own estimate would set up the data loader before a resumed run's counters are loaded.
     """
-    batches = 0
-    if trainer.max_epochs and trainer.max_epochs > 0:
-        datamodule = getattr(trainer, "datamodule", None)
-        if datamodule is None:
-            return int(trainer.estimated_stepping_batches)
-        batches = len(datamodule.train_dataloader())
+    max_epochs, batches = trainer.max_epochs, 0
+    if max_epochs and max_epochs > 0:
+        try:
+            batches = _batches_of_epoch(trainer)
+        except (TypeError, OverflowError):  # of a stream, unknown
+            max_epochs = None
+    limit = trainer.limit_train_batches
+    return steps_of_run(trainer.max_steps, max_epochs, batches, limit, accumulation_of(trainer))
+
+
+def accumulation_of(trainer: L.Trainer) -> Accumulation:
+    """Batches of a step: their number, or a number from each epoch on where a callback changes it."""
     schedules = (c.scheduling for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler))  # type: ignore[attr-defined]
-    return steps_of_run(
-        trainer.max_steps,
-        trainer.max_epochs,
-        batches,
-        trainer.limit_train_batches,
-        next(schedules, trainer.accumulate_grad_batches),
-    )
+    return next(schedules, trainer.accumulate_grad_batches)
+
+
+def _batches_of_epoch(trainer: L.Trainer) -> int:
+    """As the loader gives them.
+
+    Raises:
+        TypeError: the loader does not know.
+        OverflowError: it has no end.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is not None:
+        return len(datamodule.train_dataloader())
+    trainer.fit_loop.setup_data()
+    return int(trainer.num_training_batches)
 
 
 def is_last_batch_of_run(trainer: L.Trainer) -> bool:

@@ -262,3 +262,15 @@ def test_on_a_gpu_it_is_that_of_the_processor(vocab_multiple, compiled, bias):
     found += (there.bias.grad,) if bias else ()
     for ours, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.cpu(), wanted, atol=1e-5, rtol=1e-3)
+
+
+def test_in_float16_a_sum_over_many_tokens_does_not_overflow():
+    head, _, _ = example(n_tokens=5000)
+    x, targets = torch.zeros(4096, 16), torch.full((4096,), 3)
+    x[:, 0] = 20.0
+    with torch.no_grad():
+        head.weight.zero_()
+    truth = results(plain_loss, head, x, targets)
+    ours = results(fused_loss, head, x, targets, precision=torch.float16)
+    assert ours[3].isfinite().all()
+    torch.testing.assert_close(ours[3], truth[3], atol=1e-2, rtol=1e-2)

@@ -10,9 +10,11 @@ import lightning as L
 import pytest
 import torch
 from tiny_runs import KeepEvery
+from torch.utils.data import DataLoader
 
 from llm.config import GPTConfig, OptimConfig, TokenizerConfig
 from llm.data import TextDataModule
+from llm.data.batch import IGNORED, TokenBatch
 from llm.errors import CheckpointError, TrainingError
 from llm.pretrained.checkpoint import read_checkpoint
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast
@@ -139,6 +141,46 @@ def test_the_batch_is_named_and_kept(tmp_path):
         assert window["ids"] == [*row, target[-1]] == tokens[start : start + 9]
         assert window["text"] == datamodule.tokenizer.decode(window["ids"])
     assert "network.final_norm.weight" in kept["non_finite_gradients"]
+
+
+def test_of_a_run_that_overfits_the_windows_it_saw_are_named(tmp_path):
+    seen = {}
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen[trainer.fit_loop.total_batch_idx] = batch
+
+    options = {"overfit_batches": 2, "val_check_interval": 2, "callbacks": [Watch(), Poison([7], "loss")]}
+    trainer, module, datamodule = prepare(tmp_path, "stop", **options)
+    with pytest.raises(TrainingError, match="in batch 1 of epoch 0"):
+        trainer.fit(module, datamodule)
+    (batch,) = json.loads((tmp_path / "non_finite" / "step-7-process-0.json").read_text())["batches"]
+    tokens = datamodule.train_tokens.tolist()
+    for window, row in zip(batch["windows"], seen[7].inputs.tolist(), strict=True):
+        assert window["ids"][:-1] == row
+        assert tokens[window["begins_at_token"] :][:9] == window["ids"]
+
+
+def test_targets_that_are_not_the_next_tokens_are_kept_beside_the_ids(tmp_path):
+    batches = [
+        TokenBatch(torch.tensor([[1, 2, 3, 4]]), torch.tensor([[IGNORED, 3, IGNORED, IGNORED]])),  # as masked
+        TokenBatch(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([[2, 3, 0], [5, 0, 0]]), torch.tensor([3, 1])),
+        TokenBatch(torch.tensor([[1, 2], [2, 3]]), torch.tensor([[2, 3], [3, IGNORED]])),
+    ]
+    options = {"max_steps": 1, "accumulate_grad_batches": 3, "limit_val_batches": 0, "val_check_interval": None}
+    trainer, module, datamodule = prepare(tmp_path, "stop", callbacks=[Poison(range(3), "loss")], **options)
+    datamodule.train_dataloader = lambda: DataLoader(batches, batch_size=None)
+    with pytest.raises(TrainingError, match="step 0: the loss is nan"):
+        trainer.fit(module, datamodule)
+    kept = json.loads((tmp_path / "non_finite" / "step-0-process-0.json").read_text())["batches"]
+    found = [[(window["ids"], window["targets"]) for window in batch["windows"]] for batch in kept]
+    assert found == [
+        [([1, 2, 3, 4], [IGNORED, 3, IGNORED, IGNORED])],
+        [([1, 2, 3], [2, 3, 0]), ([4], [5])],
+        [([1, 2], [2, 3]), ([2, 3], [3, IGNORED])],
+    ]
+    for window in kept[0]["windows"]:
+        assert window["text"] == datamodule.tokenizer.decode(window["ids"])
 
 
 def test_of_accumulated_batches_the_one_at_fault_is_named(tmp_path):

@@ -10,12 +10,14 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from llm.config import GPTConfig, OptimConfig
 from llm.data.batch import IGNORED, TokenBatch
+from llm.errors import TrainingError
 from llm.model import GPT
 from llm.tasks import LanguageModel
+from llm.training.non_finite import MOST_OVERFLOWS, NonFiniteGuard
 
 CONFIG = GPTConfig(vocab_size=17, context_length=8, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 OPTIM = OptimConfig(learning_rate=1e-3, warmup_steps=0)
@@ -177,3 +179,41 @@ def test_how_much_of_a_batch_is_padding_is_logged():
     targets = data.targets.masked_fill(torch.arange(8) >= lengths[:, None], IGNORED)
     module = fit(DataLoader([TokenBatch(data.inputs, targets, lengths)], batch_size=None))
     assert float(module.trainer.callback_metrics["train/padding_fraction"]) == 0.5
+
+
+def test_padding_changes_nothing_for_an_attention_that_sees_all():
+    torch.manual_seed(0)
+    module = LanguageModel(GPTConfig(**{**CONFIG.to_dict(), "causal": False}), OPTIM)
+    ids = rows(2).inputs
+    lengths = torch.tensor([8, 5])
+    batch = module.hidden_states(TokenBatch(ids, ids, lengths))
+    torch.testing.assert_close(batch[1, :5], module.hidden_states(TokenBatch(ids[1:, :5], ids[1:, :5]))[0])
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from (TokenBatch(*(part[:2] for part in rows(2, seed=seed)[:2])) for seed in itertools.count())
+
+
+def test_a_stream_without_an_end_has_the_steps_that_are_asked_for():
+    loader = DataLoader(Stream(), batch_size=None)
+    module = fit(loader, max_steps=3, max_epochs=2)
+    assert module.total_steps == 3
+    assert fit(loader, max_steps=-1, max_epochs=1, limit_train_batches=2).total_steps == 2
+
+
+def test_a_schedule_of_accumulation_is_planned_without_a_data_module():
+    scheduler = L.pytorch.callbacks.GradientAccumulationScheduler({0: 4, 1: 2})
+    module = fit(batches(rows(8), *[1] * 8), max_steps=-1, max_epochs=2, callbacks=[scheduler])
+    assert module.total_steps == module.trainer.global_step == 6
+
+
+def test_a_loss_scaler_that_no_scale_helps_ends_the_run():
+    guard = NonFiniteGuard("stop")
+    for _ in range(MOST_OVERFLOWS - 1):
+        guard.note_overflow(True)
+    guard.note_overflow(False)
+    for _ in range(MOST_OVERFLOWS - 1):
+        guard.note_overflow(True)
+    with pytest.raises(TrainingError, match="whatever the loss scale"):
+        guard.note_overflow(True)

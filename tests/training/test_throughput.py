@@ -3,9 +3,10 @@
 import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from llm.config import GPTConfig, OptimConfig, TokenizerConfig
-from llm.data import TextDataModule
+from llm.data import TextDataModule, TokenBatch
 from llm.model import GPT
 from llm.tasks import LanguageModel
 from llm.training import throughput
@@ -52,6 +53,33 @@ def test_utilization_is_not_logged_where_nobody_knows_the_peak(logged):
     _, metrics = logged()
     assert metrics["train/tokens_per_second"] > 0
     assert "train/model_flops_utilization" not in metrics
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_padding_is_no_token(monkeypatch, log_every):
+    """Of 2 x 8 tokens in each batch, 7 are real; a second passes from one batch to the next."""
+    ids = torch.zeros(2, 8).long()
+    batches = [TokenBatch(ids, ids, torch.tensor([3, 4]))] * 4
+    ended = []
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: float(len(ended)))
+
+    class Clock(L.Callback):
+        def on_train_batch_start(self, *_):
+            ended.append(None)
+
+    module = LanguageModel(GPTConfig(5, 8, n_layer=1, n_head=1, n_embd=4), OptimConfig())
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        max_steps=4,
+        log_every_n_steps=log_every,
+        callbacks=[Clock(), throughput.Throughput()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    assert float(trainer.callback_metrics["train/tokens_per_second"]) == 7
 
 
 def test_operations_of_a_token_are_those_of_its_matrix_products(tiny):

@@ -147,15 +147,18 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _position(self) -> tuple[int, int] | None:
-        """(epoch, batch) that comes next: from the number of batches taken since the run began.
+    def position_of(self, n_batches: int) -> tuple[int, int]:
+        """(epoch, batch) of the training batch that so many batches of the run came before.
 
         Where the run is to overfit, all epochs are the first.
         """
-        if self.trainer is None:
-            return None
-        epoch, batch = divmod(self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.num_training_batches))
+        assert self.trainer is not None
+        epoch, batch = divmod(n_batches, int(self.trainer.num_training_batches))
         return (0 if self.overfits else epoch), batch
+
+    def _position(self) -> tuple[int, int] | None:
+        """(epoch, batch) that comes next: from the number of batches taken since the run began."""
+        return None if self.trainer is None else self.position_of(self.trainer.fit_loop.total_batch_idx + 1)
 
     # What a checkpoint needs to know of the data.
 

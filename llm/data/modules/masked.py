@@ -13,12 +13,15 @@ from llm.data.tokens.mapped import TokenArray
 from llm.errors import ConfigError
 from llm.tokenizers import MASK
 
+EVALUATION_SEED = 123
+"""Of the masks for validation and test, so that runs with different seeds are measured alike."""
+
 
 class MaskedDataModule(TextDataModule):
     """A text corpus, and the windows cut from it with some of their tokens masked; after BERT (Devlin et al. 2018).
 
     The masks depend on nothing but (seed, epoch, window), so that a resumed run repeats them; those for validation and
-    test are always the same. The tokenizer has the special token `[MASK]`, which is added where it is missing. Texts
+    test on the window alone. The tokenizer has the special token `[MASK]`, which is added where it is missing. Texts
     are encoded without it, so that a text is tokenized once for this task and for language models.
 
     Args:
@@ -47,10 +50,22 @@ class MaskedDataModule(TextDataModule):
 
     @cached_property
     def masking(self) -> Masking:
-        """The masking of tokens."""
+        """The masking of the tokens to train on."""
+        return self._masking(self.seed)
+
+    @cached_property
+    def evaluation_masking(self) -> Masking:
+        """The masking of the tokens to validate and test on."""
+        return self._masking(EVALUATION_SEED)
+
+    def _masking(self, seed: int) -> Masking:
         specials = self.tokenizer.special_ids
-        words = WordEdges.of(self.tokenizer) if self.whole_words else None
-        return Masking(specials[MASK], list(specials.values()), self.vocab_size, self.masked_fraction, self.seed, words)
+        special_ids = list(specials.values())
+        return Masking(specials[MASK], special_ids, self.vocab_size, self.masked_fraction, seed, self._word_edges)
+
+    @cached_property
+    def _word_edges(self) -> WordEdges | None:
+        return WordEdges.of(self.tokenizer) if self.whole_words else None
 
     @property
     def supervised_fraction(self) -> float:
@@ -62,6 +77,7 @@ class MaskedDataModule(TextDataModule):
         del split
         return None
 
-    def make_rows(self, tokens: TokenArray, stride: int) -> RowSource:
+    def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
         """The windows over a split, masked."""
-        return MaskedRows(super().make_rows(tokens, stride), self.masking)
+        masking = self.masking if training else self.evaluation_masking
+        return MaskedRows(super().make_rows(tokens, stride, training=training), masking)

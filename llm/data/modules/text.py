@@ -156,13 +156,20 @@ class TextDataModule(ResumableDataModule):
         """Tokens in a batch of one device, B * T."""
         return self.batch_size * self.context_length
 
-    def make_rows(self, tokens: TokenArray, stride: int) -> RowSource:
-        """The windows over a split, as batches are gathered from them; a subclass may change what they are given."""
+    def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
+        """The windows over a split, as batches are gathered from them; a subclass may change what they are given.
+
+        Args:
+            tokens: (N) of the split.
+            stride: tokens from the beginning of a window to that of the next.
+            training: whether they are to train on, rather than to evaluate on.
+        """
+        del training
         return SlidingWindows(tokens, self.context_length, stride, self.vocab_size)
 
     def train_source(self) -> RowSource:
         """The windows over the training tokens."""
-        return self.make_rows(self.splits.train_tokens(read_ahead=not self.shuffle), self.stride)
+        return self.make_rows(self.splits.train_tokens(read_ahead=not self.shuffle), self.stride, training=True)
 
     def make_train_order(self, rank: int, world_size: int) -> BatchOrder:
         """The windows, shuffled, without a list of them."""
@@ -189,7 +196,7 @@ class TextDataModule(ResumableDataModule):
         return DataLoader(prompts, batch_size=self.batch_size, collate_fn=list)
 
     def _side_by_side(self, tokens: TokenArray) -> BatchLoader:
-        windows = self.make_rows(tokens, self.context_length)
+        windows = self.make_rows(tokens, self.context_length, training=False)
         rank, world_size = self._rank_and_world_size()
         order = BatchOrder(len(windows), self.batch_size, False, False, self.seed, rank, world_size)
         return self._evaluation_loader(windows, order)

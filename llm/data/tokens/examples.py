@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 FORMAT = "llm-examples"
 VERSION = 1
 DESCRIPTION = "examples.json"
+
+_MOST_TARGET = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,19 @@ def open_or_build_examples(
         cache_dir: where stores are kept, each in a folder of its own.
 
     Raises:
-        DataError: there are no examples; one is empty, has a token outside the vocabulary, or not as many targets as
-            tokens; or the cache can't be written.
+        DataError: there are no examples; one is empty, has a token outside the vocabulary, not as many targets as
+            tokens, or a target that is none; or the cache can't be written.
+        OSError: `examples` raises it.
     """
+    of_the_source: list[OSError] = []
+
+    def watched() -> Iterator[Example]:
+        try:
+            yield from examples()
+        except OSError as error:
+            of_the_source.append(error)
+            raise
+
     target = Path(cache_dir) / cache_key(source_hash, tokenizer.fingerprint, f"{FORMAT} {VERSION}")
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -178,7 +190,7 @@ def open_or_build_examples(
         temporary = temporary_for(target)
         temporary.mkdir()
         try:
-            _write(temporary, examples(), source_hash, tokenizer)
+            _write(temporary, watched(), source_hash, tokenizer)
             try:
                 move_into_place(temporary, target)
             except OSError:  # there is a folder: another process was faster, or it is the damaged one
@@ -191,6 +203,8 @@ def open_or_build_examples(
             shutil.rmtree(temporary, ignore_errors=True)
         return ExampleStore.open(target)
     except OSError as error:
+        if error in of_the_source:  # it says nothing about the cache
+            raise
         raise DataError(
             f"can't use the cache of examples {str(target)!r}: {error.strerror}; choose another cache_dir"
         ) from error
@@ -222,7 +236,7 @@ def _write(folder: Path, examples: Iterable[Example], source_hash: str, tokenize
             name: _Hashed(f) for name, f in (("inputs", inputs_file), ("targets", targets_file), ("ends", ends_file))
         }
         for number, example in enumerate(examples):
-            inputs, targets = np.asarray(example.inputs, np.int64), np.asarray(example.targets, np.int64)
+            inputs, targets = _integers(example.inputs), _integers(example.targets)
             if len(inputs) == 0 or len(inputs) != len(targets):
                 raise DataError(
                     f"example {number:,} has {len(inputs)} tokens and {len(targets)} targets; each needs at least one "
@@ -232,6 +246,12 @@ def _write(folder: Path, examples: Iterable[Example], source_hash: str, tokenize
                 raise DataError(
                     f"example {number:,} has token ids from {inputs.min()} to {inputs.max()}, outside the vocabulary "
                     f"of {tokenizer.vocab_size:,}: it was encoded with another tokenizer"
+                )
+            is_wrong = (targets != IGNORED) & ((targets < 0) | (targets > _MOST_TARGET))
+            if is_wrong.any():
+                raise DataError(
+                    f"example {number:,} has the target {targets[is_wrong.argmax()]}; a target is a token or a class, "
+                    f"from 0 to {_MOST_TARGET:,}, or {IGNORED} where nothing is supervised"
                 )
             n_examples += 1
             n_tokens += len(inputs)
@@ -246,6 +266,15 @@ def _write(folder: Path, examples: Iterable[Example], source_hash: str, tokenize
     described = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(store)}
     del described["path"]
     write_whole(folder / DESCRIPTION, json.dumps(described, indent=1).encode())
+
+
+def _integers(values: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """As an array; what is too large for it becomes the largest number there is, which is no token and no target."""
+    try:
+        return np.asarray(values, np.int64)
+    except OverflowError:
+        limits = np.iinfo(np.int64)
+        return np.array([min(max(int(value), limits.min), limits.max) for value in values], np.int64)
 
 
 class _Hashed:

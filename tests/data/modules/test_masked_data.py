@@ -64,6 +64,16 @@ def test_epochs_have_masks_of_their_own_and_validation_has_not(make):
     assert [batch.targets.tolist() for batch in make(seed=123).val_dataloader()] == before
 
 
+def test_all_seeds_are_evaluated_with_the_same_masks(make, corpus):
+    one, other = (make(seed=seed, test_corpus=str(corpus)) for seed in (1, 2))
+    for name in ("val_dataloader", "test_dataloader"):
+        found = [[batch.targets.tolist() for batch in getattr(data, name)()] for data in (one, other)]
+        assert found[0] == found[1]
+        assert found[0]
+    trained = [next(iter(make(seed=seed, shuffle=False).train_dataloader())) for seed in (1, 2)]
+    assert not torch.equal(trained[0].targets, trained[1].targets)
+
+
 def test_workers_hide_the_same_tokens(make):
     alone, workers = make().train_dataloader(), make(num_workers=2).train_dataloader()
     for epoch in (0, 2):

@@ -42,14 +42,14 @@ def test_examples_come_back_as_they_were(tmp_path):
 
 @given(st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=30), min_size=1, max_size=30), st.data())
 def test_any_examples_can_be_gathered_in_any_order(tmp_path_factory, rows, data):
-    samples = [Example(row, [-token for token in row]) for row in rows]
+    samples = [Example(row, [7 - token for token in row]) for row in rows]
     found = Examples(build(tmp_path_factory.mktemp("store"), samples))
     indices = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=9))
     batch = found.gather(indices)
     assert batch.lengths.tolist() == [len(rows[i]) for i in indices]
     for inputs, targets, length, index in zip(*batch, indices, strict=True):
         assert inputs[:length].tolist() == rows[index]
-        assert targets[:length].tolist() == [-token for token in rows[index]]
+        assert targets[:length].tolist() == [7 - token for token in rows[index]]
 
 
 def test_next_tokens_are_shifted_by_one_and_supervised_where_it_is_said():
@@ -116,12 +116,33 @@ def test_what_is_cut_short_leaves_nothing(tmp_path):
         ([Example([1, 2], [1])], "example 0 has 2 tokens and 1 targets"),
         ([Example([1, 8], [1, 1])], "example 0 has token ids from 1 to 8, outside the vocabulary of 8"),
         ([Example([-1], [1])], "example 0 has token ids from -1 to -1"),
+        ([SAMPLES[0], Example([1, 2], [IGNORED, -1])], "example 1 has the target -1; a target is a token or a class"),
+        ([Example([1], [2**31])], "example 0 has the target 2147483648"),
+        ([Example([1], [-(2**31) - 100])], "example 0 has the target -2147483748"),
+        ([Example([1], [2**64])], "example 0 has the target "),
+        ([Example([2**64], [1])], "example 0 has token ids from "),
     ],
 )
 def test_bad_examples_are_named(tmp_path, samples, message):
     with pytest.raises(DataError, match=message):
         build(tmp_path, samples)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_largest_target_comes_back_as_it_was(tmp_path):
+    assert contents(build(tmp_path, [Example([1, 2], [2**31 - 1, IGNORED])])) == [([1, 2], [2**31 - 1, IGNORED])]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_the_source_can_not_read_is_not_blamed_on_the_cache(tmp_path, late):
+    def broken():
+        if late:
+            yield SAMPLES[0]
+        (tmp_path / "source.txt").read_text()
+
+    with pytest.raises(FileNotFoundError, match=r"source\.txt"):
+        open_or_build_examples(broken, "source", LETTERS, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_cache_that_can_not_be_written(tmp_path):
