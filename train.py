@@ -1,4 +1,4 @@
-"""Train, validate, test, or predict with a GPT: `python train.py fit`. Every option: `python train.py fit --help`."""
+"""Train, validate, test, or predict: `python train.py fit`. Every option: `python train.py fit --help`."""
 
 import sys
 

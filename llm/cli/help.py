@@ -17,6 +17,7 @@ _EXAMPLES = {
         ("", "the quick start: a small GPT on a short story"),
         ("--data.corpus my.txt --trainer.max_steps 2000", "on your own text"),
         ("--config configs/char.yaml --preflight", "check a run without starting it"),
+        ("--task masked", "another task: an encoder that fills in masked words"),
     ),
     "validate": (("--ckpt_path best", "the best checkpoint of the newest run"),),
     "test": (("--ckpt_path best --data.test_corpus other.txt", "on another text"),),
@@ -44,7 +45,7 @@ def overview() -> str:
     tasks = _columns({f"  {word}": task.summary for word, task in TASKS.items()})
     return (
         f"usage: {train_command()} COMMAND [options]\n\n"
-        f"Train a language model, and see inside it while it learns.\n\ncommands:\n{commands}\n\n"
+        f"Train a GPT, or the network of another task, and see inside it while it learns.\n\ncommands:\n{commands}\n\n"
         f"tasks (--task WORD, or task: WORD in a YAML file; default: {DEFAULT_TASK}):\n{tasks}\n\n{_used_most()}\n\n"
         f"{_examples('fit')}\n\n"
         f"Every option of a command: {train_command()} COMMAND [--task WORD] --help\n"
@@ -63,7 +64,8 @@ def description(command: str, task: str = DEFAULT_TASK) -> str:
 
 
 def _used_most() -> str:
-    return "most used options of fit:\n" + _columns({f"  {name}": what for name, what in _MOST_USED.items()})
+    options = _columns({f"  {name}": what for name, what in _MOST_USED.items()})
+    return f"most used options of fit, for the task {DEFAULT_TASK}:\n{options}"
 
 
 def _examples(command: str) -> str:

@@ -38,7 +38,7 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
 
     Args:
         args: the words after `train.py`. Default: those of this process.
-        default_config: the YAML file that is loaded when the words name none.
+        default_config: the YAML file that is loaded when the words name none; below its folder are those of all tasks.
     """
     words = config_first(sys.argv[1:] if args is None else args)
     be_quiet()
@@ -90,7 +90,7 @@ def _default_files(words: Sequence[str], task: str, default_config: Path | None)
     """The YAML file of a task that is loaded where the words name none."""
     if default_config is None or take(words, CONFIG)[0]:
         return []
-    file = default_config if task == DEFAULT_TASK else default_config.with_name(f"{task}.yaml")
+    file = default_config.parent / (TASKS[task].config or f"{task}.yaml")
     return [str(file)] if file.is_file() else []
 
 

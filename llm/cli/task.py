@@ -13,6 +13,7 @@ from llm.pretrained.checkpoint import read_checkpoint, task_of
 from llm.runs.loggers import RUNS
 from llm.runs.run_folder import newest_checkpoint
 from llm.tasks import TASKS
+from llm.tasks.base import TaskModule
 from llm.tasks.table import DEFAULT_TASK
 
 _USES_A_CHECKPOINT = ("validate", "test", "predict")
@@ -70,3 +71,16 @@ def refuse_other_task(checkpoint: dict[str, Any], path: str | Path, word: str) -
     """
     if (theirs := _known_task_of(checkpoint, path)) != word:
         raise CheckpointError(f"{str(path)!r} holds the task {theirs!r}, not {word!r}: give --task {theirs}")
+
+
+def refuse_without_predictions(word: str) -> None:
+    """Hold `predict` to the tasks that define it.
+
+    Raises:
+        ConfigError: this one does not.
+    """
+    task = TASKS[word]
+    module = task.module_class()
+    if issubclass(module, TaskModule) and module.predict_step is TaskModule.predict_step:
+        instead = f": use python -m llm {task.usage[0]}" if task.usage else ""
+        raise ConfigError(f"predict does nothing with the task {word}{instead}")

@@ -30,7 +30,7 @@ from llm.cli.settings import (
     setting_names,
     settings_of_run,
 )
-from llm.cli.task import refuse_other_task
+from llm.cli.task import refuse_other_task, refuse_without_predictions
 from llm.cli.trainer import HELP, HELP_OF_FIT
 from llm.cli.words import settings_of_files
 from llm.errors import ConfigError
@@ -108,6 +108,8 @@ class TrainingCLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
+        if subcommand == "predict":
+            refuse_without_predictions(self.word)
         refuse_functions(config, self.allowed_classes)
         words = args[args.index(subcommand) + 1 :]
         given = given_settings(self._parser(subcommand), words)
@@ -130,7 +132,8 @@ class TrainingCLI(LightningCLI):
         if config.ckpt_path is not None:
             self._adopt_checkpoint(config, subcommand, given)
         elif config.model.get("pretrained") is not None:
-            told = {"n_head": config.model.gpt.n_head} if is_given("model.gpt.n_head", given) else {}
+            n_head = f"{self.task.network_group}.n_head"
+            told = {"n_head": config[n_head]} if is_given(n_head, given) else {}
             found = read_pretrained(config.model.pretrained, told)
             for note in found.notes:
                 log.info("pretrained:  %s", note)

@@ -93,7 +93,7 @@ def _probabilities(model: Encoder, tokenizer: Tokenizer, batch: Sequence[Tensor]
     logits[..., list(tokenizer.special_ids.values())] = -torch.inf  # none is ever hidden
     found = [row[: len(tokens)].softmax(-1).cpu() for row, tokens in zip(logits, batch, strict=True)]
     if not all(bool(row.isfinite().all()) for row in found):
-        raise GenerationError("the model's logits are NaN or infinite: its weights are spoilt")
+        raise GenerationError("the model's logits are NaN or infinite: its weights contain NaN/Inf")
     return found
 
 

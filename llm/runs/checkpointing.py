@@ -139,7 +139,7 @@ class BestAndLast(Checkpoint):
             return
         loop = checkpoint["loops"]["fit_loop"]
         for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
-            if counts["ready"] > counts["processed"]:  # an error amid a step: its batch comes again
+            if counts["ready"] > counts["processed"]:  # an error within a step: its batch comes again
                 counts["ready"] = counts["started"] = counts["completed"] = counts["processed"]
         if self._validated_batch != trainer.fit_loop.total_batch_idx and _validation_follows(trainer):
             for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):

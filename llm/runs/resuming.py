@@ -226,7 +226,7 @@ def _refuse_damaged_callbacks(checkpoint: dict[str, Any], trainer: L.Trainer) ->
         if type(callback).__module__.startswith("llm."):
             _check_structure(states.get(callback.state_key), expected, f"callbacks.{name}", types=False)  # type: ignore[union-attr]
         elif callback.state_key not in states:  # type: ignore[operator]
-            log.warning("the checkpoint knows nothing of the callback %s, which therefore begins anew", name)
+            log.warning("the checkpoint knows nothing of the callback %s, which therefore starts from scratch", name)
 
 
 def _check_structure(found: Any, expected: Any, where: str, types: bool = True) -> None:

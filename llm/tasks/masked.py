@@ -22,10 +22,10 @@ class MaskedLanguageModel(TaskModule):
         encoder: the architecture.
         optim: optimizer and learning rate.
         compile: fuse what comes before the head, and the loss, with torch.compile: up to a minute to begin with, then
-            faster steps. Where that can't be done, a line says why, and the run goes on without.
+            faster steps. Where that can't be done, a line says why, and the run continues without.
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
-            are spoilt, or `skip` the step and count it. Either way the batch is written to the folder `non_finite` of
-            the run.
+            become NaN, or `skip` the step and count it. Either way the batch is written to the
+            folder `non_finite` of the run.
     """
 
     task = "masked"

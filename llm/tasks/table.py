@@ -28,6 +28,7 @@ class Task(NamedTuple):
         links: settings of the module that follow from the data, source to target. A source is an attribute of the
             data module as it is after `__init__`.
         callbacks: import paths of the callbacks that every run of this task has, each by the group of its options.
+        config: the YAML file that a run takes where none is named, a path below `configs/`. Default: `WORD.yaml`.
         usage: words behind `python -m llm` with which a trained model is used, but for its `--ckpt`; in them `{text}`
             is some words of the training text.
     """
@@ -37,6 +38,7 @@ class Task(NamedTuple):
     summary: str
     links: Mapping[str, str] = MappingProxyType({})
     callbacks: Mapping[str, str] = MappingProxyType({})
+    config: str | None = None
     usage: tuple[str, ...] = ()
 
     def module_class(self) -> type[L.LightningModule]:
@@ -76,6 +78,7 @@ TASKS: dict[str, Task] = {
             "samples": "llm.inspection:TextSamples",
             "predictions": "llm.tasks.predictions:PredictionWriter",
         },
+        config="default.yaml",
         usage=("generate", "--prompt", "{text}"),
     ),
     "masked": Task(
@@ -84,6 +87,7 @@ TASKS: dict[str, Task] = {
         summary="an encoder that predicts masked words from both sides, as BERT",
         links={"data.context_length": "model.encoder.context_length", "data.vocab_size": "model.encoder.vocab_size"},
         callbacks={"inspect": "llm.inspection:Inspection"},
+        config="contrasts/masked.yaml",
         usage=("fill", "--text", "{text} [MASK]"),
     ),
 }

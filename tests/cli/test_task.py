@@ -13,7 +13,9 @@ from toy_task import ToyData, ToyModule
 from llm.cli.help import overview
 from llm.cli.main import main
 from llm.pretrained.checkpoint import read_checkpoint
+from llm.runtime.shipped import DEFAULT_CONFIG
 from llm.tasks import TASKS, Task
+from llm.tasks.table import DEFAULT_TASK
 
 REPOSITORY = Path(__file__).parents[2]
 TOY = ["--task=toy", "--trainer.max_steps=20", "--trainer.val_check_interval=8"]
@@ -87,6 +89,22 @@ def test_without_a_task_it_is_the_language_model():
     saved = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
     assert saved["task"] == "language"
     assert saved["data"]["corpus"] == "story", "and its default file"
+
+
+def test_a_task_has_a_default_file_of_its_own(capsys):
+    with pytest.raises(SystemExit):
+        run("fit", "--task", "masked", "--print_config")
+    found = yaml.safe_load(capsys.readouterr().out)
+    shipped = yaml.safe_load((REPOSITORY / "configs" / "contrasts" / "masked.yaml").read_text())
+    assert found["model"]["encoder"].items() > shipped["model"]["encoder"].items()
+    assert found["trainer"]["logger"]["init_args"]["name"] == "masked"
+    assert found["trainer"]["max_steps"] == shipped["trainer"]["max_steps"]
+
+
+@pytest.mark.parametrize("word", [word for word in TASKS if word != "toy"])
+def test_the_default_file_of_a_task_is_shipped_and_names_the_task(word):
+    settings = yaml.safe_load((DEFAULT_CONFIG.parent / (TASKS[word].config or f"{word}.yaml")).read_text())
+    assert settings.get("task", DEFAULT_TASK) == word
 
 
 def test_help_lists_the_tasks_and_shows_the_options_of_one(capsys):

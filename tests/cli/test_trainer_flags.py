@@ -151,7 +151,7 @@ def test_what_an_error_left_is_only_used_where_it_is_named(fit, tmp_path, monkey
     assert len(weights) == 2
 
 
-def test_after_an_error_amid_a_step_its_batch_comes_again(fit, tmp_path, monkeypatch):
+def test_after_an_error_within_a_step_its_batch_comes_again(fit, tmp_path, monkeypatch):
     Path("failing.py").write_text(FAILING)
     monkeypatch.syspath_prepend(tmp_path)
     fail = ["--allow_classes=failing", "--trainer.callbacks+=failing.Fail", "--trainer.callbacks.at=2"]

@@ -72,7 +72,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):
         assert run.poll() is None, errors_of(run)
     run.send_signal(signal.SIGINT)
     time.sleep(1.5)
-    assert run.poll() is None, "it is amid a step"
+    assert run.poll() is None, "it is within a step"
     for _ in range(5):  # on a busy machine the first may have been heard late, so that this one seems to be its echo
         run.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -141,7 +141,7 @@ def test_slurms_warning_saves_the_run_and_puts_the_job_in_the_queue_again(tmp_pa
     assert ("job 4711 is in the queue again" in errors) == (status == 0)
     assert ("`scontrol requeue 4711` failed: no" in errors) == (status == 1)
     assert read_checkpoint(checkpoint)["global_step"] == steps_in(errors)
-    assert not list(tmp_path.rglob("hpc_ckpt*")), "Lightning would save amid a step"
+    assert not list(tmp_path.rglob("hpc_ckpt*")), "Lightning would save within a step"
 
 
 def test_a_loader_that_is_killed_is_named_and_nothing_stays_behind(tmp_path):

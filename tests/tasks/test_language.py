@@ -100,7 +100,7 @@ def test_a_validation_amid_a_step_counts_to_the_step_to_come(module, datamodule)
     options = {**QUIET, "logger": Log("nowhere"), "num_sanity_val_steps": -1, "val_check_interval": 3, "max_steps": 4}
     trainer = L.Trainer(**options, accumulate_grad_batches=2)
     trainer.fit(module, datamodule)
-    assert logged == [2, 3], "after batch 3, which is amid step 2, and after batch 6, with which step 3 is made"
+    assert logged == [2, 3], "after batch 3, which is within step 2, and after batch 6, with which step 3 is made"
 
 
 def test_muon_logs_both_learning_rates(datamodule):
