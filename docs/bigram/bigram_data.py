@@ -23,6 +23,7 @@ class BackwardWindows(SlidingWindows):
 class BackwardDataModule(TextDataModule):
     """A text corpus, its tokenizer, and the windows cut from it, read backwards."""
 
-    def make_rows(self, tokens: TokenArray, stride: int) -> RowSource:
-        """The windows over a split."""
+    def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
+        """The windows over a split, the same for training and evaluation."""
+        del training
         return BackwardWindows(tokens, self.context_length, stride, self.vocab_size)

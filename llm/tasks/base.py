@@ -279,14 +279,17 @@ class TaskModule(L.LightningModule):
     def log_split(self, split: str) -> None:
         """Log the metrics of a split, now that all its batches have been added."""
         bytes_of = getattr(getattr(self.trainer, "datamodule", None), "bytes_per_token", None)
-        values = self._split_metrics[split].values(None if bytes_of is None else bytes_of(split))
+        metrics = self._split_metrics[split]
+        if self.trainer.sanity_checking and metrics.is_empty:  # a few batches only, in which nothing is supervised
+            return
+        values = metrics.values(None if bytes_of is None else bytes_of(split))
         found = {f"{split}/{name}": torch.tensor(float(value)) for name, value in values.items()}
         amid_training = self.trainer.state.fn == "fit"
         # All processes have the same values; without `sync_dist` Lightning would warn.
         self.log_dict(found, sync_dist=True, logger=not amid_training)
         if amid_training and not self.trainer.sanity_checking:
             # A validation while gradients are being accumulated counts to the step to come, as the last checkpoint is
-            # that of the step made: a run that goes on from there makes it again. (A metric `step`, Lightning's own way
+            # that of the step made: a run that resumes from there makes it again. (A metric `step`, Lightning's own way
             # to say the step, would also name the checkpoints of ModelCheckpoint, until the next validation.)
             log_now(self.trainer, found, step=self.trainer.global_step + is_accumulating(self.trainer))
 

@@ -43,6 +43,11 @@ class SplitMetrics(Metric):
         parts = (prediction.loss, prediction.n_correct, prediction.n_tokens)
         self.sums = self.sums + torch.stack([part.detach().float() for part in parts])  # (3)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing supervised has been added by this process."""
+        return float(self.sums[2]) == 0
+
     def compute(self) -> tuple[float, float]:
         """Loss in nats, and token accuracy.
 
