@@ -17,7 +17,7 @@ _EXAMPLES = {
         ("", "the quick start: a small GPT on a short story"),
         ("--data.corpus my.txt --trainer.max_steps 2000", "on your own text"),
         ("--config configs/char.yaml --preflight", "check a run without starting it"),
-        ("--task masked", "another task: an encoder that fills in masked words"),
+        ("--task masked", "another task: masked words"),
     ),
     "validate": (("--ckpt_path best", "the best checkpoint of the newest run"),),
     "test": (("--ckpt_path best --data.test_corpus other.txt", "on another text"),),
