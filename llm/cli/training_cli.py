@@ -33,7 +33,7 @@ from llm.cli.settings import (
 from llm.cli.task import refuse_other_task, refuse_without_predictions
 from llm.cli.trainer import HELP, HELP_OF_FIT
 from llm.cli.words import settings_of_files
-from llm.errors import ConfigError
+from llm.errors import CheckpointError, ConfigError
 from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight
@@ -161,6 +161,8 @@ class TrainingCLI(LightningCLI):
             adopt_architecture(config, given, self.task.network_group, architecture, self.task.links)
         adopt_tokenizer(config, given, entry["tokenizer"])
         step = checkpoint.get("global_step", 0)
+        if not isinstance(step, int) or step < 0:
+            raise CheckpointError(f"{config.ckpt_path!r} is damaged: its global_step is {str(step)[:80]}")
         if subcommand in ("validate", "test"):
             self.start = Start(step, trained)
             adopt_text(config, given, settings_of_run(run_folder_of(Path(config.ckpt_path))))

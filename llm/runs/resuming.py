@@ -26,6 +26,7 @@ _WEIGHTLESS = ("dropout", "projection_init")
 """Settings of the architecture that the shapes and the meaning of trained weights do not depend on."""
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 _MUON = {"step", "momentum_buffer"}
+_GROUP_SETTINGS = {"betas", "eps", "weight_decay", "momentum", "matrices"}
 
 
 def settings_of(trainer: L.Trainer, optim: OptimConfig) -> dict[str, Any]:
@@ -183,6 +184,10 @@ def _refuse_damaged_optimizer(
     _check(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers is not a list of one schedule")
     schedule = build_schedule(optimizer, optim, None).state_dict()
     _check_structure(schedules[0], schedule, "lr_schedulers[0]")  # type: ignore[index]
+    for name in ("base_lrs", "_last_lr"):
+        rates = schedules[0][name]  # type: ignore[index]
+        is_whole = len(rates) == len(optimizer.param_groups) and all(map(_is_number, rates))
+        _check(is_whole, f"lr_schedulers[0].{name} is not a number for each group of the optimizer")
     steps = schedules[0]["last_epoch"]  # type: ignore[index]
     _check(steps == checkpoint["global_step"], f"its schedule is at step {steps}, not at {checkpoint['global_step']}")
     states = checkpoint.get("optimizer_states")
@@ -196,6 +201,9 @@ def _refuse_damaged_optimizer(
     for number, (theirs, ours) in enumerate(zip(found, expected, strict=True)):
         _check_structure(theirs, {name: ours[name] for name in ("params", "lr")}, f"{where}[{number}]", types=False)
         _check(theirs["params"] == ours["params"], f"{where}[{number}] is of other parameters")
+        _check(_is_number(theirs["lr"]), f"{where}[{number}] has a learning rate that is not a number")
+        for name in _GROUP_SETTINGS & ours.keys():  # its settings are the run's, which are the same by now
+            _check(_is_same(theirs.get(name), ours[name]), f"{where}[{number}] has another {name} than its settings")
     moments = states[0]["state"]  # type: ignore[index]
     skipped = checkpoint[ENTRY].get("skipped_steps") != [0, 0] or checkpoint[ENTRY].get("unsupervised_batches")
     if checkpoint["global_step"] == 0 or (not moments and (skipped or "16-mixed" in str(trainer.precision))):
@@ -204,6 +212,14 @@ def _refuse_damaged_optimizer(
         needed = _MUON if "matrices" in group else _ADAM
         for index, parameter in zip(ours["params"], group["params"], strict=True):
             _check_moments(moments.get(index), parameter, needed, index)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_same(theirs: Any, ours: Any) -> bool:
+    return type(theirs) is type(ours) and bool(theirs == ours)
 
 
 def _check_moments(state: Any, parameter: Tensor, needed: set[str], index: int) -> None:

@@ -283,7 +283,8 @@ def test_a_task_of_another_network_is_planned_as_it_is(fit):
     status, lines = fit("--task=masked", "--preflight", *words)
     assert status == 0
     table = {line[:12].strip(): line[12:] for line in lines if line[10:12] == "  "}
-    encoder = EncoderConfig(63, 16, n_layer=1, n_head=2, n_embd=8)  # 62 characters and the mask token
+    settings = {"n_layer": 1, "n_head": 2, "n_embd": 8, "positions": "rotary"}
+    encoder = EncoderConfig(63, 16, **settings)  # 62 characters and the mask token
     assert table["parameters"].startswith(f"{Encoder(encoder).n_parameters:,}, ")
     assert "tokenizer char, 63 tokens" in table["corpus"]
     status, lines = fit(
