@@ -15,6 +15,10 @@ from llm.config import LoRAConfig
 from llm.errors import ConfigError
 
 
+A, B = "lora_a", "lora_b"
+"""The names of the matrices of an adapter."""
+
+
 class LoRALinear(nn.Linear):
     """A linear layer with a low-rank adapter: `x W^T + b + (alpha / r) x A^T B^T` (Hu et al. 2021, eq. 3).
 
@@ -30,12 +34,11 @@ class LoRALinear(nn.Linear):
         super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
         self.weight, self.bias = base.weight, base.bias
         self.scale = config.scale
-        like = {"dtype": base.weight.dtype, "device": base.weight.device}
-        self.lora_a = nn.Parameter(torch.empty(config.rank, base.in_features, **like))  # type: ignore[arg-type]
-        self.lora_b = nn.Parameter(torch.zeros(base.out_features, config.rank, **like))  # type: ignore[arg-type]
+        self.lora_a = nn.Parameter(base.weight.new_empty(config.rank, base.in_features))
+        self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, config.rank))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # as the authors' code
         if config.base_precision == "bfloat16":
-            self.weight.data = self.weight.data.bfloat16()
+            self.weight = nn.Parameter(base.weight.detach().bfloat16(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` -> `(..., out)`."""
@@ -48,8 +51,7 @@ class LoRALinear(nn.Linear):
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
         """W + (alpha / r) B A, (out, in), in the precision of A and B."""
-        product = self.lora_b.double() @ self.lora_a.double()  # (out, r) x (r, in)
-        return (self.weight.double() + self.scale * product).to(self.lora_a.dtype)
+        return _merge(self.weight, self.lora_a, self.lora_b, self.scale)
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -61,7 +63,7 @@ class _FrozenLinear(torch.autograd.Function):
         return F.linear(x, weight.to(x.dtype), bias)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return grad @ weight.to(grad.dtype), None, None  # (..., out) x (out, in)
 
@@ -71,7 +73,7 @@ def weight_of(layer: nn.Linear) -> Tensor:
     if not isinstance(layer, LoRALinear):
         return layer.weight
     product = layer.lora_b @ layer.lora_a * layer.scale  # (out, r) x (r, in)
-    return layer.weight.to(product.dtype) + product
+    return layer.weight.to(product.dtype) + product  # (out, in)
 
 
 def add_lora(network: nn.Module, config: LoRAConfig) -> None:
@@ -97,6 +99,27 @@ def merge_lora(network: nn.Module) -> None:
         plain.bias = layer.bias
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, plain)
+
+
+@torch.no_grad()
+def merged(weights: dict[str, Tensor], config: LoRAConfig) -> dict[str, Tensor]:
+    """The weights of a network with adapters, by name, as those of one without."""
+    plain = {name: tensor for name, tensor in weights.items() if not is_lora(name)}
+    for name in [name for name in weights if name.endswith(f".{A}")]:
+        layer = name.removesuffix(A)
+        weight = f"{layer}weight"
+        plain[weight] = _merge(plain[weight], weights[name], weights[f"{layer}{B}"], config.scale)
+    return plain
+
+
+def is_lora(name: str) -> bool:
+    """Whether a parameter's name is that of a matrix of an adapter."""
+    return name.rpartition(".")[2] in (A, B)
+
+
+def _merge(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
+    product = lora_b.double() @ lora_a.double()  # (out, r) x (r, in)
+    return (weight.double() + scale * product).to(lora_a.dtype)
 
 
 def lora_layers(network: nn.Module) -> Iterator[tuple[str, LoRALinear]]:

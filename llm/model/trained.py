@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import fnmatch
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from llm.config import LoRAConfig
+from llm.config import GPTConfig, LoRAConfig
 from llm.errors import ConfigError
-from llm.model.lora import add_lora, lora_layers
+from llm.model.base import Network
+from llm.model.lora import A, B, add_lora, lora_layers
+from llm.model.networks import build_network
 
 WORDS = ("all", "head", "last_block", "lora")
 """The words of `train`, beside patterns of parameter names."""
@@ -35,12 +39,28 @@ class Trained:
     lora: LoRAConfig = _LORA
     new: tuple[str, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as primitives, as checkpoints store them."""
+        return {"train": list(self.words), "lora": dataclasses.asdict(self.lora), "new": list(self.new)}
+
     @property
     def words(self) -> tuple[str, ...]:
         """What is trained, a word or a pattern each."""
         if self.train is None:
             return ("lora",) if self.lora.rank else ("all",)
         return (self.train,) if isinstance(self.train, str) else tuple(self.train)
+
+    def names_in(self, network: nn.Module) -> set[str]:
+        """The names of the trained parameters in a network that has its adapters; a shared one has several.
+
+        Raises:
+            ConfigError: a word or a pattern names nothing in this network; says what there is.
+        """
+        names = dict(network.named_parameters(remove_duplicate=False))
+        chosen = {name for word in self.words for name in _chosen(word, network, names)}
+        chosen |= {name for pattern in self.new for name in _matching(pattern, names)}
+        trained = {id(names[name]) for name in chosen}
+        return {name for name, parameter in names.items() if id(parameter) in trained}
 
     @property
     def is_all(self) -> bool:
@@ -54,14 +74,20 @@ class Trained:
             ConfigError: a word or a pattern names nothing in this network; says what there is.
         """
         add_lora(network, self.lora)
-        if self.is_all:
-            return
-        names = dict(network.named_parameters(remove_duplicate=False))
-        chosen = {name for word in self.words for name in _chosen(word, network, names)}
-        chosen |= {name for pattern in self.new for name in _matching(pattern, names)}
-        trained = {id(names[name]) for name in chosen}
-        for parameter in network.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
+        trained = self.names_in(network)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in trained)
+
+
+ALL = Trained()
+"""Every parameter, without adapters."""
+
+
+def trained_network(config: GPTConfig, trained: Trained) -> Network:
+    """The network that a configuration is of, with adapters and frozen parameters, its weights new."""
+    network = build_network(config)
+    trained.apply_to(network)
+    return network
 
 
 def count_trained(network: nn.Module) -> int:
@@ -74,7 +100,7 @@ def _chosen(word: str, network: nn.Module, names: dict[str, nn.Parameter]) -> li
     if word == "all":
         return list(names)
     if word == "lora":
-        found = [f"{name}.{matrix}" for name, _ in lora_layers(network) for matrix in ("lora_a", "lora_b")]
+        found = [f"{name}.{matrix}" for name, _ in lora_layers(network) for matrix in (A, B)]
         if not found:
             raise ConfigError("model.train lora needs adapters: give model.lora.rank, such as 8")
         return found

@@ -16,9 +16,9 @@ from torch import Tensor
 from llm.config import LoRAConfig, OptimConfig
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError, LLMError
-from llm.model import Network, build_network
+from llm.model import Network
 from llm.model.networks import is_known
-from llm.model.trained import Trained
+from llm.model.trained import Trained, trained_network
 from llm.pretrained.checkpoint import ENTRY, describe, read_checkpoint, task_of, weights_of
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
@@ -113,15 +113,13 @@ class TaskModule(L.LightningModule):
         if not is_known(type(config)):
             return None
 
-        def build() -> Network:
-            network = build_network(config)
-            self.trained.apply_to(network)
-            return network
-
         def forward(network: Network) -> Tensor:
             return network(torch.zeros(1, config.context_length, dtype=torch.int64)).float().sum()
 
-        return count_costs(build, forward, "32-true", "cpu").flops / config.context_length
+        return (
+            count_costs(lambda: trained_network(config, self.trained), forward, "32-true", "cpu").flops
+            / config.context_length
+        )
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """A task that `predict` can do says so here.
