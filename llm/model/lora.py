@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from llm.config import LoRAConfig
 from llm.errors import ConfigError
 
-
 A, B = "lora_a", "lora_b"
 """The names of the matrices of an adapter."""
 
