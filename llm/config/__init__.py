@@ -7,6 +7,7 @@ reads are the same thing.
 from llm.config.encoder import EncoderConfig
 from llm.config.gpt import GPT2_SIZES, AttentionKind, GPTConfig
 from llm.config.optim import OptimConfig
+from llm.config.rope import RopeScaling
 from llm.config.sampling import SamplingConfig
 from llm.config.tokenizer import TokenizerConfig
 
@@ -16,6 +17,7 @@ __all__ = [
     "EncoderConfig",
     "GPTConfig",
     "OptimConfig",
+    "RopeScaling",
     "SamplingConfig",
     "TokenizerConfig",
 ]
