@@ -33,6 +33,7 @@ _SIZES = (
     "sliding_window",
     "vocab_multiple",
 )
+_AS_TRAINED = RopeScaling()
 _LARGEST = 2**31 - 1
 _MOST_LAYERS = 10_000
 """A larger model would take minutes to build before it turns out not to fit into memory."""
@@ -102,7 +103,7 @@ class GPTConfig:
     causal: bool | None = None
     positions: Literal["learned", "rotary"] = "learned"
     rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling = RopeScaling()
+    rope_scaling: RopeScaling = _AS_TRAINED
     sliding_window: int | None = None
     full_attention_layers: tuple[int, ...] = ()
     qk_norm: bool = False
@@ -237,4 +238,4 @@ class GPTConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as primitives, as checkpoints store them."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"full_attention_layers": list(self.full_attention_layers)}

@@ -220,12 +220,12 @@ def test_a_shared_file_is_the_whole_model(tiny, tmp_path, settings):
         ({"activation": "squared_relu"}, "activation is squared_relu"),
         (
             MODERN,
-            "positions is rotary, qk_norm is True, norm is rms_norm, activation is squared_relu; use --format safetens",
+            r"Llama's .*: mlp is plain \(gated there\), qk_norm is True \(False there\); use --format safetensors",
         ),
     ],
     ids=str,
 )
-def test_gpt2s_format_has_no_place_for_it_and_that_is_said(tiny, tmp_path, settings, reason):
+def test_what_no_format_has_a_place_for_is_said(tiny, tmp_path, settings, reason):
     model = GPT(replace(tiny, **settings))
     with pytest.raises(ConfigError, match=reason):
         export(Pretrained("llm", model.config, model.state_dict()), tmp_path / "out")
