@@ -13,6 +13,7 @@ import torch
 from llm.config import SamplingConfig
 from llm.errors import LLMError
 from llm.generation import stream_text
+from llm.inspection.tags import SAMPLES
 from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
 from llm.tasks.language import LanguageModel
 from llm.training.schedule import Every
@@ -88,7 +89,7 @@ class TextSamples(L.Callback):
             texts = [_continue(pl_module, prompt, ids) for prompt, ids in self._encoded.items()]
             text = "\n\n".join(_code_block(text) for text in texts if text is not None)
             for experiment in experiments if text else ():
-                experiment.add_text("samples", f"{_settings(pl_module.sampling)}\n\n{text}", trainer.global_step)
+                experiment.add_text(SAMPLES, f"{_settings(pl_module.sampling)}\n\n{text}", trainer.global_step)
 
 
 def _continue(module: LanguageModel, prompt: str, ids: torch.Tensor) -> str | None:
