@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from llm.training.schedule import Every
 from llm.training.throughput import side_work
 
 log = logging.getLogger(__name__)
+
+_WRAP = textwrap.TextWrapper(100, replace_whitespace=False, drop_whitespace=False, expand_tabs=False)
 
 
 class TextSamples(L.Callback):
@@ -110,5 +113,6 @@ def _settings(sampling: SamplingConfig) -> str:
 
 
 def _code_block(text: str) -> str:
-    """Indented, so that Markdown shows it as it is."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    """Indented, so that Markdown shows it as it is; long lines are continued below, since TensorBoard wraps none."""
+    lines = (part for line in text.splitlines() for part in _WRAP.wrap(line) or [""])
+    return "\n".join(f"    {line}" for line in lines)
