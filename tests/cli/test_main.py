@@ -110,7 +110,7 @@ def test_the_quick_start_leaves_what_it_promises(capsys):
     assert 10 < first.value < 11.5  # about ln 50257: nothing is known yet
     assert any(tag.startswith("within attention/") for tag in events.Tags()["images"])
     texts = {tag.removesuffix("/text_summary") for tag in events.Tags()["tensors"]}
-    assert {"config", "shapes", "samples"} <= texts
+    assert {"1 samples", "2 shapes", "3 configuration"} <= texts
 
 
 def test_overrides_beat_the_file_and_land_in_the_run():
