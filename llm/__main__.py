@@ -16,6 +16,7 @@ from llm.runtime.shell import train_command_line
 
 COMMANDS = {
     "attention": "write a page with the attention weights of every head",
+    "compare": "compare runs: what differs, best loss, time",
     "import": "convert other people's weights to a checkpoint",
     "export": "write a checkpoint for other programs",
     "evaluate": "measure how well a model predicts a text",
