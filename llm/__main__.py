@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "write a checkpoint for other programs",
     "evaluate": "measure how well a model predicts a text",
     "fill": "fill in the masked words of a text",
+    "neighbours": "find the words whose vectors are nearest to a word, or to an analogy",
     "generate": "continue a prompt with a trained model",
     "tokenize": "turn text of any size into token ids to train on",
     "tokenizer": "learn a byte-pair encoding, and show the tokens of a text",

@@ -16,6 +16,7 @@ from llm.model.gpt import GPT
 from llm.model.networks import NETWORKS, build_network
 from llm.model.padding import attention_mask, causal_mask, is_real
 from llm.model.stages import AttentionHook, Hook, Stage
+from llm.model.word_vectors import WordVectors, contexts_of
 
 __all__ = [
     "GPT",
@@ -36,9 +37,11 @@ __all__ = [
     "SelfAttention",
     "SquaredReLU",
     "Stage",
+    "WordVectors",
     "attention_mask",
     "build_network",
     "causal_mask",
+    "contexts_of",
     "decode",
     "is_real",
     "prefill",
