@@ -79,11 +79,13 @@ class WordVectorsInspection(L.Callback):
         tokenizer = module.tokenizer
         if tokenizer is None:
             raise ConfigError("this run has no tokenizer, so that its vectors have no names")
+        specials = set(tokenizer.special_ids.values())
         if self.words:
-            self._ids, self._others = word_ids(tokenizer, self.words)
+            found = {word: set(word_ids(tokenizer, [word])[0]) - specials for word in self.words}
+            self._ids = [token for ids in found.values() for token in ids]
+            self._others = [word for word, ids in found.items() if not ids]
             return
         frequent = torch.from_numpy(_counts(trainer)).argsort(descending=True, stable=True).tolist()
-        specials = set(tokenizer.special_ids.values())
         names = ((token, tokenizer.token_bytes(token).decode("utf-8", "ignore").strip()) for token in frequent)
         long = [token for token, name in names if len(name) >= _SHORTEST and name.isalpha() and token not in specials]
         self._ids = long[:_WORDS]
