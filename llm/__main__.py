@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": "continue a prompt with a trained model",
     "tokenize": "turn text of any size into token ids to train on",
     "tokenizer": "learn a byte-pair encoding, and show the tokens of a text",
+    "translate": "translate sentences with a trained model",
     "trace": "walk one text through the whole pipeline, with shapes and numbers",
 }
 """Each is a module in `llm.commands` with `add_arguments` and `run`, imported only when it is called."""

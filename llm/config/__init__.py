@@ -9,6 +9,7 @@ from llm.config.gpt import GPT2_SIZES, AttentionKind, GPTConfig
 from llm.config.optim import OptimConfig
 from llm.config.sampling import SamplingConfig
 from llm.config.tokenizer import TokenizerConfig
+from llm.config.transformer import TransformerConfig
 from llm.config.word_vectors import WordVectorsConfig
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "OptimConfig",
     "SamplingConfig",
     "TokenizerConfig",
+    "TransformerConfig",
     "WordVectorsConfig",
 ]

@@ -19,11 +19,15 @@ class TokenBatch(NamedTuple):
         targets: (B, T) int64, the token to be predicted at each position; for a language model the inputs shifted by
             one. `IGNORED` where nothing is supervised.
         lengths: (B) int64, how many tokens of each row are real; the rest is padding. None where all are.
+        source: (B, S) int64, where each row is a translation, the token ids of what it translates.
+        source_lengths: (B) int64, how many tokens of each source are real. None where all are.
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
+    source: Tensor | None = None
+    source_lengths: Tensor | None = None
 
     @classmethod
     def of(cls, batch: TokenBatch | Sequence[Tensor]) -> TokenBatch:
