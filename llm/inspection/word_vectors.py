@@ -10,6 +10,7 @@ import lightning as L
 import torch
 
 from llm.errors import ConfigError
+from llm.inspection import tags
 from llm.inspection.embeddings import neighbours_table, word_ids
 from llm.inspection.ticks import markdown, tick_labels
 from llm.inspection.writers import TensorBoard
@@ -93,10 +94,11 @@ class WordVectorsInspection(L.Callback):
     def _look(self, trainer: L.Trainer, module: WordVectorsModule) -> None:
         def write() -> None:
             table = module.words.token.weight.detach()
-            text = neighbours_table(table, module.tokenizer, self._ids)
+            among = torch.from_numpy(_counts(trainer)).nonzero()[:, 0]  # rare words and special tokens are not trained
+            text = neighbours_table(table, module.tokenizer, self._ids, among)
             if self._others:
                 text += f"\n\nnot in this vocabulary: {markdown(', '.join(self._others))}"
-            TensorBoard(experiments_of(trainer), trainer.global_step).text("nearest neighbours", text)
+            TensorBoard(experiments_of(trainer), trainer.global_step).text(tags.NEIGHBOURS, text)
 
         if self._ids and trainer.is_global_zero:
             self._try("neighbours", module, write)

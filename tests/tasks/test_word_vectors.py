@@ -14,6 +14,7 @@ from llm.config import OptimConfig, TokenizerConfig, WordVectorsConfig
 from llm.data import WordVectorsDataModule
 from llm.data.contexts import ContextBatch
 from llm.errors import ConfigError, DataError
+from llm.inspection import tags
 from llm.pretrained.vectors import read_vectors
 from llm.runtime.shipped import DEFAULT_CONFIG
 from llm.tasks import WordVectorsModule
@@ -165,7 +166,7 @@ def test_a_run_of_the_shipped_configuration_shows_its_vectors(in_a_folder, capsy
     assert "neighbours --ckpt" in capsys.readouterr().err
     folder = next(Path("runs").rglob("checkpoints")).parent
     board = EventAccumulator(str(folder), {"tensors": 0, "scalars": 0}).Reload()
-    texts = board.Tensors("nearest neighbours/text_summary")
+    texts = board.Tensors(f"{tags.NEIGHBOURS}/text_summary")
     assert [event.step for event in texts] == [0, 1, 2, 3]
     shown = texts[-1].tensor_proto.string_val[0].decode()
     assert "| pounds |" in shown
