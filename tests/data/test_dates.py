@@ -33,13 +33,7 @@ def test_a_date_is_written_as_people_write_it():
     ("day", "ordinal", "chinese"),
     [
         *((1, "1st", "一"), (2, "2nd", "二"), (10, "10th", "十"), (11, "11th", "十一"), (12, "12th", "十二")),
-        *(
-            (13, "13th", "十三"),
-            (20, "20th", "二十"),
-            (21, "21st", "二十一"),
-            (30, "30th", "三十"),
-            (31, "31st", "三十一"),
-        ),
+        *((13, "13th", "十三"), (20, "20th", "二十"), (21, "21st", "二十一"), (30, "30th", "三十")),
     ],
 )
 def test_ordinals_and_chinese_numbers(day, ordinal, chinese):

@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_runs import Kill
 
 from llm.cli.main import main
 from llm.config import OptimConfig, TokenizerConfig, TransformerConfig
@@ -16,6 +17,7 @@ from llm.data import TranslationDataModule
 from llm.data.batch import IGNORED, TokenBatch
 from llm.errors import CheckpointError, ConfigError
 from llm.generation.translating import load_translator
+from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast
 from llm.tasks import LanguageModel, TranslationModel
 
 QUIET = {
@@ -45,7 +47,7 @@ def make(folder, pairs=PAIRS, options=None, **data_options):
 
 def test_it_learns_to_translate(tmp_path):
     module, data = make(tmp_path, options={"label_smoothing": 0.1, "beam": 2}, share_tokenizer=False)
-    L.Trainer(max_steps=150, gradient_clip_val=1.0, limit_val_batches=0, **QUIET).fit(module, data)
+    L.Trainer(max_steps=300, gradient_clip_val=1.0, limit_val_batches=0, **QUIET).fit(module, data)
     found = L.Trainer(**QUIET).validate(module, data, verbose=False)[0]
     assert found["validation/exact"] == 1.0
     assert found["validation/token_accuracy"] == 1.0
@@ -151,12 +153,27 @@ def test_a_test_writes_all_translations_beside_their_references(trained, capsys)
     assert {"translation", "log_probability", "score", "ended", "ids"} <= set(records[0])
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_bits(trained):
+def test_a_run_goes_on_from_its_checkpoint(trained):
     data = ["--data.corpus=pairs.tsv", "--data.fields=[2,1]"]
-    others = [*RUN, *data, "--trainer.max_steps=6", "--trainer.default_root_dir=whole"]
     assert main(["fit", *RUN, *data, "--ckpt_path=last", "--trainer.max_steps=6"]) == 0
-    assert main(["fit", *others, "--model.optim.schedule=constant"]) in (0, 1)
     assert torch.load(trained, weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.parametrize("killed_at", [2, 5])
+def test_a_killed_run_is_resumed_to_the_same_bits(tmp_path, killed_at):
+    def fit(folder, *callbacks, ckpt=None):
+        module, data = make(tmp_path, options={"label_smoothing": 0.1, "sentences": 2})
+        saves = BestAndLast(str(folder / "checkpoints"))
+        options = {**QUIET, "enable_checkpointing": True, "callbacks": [*callbacks, saves], "default_root_dir": folder}
+        trainer = L.Trainer(max_steps=7, val_check_interval=1, plugins=[AtomicCheckpointIO()], **options)
+        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+        return module.state_dict()
+
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "killed", Kill(killed_at))
+    resumed = fit(tmp_path / "killed", ckpt=tmp_path / "killed" / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_another_tokenizer_of_sources_is_refused(trained, tmp_path, capsys):
