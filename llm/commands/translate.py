@@ -67,6 +67,8 @@ def _read_texts(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     from llm.data.reading.sources import read_document
 
     if arguments.text is not None:
+        if not any(text.strip() for text in arguments.text):
+            raise TokenizerError("there is nothing to translate in an empty text; give a sentence")
         several = len(arguments.text) > 1
         return [(f"text {number}" if several else "", text) for number, text in enumerate(arguments.text, start=1)]
     if arguments.text_file is not None:

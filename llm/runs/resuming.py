@@ -142,7 +142,8 @@ def refuse_other_tokenizer(
         size, mine = checkpoint[ENTRY]["network"].get(vocab_size, 0), ours.to_dict()
         kind, shown = theirs.get("encoding", theirs.get("kind")), name.replace("_", " ")
         raise CheckpointError(
-            f"the checkpoint has another {shown}: {kind!r} of {size:,} tokens with the fingerprint {fingerprint} in the checkpoint, {mine.get('encoding', mine['kind'])!r} of "
+            f"the checkpoint has another {shown}: {kind!r} of {size:,} tokens with the fingerprint {fingerprint} in "
+            f"the checkpoint, {mine.get('encoding', mine['kind'])!r} of "
             f"{ours.vocab_size:,} tokens with the fingerprint {ours.fingerprint} now; leave data.{name} out, "
             "so that the checkpoint's is used"
         )

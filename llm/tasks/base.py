@@ -62,11 +62,11 @@ class TaskModule(L.LightningModule):
     """The word of the task in `TASKS`."""
     network_config: ClassVar[type]
     """The dataclass of its architecture, which is the first argument of the task's class."""
-    new_parts: ClassVar[tuple[str, ...]] = ()
-    """Patterns of names of what no pre-training knows, such as a head for labels: trained whatever `train` says."""
     architectures: ClassVar[Mapping[str, type]] = MappingProxyType({})
     """Of a task that can be done by several networks, the dataclass of each by the argument that it is; the argument
     `kind` says which is used."""
+    new_parts: ClassVar[tuple[str, ...]] = ()
+    """Patterns of names of what no pre-training knows, such as a head for labels: trained whatever `train` says."""
     is_cross_entropy: ClassVar[bool] = True
     """Whether the loss is that of tokens among V, so that perplexity and token accuracy mean something."""
 

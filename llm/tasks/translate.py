@@ -13,13 +13,14 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from llm.config import OptimConfig, TransformerConfig
+from llm.config import LoRAConfig, OptimConfig, TransformerConfig
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError
 from llm.evaluation.translation import Tokenization, translation_metrics
 from llm.generation.searching import LENGTH_PENALTY
 from llm.generation.translating import TRANSLATE, Translator
 from llm.model import EncoderDecoder, build_network
+from llm.model.trained import trained_network
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
 from llm.runs.resuming import refuse_other_tokenizer
 from llm.runs.run_folder import run_folder_of
@@ -32,6 +33,7 @@ log = logging.getLogger("llm")
 
 _TRANSFORMER = TransformerConfig()
 _OPTIM = OptimConfig()
+_LORA = LoRAConfig()
 
 
 class TranslationModel(TaskModule):
@@ -57,6 +59,10 @@ class TranslationModel(TaskModule):
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
             become NaN, or `skip` the step and count it. Either way the batch is written to the
             folder `non_finite` of the run.
+        train: which parameters are trained: `all`, `head`, `last_block` (with the norm and the head that follow it,
+            unless that head shares the token embedding), `lora`, or patterns of parameter names such as `blocks.3.*`;
+            several add up. Default: `lora` where `lora.rank` is above 0, else `all`.
+        lora: low-rank adapters beside frozen weights.
 
     Raises:
         ConfigError: a setting is invalid.
@@ -79,6 +85,8 @@ class TranslationModel(TaskModule):
         translations: str | None = None,
         compile: bool = False,
         non_finite: Literal["stop", "skip"] = "stop",
+        train: list[str] | str | None = None,
+        lora: LoRAConfig = _LORA,
     ) -> None:
         problems = [
             message
@@ -92,7 +100,8 @@ class TranslationModel(TaskModule):
         ]
         if problems:
             raise ConfigError(*problems)
-        super().__init__(build_network({"transformer": transformer}[kind]), optim, compile, non_finite)
+        network = build_network({"transformer": transformer}[kind])
+        super().__init__(network, optim, compile, non_finite, train, lora)
         self.label_smoothing = label_smoothing
         self.beam = beam
         self.length_penalty = length_penalty
@@ -119,7 +128,10 @@ class TranslationModel(TaskModule):
             ids = torch.zeros(1, config.context_length, dtype=torch.int64)
             return cast(Tensor, network(ids, None, ids).float().sum())
 
-        return count_costs(lambda: build_network(config), forward, "32-true", "cpu").flops / config.context_length
+        return (
+            count_costs(lambda: trained_network(config, self.trained), forward, "32-true", "cpu").flops
+            / config.context_length
+        )
 
     def forward(
         self, ids: Tensor, lengths: Tensor | None = None, source: Tensor | None = None, source_lengths: Any = None

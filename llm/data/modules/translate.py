@@ -117,7 +117,7 @@ class TranslationDataModule(ResumableDataModule):
                 tokenizer = build_tokenizer(tokenizer)
         if tokenizer.end_of_text_id is None:
             raise ConfigError(
-                "a translation ends with a token, and the tokenizer has none: add <|endoftext|> to specials"
+                "a translation ends with a token that this tokenizer lacks: add <|endoftext|> to its specials"
             )
         return tokenizer
 
