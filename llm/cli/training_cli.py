@@ -19,9 +19,11 @@ from llm.cli.ending import say_how_to_use
 from llm.cli.parsing import check_settings
 from llm.cli.settings import (
     adopt_architecture,
+    adopt_kind,
     adopt_length,
     adopt_optim,
     adopt_root,
+    adopt_source_tokenizer,
     adopt_text,
     adopt_tokenizer,
     given_by_flags,
@@ -39,7 +41,7 @@ from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight
 from llm.pretrained import read_pretrained
-from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
+from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint
 from llm.runs.beginning import begin_where_it_was_said
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
 from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
@@ -163,9 +165,14 @@ class TrainingCLI(LightningCLI):
         is_ours = issubclass(module, TaskModule) and is_known(module.network_config)
         trained = config_of(checkpoint, config.ckpt_path) if is_ours else None
         architecture = entry.get("network") if trained is None else trained.to_dict()
+        group = self.task.network_group
+        if is_ours and module.architectures:
+            group = adopt_kind(config, given, module.architectures, str(entry.get("architecture")))
         if isinstance(architecture, dict):
-            adopt_architecture(config, given, self.task.network_group, architecture, self.task.links)
+            adopt_architecture(config, given, group, architecture, self.task.links)
         adopt_tokenizer(config, given, entry["tokenizer"])
+        if (source_tokenizer := entry.get(SOURCE_TOKENIZER)) is not None:
+            adopt_source_tokenizer(config, given, source_tokenizer, entry["tokenizer"])
         step = checkpoint.get("global_step", 0)
         if not isinstance(step, int) or step < 0:
             raise CheckpointError(f"{config.ckpt_path!r} is damaged: its global_step is {str(step)[:80]}")
