@@ -10,6 +10,7 @@ from llm.model.attention import (
 from llm.model.base import Network
 from llm.model.block import MLP, Block, SquaredReLU
 from llm.model.cache import KeyValueCache, decode, prefill
+from llm.model.classifier import Classifier, last_real
 from llm.model.embeddings import Embeddings, Head
 from llm.model.encoder import Encoder
 from llm.model.gpt import GPT
@@ -25,6 +26,7 @@ __all__ = [
     "AttentionHook",
     "Block",
     "CausalAttention",
+    "Classifier",
     "DotAttention",
     "Embeddings",
     "Encoder",
@@ -41,5 +43,6 @@ __all__ = [
     "causal_mask",
     "decode",
     "is_real",
+    "last_real",
     "prefill",
 ]

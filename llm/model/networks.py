@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llm.config import EncoderConfig, GPTConfig
+from llm.config import ClassifierConfig, EncoderConfig, GPTConfig
 from llm.model.base import Network
+from llm.model.classifier import Classifier
 from llm.model.encoder import Encoder
 from llm.model.gpt import GPT
 
-NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {GPTConfig: GPT, EncoderConfig: Encoder}
+NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {
+    GPTConfig: GPT,
+    EncoderConfig: Encoder,
+    ClassifierConfig: Classifier,
+}
 """The class of network behind each class of configuration."""
 
 

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from llm.tasks.classify import TextClassifier
     from llm.tasks.language import LanguageModel
     from llm.tasks.masked import MaskedLanguageModel
     from llm.tasks.table import TASKS, Task
 
-__all__ = ["TASKS", "LanguageModel", "MaskedLanguageModel", "Task"]
+__all__ = ["TASKS", "LanguageModel", "MaskedLanguageModel", "Task", "TextClassifier"]
 
-_MODULES = {"LanguageModel": "language", "MaskedLanguageModel": "masked", "TASKS": "table", "Task": "table"}
+_MODULES = {
+    "LanguageModel": "language",
+    "MaskedLanguageModel": "masked",
+    "TASKS": "table",
+    "Task": "table",
+    "TextClassifier": "classify",
+}
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
