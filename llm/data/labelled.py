@@ -10,6 +10,8 @@ import numpy as np
 
 from llm.data.order import KeyedPermutation
 from llm.data.reading.labelled import LabelledText
+from llm.errors import TokenizerError
+from llm.tokenizers import Tokenizer
 
 _KEEP, _DIVIDE = 1, 0
 """What a shuffle of the texts of a label is for; together with the seed they choose it."""
@@ -27,6 +29,17 @@ class Distinct(NamedTuple):
     rows: list[LabelledText]
     notes: list[str]
     repeated: int
+
+
+def encode_text(tokenizer: Tokenizer, text: str, context_length: int) -> list[int]:
+    """The first `context_length` tokens of a text; the classifier reads the last of them.
+
+    Raises:
+        TokenizerError: the text is empty, or can't be encoded.
+    """
+    if not text.strip():
+        raise TokenizerError("the text is empty; give at least one word")
+    return tokenizer.encode(text.strip())[:context_length]
 
 
 def text_key(text: str) -> str:

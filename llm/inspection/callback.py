@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from llm.errors import ConfigError, LLMError, TrainingError
+from llm.inspection.attribution import confusion_figure
 from llm.inspection.features import FEATURES, OF_A_STEP, SEES_THE_FUTURE, Feature
 from llm.inspection.film import Film
 from llm.inspection.gradients import GradientFlow, flow_table
@@ -24,6 +25,7 @@ from llm.runtime.files import write_whole
 from llm.runtime.process import Interrupted
 from llm.runtime.randomness import preserve_rng_state
 from llm.tasks.base import TaskModule
+from llm.tasks.classify import TextClassifier
 from llm.training.schedule import Every
 from llm.training.throughput import side_work
 
@@ -44,7 +46,8 @@ class Inspection(L.Callback):
         every: optimizer steps between inspections; 0 for none at all. Default: about three times in a run.
         features: what to look at. `shapes`: the shape of every stage; `maps`: attention weights as pictures; `scores`:
             entropy, sink, previous-token, duplicate-token and induction score of every head; `rollout`: attention
-            through all layers; `lens`: what each layer would predict; `positions`: how similar the positional
+            through all layers; `lens`: what each layer would predict; of a classifier, `attribution`: which tokens its
+            label rests on, and `confusion`: which labels are taken for which, after each validation; `positions`: how similar the positional
             embeddings are; `neighbours`: nearest token embeddings; `projector`: token embeddings in TensorBoard's
             projector; `gradients`: their norms, the size of steps, and how many values are NaN or infinite;
             `histograms` of weights and gradients; `film`: the maps over training as a GIF; `page`: attention to
@@ -143,6 +146,21 @@ class Inspection(L.Callback):
         if self.every.is_due(trainer):
             self._look(trainer, module)
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Of a classifier, show which labels are taken for which."""
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, TextClassifier):
+            return
+        writer = TensorBoard(experiments_of(trainer), trainer.global_step)
+        if self.every.never or not writer.experiments:
+            return
+
+        def show() -> None:
+            found = pl_module.class_metrics["validation"].confusion
+            title = f"validation after {trainer.global_step:,} steps"
+            writer.image("confusion matrix", confusion_figure(found, pl_module.labels, title))
+
+        self._try("confusion", pl_module, show)
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the trained model, and write what is there once: page, film, pictures, projector."""
         module = _ours(pl_module)
@@ -193,6 +211,7 @@ class Inspection(L.Callback):
                 ("scores", lambda: writer.scores(report)),
                 ("rollout", lambda: writer.rollout(report)),
                 ("lens", lambda: writer.lens(report)),
+                ("attribution", lambda: writer.attribution(report)),
                 ("positions", lambda: writer.positions(report)),
                 ("neighbours", lambda: writer.neighbours(report, self.words)),
                 ("film", lambda: self._film.add(report.montage(f"step {step:,}", self.log_scale))),
@@ -218,9 +237,7 @@ class Inspection(L.Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         ids: Sequence[int]
         if self.text is None and datamodule is not None:
-            tokens = datamodule.validation_tokens
-            longest = min(self.tokens, longest_window(module.network.config))
-            ids = (tokens if len(tokens) else datamodule.train_tokens)[:longest].tolist()
+            ids = datamodule.sample_ids(min(self.tokens, longest_window(module.network.config)))
         elif module.tokenizer is None:
             raise ConfigError("this run has no tokenizer to read the text with")
         else:

@@ -74,7 +74,7 @@ def capture(model: Network, ids: Tensor, targets: Tensor | None = None, **inputs
     Args:
         model: any network that names its stages.
         ids: (B, T) token ids; keep B x T small, since every (T, T) matrix of every head is held.
-        targets: (B, T) the tokens that its logits are of, for the loss as a last stage.
+        targets: (B, T) the tokens that its logits are of, or (B) the labels, for the loss as a last stage.
         inputs: what else its `forward` takes, such as `lengths`.
     """
     found = Capture(hook for hook in model.stages() if isinstance(hook, AttentionHook))
@@ -82,7 +82,7 @@ def capture(model: Network, ids: Tensor, targets: Tensor | None = None, **inputs
     with eager(model, ids), torch.no_grad(), _hooks(model, found.record):
         logits = model.forward(ids, **inputs)  # not `model(ids)`, which might be compiled
         if targets is not None:
-            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())  # (B, T, V) -> (B T, V)
+            loss = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())  # (B, T, V) -> (B T, V)
             found.record(Stage("loss", "()", loss))
     return found
 

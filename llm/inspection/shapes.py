@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llm.config import GPTConfig
+from llm.config import ClassifierConfig, GPTConfig
 from llm.inspection.probe import Capture, capture
 from llm.model import Stage, build_network
 
@@ -63,15 +63,17 @@ def trace_shapes(config: GPTConfig, batch_size: int, length: int | None = None) 
     with torch.device("meta"):
         model = build_network(config)
         ids = torch.zeros(batch_size, length or config.context_length, dtype=torch.int64)
-        return shape_rows(capture(model, ids, ids))
+        return shape_rows(capture(model, ids, ids if model.predicts_tokens else ids[:, -1]))
 
 
 def legend(config: GPTConfig, batch_size: int, length: int | None = None) -> str:
     """What the letters stand for, with their values."""
     kv_heads = f"K = {config.kv_heads} (key and value heads), " if config.kv_heads < config.heads else ""
+    labels = f", N = {len(config.labels)} (labels)" if isinstance(config, ClassifierConfig) else ""
     return (
         f"B = {batch_size} (batch), T = {length or config.context_length} (tokens), C = {config.n_embd} (embedding), "
         f"H = {config.heads} (heads), {kv_heads}D = {config.head_dim} (head size), V = {config.vocab_size} (vocabulary)"
+        f"{labels}"
     )
 
 

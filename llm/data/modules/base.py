@@ -100,6 +100,10 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     def validation_loader(self) -> BatchLoader | list[Any]:
         """The batches of the validation split; empty where there is none."""
 
+    @abstractmethod
+    def sample_ids(self, most: int) -> list[int]:
+        """Token ids to look at, `most` at the most: of the validation split, or of the training split without one."""
+
     # Loaders
 
     @property

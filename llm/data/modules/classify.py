@@ -14,7 +14,7 @@ import numpy as np
 from llm.config import TokenizerConfig
 from llm.data.batch import IGNORED
 from llm.data.examples import Examples
-from llm.data.labelled import counts, distinct, divide, undersample, without
+from llm.data.labelled import counts, distinct, divide, encode_text, undersample, without
 from llm.data.modules.examples import ExampleDataModule
 from llm.data.order import BalancedOrder, BatchOrder
 from llm.data.reading.labelled import LabelledText, read_labelled
@@ -27,17 +27,6 @@ log = logging.getLogger("llm")
 
 Balance = Literal["none", "undersample", "oversample", "weights"]
 _GPT2 = TokenizerConfig()
-
-
-def encode_text(tokenizer: Tokenizer, text: str, context_length: int) -> list[int]:
-    """The first `context_length` tokens of a text; the classifier reads the last of them.
-
-    Raises:
-        TokenizerError: the text is empty, or can't be encoded.
-    """
-    if not text.strip():
-        raise TokenizerError("the text is empty; give at least one word")
-    return tokenizer.encode(text.strip())[:context_length]
 
 
 class ClassifyDataModule(ExampleDataModule):

@@ -156,6 +156,11 @@ class TextDataModule(ResumableDataModule):
         """Tokens in a batch of one device, B * T."""
         return self.batch_size * self.context_length
 
+    def sample_ids(self, most: int) -> list[int]:
+        """The beginning of the validation tokens, or of those to train on."""
+        tokens = self.validation_tokens
+        return list((tokens if len(tokens) else self.train_tokens)[:most].tolist())
+
     def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
         """The windows over a split, as batches are gathered from them; a subclass may change what they are given.
 

@@ -1,0 +1,92 @@
+"""Which tokens a classifier's answer rests on: input times gradient, and what the last token looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from llm.inspection.figures import map_grid
+from llm.inspection.probe import Capture, eager
+from llm.model import Classifier
+
+
+def input_times_gradient(model: Classifier, ids: Tensor, label: int | None = None) -> Tensor:
+    """How much each token speaks for a label, to first order: its embedding times the gradient (Shrikumar et al. 2016).
+
+    The gradient is that of the label's logit less the mean of the others'. The network is left as it was, and its
+    parameters get no gradient.
+
+    Args:
+        model: a classifier.
+        ids: (T) token ids.
+        label: which one. Default: the one that the model gives.
+
+    Returns:
+        (T), in float32 on the CPU; above 0 for, below 0 against the label.
+    """
+    embedded: list[Tensor] = []
+
+    def hook(_module: torch.nn.Module, _args: object, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[0]
+
+    handle = model.embeddings.token.register_forward_hook(hook)
+    try:
+        with eager(model, ids), torch.enable_grad():
+            logits = model.forward(ids[None])[0].float()  # (T) -> (1, T) -> (N)
+            chosen = int(logits.argmax()) if label is None else label
+            others = (logits.sum() - logits[chosen]) / (len(logits) - 1)
+            (gradient,) = torch.autograd.grad(logits[chosen] - others, embedded[0])  # (1, T, C)
+    finally:
+        handle.remove()
+    return (gradient * embedded[0]).sum(-1)[0].detach().float().cpu()  # (1, T, C) -> (T)
+
+
+def attribution_figure(values: Tensor, tokens: Sequence[str], label: str, probability: float) -> Image.Image:
+    """A row of coloured tokens: the strongest is at an end of the scale, what says nothing in the middle.
+
+    Args:
+        values: (T), as `input_times_gradient` gives them.
+        tokens: a name for each of the T tokens.
+        label: that they are for or against.
+        probability: of the label.
+    """
+    most = float(values.abs().max())
+    scaled = (values / most if most > 0 else values) / 2 + 0.5  # -1 to 1 -> 0 to 1
+    title = f"{label} ({probability:.1%}): which tokens speak for it (input times gradient)"
+    ends = (f"against {label}", f"for {label}")
+    picture = scaled.numpy().astype(np.float32)[None, None]  # (T) -> (1, 1, T)
+    return map_grid(picture, [""], title, [label], list(tokens), ends, ("", "token"), masked=False)
+
+
+def last_token_figure(found: Capture, tokens: Sequence[str]) -> Image.Image:
+    """What the last token looks at: a row for each head of each layer.
+
+    Args:
+        found: the capture of one text.
+        tokens: a name for each of its T tokens.
+    """
+    maps = [weights[0, :, -1].float().cpu() for weights in found.maps()]  # (1, H, T, T) -> (H, T)
+    rows = [f"layer {layer} head {head}" for layer, weights in enumerate(maps) for head in range(len(weights))]
+    values = torch.cat(maps).numpy()[None]  # L times (H, T) -> (1, L H, T)
+    title = f"what the last token, “{tokens[-1]}”, looks at"
+    return map_grid(values, [""], title, rows, list(tokens), axes=("", "key: what is looked at"), masked=False)
+
+
+def confusion_figure(confusion: Tensor, labels: Sequence[str], title: str) -> Image.Image:
+    """How often which label was given: each row is a true label, and adds up to 1.
+
+    Args:
+        confusion: (N, N) counts.
+        labels: N.
+        title: above the picture.
+    """
+    counts = confusion.double()
+    share = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy().astype(np.float32)
+    rows = [f"{label} ({int(n):,})" for label, n in zip(labels, counts.sum(1), strict=True)]
+    axes = ("true label (texts)", "label given")
+    return map_grid(share[None], [""], title, rows, list(labels), axes=axes, masked=False)
