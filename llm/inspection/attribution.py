@@ -1,4 +1,4 @@
-"""Which tokens a classifier's answer rests on: input times gradient, and what the last token looks at."""
+"""Which tokens a classifier's label rests on: what it loses without each, and what the last token looks at."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from llm.inspection.figures import map_grid
 from llm.inspection.probe import Capture, eager
 from llm.model import Classifier
 
+_ROWS = 32
+"""Texts that are read at once, each with one token less."""
 
-def input_times_gradient(model: Classifier, ids: Tensor, label: int | None = None) -> Tensor:
-    """How much each token speaks for a label, to first order: its embedding times the gradient (Shrikumar et al. 2016).
 
-    The gradient is that of the label's logit less the mean of the others'. The network is left as it was, and its
-    parameters get no gradient.
+@torch.no_grad()
+def leave_one_out(model: Classifier, ids: Tensor, label: int | None = None) -> Tensor:
+    """How much each token speaks for a label: what its log-odds lose if the token is left out (Li et al. 2016).
+
+    The log-odds are the label's logit less the mean of the others'. The network is left as it was.
 
     Args:
         model: a classifier.
@@ -26,39 +29,39 @@ def input_times_gradient(model: Classifier, ids: Tensor, label: int | None = Non
         label: which one. Default: the one that the model gives.
 
     Returns:
-        (T), in float32 on the CPU; above 0 for, below 0 against the label.
+        (T), in nats, in float32 on the CPU; above 0 for, below 0 against the label. Of a single token: 0.
     """
-    embedded: list[Tensor] = []
+    T = len(ids)
+    if T == 1:
+        return torch.zeros(1)
+    kept = ~torch.eye(T, dtype=torch.bool, device=ids.device)
+    rows = ids.expand(T, T)[kept].view(T, T - 1)  # (T) -> (T, T - 1), row t without token t
+    with eager(model, ids):
+        whole = model.forward(ids[None]).float()  # (1, T) -> (1, N)
+        parts = torch.cat([model.forward(some).float() for some in rows.split(_ROWS)])  # (T, T - 1) -> (T, N)
+    chosen = int(whole.argmax()) if label is None else label
+    return (_log_odds(whole, chosen) - _log_odds(parts, chosen)).cpu()
 
-    def hook(_module: torch.nn.Module, _args: object, output: Tensor) -> Tensor:
-        embedded.append(output.detach().requires_grad_())
-        return embedded[0]
 
-    handle = model.embeddings.token.register_forward_hook(hook)
-    try:
-        with eager(model, ids), torch.enable_grad():
-            logits = model.forward(ids[None])[0].float()  # (T) -> (1, T) -> (N)
-            chosen = int(logits.argmax()) if label is None else label
-            others = (logits.sum() - logits[chosen]) / (len(logits) - 1)
-            (gradient,) = torch.autograd.grad(logits[chosen] - others, embedded[0])  # (1, T, C)
-    finally:
-        handle.remove()
-    return (gradient * embedded[0]).sum(-1)[0].detach().float().cpu()  # (1, T, C) -> (T)
+def _log_odds(logits: Tensor, label: int) -> Tensor:
+    """`(B, N)` -> `(B)`."""
+    others = (logits.sum(-1) - logits[:, label]) / (logits.shape[1] - 1)
+    return logits[:, label] - others
 
 
 def attribution_figure(values: Tensor, tokens: Sequence[str], label: str, probability: float) -> Image.Image:
     """A row of coloured tokens: the strongest is at an end of the scale, what says nothing in the middle.
 
     Args:
-        values: (T), as `input_times_gradient` gives them.
+        values: (T), as `leave_one_out` gives them.
         tokens: a name for each of the T tokens.
         label: that they are for or against.
         probability: of the label.
     """
     most = float(values.abs().max())
     scaled = (values / most if most > 0 else values) / 2 + 0.5  # -1 to 1 -> 0 to 1
-    title = f"{label} ({probability:.1%}): which tokens speak for it (input times gradient)"
-    ends = (f"against {label}", f"for {label}")
+    title = f"{label} ({probability:.1%}): what it would lose without each token"
+    ends = (f"{-most:.1f} nats", f"{most:.1f} nats")
     picture = scaled.numpy().astype(np.float32)[None, None]  # (T) -> (1, 1, T)
     return map_grid(picture, [""], title, [label], list(tokens), ends, ("", "token"), masked=False)
 

@@ -47,11 +47,11 @@ class Inspection(L.Callback):
         features: what to look at. `shapes`: the shape of every stage; `maps`: attention weights as pictures; `scores`:
             entropy, sink, previous-token, duplicate-token and induction score of every head; `rollout`: attention
             through all layers; `lens`: what each layer would predict; of a classifier, `attribution`: which tokens its
-            label rests on, and `confusion`: which labels are taken for which, after each validation; `positions`: how similar the positional
-            embeddings are; `neighbours`: nearest token embeddings; `projector`: token embeddings in TensorBoard's
-            projector; `gradients`: their norms, the size of steps, and how many values are NaN or infinite;
-            `histograms` of weights and gradients; `film`: the maps over training as a GIF; `page`: attention to
-            explore, as an HTML file. Default: all.
+            label rests on, and `confusion`: which labels are taken for which, after each validation; `positions`: how
+            similar the positional embeddings are; `neighbours`: nearest token embeddings; `projector`: token
+            embeddings in TensorBoard's projector; `gradients`: their norms, the size of steps, and how many values are
+            NaN or infinite; `histograms` of weights and gradients; `film`: the maps over training as a GIF; `page`:
+            attention to explore, as an HTML file. Default: all.
         log_scale: colour attention maps by the logarithm of the weights, to see small ones.
         hide_first: omit the column of the first token from attention maps.
         words: whose neighbours to look for. Default: the longest words of the text.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llm.config import ClassifierConfig
 from llm.errors import ConfigError
-from llm.inspection.attribution import attribution_figure, input_times_gradient
+from llm.inspection.attribution import attribution_figure, leave_one_out
 from llm.inspection.figures import head_grid, montage
 from llm.inspection.heads import HeadScores, head_scores, heads_table
 from llm.inspection.lens import LensLayer, logit_lens
@@ -101,7 +101,7 @@ class Report(Mapping[str, Tensor]):
         logits = self["logits"][0].float()
         label = int(logits.argmax())
         ids = self["token ids"][0]
-        values, name = input_times_gradient(self.model, ids), self.model.config.labels[label]
+        values, name = leave_one_out(self.model, ids), self.model.config.labels[label]
         return attribution_figure(values, self.labels, name, float(logits.softmax(-1)[label]))
 
     @property

@@ -43,8 +43,8 @@ class LabelHead(Head):
 class Classifier(Decoder):
     """A GPT that reads a text and gives a logit for each label (Radford et al. 2018, section 3.2).
 
-    The head reads the hidden state of the last real token, which is found by the length of the text. With causal attention
-    it is the only one that has seen all of it.
+    The head reads the hidden state of the last real token, which is found by the length of the text. With causal
+    attention it is the only one that has seen all of it.
 
     Args:
         config: the architecture.

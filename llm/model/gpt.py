@@ -18,8 +18,8 @@ from llm.model.stages import AttentionHook, Hook
 class Decoder(Network):
     """The body of a decoder-only Transformer (Radford et al. 2019): all but its head.
 
-    With `multi_head`, `layer_norm`, `gelu` and biases it is GPT-2's; with the other choices it is each of the steps on the
-    way there, or beyond it.
+    With `multi_head`, `layer_norm`, `gelu` and biases it is GPT-2's; with the other choices it is each of the steps on
+    the way there, or beyond it.
 
     Args:
         config: the architecture.

@@ -75,7 +75,7 @@ def load_of_task(
 
 
 def begin_with(network: Network, source: str | Path, tasks: Sequence[str] = (LANGUAGE,)) -> None:
-    """Give a network the weights of a file or folder. Of a classifier, the head stays new unless its labels are the same.
+    """Give a network the weights of a file or folder; a classifier's head stays new unless its labels are the same.
 
     Args:
         network: what a run begins with; changed in place.

@@ -31,14 +31,14 @@ class TextClassifier(TaskModule):
     Args:
         gpt: the architecture.
         optim: optimizer and learning rate.
-        compile: fuse what comes before the head with torch.compile: up to a minute to begin with, then faster steps. Where
-            that can't be done, a line says why, and the run continues without.
+        compile: fuse what comes before the head with torch.compile: up to a minute to begin with, then faster steps.
+            Where that can't be done, a line says why, and the run continues without.
         pretrained: begin with these weights: a checkpoint of a language model or of a classifier, a Hugging Face GPT-2
             folder, nanoGPT's or the book's file, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`. The head is new,
             unless the labels are the same. On the command line, architecture and tokenizer come from there too.
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
-            become NaN, or `skip` the step and count it. Either way the batch is written to the folder `non_finite` of the
-            run.
+            become NaN, or `skip` the step and count it. Either way the batch is written to the
+            folder `non_finite` of the run.
 
     Raises:
         CheckpointError: the weights can't be read.
@@ -86,6 +86,7 @@ class TextClassifier(TaskModule):
         self, hidden_states: Tensor, batch: TokenBatch, with_accuracy: bool = False, scale: float = 1.0
     ) -> Prediction:
         """The summed cross-entropy of the labels, weighted where the data says so, times `scale`."""
+        del with_accuracy  # it costs nothing
         return self._predict(hidden_states, batch, scale)[0]
 
     def _predict(

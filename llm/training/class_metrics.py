@@ -14,7 +14,7 @@ from torchmetrics.classification import (
 
 
 class ClassMetrics:
-    """The metrics of a split, over all its texts and processes. Not a module, so that no cast of the model changes them.
+    """The metrics of a split, over all its texts and processes. No module, so that no cast of the model changes them.
 
     Args:
         n_labels: N, the number of labels.
@@ -54,12 +54,11 @@ class ClassMetrics:
             self._ranking.update(probabilities[:, 1], targets)
 
     def values(self) -> dict[str, float]:
-        """By name, of all batches: `accuracy`, `balanced_accuracy` (the mean recall of the labels), `f1_macro` (the mean
-        of their F1), and where there are two labels, both of which occur, `auroc`."""
+        """By name, of all batches: `accuracy`, `balanced_accuracy` (the mean recall of the labels), `f1_macro` (the
+        mean of their F1), and where there are two labels, both of which occur, `auroc`."""
         found = self._of_classes.compute()
         self.confusion = found.pop("confusion").cpu()
         values = {name: float(value) for name, value in found.items()}
-        ranking = None if self._ranking is None else self._ranking
-        if ranking is not None and bool((self.confusion.sum(1) > 0).all()):
-            values["auroc"] = float(ranking.compute())
+        if self._ranking is not None and bool((self.confusion.sum(1) > 0).all()):
+            values["auroc"] = float(self._ranking.compute())
         return values

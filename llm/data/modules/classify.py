@@ -36,8 +36,9 @@ class ClassifyDataModule(ExampleDataModule):
     three are counted and said.
 
     Args:
-        corpus: what to train on: a `.csv`, `.tsv`, `.jsonl` or `.parquet` file with a column of texts and one of labels,
-            a folder with a folder of `*.txt` for each label, `messages` (generated), `sms-spam`, or a list of these.
+        corpus: what to train on: a `.csv`, `.tsv`, `.jsonl` or `.parquet` file with a column of texts and one of
+            labels, a folder with a folder of `*.txt` for each label, `messages` (generated), `sms-spam`, or a list of
+            these.
         text_column: the column of the text. Default: it is guessed, from its name, or where there are two.
         label_column: the column of the label. Default: it is guessed.
         labels: the labels, in the order of the logits. Default: those of the corpus, in alphabetical order. On the
@@ -46,9 +47,9 @@ class ClassifyDataModule(ExampleDataModule):
             that of the training texts.
         context_length: T, the most tokens that are read of a text.
         batch_size: texts in a batch, on each device.
-        balance: what to do about labels of unequal frequency: `undersample` keeps as many texts of each as the rarest has,
-            in all splits; `oversample` repeats texts of the rarer ones in training, differently in every epoch; `weights`
-            weighs losses by the inverse frequency of the label.
+        balance: what to do about labels of unequal frequency: `undersample` keeps as many texts of each as the rarest
+            has, in all splits; `oversample` repeats texts of the rarer ones in training, differently in every epoch;
+            `weights` weighs losses by the inverse frequency of the label.
         shuffle: give the training texts a new order every epoch.
         drop_last: skip the training texts that don't fill a last batch.
         validation_fraction: fraction of the texts of each label that is kept for validation.
@@ -157,7 +158,8 @@ class ClassifyDataModule(ExampleDataModule):
             found = sorted(counts(self.rows["train"]))
             if len(found) < 2:
                 raise DataError(
-                    f"a classifier needs texts of two labels or more to train on; the corpus has {', '.join(found) or 'none'}"
+                    "a classifier needs texts of two labels or more to train on; the corpus has "
+                    f"{', '.join(found) or 'none'}"
                 )
         else:
             found = list(given)
@@ -186,7 +188,7 @@ class ClassifyDataModule(ExampleDataModule):
 
     @cached_property
     def class_weights(self) -> list[float] | None:
-        """What the losses of each label are multiplied by, 1 on average over the training texts; None for no weights."""
+        """What the losses of each label are multiplied by, 1 on average over the texts; None for no weights."""
         if self.balance != "weights":
             return None
         found = self.counts("train")

@@ -1,8 +1,8 @@
 """Short messages with four labels, generated: what the classifier's configuration trains on.
 
 What a message is about does not say its label, and nearly all its words occur under every label: `I will not bring the
-keys, as you can see` refuses, `I will bring the keys, as you can not see` promises. So a model has to read the order of the
-words. A wording (opening, core and tail) is in one split only.
+keys, as you will see` refuses, `I will bring the keys, as you can not see` promises. So a model has to read the order
+of the words. A wording (opening, core and tail) is in one split only.
 """
 
 from __future__ import annotations
