@@ -152,8 +152,7 @@ def _columns(path: Path, table: Table, text_column: str | None, label_column: st
         return text_at, label_at, is_text
     if len(names) != 2:
         raise _undecided(path, names, "--data.text_column and --data.label_column")
-    rows = table.rows[1:] if is_text and len(table.rows) > 1 else table.rows
-    different = [len({str(row[column]) for row in rows}) for column in (0, 1)]
+    different = [len({str(row[column]) for row in table.rows}) for column in (0, 1)]
     label_at = 0 if different[0] < different[1] else 1
     # The name of a column is no label; where the first value is one, there is no row of names.
     has_header = is_text and table.rows[0][label_at] not in {row[label_at] for row in table.rows[1:]}
