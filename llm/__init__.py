@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from llm.config import ClassifierConfig, EncoderConfig, GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
+    from llm.config import (
+        ClassifierConfig,
+        EncoderConfig,
+        GPTConfig,
+        LoRAConfig,
+        OptimConfig,
+        SamplingConfig,
+        TokenizerConfig,
+    )
     from llm.data import ClassifyDataModule, MaskedDataModule, TextDataModule
     from llm.errors import LLMError
     from llm.evaluation.classifying import classify_texts
@@ -34,6 +42,7 @@ __all__ = [
     "GPTConfig",
     "LLMError",
     "LanguageModel",
+    "LoRAConfig",
     "MaskedDataModule",
     "MaskedLanguageModel",
     "OptimConfig",
@@ -60,6 +69,7 @@ _MODULES = {
     "GPTConfig": "config",
     "LLMError": "errors",
     "LanguageModel": "tasks",
+    "LoRAConfig": "config",
     "MaskedDataModule": "data",
     "MaskedLanguageModel": "tasks",
     "OptimConfig": "config",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.config import ClassifierConfig, OptimConfig
+from llm.config import ClassifierConfig, LoRAConfig, OptimConfig
 from llm.data.batch import IGNORED, TokenBatch
 from llm.data.modules.classify import ClassifyDataModule
 from llm.evaluation.baselines import Baselines, baselines
@@ -21,6 +21,7 @@ from llm.training.loss import Prediction
 
 _GPT = ClassifierConfig()
 _OPTIM = OptimConfig()
+_LORA = LoRAConfig()
 
 log = logging.getLogger("llm")
 
@@ -39,6 +40,10 @@ class TextClassifier(TaskModule):
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
             become NaN, or `skip` the step and count it. Either way the batch is written to the
             folder `non_finite` of the run.
+        train: which parameters are trained, beside the head: `all`, `head` (nothing else), `last_block` (with the norm
+            that follows it), `lora`, or patterns of parameter names such as `blocks.3.*`; several add up. Default: `lora`
+            where `lora.rank` is above 0, else `all`.
+        lora: low-rank adapters beside frozen weights.
 
     Raises:
         CheckpointError: the weights can't be read.
@@ -48,6 +53,7 @@ class TextClassifier(TaskModule):
     task = "classify"
     network_config = ClassifierConfig
     starts_from = ("language", "classify")
+    new_parts = ("head",)
 
     def __init__(
         self,
@@ -56,11 +62,13 @@ class TextClassifier(TaskModule):
         compile: bool = False,
         pretrained: str | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
+        train: list[str] | str | None = None,
+        lora: LoRAConfig = _LORA,
     ) -> None:
         network = Classifier(gpt)
         if pretrained is not None:
             begin_with(network, pretrained, self.starts_from)
-        super().__init__(network, optim, compile, non_finite)
+        super().__init__(network, optim, compile, non_finite, train, lora)
         self.class_metrics = {split: ClassMetrics(len(gpt.labels)) for split in ("validation", "test")}
         self._best: dict[str, float] = {}
 
