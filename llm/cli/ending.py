@@ -10,10 +10,14 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.data import TextDataModule
+from llm.data.modules.base import ResumableDataModule
 from llm.preflight.sizes import in_time
 from llm.runs.checkpointing import best_and_last
 from llm.runs.stopping import command_to_resume
 from llm.runtime.shell import command_line, train_command_line
+
+_SAMPLE = 16
+"""Tokens of an example at the most, in the command that uses a model."""
 
 log = logging.getLogger("llm")
 
@@ -73,9 +77,10 @@ def say_how_to_use(
         if isinstance(logger, TensorBoardLogger):
             board = ["tensorboard", "--logdir", logger.log_dir, "--samples_per_plugin", "images=100,text=100"]
             log.info("look inside: %s", command_line(*board))
-    if usage and isinstance(datamodule, TextDataModule):
-        opening = datamodule.tokenizer.decode(datamodule.train_tokens[:4].tolist())
-        text = " ".join(opening.split()) or "Once"
+    if usage and isinstance(datamodule, ResumableDataModule):
+        is_text = isinstance(datamodule, TextDataModule)
+        some = datamodule.train_tokens[:4].tolist() if is_text else datamodule.sample_ids(_SAMPLE)
+        text = " ".join(datamodule.tokenizer.decode(some).split()) or "Once"
         command, *words = (word.format(text=text) for word in usage)
         log.info("%-12s %s", f"{command}:", command_line("python", "-m", "llm", command, "--ckpt", path, *words))
     else:

@@ -27,6 +27,11 @@ class ClassifierConfig(GPTConfig):
             check(len(self.labels) >= 2, f"labels must be at least two, got {len(self.labels)}")
             check(len(set(self.labels)) == len(self.labels), f"labels holds the same label twice: {self.labels}")
 
+    @property
+    def n_logits(self) -> int:
+        """How many logits the head gives: one for each label."""
+        return len(self.labels)
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as primitives, as checkpoints store them."""
         return {**super().to_dict(), "labels": list(self.labels)}

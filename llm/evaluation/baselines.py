@@ -9,6 +9,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from llm.data import ClassifyDataModule
+
 _WORD = re.compile(r"\w+")
 
 
@@ -22,6 +24,16 @@ class Baselines(NamedTuple):
 
     majority: float
     naive_bayes: float
+
+
+def baselines_of(data: ClassifyDataModule, split: str) -> Baselines | None:
+    """The accuracy of both on a split, counted from its training texts; None where the split has no texts."""
+    if not data.rows[split]:
+        return None
+    train, held_out = (
+        ([row.text for row in data.rows[name]], [row.label for row in data.rows[name]]) for name in ("train", split)
+    )
+    return baselines(train, held_out)
 
 
 class NaiveBayes:

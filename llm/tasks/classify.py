@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor
 from llm.config import ClassifierConfig, LoRAConfig, OptimConfig
 from llm.data.batch import IGNORED, TokenBatch
 from llm.data.modules.classify import ClassifyDataModule
-from llm.evaluation.baselines import Baselines, baselines
+from llm.evaluation.baselines import baselines_of
 from llm.model import Classifier, last_real
 from llm.pretrained import begin_with
 from llm.tasks.base import TaskModule
@@ -41,8 +41,8 @@ class TextClassifier(TaskModule):
             become NaN, or `skip` the step and count it. Either way the batch is written to the
             folder `non_finite` of the run.
         train: which parameters are trained, beside the head: `all`, `head` (nothing else), `last_block` (with the norm
-            that follows it), `lora`, or patterns of parameter names such as `blocks.3.*`; several add up. Default: `lora`
-            where `lora.rank` is above 0, else `all`.
+            that follows it), `lora`, or patterns of parameter names such as `blocks.3.*`; several add up. Default:
+            `lora` where `lora.rank` is above 0, else `all`.
         lora: low-rank adapters beside frozen weights.
 
     Raises:
@@ -135,16 +135,6 @@ class TextClassifier(TaskModule):
 
     # Against what needs no network
 
-    def baselines(self, split: str) -> Baselines | None:
-        """The accuracy of the most frequent label, and of Naive Bayes, on a split of the run's data; None without."""
-        data: Any = getattr(self._trainer, "datamodule", None)
-        if not isinstance(data, ClassifyDataModule) or not data.rows[split]:
-            return None
-        train, held_out = (
-            ([row.text for row in data.rows[name]], [row.label for row in data.rows[name]]) for name in ("train", split)
-        )
-        return baselines(train, held_out)
-
     def on_fit_end(self) -> None:
         """Say how the best validation compares with the baselines."""
         if self.trainer.is_global_zero and self._best:
@@ -156,7 +146,8 @@ class TextClassifier(TaskModule):
             self._compare(float(self.trainer.callback_metrics["test/accuracy"]), "test")
 
     def _compare(self, accuracy: float, split: str) -> None:
-        found = self.baselines(split)
+        data = getattr(self._trainer, "datamodule", None)
+        found = baselines_of(data, split) if isinstance(data, ClassifyDataModule) else None
         if found is None:
             return
         log.info(

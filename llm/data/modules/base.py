@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
@@ -99,6 +100,29 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     @abstractmethod
     def validation_loader(self) -> BatchLoader | list[Any]:
         """The batches of the validation split; empty where there is none."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the training corpus; none if it is of no file."""
+        return []
+
+    @abstractmethod
+    def split_tokens(self, split: str) -> int:
+        """How many tokens `train` or `validation` has."""
+
+    @property
+    @abstractmethod
+    def longest_row(self) -> int:
+        """Tokens in the longest row."""
+
+    def refuse_other_corpus(self, state_dict: dict[str, Any]) -> None:
+        """As `load_state_dict`, as far as that can be told before the corpus is tokenized.
+
+        Raises:
+            CheckpointError: it is another one, and `allow_changed_data` is off.
+            DataError: it can't be read.
+        """
+        del state_dict
 
     @abstractmethod
     def sample_ids(self, most: int) -> list[int]:

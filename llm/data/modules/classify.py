@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from llm.data.examples import Examples
 from llm.data.labelled import counts, distinct, divide, encode_text, undersample, without
 from llm.data.modules.examples import ExampleDataModule
 from llm.data.order import BalancedOrder, BatchOrder
-from llm.data.reading.labelled import LabelledText, read_labelled
+from llm.data.reading.labelled import LabelledText, labelled_files, read_labelled
 from llm.data.tokens.examples import Example
 from llm.errors import ConfigError, DataError, TokenizerError
 from llm.pretrained import read_tokenizer
@@ -196,6 +197,11 @@ class ClassifyDataModule(ExampleDataModule):
         return [total / (len(found) * max(1, count)) for count in found.values()]
 
     # What the base asks for
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the corpus; none if it is generated."""
+        return labelled_files(self.corpus)
 
     def _find_examples(self, split: str) -> Examples | None:
         if split == "test" and not self.rows["test"]:

@@ -145,6 +145,16 @@ class ExampleDataModule(ResumableDataModule):
         """The token ids of the examples to train on, one example after the other."""
         return self.train_examples.store.inputs
 
+    def split_tokens(self, split: str) -> int:
+        """How many tokens `train` or `validation` has."""
+        found = self.examples(split)
+        return 0 if found is None else int(found.lengths.sum())
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens in the longest example to train on."""
+        return int(self.train_examples.lengths.max())
+
     def sample_ids(self, most: int) -> list[int]:
         """The longest validation example of so few tokens, or the beginning of the shortest."""
         found = self.examples("validation") or self.train_examples

@@ -59,6 +59,17 @@ def read_labelled(
     return rows
 
 
+def labelled_files(corpus: str | Sequence[str], data_dir: str | Path = "data") -> list[Path]:
+    """The files that `read_labelled` reads."""
+    sources = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+    files: list[Path] = []
+    for source in map(os.fspath, sources):
+        if source not in MESSAGES:
+            path = sms_spam(Path(data_dir)) if source == SMS_SPAM else Path(source).expanduser()
+            files += sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    return files
+
+
 def _read_one(source: str, text_column: str | None, label_column: str | None, data_dir: Path) -> list[LabelledText]:
     if source in MESSAGES:
         return [

@@ -128,12 +128,12 @@ def test_what_is_wrong_is_a_line_that_says_where(tmp_path, name, content, option
 
 def test_a_corpus_that_is_not_there(tmp_path):
     (tmp_path / "mails.csv").write_text("text,label\none,a\n")
-    with pytest.raises(DataError, match="did you mean 'mails.csv'"):
+    with pytest.raises(DataError, match=r"did you mean 'mails\.csv'"):
         read_labelled(str(tmp_path / "mail.csv"))
     with pytest.raises(DataError, match="has no folders in it"):
         read_labelled(str(tmp_path))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no \\*.txt file"):
+    with pytest.raises(DataError, match=r"holds no \*\.txt file"):
         read_labelled(str(tmp_path))
 
 
