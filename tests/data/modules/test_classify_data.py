@@ -125,7 +125,7 @@ def test_a_test_file_that_can_not_be_tested_on_is_a_line(make, tmp_path, content
 
 
 def test_settings_that_can_not_be(make, tmp_path):
-    with pytest.raises(ConfigError, match="together below 1, got 0.5 and 0.6"):
+    with pytest.raises(ConfigError, match=r"together below 1, got 0\.5 and 0\.6"):
         make(validation_fraction=0.5, test_fraction=0.6)
     with pytest.raises(ConfigError, match="split_seed must be at least 0"):
         make(split_seed=-1)
