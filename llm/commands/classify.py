@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.errors import ConfigError, TokenizerError
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     texts, rows = read_texts(arguments.text, arguments.text_file), []
     if arguments.picture is not None and len(texts) != 1:
         raise ConfigError(f"--picture is for one text, got {len(texts)}")
+    if arguments.picture is not None and Path(arguments.picture).is_dir():
+        raise ConfigError(f"--picture {arguments.picture!r} is a folder; give it the name of a file, such as why.png")
     length = model.config.context_length
     for where, text in texts:
         try:
@@ -97,8 +100,6 @@ def _explain(model: Classifier, tokenizer: Tokenizer, result: Classification) ->
 
 
 def _draw(path: str, result: Classification, explained: list[tuple[str, float]]) -> None:
-    from pathlib import Path
-
     import torch
 
     from llm.inspection.attribution import attribution_figure

@@ -106,7 +106,7 @@ def test_what_is_beyond_the_context_is_not_read_and_that_is_said(classify):
         (["--text_file", "nowhere.txt"], None, "can't read 'nowhere.txt'"),
         (["--text", "a", "--batch_size", "0"], None, "batch_size must be at least 1, got 0"),
         (["--text", "a", "--text", "b", "--picture", "x.png"], None, "--picture is for one text, got 2"),
-        (["--text", "a", "--picture", "no/such/folder/x.png"], None, "x.png"),
+        (["--text", "a", "--picture", "."], None, "--picture '.' is a folder; give it the name of a file"),
     ],
 )
 def test_what_can_not_be_classified_is_one_line(classify, words, stdin, expected):
