@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from llm.inspection.figures import map_grid
+from llm.inspection.figures import map_grid, scaled
 from llm.inspection.probe import Capture, eager
 from llm.model import Classifier
 
@@ -75,9 +75,10 @@ def last_token_figure(found: Capture, tokens: Sequence[str]) -> Image.Image:
     """
     maps = [weights[0, :, -1].float().cpu() for weights in found.maps()]  # (1, H, T, T) -> (H, T)
     rows = [f"layer {layer} head {head}" for layer, weights in enumerate(maps) for head in range(len(weights))]
-    values = torch.cat(maps).numpy()[None]  # L times (H, T) -> (1, L H, T)
+    values, legend = scaled(torch.cat(maps), causal=False, scale="sqrt")  # L times (H, T) -> (L H, T)
     title = f"what the last token, “{tokens[-1]}”, looks at"
-    return map_grid(values, [""], title, rows, list(tokens), axes=("", "key: what is looked at"), masked=False)
+    axes = ("", "key: what is looked at")
+    return map_grid(values[None], [""], title, rows, list(tokens), legend, axes, masked=False)
 
 
 def confusion_figure(confusion: Tensor, labels: Sequence[str], title: str) -> Image.Image:

@@ -188,12 +188,15 @@ def test_a_run_shows_what_happens_inside_it(trained, capsys):
     assert "| logits | (B, N) | 4x2 |" in (folder / "shapes.md").read_text()
     events = EventAccumulator(str(folder), {"images": 0, "tensors": 0, "scalars": 0}).Reload()
     tags = events.Tags()
-    assert {"attention/layer 0", "attention/last token", "attribution", "confusion matrix"} <= set(tags["images"])
+    assert {
+        *(f"within attention/{name}" for name in ("layer 0", "last token")),
+        *(f"within labels/{name}" for name in ("attribution", "confusion matrix")),
+    } <= set(tags["images"])
     assert {"train/accuracy", "validation/balanced_accuracy", "validation/f1_macro", "validation/auroc"} <= set(
         tags["scalars"]
     )
     assert "train/perplexity" not in tags["scalars"]
-    assert {f"{name}/text_summary" for name in ("shapes", "logit lens", "preflight")} <= set(tags["tensors"])
+    assert {f"{name}/text_summary" for name in ("2 shapes", "5 logit lens", "4 preflight")} <= set(tags["tensors"])
     assert '"labels":true' in (folder / "attention.html").read_text(encoding="utf-8")
 
 
