@@ -115,9 +115,11 @@ class Until(L.Callback):
         self.seconds = seconds
 
     def on_train_start(self, *_: Any) -> None:
+        """The time begins."""
         self.end = time.perf_counter() + self.seconds
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """It may be over."""
         trainer.should_stop = time.perf_counter() > self.end
 
 
@@ -180,6 +182,7 @@ class TorchTransformer(nn.Module):
         )
 
     def forward(self, ids: Tensor, lengths: Tensor | None, source: Tensor, source_lengths: Tensor) -> Tensor:
+        """As ours: (B, T) and (B, S) -> logits (B, T, V)."""
         del lengths
         S, T = source.shape[1], ids.shape[1]
         pads = torch.arange(S) >= source_lengths[:, None]
@@ -224,7 +227,7 @@ def theirs(arguments: argparse.Namespace, data: TranslationDataModule) -> tuple[
         ids = torch.full((len(rows), 1), end_id)
         while ids.shape[1] < data.context_length and not bool((ids[:, 1:] == end_id).any(1).all()):
             ids = torch.cat([ids, model(ids, None, source, lengths)[:, -1].argmax(-1, keepdim=True)], 1)
-        found = ([token for token in row[1:]] for row in ids.tolist())
+        found = (row[1:] for row in ids.tolist())
         return [data.tokenizer.decode(row[: row.index(end_id)] if end_id in row else row) for row in found]
 
     return model, steps, translate

@@ -39,8 +39,8 @@ class TranslationInspection(L.Callback):
 
     Args:
         source: the sentence to look at. Default: a validation pair of medium length.
-        target: its translation, which the network is shown while it is looked at. Default: what the network itself makes
-            of `source`.
+        target: its translation, which the network is shown while it is looked at. Default: what the network itself
+            makes of `source`.
         every: optimizer steps between inspections; 0 for none at all. Default: about three times in a run.
 
     Raises:
