@@ -16,10 +16,12 @@ from llm.runtime.shell import train_command_line
 
 COMMANDS = {
     "attention": "write a page with the attention weights of every head",
+    "compare": "compare runs: what differs, best loss, time",
     "import": "convert other people's weights to a checkpoint",
     "export": "write a checkpoint for other programs",
     "evaluate": "measure how well a model predicts a text",
     "fill": "fill in the masked words of a text",
+    "neighbours": "find the words whose vectors are nearest to a word, or to an analogy",
     "generate": "continue a prompt with a trained model",
     "tokenize": "turn text of any size into token ids to train on",
     "tokenizer": "learn a byte-pair encoding, and show the tokens of a text",

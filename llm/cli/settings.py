@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from llm.cli.words import CONFIG, read_settings, take
 from llm.config import OptimConfig
 from llm.errors import ConfigError
+from llm.runs.loggers import has_folder
 
 log = logging.getLogger("llm")
 
@@ -167,6 +168,25 @@ def _refuse_other(name: str, theirs: Any, given_value: Any, given: set[str]) -> 
         )
 
 
+def name_run(trainer: Any, name: str) -> None:
+    """Keep a run in the folder of a name, below that of all runs.
+
+    Args:
+        trainer: the settings of the Trainer; changed in place.
+        name: the path of the run's folder, such as `lr/0.003`.
+
+    Raises:
+        ConfigError: the name is no path below the folder of all runs, or the run's logger keeps no folder.
+    """
+    path = PurePath(name)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"--name must be a name such as lr/0.003, below the folder of all runs; got {name!r}")
+    if not has_folder(trainer.logger) or isinstance(trainer.logger, list | bool):
+        raise ConfigError("--name needs a logger with a folder: give --trainer.logger TensorBoardLogger, or CSVLogger")
+    parent = "" if path.parent == PurePath() else path.parent.as_posix()
+    trainer.logger.init_args["name"], trainer.logger.init_args["version"] = parent, path.name
+
+
 def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None:
     """Take the settings of the optimizer from the checkpoint that a run resumes from, except for what the user set.
 
@@ -203,6 +223,8 @@ def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
                 config.data[name] = data[name]
 
 
+_FIRST_HYPERPARAMETER = "model.optim.learning_rate"
+"""What is changed most often; TensorBoard shows the first five and hides the others."""
 _NO_HYPERPARAMETERS = (
     "data.allow_changed_data",
     "data.cache_dir",
@@ -217,9 +239,8 @@ _NO_HYPERPARAMETERS = (
 def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
     """What a run's result depends on, by dotted name: of model and data what is set, no paths, texts or speed."""
     found = flatten({key: value for key, value in settings.items() if key in ("model", "data")})
-    return {
-        name: value for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)
-    }
+    kept = [name for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)]
+    return {name: found[name] for name in sorted(kept, key=lambda name: name != _FIRST_HYPERPARAMETER)}
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -29,6 +29,7 @@ from llm.cli.settings import (
     given_by_flags,
     given_settings,
     is_given,
+    name_run,
     setting_names,
     settings_of_run,
 )
@@ -93,6 +94,9 @@ class TrainingCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         fresh = "With --ckpt_path last: if there is no checkpoint yet, start at step 0."
+        name = "Where the run is kept: in runs/NAME, such as runs/lr/0.003 for lr/0.003."
+        visible = name if subcommand == "fit" else argparse.SUPPRESS
+        parser.add_argument("--name", type=str | None, default=None, help=visible)  # type: ignore[arg-type]
         alone = "Check the run without starting it: its plan, what it needs, and every problem."
         for name, help in (("--fresh", fresh), ("--preflight", alone)):
             # The other commands take them too, so that they can read the configuration of a run.
@@ -124,6 +128,8 @@ class TrainingCLI(LightningCLI):
         adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
         refuse_more_processes_than_cores(config.trainer)
         adopt_root(config.trainer, given, by_flags)
+        if subcommand == "fit" and config.name is not None:
+            name_run(config.trainer, config.name)
         if subcommand == "fit":
             adopt_length(config.trainer, given)
         config.ckpt_path = choose_checkpoint(config, subcommand)

@@ -31,5 +31,8 @@ class TokenBatch(NamedTuple):
 
     @classmethod
     def of(cls, batch: TokenBatch | Sequence[Tensor]) -> TokenBatch:
-        """A batch of any loader that yields inputs and targets, and possibly lengths."""
-        return batch if isinstance(batch, cls) else cls(*batch)
+        """A batch of any loader that yields inputs and targets, and possibly lengths.
+
+        A batch of a kind of its own that names its inputs, targets and lengths, and has more, stays what it is.
+        """
+        return batch if hasattr(batch, "lengths") else cls(*batch)  # type: ignore[return-value]

@@ -67,6 +67,8 @@ class TaskModule(L.LightningModule):
     `kind` says which is used."""
     new_parts: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of what no pre-training knows, such as a head for labels: trained whatever `train` says."""
+    is_cross_entropy: ClassVar[bool] = True
+    """Whether the loss is that of tokens among V, so that perplexity and token accuracy mean something."""
 
     def __init__(
         self,
@@ -223,8 +225,9 @@ class TaskModule(L.LightningModule):
     def _note_step(self, optimizer: torch.optim.Optimizer, totals: StepTotals, norm: Tensor) -> None:
         loss = torch.tensor(totals.loss / totals.n_tokens)
         self.note("train/loss", loss)
-        self.note("train/perplexity", loss.exp())
-        if self._counts_correct:
+        if self.is_cross_entropy:
+            self.note("train/perplexity", loss.exp())
+        if self.is_cross_entropy and self._counts_correct:
             self.note("train/token_accuracy", totals.n_correct / totals.n_tokens)
         self.note("train/gradient_norm", norm)
         self.note("train/learning_rate", optimizer.param_groups[0]["lr"])
@@ -303,6 +306,8 @@ class TaskModule(L.LightningModule):
         if self.trainer.sanity_checking and metrics.is_empty:  # a few batches only, in which nothing is supervised
             return
         values = metrics.values(None if bytes_of is None else bytes_of(split))
+        if not self.is_cross_entropy:
+            values = {"loss": values["loss"]}
         self.log_values({f"{split}/{name}": torch.tensor(float(value)) for name, value in values.items()})
 
     def log_values(self, found: dict[str, Tensor]) -> None:

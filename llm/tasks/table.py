@@ -103,5 +103,14 @@ TASKS: dict[str, Task] = {
         config="contrasts/translate.yaml",
         usage=("translate", "--text", "{text}"),
     ),
+    "word_vectors": Task(
+        module="llm.tasks:WordVectorsModule",
+        datamodule="llm.data:WordVectorsDataModule",
+        summary="vectors of words, learned from the words around them, as word2vec",
+        links={"data.vocab_size": "model.words.vocab_size"},
+        callbacks={"inspect": "llm.inspection.word_vectors:WordVectorsInspection"},
+        config="contrasts/word_vectors.yaml",
+        usage=("neighbours", "{text}"),
+    ),
 }
 """Each task by its word."""

@@ -213,8 +213,9 @@ def _content(step: _Step, micro: MicroBatch) -> dict[str, Any]:
 def _rows(batch: TokenBatch) -> list[dict[str, list[int]]]:
     """The ids of each row, without padding: with the last target where the targets are the next tokens, and else the
     targets beside them; and those of its source, if it has one."""
-    inputs, targets, lengths, source, source_lengths = batch
-    if source is not None:
+    inputs, targets, lengths = batch.inputs, batch.targets, batch.lengths
+    if (source := getattr(batch, "source", None)) is not None:
+        source_lengths = batch.source_lengths
         n_sources = [source.shape[1]] * len(source) if source_lengths is None else source_lengths.tolist()
         sources = [ids[:end] for ids, end in zip(source.tolist(), n_sources, strict=True)]
         rows = _rows(batch._replace(source=None))
