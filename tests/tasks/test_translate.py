@@ -116,7 +116,7 @@ def test_settings_that_can_not_be(options, expected):
 
 RUN = ["--task=translate", "--model.transformer.n_layer=1", "--model.transformer.n_head=2"]
 RUN += ["--model.transformer.n_embd=8", "--data.share_tokenizer=false", "--data.context_length=8"]
-RUN += ["--data.batch_size=2", "--trainer.max_steps=3", "--trainer.log_every_n_steps=1"]
+RUN += ["--data.batch_size=2", "--trainer.max_steps=3", "--trainer.log_every_n_steps=1", "--inspect.every=0"]
 RUN += ["--data.validation_fraction=0.3", "--model.sentences=2"]
 
 
