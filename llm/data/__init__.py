@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llm.data.batch import TokenBatch
     from llm.data.loader import BatchLoader
     from llm.data.modules.examples import ExampleDataModule
+    from llm.data.modules.instruct import InstructDataModule
     from llm.data.modules.masked import MaskedDataModule
     from llm.data.modules.text import TextDataModule
     from llm.data.order import BatchOrder, LengthOrder
@@ -25,6 +26,7 @@ __all__ = [
     "BatchLoader",
     "BatchOrder",
     "ExampleDataModule",
+    "InstructDataModule",
     "LengthOrder",
     "MaskedDataModule",
     "SlidingWindows",
@@ -40,6 +42,7 @@ _MODULES = {
     "BatchLoader": "loader",
     "BatchOrder": "order",
     "ExampleDataModule": "modules.examples",
+    "InstructDataModule": "modules.instruct",
     "LengthOrder": "order",
     "MaskedDataModule": "modules.masked",
     "SlidingWindows": "windows",

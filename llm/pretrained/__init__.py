@@ -12,9 +12,9 @@ import torch
 
 from llm.errors import CheckpointError
 from llm.model import Network, build_network
-from llm.pretrained.adapting import adapt
+from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
-from llm.pretrained.checkpoint import read_checkpoint, tokenizer_of
+from llm.pretrained.checkpoint import LANGUAGE, NEXT_TOKEN_TASKS, read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
 from llm.tokenizers import Tokenizer
@@ -27,6 +27,7 @@ __all__ = [
     "adapt",
     "build",
     "export",
+    "grow_vocabulary",
     "load",
     "load_of_task",
     "read_pretrained",
@@ -65,7 +66,8 @@ def load_of_task(
     """
     pretrained = read_pretrained(source, any_task=True)
     network = build(pretrained)
-    if pretrained.task != task or not isinstance(network, kind):
+    allowed = NEXT_TOKEN_TASKS if task == LANGUAGE else (task,)
+    if pretrained.task not in allowed or not isinstance(network, kind):
         raise CheckpointError(
             f"{str(source)!r} is of the task {pretrained.task!r}, and this command is for those of the task {task!r}"
         )

@@ -27,6 +27,8 @@ VERSION = 2
 WEIGHTS_PREFIX = "network."
 LANGUAGE = "language"
 """The task of a GPT that predicts the next token."""
+NEXT_TOKEN_TASKS = (LANGUAGE, "instruct")
+"""The tasks whose network is such a GPT: what one has trained, another can begin with, and `generate` can use."""
 
 
 class NetworkConfig(Protocol):

@@ -13,7 +13,7 @@ from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
 from llm.pretrained import book, huggingface, nanogpt, openai
 from llm.pretrained.base import Pretrained, Told
-from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, read_checkpoint, task_of, weights_of
+from llm.pretrained.checkpoint import ENTRY, NEXT_TOKEN_TASKS, config_of, read_checkpoint, task_of, weights_of
 from llm.pretrained.files import find_weights, is_tensors, read_content
 from llm.pretrained.hub import NAMES, fetch
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
@@ -48,7 +48,7 @@ def read_pretrained(source: str | Path, told: Told | None = None, any_task: bool
         if str(path) in str(error):
             raise
         raise CheckpointError(f"{str(path)!r}: {error}") from error
-    if found.task != LANGUAGE and not any_task:
+    if found.task not in NEXT_TOKEN_TASKS and not any_task:
         raise CheckpointError(f"{str(source)!r} is a checkpoint of the task {found.task!r}, not of a language model")
     return found
 
@@ -113,7 +113,7 @@ def _read_own(path: Path) -> Pretrained:
     """A checkpoint of this package."""
     checkpoint = read_checkpoint(path)
     own = _own(config_of(checkpoint, path), weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
-    return dataclasses.replace(own, task=task_of(checkpoint))
+    return dataclasses.replace(own, task=task_of(checkpoint), template=checkpoint[ENTRY].get("template"))
 
 
 def _read_shared(tensors: Tensors, entry: str) -> Pretrained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from llm.data.batch import TokenBatch
 from llm.data.reading.prompts import Prompt
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
-from llm.pretrained import adapt, read_pretrained
+from llm.pretrained import adapt, grow_vocabulary, read_pretrained
 from llm.pretrained.checkpoint import LANGUAGE
 from llm.tasks.base import TaskModule
 from llm.training.throughput import flops_per_token
@@ -45,6 +45,8 @@ class LanguageModel(TaskModule):
 
     task = LANGUAGE
     network_config = GPTConfig
+    grows_vocabulary: ClassVar[bool] = False
+    """Whether pretrained weights may have fewer tokens than the run: it adds special tokens to their vocabulary."""
 
     def __init__(
         self,
@@ -58,6 +60,8 @@ class LanguageModel(TaskModule):
         network = GPT(gpt)
         if pretrained is not None:
             found = read_pretrained(pretrained, {"n_head": gpt.n_head})
+            if self.grows_vocabulary:
+                found = grow_vocabulary(found, gpt.vocab_size)
             network.load_state_dict(adapt(found, gpt).weights)
         super().__init__(network, optim, compile, non_finite)
         self.sampling = sampling

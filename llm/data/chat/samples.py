@@ -69,16 +69,19 @@ class SampleMaker:
     def encode(self, messages: Sequence[Message], for_answer: bool = False, where: str = "the sample") -> Encoded:
         """A conversation as token ids, piece by piece, whatever its length.
 
+        Without `for_answer` it ends with what is supervised last: nothing is learned behind that.
+
         Raises:
             LLMError: the template can't render it, or the tokenizer can't encode it.
         """
         ids: list[int] = []
         supervised: list[bool] = []
-        for text, learned in self.template.pieces(messages, self.tokenizer, for_answer, where):
+        for text, learned in self.template.pieces(messages, self.tokenizer, for_answer, where, self.learn_all):
             found = self.tokenizer.encode(text)
             ids += found
             supervised += [learned] * len(found)
-        return Encoded(ids, supervised)
+        end = len(ids) if for_answer else max((n for n, learned in enumerate(supervised, 1) if learned), default=0)
+        return Encoded(ids[:end], supervised[:end])
 
     def samples(self, conversation: Conversation, losses: Losses, where: str = "the sample") -> Iterator[Example]:
         """The samples of a conversation: one, or several if it is longer than the context.
@@ -91,9 +94,9 @@ class SampleMaker:
         if conversation[-1].role == USER:
             losses.unanswered += 1
             conversation = conversation[:-1]
-        whole = self._sample(self.encode(conversation, where=where))
-        if whole is not None:
-            yield whole
+        whole = self.encode(conversation, where=where)
+        if self._fits(whole):
+            yield Example.next_tokens(*whole)
             return
         system = tuple(message for message in conversation[:1] if message.role == SYSTEM)
         rest = conversation[len(system) :]
@@ -108,8 +111,8 @@ class SampleMaker:
                 else:
                     losses.truncated += 1
             turns = turns[count:]
-            if found is not None and any(found.supervised):
-                yield _example(found, self.learn_all)
+            if found is not None and any(found.supervised[1:]):
+                yield Example.next_tokens(*found)
 
     def prompt(self, messages: Sequence[Message], room: int, where: str = "the prompt") -> tuple[list[int], bool]:
         """The ids of a conversation up to where an answer is to begin, and whether it had to be truncated.
@@ -132,9 +135,6 @@ class SampleMaker:
             found = self._shortened((*system, *rest), True, room, where)
             ids = ids[-room:] if found is None else found.ids
         return ids, is_cut
-
-    def _sample(self, encoded: Encoded) -> Example | None:
-        return _example(encoded, self.learn_all) if self._fits(encoded) else None
 
     def _fits(self, encoded: Encoded) -> bool:
         return len(encoded.ids) - 1 <= self.context_length
@@ -175,14 +175,6 @@ class SampleMaker:
                 kept = ""
             message = replace(message, **{name: kept})
             messages = (*messages[:place], message, *messages[place + 1 :])
-
-
-def _example(encoded: Encoded, learn_all: bool) -> Example:
-    ids, supervised = encoded
-    if learn_all:
-        return Example.next_tokens(ids, [True] * len(ids))
-    end = max(number for number, learned in enumerate(supervised) if learned) + 1  # nothing is learned behind it
-    return Example.next_tokens(ids[:end], supervised[:end])
 
 
 def question_of(conversation: Conversation) -> tuple[Conversation, str] | None:

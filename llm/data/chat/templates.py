@@ -185,7 +185,12 @@ class ChatTemplate:
         return end
 
     def pieces(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, for_answer: bool = False, where: str = "the sample"
+        self,
+        messages: Sequence[Message],
+        tokenizer: Tokenizer,
+        for_answer: bool = False,
+        where: str = "the sample",
+        learn_all: bool = False,
     ) -> list[Piece]:
         """The text of a conversation in pieces; special tokens of the template are pieces of their own.
 
@@ -194,6 +199,7 @@ class ChatTemplate:
             tokenizer: whose special tokens are looked for.
             for_answer: end with what stands before an answer, so that a model gives one.
             where: of the conversation, for errors.
+            learn_all: supervise the other messages too.
 
         Raises:
             ConfigError: what is supervised can't be told from the rest.
@@ -207,7 +213,7 @@ class ChatTemplate:
                         "be read: write it differently"
                     )
         try:
-            spans = self._spans(tuple(messages), for_answer)
+            spans = self._spans(tuple(messages), for_answer, learn_all)
         except LLMError as error:
             raise type(error)(f"{where}: {error}") from error
         pattern = _special_pattern(tuple(sorted(tokenizer.special_ids, key=len, reverse=True)))
@@ -218,13 +224,13 @@ class ChatTemplate:
         """Whether it has `{% generation %}` blocks."""
         return re.search(r"\{%-?\s*generation\s*-?%\}", self.source) is not None
 
-    def _spans(self, messages: Conversation, for_answer: bool) -> list[Piece]:
+    def _spans(self, messages: Conversation, for_answer: bool, learn_all: bool) -> list[Piece]:
         unlearned = {i for i, m in enumerate(m for m in messages if m.role == ASSISTANT) if not m.learned}
         spans = self._marked(messages, for_answer) if self.marks_answers else self._by_prefixes(messages, for_answer)
         found, answer = [], 0
-        for text, supervised in spans:
-            found.append(Piece(text, supervised and answer not in unlearned))
-            answer += supervised
+        for text, is_answer in spans:
+            found.append(Piece(text, answer not in unlearned if is_answer else learn_all))
+            answer += is_answer
         n_answers = sum(message.role == ASSISTANT for message in messages)
         if answer != n_answers:
             raise ConfigError(

@@ -1,0 +1,4 @@
+"""x"""
+import lightning as L
+class Answers(L.Callback):
+    """x."""
