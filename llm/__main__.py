@@ -16,6 +16,7 @@ from llm.runtime.shell import train_command_line
 
 COMMANDS = {
     "attention": "write a page with the attention weights of every head",
+    "chat": "talk with a model that was trained to answer",
     "import": "convert other people's weights to a checkpoint",
     "export": "write a checkpoint for other programs",
     "evaluate": "measure how well a model predicts a text",

@@ -19,11 +19,14 @@ class TokenBatch(NamedTuple):
         targets: (B, T) int64, the token to be predicted at each position; for a language model the inputs shifted by
             one. `IGNORED` where nothing is supervised.
         lengths: (B) int64, how many tokens of each row are real; the rest is padding. None where all are.
+        documents: (B, T) int64, the number of the document that each token belongs to, where a row holds several: no
+            token sees another document, and positions begin anew in each. None where a row is one document.
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
+    documents: Tensor | None = None
 
     @classmethod
     def of(cls, batch: TokenBatch | Sequence[Tensor]) -> TokenBatch:

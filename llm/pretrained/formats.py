@@ -121,11 +121,12 @@ def _read_shared(tensors: Tensors, entry: str) -> Pretrained:
     try:
         described = json.loads(entry)
         config, tokenizer = GPTConfig(**described["network"]), described["tokenizer"]
+        template = described.get("template")
     except (ValueError, TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"its metadata describe no model that can be built: {error}") from error
     if config.tie_head and TOKEN in tensors:
         tensors = tensors | {HEAD: tensors[TOKEN]}
-    return _own(config, tensors, tokenizer)
+    return dataclasses.replace(_own(config, tensors, tokenizer), template=template)
 
 
 def _own(config: GPTConfig, weights: Tensors, tokenizer: dict[str, Any] | None) -> Pretrained:

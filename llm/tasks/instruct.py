@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm.data.modules.instruct import InstructDataModule
 from llm.pretrained.checkpoint import ENTRY
 from llm.tasks.base import TaskModule
 from llm.tasks.language import LanguageModel
@@ -24,5 +25,6 @@ class InstructModel(LanguageModel):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the chat template to what every checkpoint has."""
         super().on_save_checkpoint(checkpoint)
-        template = getattr(getattr(self._trainer, "datamodule", None), "template", None)
-        checkpoint[ENTRY]["template"] = None if template is None else template.to_dict()
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, InstructDataModule):
+            checkpoint[ENTRY]["template"] = {**data.template.to_dict(), "end": data.template.end_text(data.tokenizer)}

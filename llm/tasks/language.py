@@ -83,7 +83,7 @@ class LanguageModel(TaskModule):
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """The hidden states `(B, T, C)`, which the head reads."""
-        return self.gpt.hidden_states(batch.inputs, batch.lengths)
+        return self.gpt.hidden_states(batch.inputs, batch.lengths, documents=batch.documents)
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[Continuation] | list[Tensor]:
         """What `prediction` says, for a batch of prompts.

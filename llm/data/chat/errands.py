@@ -54,7 +54,9 @@ _VERBS = {
     ("fetch", "fetches"): "holt",
 }
 _SHELVES = ("by the door", "at the window", "behind the counter", "near the stairs")
-_HOURS = dict(zip(_DAYS, ("eight to six", "eight to six", "nine to one", "eight to six", "eight to eight", "ten to four")))
+_HOURS = dict(
+    zip(_DAYS, ("eight to six", "eight to six", "nine to one", "eight to six", "eight to eight", "ten to four"))
+)
 _PRICES = dict(zip(_ITEMS, (20, 30, 25, 10, 15, 40, 50, 60, 90, 70)))
 _PLANS = ("tea", "dinner", "a walk", "a lesson", "a game", "a meeting")
 
@@ -104,14 +106,21 @@ _TRANSLATE = _wordings(
     (" into German:", " to German:"),
 )
 _PRICE = _wordings(
-    ("What do", "How much do", "Please tell me what", "I want to know what"), (" {n} {items} cost", " {n} of the {items} cost"), ("?", " here?", " today?")
+    ("What do", "How much do", "Please tell me what", "I want to know what"),
+    (" {n} {items} cost", " {n} of the {items} cost"),
+    ("?", " here?", " today?"),
 )
 _SHELF = _wordings(
     ("Where are the {items}", "Where do I find the {items}", "Please tell me where the {items} are"),
     ("?", " here?", " in the shop?", " today?"),
 )
 _OPEN = _wordings(
-    ("When are you open", "When is the shop open", "Please tell me when the shop is open", "I want to know when you are open"),
+    (
+        "When are you open",
+        "When is the shop open",
+        "Please tell me when the shop is open",
+        "I want to know when you are open",
+    ),
     (" on {day}", " on a {day}"),
     ("?", ", please?"),
 )
@@ -120,7 +129,9 @@ _WHAT_IS_ON = _wordings(
     ("?", ", please?", " in my diary?"),
 )
 _WHEN_IS = _wordings(
-    ("When is", "Which day is", "On which day is", "Please tell me when is"), (" {plan}",), ("?", ", please?", " in my diary?")
+    ("When is", "Which day is", "On which day is", "Please tell me when is"),
+    (" {plan}",),
+    ("?", ", please?", " in my diary?"),
 )
 _MESSAGES = {
     "order": (

@@ -139,9 +139,7 @@ class SampleMaker:
     def _fits(self, encoded: Encoded) -> bool:
         return len(encoded.ids) - 1 <= self.context_length
 
-    def _longest(
-        self, system: Conversation, turns: list[Conversation], where: str
-    ) -> tuple[int, Encoded | None]:
+    def _longest(self, system: Conversation, turns: list[Conversation], where: str) -> tuple[int, Encoded | None]:
         """The most turns from the first on that fit, and their tokens; None if not even one fits."""
         best: tuple[int, Encoded | None] = 0, None
         for count in range(1, len(turns) + 1):

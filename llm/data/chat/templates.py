@@ -176,13 +176,21 @@ class ChatTemplate:
         Raises:
             ConfigError: there is none.
         """
+        return tokenizer.special_ids[self.end_text(tokenizer)]
+
+    def end_text(self, tokenizer: Tokenizer) -> str:
+        """The special token that ends an answer.
+
+        Raises:
+            ConfigError: there is none.
+        """
         pieces = [piece for piece in self.pieces(_PROBE, tokenizer) if piece.supervised]
-        if not pieces or (end := tokenizer.special_ids.get(pieces[-1].text)) is None:
+        if not pieces or pieces[-1].text not in tokenizer.special_ids:
             raise ConfigError(
                 "the template ends no answer with a special token, so that a model would never learn to stop: write "
                 "eos_token behind the answer, or name the token in data.special_tokens"
             )
-        return end
+        return pieces[-1].text
 
     def pieces(
         self,

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,8 +19,10 @@ from llm.data.chat.errands import errands
 from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
 from llm.data.chat.samples import Losses, SampleMaker
 from llm.data.chat.templates import ChatTemplate
+from llm.data.loader import RowSource
 from llm.data.modules.examples import ExampleDataModule
-from llm.data.order import KeyedPermutation
+from llm.data.order import BatchOrder, KeyedPermutation
+from llm.data.packing import PackedExamples
 from llm.data.tokens.examples import Example
 from llm.data.tokens.mapped import TokenArray
 from llm.data.tokens.opening import cache_key
@@ -53,6 +56,8 @@ class InstructDataModule(ExampleDataModule):
         special_tokens: tokens that the template needs in the vocabulary, besides those it is known to need.
         loss_on: what is learned: the `response`, that is each answer and the token that ends it, or `all`. Validation
             and test are about the response in either case.
+        packing: put several training samples into one row of up to T tokens, in which none sees another: the same loss,
+            and less padding where samples differ in length. A batch then has `batch_size` such rows.
         context_length: T, the most tokens of a sample. Longer prompts are truncated, answers never.
         batch_size: samples in a batch, on each device.
         shuffle: give the training samples a new order every epoch.
@@ -80,6 +85,7 @@ class InstructDataModule(ExampleDataModule):
         template: str | None = None,
         special_tokens: list[str] | None = None,
         loss_on: Literal["response", "all"] = "response",
+        packing: bool = False,
         context_length: int = 256,
         batch_size: int = 8,
         shuffle: bool = True,
@@ -112,7 +118,7 @@ class InstructDataModule(ExampleDataModule):
             cache_dir=cache_dir,
             allow_changed_data=allow_changed_data,
         )
-        self.loss_on = loss_on
+        self.loss_on, self.packing = loss_on, packing
         self.maker = SampleMaker(self.template, self.tokenizer, context_length)
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
@@ -121,7 +127,9 @@ class InstructDataModule(ExampleDataModule):
         if tokenizer.checkpoint is not None:
             return read_tokenizer(tokenizer.checkpoint)
         texts = (
-            text for _, conversation in self._all("train") for message in conversation
+            text
+            for _, conversation in self._all("train")
+            for message in conversation
             for text in (message.content, message.input)
         )
         return build_tokenizer(tokenizer, texts if tokenizer.kind in LEARNED else ())
@@ -235,6 +243,31 @@ class InstructDataModule(ExampleDataModule):
         store = self.train_examples.store
         return store.n_supervised / store.n_tokens
 
+    # Packing
+
+    @cached_property
+    def _packed(self) -> PackedExamples:
+        return PackedExamples(self.train_examples, self.context_length)
+
+    def train_source(self) -> RowSource:
+        """The training samples, or rows of several."""
+        return self._packed if self.packing else super().train_source()
+
+    def make_train_order(self, rank: int, world_size: int) -> BatchOrder:
+        """Samples in batches of similar length; packed rows are shuffled alone, since all are nearly full."""
+        if not self.packing:
+            return super().make_train_order(rank, world_size)
+        options = self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size
+        return BatchOrder(len(self._packed), *options)
+
+    @cached_property
+    def batch_tokens(self) -> int:
+        """Tokens in a batch of one device without padding: B times the mean length of a row."""
+        rows = self._packed if self.packing else self.train_examples
+        return max(1, round(self.batch_size * float(rows.lengths.mean())))
+
+    # What is looked at.
+
     @property
     def train_tokens(self) -> TokenArray:
         """(N,) the token ids of all samples to train on, one after the other."""
@@ -247,8 +280,8 @@ class InstructDataModule(ExampleDataModule):
         return found[0][0]
 
     def data_identity(self) -> dict[str, Any]:
-        """Which samples, which tokenizer, which template."""
-        return {**super().data_identity(), "template": self.template.source}
+        """Which samples, which tokenizer, which template, and whether they are packed."""
+        return {**super().data_identity(), "template": self.template.source, "packing": self.packing}
 
 
 def _read_all(corpus: str | list[str]) -> Iterable[_Placed]:
