@@ -70,6 +70,7 @@ class Answers(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show one sample with its supervised tokens, on screen and in TensorBoard."""
+        del pl_module
         data = _ours(trainer)
         self._has_failed = False
         if data is None or not trainer.is_global_zero:

@@ -213,7 +213,7 @@ def _content(step: _Step, micro: MicroBatch) -> dict[str, Any]:
 def _rows(batch: TokenBatch) -> list[dict[str, list[int]]]:
     """The ids of each row, without padding: with the last target where the targets are the next tokens, and else the
     targets beside them."""
-    inputs, targets, lengths = batch
+    inputs, targets, lengths, _ = batch
     if lengths is None and torch.equal(targets[:, :-1], inputs[:, 1:]) and bool((targets[:, -1] >= 0).all()):
         return [{"ids": row} for row in torch.cat([inputs, targets[:, -1:]], dim=1).tolist()]  # (B, T + 1)
     ends = [inputs.shape[1]] * len(inputs) if lengths is None else lengths.tolist()

@@ -49,7 +49,7 @@ class Throughput(L.Callback):
         if self._start is None:  # the first batch is slower: kernels are chosen, memory is allocated
             self._restart(trainer)
             return
-        inputs, _, lengths = TokenBatch.of(batch)
+        inputs, _, lengths, _ = TokenBatch.of(batch)
         self._tokens = self._tokens + (inputs.numel() if lengths is None else lengths.sum())
         if is_logging(trainer):
             synchronize(pl_module.device)

@@ -70,8 +70,8 @@ NAMED: dict[str, tuple[str, tuple[str, ...]]] = {
     "chatml": (_CHATML, ("<|im_start|>", "<|im_end|>")),
     "plain": (_PLAIN, ()),
 }
-"""The templates with a name: their source, and the special tokens that they need. Alpaca's is that of Taori et al. 2023,
-as the book LLMs-from-scratch has it; `plain` is a prompt, a line break, and its completion."""
+"""The templates with a name: their source, and the special tokens that they need. Alpaca's is that of Taori et al.
+2023, as the book LLMs-from-scratch has it; `plain` is a prompt, a line break, and its completion."""
 
 _PROBE = (Message(USER, "one"), Message(ASSISTANT, "two"), Message(USER, "three"), Message(ASSISTANT, "four"))
 
@@ -275,7 +275,7 @@ class ChatTemplate:
         if not rest.startswith(before):
             raise ConfigError(
                 "the template has no {% generation %} blocks, and changes what it wrote of earlier messages when "
-                "others follow: put {% generation %} and {% endgeneration %} around the assistant's content and end token"
+                "others follow: put {% generation %} and {% endgeneration %} around each answer and its end token"
             )
         return [*found, Piece(rest[len(before) :], False)]
 

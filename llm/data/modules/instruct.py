@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from llm.config import TokenizerConfig
 from llm.data.chat.errands import errands
@@ -260,11 +261,10 @@ class InstructDataModule(ExampleDataModule):
         options = self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size
         return BatchOrder(len(self._packed), *options)
 
-    @cached_property
-    def batch_tokens(self) -> int:
-        """Tokens in a batch of one device without padding: B times the mean length of a row."""
-        rows = self._packed if self.packing else self.train_examples
-        return max(1, round(self.batch_size * float(rows.lengths.mean())))
+    @property
+    def row_lengths(self) -> npt.NDArray[np.int64]:
+        """(N) tokens in each row: a sample, or several."""
+        return self._packed.lengths if self.packing else super().row_lengths
 
     # What is looked at.
 
