@@ -6,6 +6,7 @@ reads are the same thing.
 
 from llm.config.encoder import EncoderConfig
 from llm.config.gpt import GPT2_SIZES, AttentionKind, GPTConfig
+from llm.config.lora import LoRAConfig
 from llm.config.optim import OptimConfig
 from llm.config.sampling import SamplingConfig
 from llm.config.tokenizer import TokenizerConfig
@@ -15,6 +16,7 @@ __all__ = [
     "AttentionKind",
     "EncoderConfig",
     "GPTConfig",
+    "LoRAConfig",
     "OptimConfig",
     "SamplingConfig",
     "TokenizerConfig",

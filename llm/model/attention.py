@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.model.functions import rms_norm
+from llm.model.lora import weight_of
 from llm.model.padding import causal_mask
 from llm.model.rotary import Rotary
 from llm.model.stages import Stage
@@ -208,7 +209,7 @@ class SelfAttention(Attention):
     def _project_memory(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The input times Wq, the memory times Wk and Wv: `(B, T, H, D)` and twice `(B, S, K, D)`."""
         H, K, D = self.n_head, self.n_kv_head, self.head_size
-        (Wq, Wkv), (bq, bkv) = self.qkv.weight.split([H * D, 2 * K * D]), (None, None)
+        (Wq, Wkv), (bq, bkv) = weight_of(self.qkv).split([H * D, 2 * K * D]), (None, None)
         if self.qkv.bias is not None:
             bq, bkv = self.qkv.bias.split([H * D, 2 * K * D])
         query = F.linear(x, Wq, bq).unflatten(-1, (H, D))  # (B, T, C) -> (B, T, H, D)
