@@ -213,8 +213,9 @@ class ChatTemplate:
             ConfigError: what is supervised can't be told from the rest.
             DataError: a message holds a special token, which would end or begin a message in its middle.
         """
+        specials = tokenizer.special_ids
         for message in messages:
-            for special in tokenizer.special_ids:
+            for special in specials:
                 if special in message.content or special in message.input:
                     raise DataError(
                         f"{where}: the text of the {message.role} holds the special token {special}, as which it would "
@@ -224,7 +225,7 @@ class ChatTemplate:
             spans = self._spans(tuple(messages), for_answer, learn_all)
         except LLMError as error:
             raise type(error)(f"{where}: {error}") from error
-        pattern = _special_pattern(tuple(sorted(tokenizer.special_ids, key=len, reverse=True)))
+        pattern = _special_pattern(tuple(sorted(specials, key=len, reverse=True)))
         return [Piece(part, piece.supervised) for piece in spans for part in pattern.split(piece.text) if part]
 
     @property
