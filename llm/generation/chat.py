@@ -44,12 +44,14 @@ class Chat:
         self.model = model
         self.maker = SampleMaker(template, tokenizer, model.config.context_length)
         self.end_id = template.end_of_answer(tokenizer)
+        ids = tokenizer.special_ids
         most = max(1, model.config.context_length // 2)
         self.sampling = dataclasses.replace(
             sampling,
             n_samples=1,
             max_new_tokens=min(sampling.max_new_tokens, most),
-            stop_ids=tuple({*sampling.stop_ids, self.end_id}),
+            # A model that begins another message has ended its own.
+            stop_ids=tuple({*sampling.stop_ids, self.end_id, *(ids[name] for name in template.special_tokens)}),
         )
         self.system = system
         self.turns: list[tuple[Message, Message]] = []
@@ -86,4 +88,6 @@ class Chat:
         for piece in stream_text(self.model, self.maker.tokenizer, torch.tensor(self.prompt(text)), self.sampling):
             answer += piece
             yield piece
+        for special in self.maker.tokenizer.special_ids:  # a model may write any; in a message it would be read as such
+            answer = answer.replace(special, "")
         self.turns.append((Message(USER, text), Message(ASSISTANT, answer)))

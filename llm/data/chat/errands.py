@@ -1,6 +1,7 @@
 """Small errands with one right answer, in four kinds: classify, say it shorter, translate, answer as an assistant.
 
-The world is closed: a corner shop with what it sells, its shelves and its hours, and a diary. Everything is drawn from
+The world is closed: a corner shop with what it sells, its shelves and its hours, and pages of a diary and of a price
+list, which come with the question. Everything is drawn from
 a fixed seed, so that the set is the same everywhere. Held-out errands have wordings that no training errand has; their
 words do occur there.
 """
@@ -63,7 +64,8 @@ _HOURS = {
     "Saturday": "ten to four",
 }
 _PRICES = dict(zip(_ITEMS, (20, 30, 25, 10, 15, 40, 50, 60, 90, 70), strict=True))
-_PLANS = ("tea", "dinner", "a walk", "a lesson", "a game", "a meeting")
+_PLANS = ("tea", "dinner", "chess", "music", "football", "swimming", "dancing", "shopping", "painting", "cooking")
+_LISTED = (35, 45, 55, 65, 75, 80, 85, 95)
 
 Item = TypeVar("Item")
 
@@ -129,14 +131,14 @@ _OPEN = _wordings(
     (" on {day}", " on a {day}"),
     ("?", ", please?"),
 )
-_WHAT_IS_ON = _wordings(
+_PLAN = _wordings(
     ("What is on {day}", "What is in the diary on {day}", "What do I have on {day}", "Please tell me what is on {day}"),
     ("?", ", please?", " in my diary?"),
 )
-_WHEN_IS = _wordings(
-    ("When is", "Which day is", "On which day is", "Please tell me when is"),
-    (" {plan}",),
-    ("?", ", please?", " in my diary?"),
+_OFFER = _wordings(
+    ("What do {items} cost", "How much do {items} cost", "What is the price of {items}", "Please look up {items}"),
+    (" on this list", " on the list", " by my list"),
+    ("?", ", please?"),
 )
 _MESSAGES = {
     "order": (
@@ -227,18 +229,21 @@ def _shop(draw: _Draw, split: Split) -> Errand:
     return draw.one(_OPEN[split]).format(**slots), "", f"On {day} the shop is open from {_HOURS[day]}."
 
 
-def _diary(draw: _Draw, split: Split) -> Errand:
-    days = sorted(draw.several(list(_DAYS), 3), key=list(_DAYS).index)
-    plans = [f"{plan} with {draw.one(_NAMES)}" for plan in draw.several(_PLANS, 3)]
-    page = f"My diary: {', '.join(f'{day} {plan}' for day, plan in zip(days, plans, strict=True))}."
+def _page(draw: _Draw, split: Split) -> Errand:
+    """A page is given, and one of its lines is asked for."""
     asked = draw.number(3)
     if draw.number(2):
-        question = draw.one(_WHAT_IS_ON[split]).format(day=days[asked])
-        return question, page, f"On {days[asked]} you have {plans[asked]}."
-    return draw.one(_WHEN_IS[split]).format(plan=plans[asked]), page, f"On {days[asked]}."
+        days, plans = sorted(draw.several(list(_DAYS), 3), key=list(_DAYS).index), draw.several(_PLANS, 3)
+        page = ", ".join(f"{day} {plan}" for day, plan in zip(days, plans, strict=True))
+        question = draw.one(_PLAN[split]).format(day=days[asked])
+        return question, f"My diary: {page}.", f"On {days[asked]} {plans[asked]}."
+    items, prices = draw.several(list(_ITEMS), 3), draw.several(_LISTED, 3)
+    page = ", ".join(f"{item} {price}" for item, price in zip(items, prices, strict=True))
+    question = draw.one(_OFFER[split]).format(items=items[asked])
+    return question, f"My list: {page}.", f"On the list {items[asked]} {prices[asked]}."
 
 
-_KINDS: tuple[Callable[[_Draw, Split], Errand], ...] = (_classify, _shorter, _translate, _shop, _diary, _diary)
+_KINDS: tuple[Callable[[_Draw, Split], Errand], ...] = (_classify, _shorter, _translate, _shop, _page, _page)
 """How each errand is drawn; what has to be read in a page is harder than what is the same each time, and comes twice as
 often."""
 
