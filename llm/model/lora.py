@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from llm.config import LoRAConfig
 from llm.errors import ConfigError
 
-
 A, B = "lora_a", "lora_b"
 """The names of the matrices of an adapter."""
 
@@ -66,14 +65,6 @@ class _FrozenLinear(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return grad @ weight.to(grad.dtype), None, None  # (..., out) x (out, in)
-
-
-def weight_of(layer: nn.Linear) -> Tensor:
-    """The weight (out, in) that a layer multiplies by, its adapter included; gradients reach A and B."""
-    if not isinstance(layer, LoRALinear):
-        return layer.weight
-    product = layer.lora_b @ layer.lora_a * layer.scale  # (out, r) x (r, in)
-    return layer.weight.to(product.dtype) + product  # (out, in)
 
 
 def add_lora(network: nn.Module, config: LoRAConfig) -> None:
