@@ -61,7 +61,7 @@ def test_an_answer_that_is_cut_has_not_ended():
 
 def test_measures():
     given = [
-        Answer("q", "the cat sat", "the cat sat", True, 3),
+        Answer("q", "the cat sat on the mat", "the cat sat on the mat", True, 3),
         Answer("q", "a dog ran far", "a cat ran far", False, 5),
     ]
     found = measure(given, overlap=True)

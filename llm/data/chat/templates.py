@@ -228,6 +228,12 @@ class ChatTemplate:
         pattern = _special_pattern(tuple(sorted(specials, key=len, reverse=True)))
         return [Piece(part, piece.supervised) for piece in spans for part in pattern.split(piece.text) if part]
 
+    def plain_texts(self, messages: Sequence[Message]) -> list[str]:
+        """The text of a conversation without the template's special tokens: what a vocabulary is learned from."""
+        pattern = _special_pattern(tuple(dict.fromkeys([*self.special_tokens, self.eos_token])))
+        parts = [part for piece in self._spans(tuple(messages), False, False) for part in pattern.split(piece.text)]
+        return [part for part in parts if part and not pattern.fullmatch(part)]
+
     @property
     def marks_answers(self) -> bool:
         """Whether it has `{% generation %}` blocks."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -38,6 +38,7 @@ ERRANDS = "errands"
 """The corpus that comes with the code; see `llm.data.chat.errands`."""
 _SPLIT_SEED = 0
 _GPT2 = TokenizerConfig()
+_TEMPLATE = "alpaca"
 _Placed = tuple[str, Conversation]
 """A conversation, and where it stands."""
 
@@ -102,10 +103,11 @@ class InstructDataModule(ExampleDataModule):
         if validation_corpus is None and corpus == ERRANDS:
             validation_corpus = f"{ERRANDS}/held_out"
         self.corpus, self.validation_corpus, self.test_corpus = corpus, validation_corpus, test_corpus
+        self.validation_fraction = validation_fraction  # the base checks it
         self._read: dict[str, list[_Placed]] = {}
         self._sources: dict[str, str] = {}
-        found = self._make_tokenizer(tokenizer)
-        name = template or getattr(found, "chat_template", None) or "alpaca"
+        found = self._make_tokenizer(tokenizer, template or _TEMPLATE, special_tokens or ())
+        name = template or getattr(found, "chat_template", None) or _TEMPLATE
         self.template = ChatTemplate.find(name, special_tokens or (), found)
         super().__init__(
             self.template.prepare(found),
@@ -122,18 +124,20 @@ class InstructDataModule(ExampleDataModule):
         self.loss_on, self.packing = loss_on, packing
         self.maker = SampleMaker(self.template, self.tokenizer, context_length)
 
-    def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
+    def _make_tokenizer(
+        self, tokenizer: TokenizerConfig | Tokenizer, template: str, special_tokens: Sequence[str]
+    ) -> Tokenizer:
         if isinstance(tokenizer, Tokenizer):
             return tokenizer
         if tokenizer.checkpoint is not None:
             return read_tokenizer(tokenizer.checkpoint)
-        texts = (
-            text
-            for _, conversation in self._all("train")
-            for message in conversation
-            for text in (message.content, message.input)
+        if tokenizer.kind not in LEARNED:
+            return build_tokenizer(tokenizer)
+        found = ChatTemplate.find(template, special_tokens)
+        return build_tokenizer(
+            tokenizer,
+            (text for conversation in self.conversations("train") for text in found.plain_texts(conversation)),
         )
-        return build_tokenizer(tokenizer, texts if tokenizer.kind in LEARNED else ())
 
     # The conversations
 

@@ -1,5 +1,7 @@
 import json
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,7 +51,7 @@ def test_samples_with_the_same_prompt_are_in_one_split(make):
 
 def test_only_answers_have_targets(make):
     data = make(validation_fraction=0.0)
-    (batch,) = [batch for batch in data.train_dataloader()][:1]
+    batch = next(iter(data.train_dataloader()))
     for inputs, targets, length in zip(batch.inputs, batch.targets, batch.lengths, strict=True):
         answer = data.tokenizer.decode(targets[targets != IGNORED].tolist())
         assert answer.startswith("it is ")
@@ -108,9 +110,8 @@ def test_what_was_lost_is_said_also_when_the_samples_come_from_the_cache(make, c
         assert "train: 1 prompts were truncated to context_length 60" in caplog.messages
         assert "train: 1 answers are longer than context_length 60 and were left out" in caplog.messages
         assert len(data.train_examples) == 21
-    for file in (data.cache_dir, *[]):
-        for path in __import__("pathlib").Path(file).glob("*.losses.json"):
-            path.unlink()
+    for path in Path(data.cache_dir).glob("*.losses.json"):
+        path.unlink()
     assert data.losses("train").truncated == 1, "it is counted again where the count is gone"
 
 
@@ -139,8 +140,6 @@ def test_a_vocabulary_is_learned_from_the_conversations(make):
 
 
 def test_a_run_with_another_template_is_not_resumed(make):
-    from types import SimpleNamespace
-
     state = make().state_dict()
     other = make(template="plain", tokenizer=LETTERS)
     other.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), global_rank=0, world_size=1)
