@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,8 @@ from typing import Any
 import lightning as L
 
 from llm.config import SamplingConfig
-from llm.data.chat.showing import as_markdown, as_text
+from llm.data.chat.showing import as_markdown
 from llm.data.modules.instruct import InstructDataModule
-from llm.data.tokens.examples import Example
 from llm.errors import ConfigError, DataError, LLMError
 from llm.evaluation.answers import Answer, answer_all, measure
 from llm.runs.run_folder import experiments_of, run_folder_of
@@ -75,10 +72,7 @@ class Answers(L.Callback):
         self._has_failed = False
         if data is None or not trainer.is_global_zero:
             return
-        example = Example(*data.train_examples[0])
-        coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-        marks = "in green" if coloured else "between [[ and ]]"
-        log.info("a sample, what is supervised %s:\n%s\n", marks, as_text(example, data.tokenizer, coloured))
+        example = data.show_sample()
         lost = "\n\n".join(data.losses("train").sentences(data.context_length))
         note = f"bold is supervised: {data.supervised_fraction:.1%} of all tokens\n\n{lost}"
         for experiment in experiments_of(trainer):

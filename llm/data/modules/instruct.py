@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +21,7 @@ from llm.config import TokenizerConfig
 from llm.data.chat.errands import errands
 from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
 from llm.data.chat.samples import Losses, SampleMaker
+from llm.data.chat.showing import as_text
 from llm.data.chat.templates import ChatTemplate
 from llm.data.loader import RowSource
 from llm.data.modules.examples import ExampleDataModule
@@ -271,6 +274,14 @@ class InstructDataModule(ExampleDataModule):
         return self._packed.lengths if self.packing else super().row_lengths
 
     # What is looked at.
+
+    def show_sample(self) -> Example:
+        """Show the first sample to train on, with what is supervised in it; gives that sample."""
+        example = Example(*self.train_examples[0])
+        coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        marks = "in green" if coloured else "between [[ and ]]"
+        log.info("a sample, what is supervised %s:\n%s\n", marks, as_text(example, self.tokenizer, coloured))
+        return example
 
     @property
     def train_tokens(self) -> TokenArray:
