@@ -182,6 +182,15 @@ def test_it_begins_with_the_weights_of_a_language_model(capsys):
     assert trained.config.vocab_size == read_pretrained(base).config.vocab_size + 4
 
 
+def test_the_preflight_shows_a_sample_and_what_is_lost(capsys):
+    write_records()
+    assert main(["fit", *RUN, "--data.context_length=32", "--preflight"]) == 0
+    said = capsys.readouterr().err
+    assert "[[" in said.split("a sample, what is supervised between [[ and ]]:")[1]
+    assert "prompts were truncated to context_length 32" in said
+    assert not Path("runs").exists()
+
+
 def test_predict_is_refused_in_a_line(trained, capsys):
     capsys.readouterr()
     assert main(["predict", "--ckpt_path", trained]) == 1
