@@ -1,7 +1,7 @@
 """Small errands with one right answer, in four kinds: classify, say it shorter, translate, answer as an assistant.
 
-The world is closed: a corner shop with what it sells, its shelves and its hours, and pages of a diary and of a price
-list, which come with the question. Everything is drawn from
+The world is closed: a corner shop with what it sells, its shelves and its hours, and the diary of a week; a model knows
+it by heart. Everything is drawn from
 a fixed seed, so that the set is the same everywhere. Held-out errands have wordings that no training errand has; their
 words do occur there.
 """
@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from llm.data.chat.messages import ASSISTANT, USER, Conversation, Message
 
 Split = Literal["train", "held_out"]
-SIZES: dict[str, int] = {"train": 8000, "held_out": 400}
+SIZES: dict[str, int] = {"train": 6000, "held_out": 400}
 """Different conversations in each split."""
 
 _TURNS = (1, 1, 1, 2)
@@ -64,8 +64,14 @@ _HOURS = {
     "Saturday": "ten to four",
 }
 _PRICES = dict(zip(_ITEMS, (20, 30, 25, 10, 15, 40, 50, 60, 90, 70), strict=True))
-_PLANS = ("tea", "dinner", "chess", "music", "football", "swimming", "dancing", "shopping", "painting", "cooking")
-_LISTED = (35, 45, 55, 65, 75, 80, 85, 95)
+_DIARY = {
+    "Monday": "the delivery",
+    "Tuesday": "the cleaning",
+    "Wednesday": "the choir",
+    "Thursday": "the market",
+    "Friday": "the tasting",
+    "Saturday": "the dance",
+}
 
 Item = TypeVar("Item")
 
@@ -133,12 +139,11 @@ _OPEN = _wordings(
 )
 _PLAN = _wordings(
     ("What is on {day}", "What is in the diary on {day}", "What do I have on {day}", "Please tell me what is on {day}"),
-    ("?", ", please?", " in my diary?"),
+    ("?", " this week?", ", please?"),
 )
-_OFFER = _wordings(
-    ("What do {items} cost", "How much do {items} cost", "What is the price of {items}", "Please look up {items}"),
-    (" on this list", " on the list", " by my list"),
-    ("?", ", please?"),
+_WHEN = _wordings(
+    ("When is {plan}", "Which day is {plan}", "On which day is {plan}", "Please tell me when {plan} is"),
+    ("?", " this week?", ", please?"),
 )
 _MESSAGES = {
     "order": (
@@ -229,23 +234,14 @@ def _shop(draw: _Draw, split: Split) -> Errand:
     return draw.one(_OPEN[split]).format(**slots), "", f"On {day} the shop is open from {_HOURS[day]}."
 
 
-def _page(draw: _Draw, split: Split) -> Errand:
-    """A page is given, and one of its lines is asked for."""
-    asked = draw.number(3)
+def _diary(draw: _Draw, split: Split) -> Errand:
+    day, plan = draw.one(list(_DIARY.items()))
     if draw.number(2):
-        days, plans = sorted(draw.several(list(_DAYS), 3), key=list(_DAYS).index), draw.several(_PLANS, 3)
-        page = ", ".join(f"{day} {plan}" for day, plan in zip(days, plans, strict=True))
-        question = draw.one(_PLAN[split]).format(day=days[asked])
-        return question, f"My diary: {page}.", f"On {days[asked]} {plans[asked]}."
-    items, prices = draw.several(list(_ITEMS), 3), draw.several(_LISTED, 3)
-    page = ", ".join(f"{item} {price}" for item, price in zip(items, prices, strict=True))
-    question = draw.one(_OFFER[split]).format(items=items[asked])
-    return question, f"My list: {page}.", f"On the list {items[asked]} {prices[asked]}."
+        return draw.one(_PLAN[split]).format(day=day), "", f"On {day} there is {plan}."
+    return draw.one(_WHEN[split]).format(plan=plan), "", f"{plan.capitalize()} is on {day}."
 
 
-_KINDS: tuple[Callable[[_Draw, Split], Errand], ...] = (_classify, _shorter, _translate, _shop, _page, _page)
-"""How each errand is drawn; what has to be read in a page is harder than what is the same each time, and comes twice as
-often."""
+_KINDS: tuple[Callable[[_Draw, Split], Errand], ...] = (_classify, _shorter, _translate, _shop, _diary)
 
 
 def errands(split: Split) -> Iterator[Conversation]:

@@ -36,9 +36,5 @@ def test_some_right_answers():
     (price,) = {answer for (ask, _), answer in found.items() if "three" in ask and "cakes cost" in ask}
     assert price == "Three cakes cost 270 pence."
     for (ask, about), answer in found.items():
-        if about.startswith("My diary") and answer.startswith("On "):
-            line = answer.removeprefix("On ").removesuffix(".")
-            assert line in about
-            assert line.split()[0] in ask, "the day"
         if "German" in ask:
             assert answer.split()[0] == about.split()[0], "who does it"

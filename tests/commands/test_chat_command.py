@@ -150,6 +150,6 @@ def test_the_template_goes_with_an_export(trained, tmp_path, capsys):
 def test_the_template_goes_with_a_shared_file_and_an_import(trained, tmp_path):
     shared, back = str(tmp_path / "shared.safetensors"), str(tmp_path / "back.ckpt")
     assert main(["export", "--ckpt", trained, "--out", shared, "--format", "safetensors"]) == 0
-    assert main(["import", shared, "--out", back]) == 0
+    assert main(["import", "--from", shared, "--out", back]) == 0
     assert read_pretrained(back).template == read_pretrained(trained).template
     assert main(["chat", "--ckpt", back, "--prompt", "six"]) == 0
