@@ -24,6 +24,7 @@ from llm.cli.settings import (
     adopt_root,
     adopt_text,
     adopt_tokenizer,
+    adopt_trained,
     given_by_flags,
     given_settings,
     is_given,
@@ -38,7 +39,7 @@ from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight
 from llm.pretrained import read_pretrained
-from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
+from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint, trained_of
 from llm.runs.beginning import begin_where_it_was_said
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
 from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
@@ -160,6 +161,8 @@ class TrainingCLI(LightningCLI):
         if isinstance(architecture, dict):
             adopt_architecture(config, given, self.task.network_group, architecture, self.task.links)
         adopt_tokenizer(config, given, entry["tokenizer"])
+        if "lora" in config.model:
+            adopt_trained(config, given, trained_of(checkpoint))
         step = checkpoint.get("global_step", 0)
         if not isinstance(step, int) or step < 0:
             raise CheckpointError(f"{config.ckpt_path!r} is damaged: its global_step is {str(step)[:80]}")

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from llm.config import LoRAConfig
 from llm.errors import ConfigError
 
-
 A, B = "lora_a", "lora_b"
 """The names of the matrices of an adapter."""
 
@@ -104,6 +103,8 @@ def merge_lora(network: nn.Module) -> None:
 @torch.no_grad()
 def merged(weights: dict[str, Tensor], config: LoRAConfig) -> dict[str, Tensor]:
     """The weights of a network with adapters, by name, as those of one without."""
+    if not config.rank:
+        return weights
     plain = {name: tensor for name, tensor in weights.items() if not is_lora(name)}
     for name in [name for name in weights if name.endswith(f".{A}")]:
         layer = name.removesuffix(A)

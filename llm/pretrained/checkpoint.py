@@ -187,7 +187,9 @@ def trained_of(checkpoint: dict[str, Any]) -> Trained:
     try:
         return Trained(tuple(entry["train"]), LoRAConfig(**entry["lora"]), tuple(entry["new"]))
     except (TypeError, KeyError, LLMError) as error:
-        raise CheckpointError(f"the checkpoint is damaged: what it says of its adapters can't be used: {error}") from error
+        raise CheckpointError(
+            f"the checkpoint is damaged: what it says of its adapters can't be used: {error}"
+        ) from error
 
 
 def plain_weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

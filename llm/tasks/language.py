@@ -67,6 +67,7 @@ class LanguageModel(TaskModule):
             found = read_pretrained(pretrained, {"n_head": gpt.n_head})
             network.load_state_dict(adapt(found, gpt).weights)
         super().__init__(network, optim, compile, non_finite, train, lora)
+        self.pretrained = pretrained
         self.sampling = sampling
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
 
