@@ -10,6 +10,7 @@ from llm.config.lora import LoRAConfig
 from llm.config.optim import OptimConfig
 from llm.config.sampling import SamplingConfig
 from llm.config.tokenizer import TokenizerConfig
+from llm.config.transformer import TransformerConfig
 
 __all__ = [
     "GPT2_SIZES",
@@ -20,4 +21,5 @@ __all__ = [
     "OptimConfig",
     "SamplingConfig",
     "TokenizerConfig",
+    "TransformerConfig",
 ]
