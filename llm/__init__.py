@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llm.generation import continue_texts, fill_masks, generate, generate_batch, stream_text
     from llm.inspection.report import inspect
     from llm.model import GPT
-    from llm.pretrained import load
+    from llm.pretrained import Adapters, load
     from llm.tasks import LanguageModel, MaskedLanguageModel
     from llm.tokenizers import build_tokenizer
 
@@ -27,6 +27,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "GPT",
+    "Adapters",
     "EncoderConfig",
     "GPTConfig",
     "LLMError",
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Adapters": "pretrained",
     "EncoderConfig": "config",
     "GPT": "model",
     "GPTConfig": "config",

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "measure how well a model predicts a text",
     "fill": "fill in the masked words of a text",
     "generate": "continue a prompt with a trained model",
+    "merge": "make the adapters of a checkpoint (LoRA) part of its weights",
     "tokenize": "turn text of any size into token ids to train on",
     "tokenizer": "learn a byte-pair encoding, and show the tokens of a text",
     "trace": "walk one text through the whole pipeline, with shapes and numbers",

@@ -1,7 +1,8 @@
 """Other people's weights in, ours out.
 
 `read_pretrained` recognizes what a file or folder holds and reads it; `adapt` fits it to a run; `export` writes it for
-other programs; `load` makes a model of it.
+other programs; `load` makes a model of it; `Adapters`
+puts one of several adapters on it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
 from llm.pretrained.checkpoint import read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
+from llm.pretrained.switching import Adapters
 from llm.tokenizers import Tokenizer
 from llm.tokenizers.files import read_tokenizer_file
 
 __all__ = [
     "FORMATS",
+    "Adapters",
     "Loaded",
     "Pretrained",
     "adapt",

@@ -12,6 +12,8 @@ from torch import Tensor
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
 from llm.pretrained import book, huggingface, nanogpt, openai
+from llm.pretrained.adapters import add_base, base_of
+from llm.pretrained.adapting import adapt
 from llm.pretrained.base import Pretrained, Told
 from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, plain_weights_of, read_checkpoint, task_of
 from llm.pretrained.files import find_weights, is_tensors, read_content
@@ -109,9 +111,22 @@ def _state_dict(content: Any) -> Tensors:
     raise CheckpointError(f"there is no state dict in it ({what}). What can be read: {READABLE}")
 
 
+def read_with_base(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, as `read_checkpoint` gives it, with the frozen weights that it may leave out.
+
+    Raises:
+        CheckpointError: it can't be read, or those weights can't be found, or are others.
+    """
+    checkpoint = read_checkpoint(path)
+    if (source := base_of(checkpoint, path)) is not None:
+        base = adapt(read_pretrained(source), config_of(checkpoint, path))
+        add_base(checkpoint, path, source, base.weights)
+    return checkpoint
+
+
 def _read_own(path: Path) -> Pretrained:
     """A checkpoint of this package."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_with_base(path)
     own = _own(config_of(checkpoint, path), plain_weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
     return dataclasses.replace(own, task=task_of(checkpoint))
 

@@ -86,9 +86,9 @@ def refuse_what_does_not_fit(
             "the checkpoint holds weights alone, so there is no run to resume: start one from them with "
             "--model.pretrained FILE in place of --ckpt_path"
         )
-    if (theirs := trained_of(checkpoint)).words != trained.words:
+    if (words := trained_of(checkpoint).words) != trained.words:
         raise CheckpointError(
-            f"in the checkpoint, {', '.join(theirs.words)} is trained, in this run {', '.join(trained.words)}: omit "
+            f"in the checkpoint, {', '.join(words)} is trained, in this run {', '.join(trained.words)}: omit "
             f"model.train to resume as before, or {_NEW_RUN}"
         )
     _refuse_to_lose_an_average(checkpoint, trainer)

@@ -20,7 +20,8 @@ from llm.model import Network
 from llm.model.networks import is_known
 from llm.model.trained import Trained, trained_network
 from llm.pretrained.adapters import leave_out_base
-from llm.pretrained.checkpoint import BASE, ENTRY, describe, read_checkpoint, task_of, trained_of, weights_of
+from llm.pretrained.checkpoint import BASE, ENTRY, describe, task_of, trained_of, weights_of
+from llm.pretrained.formats import read_with_base
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
@@ -332,7 +333,7 @@ class TaskModule(L.LightningModule):
         Raises:
             CheckpointError: it can't be read, is another task's, or its weights do not fit its architecture.
         """
-        checkpoint = read_checkpoint(checkpoint_path)
+        checkpoint = read_with_base(checkpoint_path)
         if (found := task_of(checkpoint)) != cls.task:
             raise CheckpointError(f"{str(checkpoint_path)!r} is a checkpoint of the task {found!r}, not {cls.task!r}")
         try:

@@ -19,7 +19,8 @@ from llm.cli.main import main
 from llm.config import LoRAConfig
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained import read_pretrained
-from llm.pretrained.checkpoint import ENTRY, read_checkpoint, write_checkpoint
+from llm.pretrained.checkpoint import ENTRY, write_checkpoint
+from llm.pretrained.formats import read_with_base
 from llm.tasks import LanguageModel
 
 LORA = LoRAConfig(rank=2, alpha=8, modules=("qkv", "expand"))
@@ -125,6 +126,19 @@ def test_a_run_may_begin_with_adapted_weights(base: Path, tmp_path: Path) -> Non
     assert torch.equal(again[f"network.{name}"], merged[name])
 
 
+def test_a_base_in_half_precision_is_found_again(base: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.ckpt"
+    checkpoint = torch.load(base, weights_only=True)
+    checkpoint["state_dict"] = {name: tensor.bfloat16() for name, tensor in checkpoint["state_dict"].items()}
+    write_checkpoint(checkpoint, half)
+    after = tune(tmp_path / "run", half, module={"lora": ALONE}, precision="bf16-true", max_steps=3)
+    kept = read_with_base(last(tmp_path / "run"))["state_dict"]
+    assert kept.keys() == after.keys()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in after.items())
+    tune(tmp_path / "float32", half, module={"lora": ALONE}, max_steps=3)
+    assert llm.load(last(tmp_path / "float32")).model.head.weight.dtype == torch.float32
+
+
 def changed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     checkpoint = torch.load(path, weights_only=True)
     change(checkpoint)
@@ -150,10 +164,11 @@ def test_the_base_of_an_adapter_is_found_missed_and_told_from_others(base: Path,
     changed(path.with_name("moved.ckpt"), other)
     with pytest.raises(CheckpointError, match="adapters to other weights than those in"):
         llm.load(path)
-    for damage in ({"source": 3, "fingerprint": ""}, "nothing", {"source": str(path), "fingerprint": ""}):
+    itself = {"source": str(path), "fingerprint": "", "dtypes": {}}
+    for damage in ({"source": 3, "fingerprint": ""}, "nothing", itself):
         changed(path, lambda checkpoint, damage=damage: checkpoint[ENTRY].update(base=damage))  # type: ignore[misc]
         with pytest.raises(CheckpointError):
-            read_checkpoint(path)
+            read_with_base(path)
 
 
 def test_adapters_alone_need_a_base_in_a_file(tmp_path: Path) -> None:
