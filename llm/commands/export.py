@@ -8,12 +8,13 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
-    parser.add_argument("--out", required=True, help="the folder (hf) or file (safetensors) to write")
+    parser.add_argument("--out", required=True, help="the folder (hf, peft) or file (safetensors) to write")
     parser.add_argument(
         "--format",
-        choices=("hf", "safetensors"),
+        choices=("hf", "safetensors", "peft"),
         default="hf",
-        help="hf: a folder that transformers opens; safetensors: one file to share, which import reads (%(default)s)",
+        help="hf: a folder that transformers opens; safetensors: one file to share, which import reads; in both, "
+        "adapters (LoRA) are merged; peft: a folder of the adapters alone, which peft opens (%(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
 
@@ -25,10 +26,14 @@ def run(arguments: argparse.Namespace) -> None:
         LLMError: the checkpoint can't be read, the format has no place for it, or the target is there already.
     """
     from llm.commands.targets import refuse_source
-    from llm.pretrained import export, read_pretrained
+    from llm.pretrained import export, export_adapters, read_pretrained
 
     refuse_source(arguments.ckpt, arguments.out)
-    found = read_pretrained(arguments.ckpt)
-    for note in export(found, arguments.out, arguments.format, arguments.overwrite):
+    if arguments.format == "peft":
+        notes = export_adapters(arguments.ckpt, arguments.out, arguments.overwrite)
+    else:
+        found = read_pretrained(arguments.ckpt)
+        notes = export(found, arguments.out, arguments.format, arguments.overwrite)
+    for note in notes:
         print(f"note: {note}")
     print(f"written to {arguments.out}")

@@ -16,8 +16,9 @@ from llm.model import Network, build_network
 from llm.pretrained.adapting import adapt
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
 from llm.pretrained.checkpoint import read_checkpoint, tokenizer_of
-from llm.pretrained.exporting import FORMATS, export, refuse_existing
-from llm.pretrained.formats import read_pretrained
+from llm.pretrained.exporting import FORMATS, export, export_adapters, refuse_existing
+from llm.pretrained.formats import import_adapters, read_pretrained
+from llm.pretrained.peft import is_peft
 from llm.pretrained.switching import Adapters
 from llm.tokenizers import Tokenizer
 from llm.tokenizers.files import read_tokenizer_file
@@ -30,6 +31,9 @@ __all__ = [
     "adapt",
     "build",
     "export",
+    "export_adapters",
+    "import_adapters",
+    "is_peft",
     "load",
     "load_of_task",
     "read_pretrained",

@@ -11,14 +11,24 @@ from torch import Tensor
 
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
+from llm.model.trained import Trained
 from llm.pretrained import book, families, huggingface, nanogpt, openai
 from llm.pretrained.adapters import add_base, base_of
 from llm.pretrained.adapting import adapt
 from llm.pretrained.base import Pretrained, Told
-from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, plain_weights_of, read_checkpoint, task_of
+from llm.pretrained.checkpoint import (
+    ENTRY,
+    LANGUAGE,
+    checkpoint_of,
+    config_of,
+    plain_weights_of,
+    read_checkpoint,
+    task_of,
+)
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
 from llm.pretrained.hub import NAMES, fetch
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
+from llm.pretrained.peft import CONFIG, from_peft, is_peft
 from llm.pretrained.vocabulary import add_tokenizer
 from llm.tokenizers import tokenizer_from_dict
 
@@ -43,6 +53,11 @@ def read_pretrained(source: str | Path, told: Told | None = None, any_task: bool
     path = locate(source)
     if path.is_dir():
         openai.refuse(path)
+        if is_peft(path):
+            raise CheckpointError(
+                f"{str(path)!r} holds adapters (LoRA) without their base: join them with python -m llm import --from "
+                f"{path} --base BASE --out FILE"
+            )
         path = find_weights(path)
     try:
         found = _read_file(path, told)
@@ -53,6 +68,28 @@ def read_pretrained(source: str | Path, told: Told | None = None, any_task: bool
     if found.task != LANGUAGE and not any_task:
         raise CheckpointError(f"{str(source)!r} is a checkpoint of the task {found.task!r}, not of a language model")
     return found
+
+
+def import_adapters(folder: str | Path, base: str | None = None) -> dict[str, Any]:
+    """A checkpoint of the adapters in a folder of `peft` and of their base.
+
+    Args:
+        folder: with `adapter_config.json`.
+        base: what they were trained on. Default: what the folder names.
+
+    Raises:
+        CheckpointError: the folder or the base can't be read, or they do not belong together.
+        ConfigError: the base is of no family of `transformers`.
+    """
+    named = str(read_json(Path(folder) / CONFIG).get("base_model_name_or_path") or "")
+    source = base or named.removeprefix("openai-community/")
+    if not source or (base is None and source not in NAMES and not Path(source).exists()):
+        raise CheckpointError(f"{str(folder)!r} was trained on {named or 'a base without a name'!r}: give it as --base")
+    found = read_pretrained(source)
+    lora, adapters = from_peft(Path(folder), found.config)
+    checkpoint = checkpoint_of(found.config, found.weights | adapters, found.tokenizer)
+    checkpoint[ENTRY]["trained"] = Trained(lora=lora).to_dict()
+    return checkpoint
 
 
 def locate(source: str | Path) -> Path:
