@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from llm.data.modules.examples import ExampleDataModule
     from llm.data.modules.masked import MaskedDataModule
     from llm.data.modules.text import TextDataModule
+    from llm.data.modules.translate import TranslationDataModule
+    from llm.data.modules.word_vectors import WordVectorsDataModule
     from llm.data.order import BatchOrder, LengthOrder
     from llm.data.reading.corpus import resolve_corpus
     from llm.data.tokens.opening import open_or_build
@@ -31,6 +33,8 @@ __all__ = [
     "TextDataModule",
     "TokenBatch",
     "TokenStore",
+    "TranslationDataModule",
+    "WordVectorsDataModule",
     "open_or_build",
     "resolve_corpus",
     "window_starts",
@@ -46,6 +50,8 @@ _MODULES = {
     "TextDataModule": "modules.text",
     "TokenBatch": "batch",
     "TokenStore": "tokens.store",
+    "TranslationDataModule": "modules.translate",
+    "WordVectorsDataModule": "modules.word_vectors",
     "open_or_build": "tokens.opening",
     "resolve_corpus": "reading.corpus",
     "window_starts": "windows",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
@@ -63,8 +64,13 @@ class TaskModule(L.LightningModule):
     """The word of the task in `TASKS`."""
     network_config: ClassVar[type]
     """The dataclass of its architecture, which is the first argument of the task's class."""
+    architectures: ClassVar[Mapping[str, type]] = MappingProxyType({})
+    """Of a task that can be done by several networks, the dataclass of each by the argument that it is; the argument
+    `kind` says which is used."""
     new_parts: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of what no pre-training knows, such as a head for labels: trained whatever `train` says."""
+    is_cross_entropy: ClassVar[bool] = True
+    """Whether the loss is that of tokens among V, so that perplexity and token accuracy mean something."""
 
     def __init__(
         self,
@@ -234,8 +240,9 @@ class TaskModule(L.LightningModule):
     def _note_step(self, optimizer: torch.optim.Optimizer, totals: StepTotals, norm: Tensor) -> None:
         loss = torch.tensor(totals.loss / totals.n_tokens)
         self.note("train/loss", loss)
-        self.note("train/perplexity", loss.exp())
-        if self._counts_correct:
+        if self.is_cross_entropy:
+            self.note("train/perplexity", loss.exp())
+        if self.is_cross_entropy and self._counts_correct:
             self.note("train/token_accuracy", totals.n_correct / totals.n_tokens)
         self.note("train/gradient_norm", norm)
         self.note("train/learning_rate", optimizer.param_groups[0]["lr"])
@@ -314,7 +321,12 @@ class TaskModule(L.LightningModule):
         if self.trainer.sanity_checking and metrics.is_empty:  # a few batches only, in which nothing is supervised
             return
         values = metrics.values(None if bytes_of is None else bytes_of(split))
-        found = {f"{split}/{name}": torch.tensor(float(value)) for name, value in values.items()}
+        if not self.is_cross_entropy:
+            values = {"loss": values["loss"]}
+        self.log_values({f"{split}/{name}": torch.tensor(float(value)) for name, value in values.items()})
+
+    def log_values(self, found: dict[str, Tensor]) -> None:
+        """Log values of a validation or a test, the same on all processes, by their full names."""
         amid_training = self.trainer.state.fn == "fit"
         # All processes have the same values; without `sync_dist` Lightning would warn.
         self.log_dict(found, sync_dist=True, logger=not amid_training)
@@ -337,13 +349,20 @@ class TaskModule(L.LightningModule):
         if (found := task_of(checkpoint)) != cls.task:
             raise CheckpointError(f"{str(checkpoint_path)!r} is a checkpoint of the task {found!r}, not {cls.task!r}")
         try:
-            trained = trained_of(checkpoint)
-            told: dict[str, Any] = {} if trained.is_all else {"train": list(trained.words), "lora": trained.lora}
-            module = cls(cls.network_config(**checkpoint[ENTRY]["network"]), **told)
+            entry, trained = checkpoint[ENTRY], trained_of(checkpoint)
+            module = cls.of_architecture(str(entry.get("architecture")), entry["network"])
+            trained.apply_to(module.network)
+            module.trained = trained
             module.network.load_state_dict(weights_of(checkpoint))
         except (TypeError, KeyError, RuntimeError, LLMError) as error:
             raise CheckpointError(f"{str(checkpoint_path)!r} holds a network that can't be built: {error}") from error
         return module
+
+    @classmethod
+    def of_architecture(cls, name: str, settings: dict[str, Any]) -> Self:
+        """A module with a new network: of the class of configuration of this name, with these settings."""
+        del name  # a task with several says which
+        return cls(cls.network_config(**settings))
 
     def _frozen(self) -> dict[str, Tensor]:
         """The frozen parameters, by name; a shared one has several."""
