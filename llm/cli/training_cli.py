@@ -143,7 +143,8 @@ class TrainingCLI(LightningCLI):
         elif config.model.get("pretrained") is not None:
             n_head = f"{self.task.network_group}.n_head"
             told = {"n_head": config[n_head]} if is_given(n_head, given) else {}
-            found = read_pretrained(config.model.pretrained, told)
+            kind: Any = self.task.module_class()
+            found = read_pretrained(config.model.pretrained, told, tasks=kind.starts_from)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
             self.start = Start(trained=found.config)

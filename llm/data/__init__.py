@@ -12,6 +12,7 @@ from llm.runtime.lazy import lazy_names
 if TYPE_CHECKING:
     from llm.data.batch import TokenBatch
     from llm.data.loader import BatchLoader
+    from llm.data.modules.classify import ClassifyDataModule
     from llm.data.modules.examples import ExampleDataModule
     from llm.data.modules.masked import MaskedDataModule
     from llm.data.modules.text import TextDataModule
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchLoader",
     "BatchOrder",
+    "ClassifyDataModule",
     "ExampleDataModule",
     "LengthOrder",
     "MaskedDataModule",
@@ -43,6 +45,7 @@ __all__ = [
 _MODULES = {
     "BatchLoader": "loader",
     "BatchOrder": "order",
+    "ClassifyDataModule": "modules.classify",
     "ExampleDataModule": "modules.examples",
     "LengthOrder": "order",
     "MaskedDataModule": "modules.masked",

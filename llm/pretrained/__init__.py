@@ -7,6 +7,7 @@ puts one of several adapters on it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from llm.errors import CheckpointError
 from llm.model import Network, build_network
 from llm.pretrained.adapting import adapt
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
-from llm.pretrained.checkpoint import SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
+from llm.pretrained.checkpoint import LANGUAGE, SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, export_adapters, refuse_existing
 from llm.pretrained.formats import import_adapters, read_pretrained
 from llm.pretrained.peft import is_peft
@@ -29,6 +30,7 @@ __all__ = [
     "Loaded",
     "Pretrained",
     "adapt",
+    "begin_with",
     "build",
     "export",
     "export_adapters",
@@ -78,6 +80,23 @@ def load_of_task(
             f"{str(source)!r} is of the task {pretrained.task!r}, and this command is for those of the task {task!r}"
         )
     return Loaded(network.to(device).eval(), _tokenizer(pretrained, source))
+
+
+def begin_with(network: Network, source: str | Path, tasks: Sequence[str] = (LANGUAGE,)) -> None:
+    """Give a network the weights of a file or folder; a classifier's head stays new unless its labels are the same.
+
+    Args:
+        network: what a run begins with; changed in place.
+        source: what `read_pretrained` reads.
+        tasks: those whose checkpoints are taken.
+
+    Raises:
+        CheckpointError: it can't be read, or is of another task.
+        ConfigError: the weights are of another architecture.
+    """
+    found = read_pretrained(source, {"n_head": network.config.n_head}, tasks=tasks)
+    weights = adapt(found, network.config).weights
+    network.load_state_dict({**network.state_dict(), **weights})
 
 
 def read_tokenizer(source: str | Path) -> Tokenizer:
