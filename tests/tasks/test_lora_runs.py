@@ -15,6 +15,7 @@ from torch import Tensor
 
 import llm
 from bench._processes import REPOSITORY
+from llm.__main__ import main as commands
 from llm.cli.main import main
 from llm.config import LoRAConfig
 from llm.errors import CheckpointError, ConfigError
@@ -224,3 +225,31 @@ def test_a_killed_run_of_adapters_resumes_from_the_command_line(
     one, other = (on_disk(tmp_path / name / "last.ckpt") for name in ("whole", "killed"))
     assert one.keys() == other.keys()
     assert all(torch.equal(other[name], tensor) for name, tensor in one.items())
+
+
+def test_labels_by_adapters_from_a_language_model_to_a_plain_classifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("--trainer.max_steps=3", "--checkpoint.folder=base")
+    rows = "".join(
+        f"the {a} and {b} {n},{a}\n" for n in "abcdefghijklmnopqrst" for a, b in (("sea", "tar"), ("tar", "sea"))
+    )
+    Path("labels.csv").write_text(f"text,label\n{rows}")
+    words = ["fit", "--task=classify", "--data.corpus=labels.csv", "--model.pretrained=base/last.ckpt"]
+    words += ["--model.lora.rank=2", "--model.lora.adapter_only=true", "--trainer.max_steps=4"]
+    words += ["--checkpoint.folder=tuned", "--trainer.accelerator=cpu", "--inspect.every=0"]
+    assert main(words) == 0
+    kept = on_disk(Path("tuned/last.ckpt"))
+    assert {"network.head.weight", "network.head.bias"} <= kept.keys()  # without it, the labels would be chance
+    assert all(".lora_" in name or name.startswith("network.head.") for name in kept)
+    assert (
+        main(["validate", "--ckpt_path=tuned/last.ckpt", "--data.corpus=labels.csv", "--trainer.accelerator=cpu"]) == 0
+    )
+    assert commands(["merge", "--ckpt", "tuned/last.ckpt", "--out", "plain.ckpt"]) == 0
+    answers = []
+    for name in ("tuned/last.ckpt", "plain.ckpt"):
+        capsys.readouterr()
+        assert commands(["classify", "--ckpt", name, "--text", "the tar and sea a", "--json"]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
