@@ -15,11 +15,11 @@ from llm.errors import CheckpointError, LLMError
 from llm.model.trained import Trained
 from llm.pretrained import book, families, huggingface, nanogpt, openai
 from llm.pretrained.adapters import add_base, base_of
-from llm.pretrained.adapting import adapt
+from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import Pretrained, Told
 from llm.pretrained.checkpoint import (
     ENTRY,
-    LANGUAGE,
+    NEXT_TOKEN_TASKS,
     checkpoint_of,
     config_of,
     plain_weights_of,
@@ -40,7 +40,7 @@ READABLE = (
 
 
 def read_pretrained(
-    source: str | Path, told: Told | None = None, any_task: bool = False, tasks: Sequence[str] = (LANGUAGE,)
+    source: str | Path, told: Told | None = None, any_task: bool = False, tasks: Sequence[str] = NEXT_TOKEN_TASKS
 ) -> Pretrained:
     """The weights, architecture and tokenizer in a file or folder, whatever program wrote it.
 
@@ -182,7 +182,8 @@ def read_with_base(path: str | Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     if (source := base_of(checkpoint, path)) is not None:
         config = config_of(checkpoint, path)
-        base = adapt(read_pretrained(source, {"n_head": config.n_head}, any_task=True), config)
+        found = read_pretrained(source, {"n_head": config.n_head}, any_task=True)
+        base = adapt(grow_vocabulary(found, config.vocab_size), config)  # as the run did
         add_base(checkpoint, path, source, base.weights)
     return checkpoint
 
@@ -191,7 +192,7 @@ def _read_own(path: Path) -> Pretrained:
     """A checkpoint of this package."""
     checkpoint = read_with_base(path)
     own = _own(config_of(checkpoint, path), plain_weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
-    return dataclasses.replace(own, task=task_of(checkpoint))
+    return dataclasses.replace(own, task=task_of(checkpoint), template=checkpoint[ENTRY].get("template"))
 
 
 def _read_shared(tensors: Tensors, entry: str) -> Pretrained:
@@ -199,11 +200,12 @@ def _read_shared(tensors: Tensors, entry: str) -> Pretrained:
     try:
         described = json.loads(entry)
         config, tokenizer = GPTConfig(**described["network"]), described["tokenizer"]
+        template = described.get("template")
     except (ValueError, TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"its metadata describe no model that can be built: {error}") from error
     if config.tie_head and TOKEN in tensors:
         tensors = tensors | {HEAD: tensors[TOKEN]}
-    return _own(config, tensors, tokenizer)
+    return dataclasses.replace(_own(config, tensors, tokenizer), template=template)
 
 
 def _own(config: GPTConfig, weights: Tensors, tokenizer: dict[str, Any] | None) -> Pretrained:
