@@ -221,7 +221,7 @@ def adopt_trained(config: Any, given: set[str], trained: Trained) -> None:
     if not is_given("model.train", given):
         config.model.train = list(trained.words)
     for name, value in dataclasses.asdict(trained.lora).items():
-        if not is_given(f"model.lora.{name}", given):
+        if "lora" in config.model and not is_given(f"model.lora.{name}", given):
             config.model.lora[name] = value
 
 

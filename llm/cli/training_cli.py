@@ -177,7 +177,7 @@ class TrainingCLI(LightningCLI):
         if isinstance(architecture, dict):
             adopt_architecture(config, given, group, architecture, self.task.links)
         adopt_tokenizer(config, given, entry["tokenizer"])
-        if "lora" in config.model:
+        if "train" in config.model:
             adopt_trained(config, given, trained_of(checkpoint))
         adopt_template(config, given, entry.get("template"))
         if (source_tokenizer := entry.get(SOURCE_TOKENIZER)) is not None:

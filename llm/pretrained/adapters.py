@@ -92,7 +92,7 @@ def add_base(checkpoint: dict[str, Any], path: str | Path, source: str, base: di
     """
     weights, dtypes = weights_of(checkpoint), checkpoint[ENTRY][BASE]["dtypes"]
     missing = {
-        name: tensor.to(_DTYPES.get(dtypes.get(name), torch.float32))
+        name: tensor.to(_DTYPES.get(str(dtypes.get(name)), torch.float32))
         for name, tensor in base.items()
         if name not in weights
     }
