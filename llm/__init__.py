@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llm.generation import continue_texts, fill_masks, generate, generate_batch, stream_text
     from llm.inspection.report import inspect
     from llm.model import GPT
-    from llm.pretrained import load
+    from llm.pretrained import Adapters, load
     from llm.tasks import LanguageModel, MaskedLanguageModel, TextClassifier
     from llm.tokenizers import build_tokenizer
 
@@ -36,6 +36,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "GPT",
+    "Adapters",
     "ClassifierConfig",
     "ClassifyDataModule",
     "EncoderConfig",
@@ -62,6 +63,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Adapters": "pretrained",
     "ClassifierConfig": "config",
     "ClassifyDataModule": "data",
     "EncoderConfig": "config",

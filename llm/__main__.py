@@ -25,6 +25,7 @@ COMMANDS = {
     "fill": "fill in the masked words of a text",
     "neighbours": "find the words whose vectors are nearest to a word, or to an analogy",
     "generate": "continue a prompt with a trained model",
+    "merge": "make the adapters of a checkpoint (LoRA) part of its weights",
     "tokenize": "turn text of any size into token ids to train on",
     "tokenizer": "learn a byte-pair encoding, and show the tokens of a text",
     "translate": "translate sentences with a trained model",

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from llm.cli.words import CONFIG, read_settings, take
 from llm.config import OptimConfig
 from llm.errors import ConfigError
+from llm.model.trained import Trained
 from llm.runs.loggers import has_folder
 
 log = logging.getLogger("llm")
@@ -208,6 +209,20 @@ def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None
     for name, value in dataclasses.asdict(optim).items() if optim is not None else ():
         if not is_given(f"model.optim.{name}", given):
             config.model.optim[name] = value
+
+
+def adopt_trained(config: Any, given: set[str], trained: Trained) -> None:
+    """Take from a checkpoint what of it is trained, and its adapters, except for what the user set.
+
+    If that differs, the checkpoint is refused when it is loaded.
+    """
+    if trained.is_all:
+        return
+    if not is_given("model.train", given):
+        config.model.train = list(trained.words)
+    for name, value in dataclasses.asdict(trained.lora).items():
+        if "lora" in config.model and not is_given(f"model.lora.{name}", given):
+            config.model.lora[name] = value
 
 
 def settings_of_run(folder: Path) -> dict[str, Any]:

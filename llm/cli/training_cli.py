@@ -27,6 +27,7 @@ from llm.cli.settings import (
     adopt_template,
     adopt_text,
     adopt_tokenizer,
+    adopt_trained,
     given_by_flags,
     given_settings,
     is_given,
@@ -43,7 +44,7 @@ from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight, preflight_of_samples
 from llm.pretrained import read_pretrained
-from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint
+from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint, trained_of
 from llm.runs.beginning import begin_where_it_was_said
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
 from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
@@ -176,6 +177,8 @@ class TrainingCLI(LightningCLI):
         if isinstance(architecture, dict):
             adopt_architecture(config, given, group, architecture, self.task.links)
         adopt_tokenizer(config, given, entry["tokenizer"])
+        if "train" in config.model:
+            adopt_trained(config, given, trained_of(checkpoint))
         adopt_template(config, given, entry.get("template"))
         if (source_tokenizer := entry.get(SOURCE_TOKENIZER)) is not None:
             adopt_source_tokenizer(config, given, source_tokenizer, entry["tokenizer"])

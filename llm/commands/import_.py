@@ -12,7 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="source",
         required=True,
         help="a Hugging Face GPT-2 folder or file, nanoGPT's or minGPT's checkpoint, a state dict of the book "
-        "LLMs-from-scratch, or gpt2, gpt2-medium, gpt2-large, gpt2-xl",
+        "LLMs-from-scratch, or gpt2, gpt2-medium, gpt2-large, gpt2-xl; or a folder of adapters (LoRA) that peft wrote",
+    )
+    parser.add_argument(
+        "--base", help="what adapters were trained on, if --from is a folder of peft (as that names it)"
     )
     parser.add_argument("--out", required=True, help="the checkpoint to write, such as gpt2.ckpt")
     parser.add_argument("--context_length", type=int, help="keep this many of the first positions only (all)")
@@ -34,11 +37,15 @@ def run(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from llm.commands.targets import refuse_source
-    from llm.pretrained import adapt, read_pretrained, refuse_existing
+    from llm.pretrained import adapt, import_adapters, is_peft, read_pretrained, refuse_existing
     from llm.pretrained.checkpoint import checkpoint_of, write_checkpoint
 
     refuse_source(arguments.source, arguments.out)
     refuse_existing(Path(arguments.out), arguments.overwrite)
+    if is_peft(arguments.source):
+        write_checkpoint(import_adapters(arguments.source, arguments.base), arguments.out)
+        print(f"written to {arguments.out}")
+        return
     found = read_pretrained(arguments.source, {"n_head": arguments.n_head, "activation": arguments.activation})
     wanted = {"context_length": arguments.context_length, "vocab_multiple": arguments.vocab_multiple}
     wanted = {name: value for name, value in wanted.items() if value is not None}

@@ -1,7 +1,8 @@
 """Other people's weights in, ours out.
 
 `read_pretrained` recognizes what a file or folder holds and reads it; `adapt` fits it to a run; `export` writes it for
-other programs; `load` makes a model of it.
+other programs; `load` makes a model of it; `Adapters`
+puts one of several adapters on it.
 """
 
 from __future__ import annotations
@@ -22,20 +23,26 @@ from llm.pretrained.checkpoint import (
     read_checkpoint,
     tokenizer_of,
 )
-from llm.pretrained.exporting import FORMATS, export, refuse_existing
-from llm.pretrained.formats import read_pretrained
+from llm.pretrained.exporting import FORMATS, export, export_adapters, refuse_existing
+from llm.pretrained.formats import import_adapters, read_pretrained
+from llm.pretrained.peft import is_peft
+from llm.pretrained.switching import Adapters
 from llm.tokenizers import Tokenizer
 from llm.tokenizers.files import read_tokenizer_file
 
 __all__ = [
     "FORMATS",
+    "Adapters",
     "Loaded",
     "Pretrained",
     "adapt",
     "begin_with",
     "build",
     "export",
+    "export_adapters",
     "grow_vocabulary",
+    "import_adapters",
+    "is_peft",
     "load",
     "load_of_task",
     "read_pretrained",

@@ -20,7 +20,17 @@ from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.model import Network
 from llm.model.networks import is_known
 from llm.model.trained import Trained, trained_network
-from llm.pretrained.checkpoint import ENTRY, NEXT_TOKEN_TASKS, describe, read_checkpoint, task_of, weights_of
+from llm.pretrained.adapters import leave_out_base
+from llm.pretrained.checkpoint import (
+    BASE,
+    ENTRY,
+    NEXT_TOKEN_TASKS,
+    describe,
+    task_of,
+    trained_of,
+    weights_of,
+)
+from llm.pretrained.formats import read_with_base
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
@@ -83,6 +93,7 @@ class TaskModule(L.LightningModule):
         self.trained = Trained(train, lora, self.new_parts)
         self.trained.apply_to(network)
         self.network = network
+        self.pretrained: str | None = None  # what the frozen weights were read from
         self.optim = optim
         self.compile_network = compile
         self.guard = NonFiniteGuard(non_finite)
@@ -150,6 +161,18 @@ class TaskModule(L.LightningModule):
         """Whether a part of the training step really has been compiled."""
         called: Any = self.cross_entropy if part == "cross_entropy" else self._compiled.get(part)
         return getattr(called, "is_compiled", False)
+
+    def on_fit_start(self) -> None:
+        """Refuse to leave weights out of checkpoints that no file has.
+
+        Raises:
+            ConfigError: `lora.adapter_only` without `pretrained`.
+        """
+        if self.trained.lora.adapter_only and self.pretrained is None:
+            raise ConfigError(
+                "model.lora.adapter_only leaves the frozen weights to the file that model.pretrained names: give it, "
+                "or let checkpoints hold all"
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout from (seed, batch, process) alone, so that a resumed run repeats it."""
@@ -337,12 +360,14 @@ class TaskModule(L.LightningModule):
         Raises:
             CheckpointError: it can't be read, is another task's, or its weights do not fit its architecture.
         """
-        checkpoint = read_checkpoint(checkpoint_path)
+        checkpoint = read_with_base(checkpoint_path)
         if (found := task_of(checkpoint)) != cls.task:
             raise CheckpointError(f"{str(checkpoint_path)!r} is a checkpoint of the task {found!r}, not {cls.task!r}")
         try:
-            entry = checkpoint[ENTRY]
+            entry, trained = checkpoint[ENTRY], trained_of(checkpoint)
             module = cls.of_architecture(str(entry.get("architecture")), entry["network"])
+            trained.apply_to(module.network)
+            module.trained = trained
             module.network.load_state_dict(weights_of(checkpoint))
         except (TypeError, KeyError, RuntimeError, LLMError) as error:
             raise CheckpointError(f"{str(checkpoint_path)!r} holds a network that can't be built: {error}") from error
@@ -354,9 +379,18 @@ class TaskModule(L.LightningModule):
         del name  # a task with several says which
         return cls(cls.network_config(**settings))
 
+    def _frozen(self) -> dict[str, Tensor]:
+        """The frozen parameters, by name; a shared one has several."""
+        parameters = self.network.named_parameters(remove_duplicate=False)
+        return {name: parameter for name, parameter in parameters if not parameter.requires_grad}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add task, architecture and tokenizer, so that the file alone is enough to use it; and the settings."""
         checkpoint[ENTRY] = describe(self.network.config, self.tokenizer, self.task)
+        if not self.trained.is_all:
+            checkpoint[ENTRY]["trained"] = self.trained.to_dict()
+        if self.trained.lora.adapter_only and "state_dict" in checkpoint and self.pretrained is not None:
+            leave_out_base(checkpoint, self._frozen(), self.pretrained)
         checkpoint[ENTRY][SETTINGS] = settings_of(self.trainer, self.optim)
         checkpoint[ENTRY]["skipped_steps"] = self.guard.state()
         checkpoint[ENTRY]["unsupervised_batches"] = self.unsupervised_batches
@@ -367,7 +401,10 @@ class TaskModule(L.LightningModule):
         Raises:
             CheckpointError: they don't, and says what differs; or a run is to resume from weights alone.
         """
-        refuse_what_does_not_fit(checkpoint, self.task, self.network, self.tokenizer, self.optim, self._trainer)
+        run = self.tokenizer, self.optim, self._trainer
+        refuse_what_does_not_fit(checkpoint, self.task, self.network, self.trained, *run)
+        if (base := checkpoint[ENTRY].get(BASE)) is not None:
+            self.pretrained = base["source"]
         self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))
         count = checkpoint[ENTRY].get("unsupervised_batches", 0)
         self.unsupervised_batches = count if isinstance(count, int) else 0

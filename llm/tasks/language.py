@@ -68,6 +68,7 @@ class LanguageModel(TaskModule):
         if pretrained is not None:
             begin_with(network, pretrained, self.starts_from, self.grows_vocabulary)
         super().__init__(network, optim, compile, non_finite, train, lora)
+        self.pretrained = pretrained
         self.sampling = sampling
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
 
