@@ -12,6 +12,7 @@ import torch
 
 from llm.errors import CheckpointError
 from llm.model import Network, build_network
+from llm.model.rotary import Rotary
 from llm.pretrained.adapting import adapt
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
 from llm.pretrained.checkpoint import read_checkpoint, tokenizer_of
@@ -87,9 +88,21 @@ def read_tokenizer(source: str | Path) -> Tokenizer:
 
 
 def build(pretrained: Pretrained) -> Network:
-    """A network with these weights."""
-    model = build_network(pretrained.config)
-    model.load_state_dict(pretrained.weights)
+    """A network of these weights: the very tensors and no copies of them, where their type can stay.
+
+    bfloat16 stays, if all are; whatever else becomes float32.
+    """
+    with torch.device("meta"):  # no memory, and no random numbers, for what is replaced
+        model = build_network(pretrained.config)
+    is_short = all(tensor.dtype == torch.bfloat16 for tensor in pretrained.weights.values())
+    dtype = torch.bfloat16 if is_short else torch.float32
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in pretrained.weights.items()}
+    model.load_state_dict(weights, assign=True)
+    if pretrained.config.tie_head:
+        model.output_layer.weight = model.embeddings.token.weight
+    for module in model.modules():
+        if isinstance(module, Rotary):
+            module.compute_tables()
     return model
 
 
