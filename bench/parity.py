@@ -9,6 +9,7 @@ and without; whether what is written has the same bytes, and the same logits onc
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import tempfile
@@ -93,7 +94,7 @@ def measure(family: str, shape: str, settings: dict[str, Any], seed: int = 0) ->
     import transformers
 
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{family}Config")(**(SIZES if family != "GPT2" else {}) | settings)
+    config = getattr(transformers, f"{family}Config")(**(SIZES if family != "GPT2" else {}) | copy.deepcopy(settings))
     theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
     for parameter in theirs.parameters():  # large enough for every part of the model to matter
         nn.init.normal_(parameter, std=0.3)
