@@ -31,7 +31,7 @@ class CrossAttention(Attention):
         self.query = nn.Linear(config.n_embd, H * D, bias=config.qkv_bias)
         self.key_value = nn.Linear(config.n_embd, 2 * K * D, bias=config.qkv_bias)
         self.qk_gain: nn.Parameter | None = None
-        self.query_norm: RMSNorm | None = None
+        self.query_norm = self.key_norm = None
         if config.qk_norm and config.qk_gain == "separate":
             self.query_norm, self.key_norm = (RMSNorm(D, eps=config.norm_epsilon) for _ in range(2))
         elif config.qk_norm:
@@ -63,7 +63,7 @@ class CrossAttention(Attention):
         key, value = self.key_value(memory).unflatten(-1, (2 * K, D)).split([K, K], dim=2)  # 2 x (B, S, K, D)
         if self.qk_gain is not None:
             key = rms_norm(key)
-        elif self.query_norm is not None:
+        elif self.key_norm is not None:
             key = self.key_norm(key)
         return key.transpose(1, 2), value.transpose(1, 2)  # (B, S, K, D) -> (B, K, S, D)
 

@@ -6,6 +6,7 @@ other programs; `load` makes a model of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from llm.model import Network, build_network
 from llm.model.rotary import Rotary
 from llm.pretrained.adapting import adapt
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
-from llm.pretrained.checkpoint import read_checkpoint, tokenizer_of
+from llm.pretrained.checkpoint import LANGUAGE, SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
 from llm.tokenizers import Tokenizer
@@ -26,11 +27,13 @@ __all__ = [
     "Loaded",
     "Pretrained",
     "adapt",
+    "begin_with",
     "build",
     "export",
     "load",
     "load_of_task",
     "read_pretrained",
+    "read_source_tokenizer",
     "read_tokenizer",
     "refuse_existing",
 ]
@@ -73,6 +76,23 @@ def load_of_task(
     return Loaded(network.to(device).eval(), _tokenizer(pretrained, source))
 
 
+def begin_with(network: Network, source: str | Path, tasks: Sequence[str] = (LANGUAGE,)) -> None:
+    """Give a network the weights of a file or folder; a classifier's head stays new unless its labels are the same.
+
+    Args:
+        network: what a run begins with; changed in place.
+        source: what `read_pretrained` reads.
+        tasks: those whose checkpoints are taken.
+
+    Raises:
+        CheckpointError: it can't be read, or is of another task.
+        ConfigError: the weights are of another architecture.
+    """
+    found = read_pretrained(source, {"n_head": network.config.n_head}, tasks=tasks)
+    weights = adapt(found, network.config).weights
+    network.load_state_dict({**network.state_dict(), **weights})
+
+
 def read_tokenizer(source: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint or of any other file that can be read; or that `write_tokenizer_file` wrote.
 
@@ -85,6 +105,15 @@ def read_tokenizer(source: str | Path) -> Tokenizer:
     if Path(source).suffix == ".ckpt":  # of any task, whose network may be none that this package can build
         return tokenizer_of(read_checkpoint(source), source)
     return _tokenizer(read_pretrained(source, any_task=True), source)
+
+
+def read_source_tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer for sources of a checkpoint of the task `translate`.
+
+    Raises:
+        CheckpointError: it can't be read, or has none.
+    """
+    return tokenizer_of(read_checkpoint(source), source, SOURCE_TOKENIZER)
 
 
 def build(pretrained: Pretrained) -> Network:
