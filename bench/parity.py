@@ -173,7 +173,7 @@ def main() -> None:
         list({family: (family, *rest) for family, *rest in reversed(CASES)}.values())[::-1] if options.tiny else CASES
     )
     with torch.no_grad():
-        rows = [measure(*case, seed=options.seed) for case in cases]
+        rows = [measure(family, shape, settings, options.seed) for family, shape, settings in cases]
     print(json.dumps([row._asdict() for row in rows]) if options.json else table(rows))
 
 

@@ -6,6 +6,7 @@ other programs; `load` makes a model of it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,15 @@ import torch
 from llm.errors import CheckpointError
 from llm.model import Network, build_network
 from llm.model.rotary import Rotary
-from llm.pretrained.adapting import adapt
+from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
-from llm.pretrained.checkpoint import LANGUAGE, SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
+from llm.pretrained.checkpoint import (
+    LANGUAGE,
+    NEXT_TOKEN_TASKS,
+    SOURCE_TOKENIZER,
+    read_checkpoint,
+    tokenizer_of,
+)
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
 from llm.tokenizers import Tokenizer
@@ -30,6 +37,7 @@ __all__ = [
     "begin_with",
     "build",
     "export",
+    "grow_vocabulary",
     "load",
     "load_of_task",
     "read_pretrained",
@@ -69,26 +77,32 @@ def load_of_task(
     """
     pretrained = read_pretrained(source, any_task=True)
     network = build(pretrained)
-    if pretrained.task != task or not isinstance(network, kind):
+    allowed = NEXT_TOKEN_TASKS if task == LANGUAGE else (task,)
+    if pretrained.task not in allowed or not isinstance(network, kind):
         raise CheckpointError(
             f"{str(source)!r} is of the task {pretrained.task!r}, and this command is for those of the task {task!r}"
         )
     return Loaded(network.to(device).eval(), _tokenizer(pretrained, source))
 
 
-def begin_with(network: Network, source: str | Path, tasks: Sequence[str] = (LANGUAGE,)) -> None:
+def begin_with(
+    network: Network, source: str | Path, tasks: Sequence[str] = NEXT_TOKEN_TASKS, grows_vocabulary: bool = False
+) -> None:
     """Give a network the weights of a file or folder; a classifier's head stays new unless its labels are the same.
 
     Args:
         network: what a run begins with; changed in place.
         source: what `read_pretrained` reads.
         tasks: those whose checkpoints are taken.
+        grows_vocabulary: whether the network may have more tokens, whose embeddings then begin as the others' mean.
 
     Raises:
         CheckpointError: it can't be read, or is of another task.
         ConfigError: the weights are of another architecture.
     """
     found = read_pretrained(source, {"n_head": network.config.n_head}, tasks=tasks)
+    if grows_vocabulary:
+        found = grow_vocabulary(found, network.config.vocab_size)
     weights = adapt(found, network.config).weights
     network.load_state_dict({**network.state_dict(), **weights})
 
@@ -123,12 +137,16 @@ def build(pretrained: Pretrained) -> Network:
     """
     with torch.device("meta"):  # no memory, and no random numbers, for what is replaced
         model = build_network(pretrained.config)
+    names = defaultdict(list)  # of one parameter
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
     is_short = all(tensor.dtype == torch.bfloat16 for tensor in pretrained.weights.values())
     dtype = torch.bfloat16 if is_short else torch.float32
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in pretrained.weights.items()}
     model.load_state_dict(weights, assign=True)
-    if pretrained.config.tie_head:
-        model.output_layer.weight = model.embeddings.token.weight
+    for first, *others in names.values():  # what was shared is so again
+        for module, _, name in (other.rpartition(".") for other in others):
+            setattr(model.get_submodule(module), name, model.get_parameter(first))
     for module in model.modules():
         if isinstance(module, Rotary):
             module.compute_tables()
