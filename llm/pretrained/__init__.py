@@ -145,8 +145,8 @@ def build(pretrained: Pretrained) -> Network:
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in pretrained.weights.items()}
     model.load_state_dict(weights, assign=True)
     for first, *others in names.values():  # what was shared is so again
-        for module, _, name in (other.rpartition(".") for other in others):
-            setattr(model.get_submodule(module), name, model.get_parameter(first))
+        for owner, _, attribute in (other.rpartition(".") for other in others):
+            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
     for module in model.modules():
         if isinstance(module, Rotary):
             module.compute_tables()
