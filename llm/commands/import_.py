@@ -11,8 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         required=True,
-        help="a Hugging Face GPT-2 folder or file, nanoGPT's or minGPT's checkpoint, a state dict of the book "
-        "LLMs-from-scratch, or gpt2, gpt2-medium, gpt2-large, gpt2-xl; or a folder of adapters (LoRA) that peft wrote",
+        help="a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), nanoGPT's or minGPT's checkpoint, a state "
+        "dict of the book LLMs-from-scratch, or gpt2, gpt2-medium, gpt2-large, gpt2-xl; or a folder of adapters (LoRA) "
+        "that peft wrote",
     )
     parser.add_argument(
         "--base", help="what adapters were trained on, if --from is a folder of peft (as that names it)"

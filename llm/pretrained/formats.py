@@ -66,7 +66,7 @@ def read_pretrained(
     try:
         found = _read_file(path, told)
     except CheckpointError as error:
-        if str(path) in str(error):
+        if str(path) in str(error) or repr(str(path.parent)) in str(error):
             raise
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     if found.task not in tasks and not any_task:
@@ -126,7 +126,7 @@ def _read_file(path: Path, told: Told) -> Pretrained:
         return add_tokenizer(nanogpt.read_nanogpt(content, told), None)
     tensors = clean_names(_state_dict(content))
     if (config := _stated_config(path.parent)) is not None:
-        return _read_stated(config, tensors, path.parent)
+        return _read_stated(config, tensors, path)
     if "tok_emb.weight" in tensors and any(name.startswith("trf_blocks.") for name in tensors):
         return add_tokenizer(book.read(tensors, told), None)
     if "tok_emb.weight" in tensors and "pos_emb" in tensors:
@@ -151,11 +151,12 @@ def _stated_config(folder: Path) -> dict[str, Any] | None:
     return config if "model_type" in config else None
 
 
-def _read_stated(config: dict[str, Any], tensors: Tensors, folder: Path) -> Pretrained:
+def _read_stated(config: dict[str, Any], tensors: Tensors, path: Path) -> Pretrained:
     """A model whose `config.json` says what it is, whatever its tensors look like."""
+    folder = path.parent
     if config["model_type"] == "gpt2":
         return add_tokenizer(huggingface.read(tensors, folder, {}), folder)
-    return add_tokenizer(families.read(config, tensors, str(folder)), folder)
+    return add_tokenizer(families.read(config, tensors, str(path if folder == Path() else folder)), folder)
 
 
 def _first(tensors: Tensors, ending: str) -> Tensor | None:
