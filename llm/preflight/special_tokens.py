@@ -20,7 +20,8 @@ def special_tokens_in_the_text(plan: Plan) -> Iterator[str]:
     end = tokenizer.end_of_text_id
     if end is None or store.n_bytes == 0:  # 0: a file of nothing but token ids
         return
-    between = store.n_documents - 1
+    first, others = (tokenizer.document_start(is_first).count(end) for is_first in (True, False))
+    between = first + (store.n_documents - 1) * others
     try:
         found = int(count_tokens(store.tokens(), tokenizer.vocab_size)[end]) - between
     except DataError:  # where damaged token ids are used, their place is known

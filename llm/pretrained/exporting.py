@@ -15,11 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from llm.errors import CheckpointError, ConfigError, TokenizerError
-from llm.pretrained import huggingface
+from llm.pretrained import card, huggingface
 from llm.pretrained.base import Pretrained
 from llm.pretrained.checkpoint import ENTRY, describe
 from llm.pretrained.layout import HEAD
-from llm.pretrained.vocabulary import write_tokenizer
+from llm.pretrained.roles import stated_ids
+from llm.pretrained.tokenizer_files import write_tokenizer
 from llm.runtime.files import move_into_place, temporary_for
 
 FORMATS = ("hf", "safetensors")
@@ -103,11 +104,17 @@ def _in_one_move(target: Path) -> Iterator[Path]:
             old.rename(target)
             raise
         for file in old.iterdir():
-            if not _OF_A_MODEL.fullmatch(file.name):
+            if not _is_of_a_model(file):
                 file.rename(target / file.name)
         shutil.rmtree(old)
     finally:
         shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def _is_of_a_model(file: Path) -> bool:
+    if file.name == card.NAME:
+        return card.MARK in file.read_text(encoding="utf-8", errors="replace")
+    return _OF_A_MODEL.fullmatch(file.name) is not None
 
 
 def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
@@ -121,18 +128,21 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
         padding = config.padded_vocab_size - config.vocab_size
         notes.append(f"the {padding} rows of padding were omitted: they belong to no token")
     folder.mkdir()
-    settings = huggingface.config_to_json(config, end)
+    settings = huggingface.config_to_json(config, end) | stated_ids(tokenizer)
     settings["dtype"] = str(pretrained.weights["embeddings.token.weight"].dtype).removeprefix("torch.")
     _write_json(folder / "config.json", settings)
-    _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
+    _write_json(folder / "generation_config.json", stated_ids(tokenizer))
     _save(huggingface.with_prefix(tensors), folder / "model.safetensors", {"format": "pt"})
-    if tokenizer is None:
-        notes.append("there is no tokenizer, so no tokenizer files were written")
-        return notes
+    reason = "the weights came without a tokenizer" if tokenizer is None else None
     try:
-        write_tokenizer(tokenizer, folder, config.context_length)
+        if tokenizer is not None:
+            write_tokenizer(tokenizer, folder, config.context_length)
     except TokenizerError as error:
-        notes.append(f"no tokenizer files were written: {error}")
+        reason = str(error)
+    if reason is not None:
+        notes.append(f"no tokenizer files were written: {reason}")
+    n_parameters = sum(tensor.numel() for tensor in tensors.values())
+    (folder / card.NAME).write_text(card.model_card(config, n_parameters, reason), encoding="utf-8")
     return notes
 
 

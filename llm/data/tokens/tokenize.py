@@ -210,14 +210,13 @@ def _pieces(
 
 
 def _encode(plan: Plan, chunk: Chunk, first: bool) -> _Piece:
-    """The ids of a chunk. Every document but the first of all begins with the end-of-text id."""
-    separator = plan.tokenizer.end_of_text_id
+    """The ids of a chunk, with what stands before each document: the end-of-text id, before all but the first."""
     ids: list[Ids] = []
     n_bytes = 0
     for number, text in enumerate(chunk.texts):
-        continues = number == 0 and (first or chunk.continues)
-        if not continues and separator is not None:
-            ids.append(np.array([separator], plan.dtype))
+        if number or not chunk.continues:
+            start = plan.tokenizer.document_start(first and number == 0)
+            ids.append(np.array(start, plan.dtype))
         try:
             ids.append(plan.tokenizer.encode_array(text).astype(plan.dtype, copy=False))
             n_bytes += len(text) if text.isascii() else len(text.encode())
