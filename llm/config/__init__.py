@@ -6,16 +6,20 @@ reads are the same thing.
 
 from llm.config.encoder import EncoderConfig
 from llm.config.gpt import GPT2_SIZES, AttentionKind, GPTConfig
+from llm.config.lora import LoRAConfig
 from llm.config.optim import OptimConfig
 from llm.config.sampling import SamplingConfig
 from llm.config.tokenizer import TokenizerConfig
+from llm.config.transformer import TransformerConfig
 
 __all__ = [
     "GPT2_SIZES",
     "AttentionKind",
     "EncoderConfig",
     "GPTConfig",
+    "LoRAConfig",
     "OptimConfig",
     "SamplingConfig",
     "TokenizerConfig",
+    "TransformerConfig",
 ]

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.model import AttentionHook, Hook, Network, Stage
+from llm.model.stages import AttentionKind
 
 MAX_ATTENTION_BYTES = 256 * 2**20
 """What the attention scores and weights of one capture may take."""
@@ -46,7 +47,7 @@ class Capture(dict[str, Stage]):
         """The tensor of a stage."""
         return self[name].tensor
 
-    def maps(self, kind: Literal["self", "cross"] = "self") -> list[Tensor]:
+    def maps(self, kind: AttentionKind = "self") -> list[Tensor]:
         """The attention weights of each attention of a kind, (B, H, T, S): rows are queries, columns keys.
 
         Rows sum to 1, and S is T where the keys are of the text itself.

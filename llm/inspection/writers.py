@@ -32,6 +32,7 @@ from llm.inspection.rollout import WHAT_IT_IS
 from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
 from llm.inspection.ticks import markdown
 from llm.model import Network
+from llm.model.trained import count_trained
 from llm.runtime.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,8 @@ def write_shapes(model: Network, batch_size: int, tensorboard: TensorBoard, fold
     """The shape of every stage of a batch, in the log, in TensorBoard and in a run folder."""
     rows = trace_shapes(model.config, batch_size)
     letters = legend(model.config, batch_size)
-    log.info(f"\n{text_table(rows)}\n{letters}\n{model.n_parameters:,} trained parameters\n")
+    of = "" if count_trained(model) == model.n_parameters else f" of {model.n_parameters:,}"
+    log.info(f"\n{text_table(rows)}\n{letters}\n{count_trained(model):,} trained parameters{of}\n")
     table = f"{letters}\n\n{markdown_table(rows)}\n\n{_NOT_HELD}\n"
     tensorboard.text("shapes", table)
     if folder is not None:

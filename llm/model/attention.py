@@ -5,8 +5,9 @@ scores into weights; mix the values by the weights into context vectors. `DotAtt
 `SelfAttention` trains the projections, `CausalAttention` hides the future, `MultiHeadAttention` does it several
 times side by side.
 
-Keys and values come from the input itself, or from a memory, another sequence (cross-attention). Whether the future
-is hidden is a value, `is_causal`; a mask hides whatever else must not be seen, such as padding (`llm.model.padding`).
+Keys and values come from the input itself, or from a memory, another sequence (`llm.model.cross_attention`). Whether
+the future is hidden is a value, `is_causal`; a mask hides whatever else must not be seen, such as padding
+(`llm.model.padding`).
 
 `Attention.forward` runs fused kernels that never hold the weights. Whoever wants to see them calls `project`,
 `scores`, `weights` and `mix`, which are the same computation spelled out (`spelled_out` does so).
@@ -16,7 +17,6 @@ Letters: B batch, T queries, S keys, C embedding size, H query heads, K key and 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -185,37 +185,25 @@ class SelfAttention(Attention):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The input times the three trained matrices, cut into heads; queries and keys normalized and rotated.
 
-        A memory has positions of its own, so that keys from there are not rotated, nor are their queries.
+        Raises:
+            ValueError: there is a memory, which needs projections of its own (`llm.model.cross_attention`).
         """
-        H, K, D = self.n_head, self.n_kv_head, self.head_size
         if memory is not None:
-            query, key, value = self._project_memory(x, memory)
+            raise ValueError("self-attention looks at its input alone; build_cross_attention makes one for a memory")
+        H, K, D = self.n_head, self.n_kv_head, self.head_size
+        qkv = self.qkv(x).unflatten(-1, (H + 2 * K, D))  # (B, T, C) -> (B, T, H + 2 K, D)
+        if self.qk_gain is None and self.rotary is None:
+            query, key, value = qkv.split([H, K, K], dim=2)  # (B, T, H, D), 2 x (B, T, K, D)
         else:
-            qkv = self.qkv(x).unflatten(-1, (H + 2 * K, D))  # (B, T, C) -> (B, T, H + 2 K, D)
-            if self.qk_gain is None and self.rotary is None:
-                query, key, value = qkv.split([H, K, K], dim=2)  # (B, T, H, D), 2 x (B, T, K, D)
-            else:
-                qk, value = qkv.split([H + K, K], dim=2)  # queries and keys in one go
-                if self.qk_gain is not None:
-                    qk = rms_norm(qk)  # a root mean square of 1: the length is the square root of D
-                if self.rotary is not None:
-                    qk = self.rotary(qk, positions)
-                query, key = qk.split([H, K], dim=2)
+            qk, value = qkv.split([H + K, K], dim=2)  # queries and keys in one go
+            if self.qk_gain is not None:
+                qk = rms_norm(qk)  # a root mean square of 1: the length is the square root of D
+            if self.rotary is not None:
+                qk = self.rotary(qk, positions)
+            query, key = qk.split([H, K], dim=2)
         if self.qk_gain is not None:  # the scaled score is then the gain times the cosine
             query = query * (self.qk_gain / math.sqrt(D))
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)
-
-    def _project_memory(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The input times Wq, the memory times Wk and Wv: `(B, T, H, D)` and twice `(B, S, K, D)`."""
-        H, K, D = self.n_head, self.n_kv_head, self.head_size
-        (Wq, Wkv), (bq, bkv) = self.qkv.weight.split([H * D, 2 * K * D]), (None, None)
-        if self.qkv.bias is not None:
-            bq, bkv = self.qkv.bias.split([H * D, 2 * K * D])
-        query = F.linear(x, Wq, bq).unflatten(-1, (H, D))  # (B, T, C) -> (B, T, H, D)
-        key, value = F.linear(memory, Wkv, bkv).unflatten(-1, (2 * K, D)).split([K, K], dim=2)
-        if self.qk_gain is not None:
-            query, key = rms_norm(query), rms_norm(key)
-        return query, key, value
 
 
 class CausalAttention(SelfAttention):
@@ -270,9 +258,3 @@ ATTENTION_KINDS: dict[str, type[Attention]] = {
 def build_attention(config: GPTConfig) -> Attention:
     """The attention that `config.attention` names."""
     return ATTENTION_KINDS[config.attention](config)
-
-
-def build_cross_attention(config: GPTConfig) -> Attention:
-    """The attention of `config`'s kind that looks at a memory: it sees all of it, and knows no positions there."""
-    kind = "self" if config.attention == "causal" else config.attention
-    return build_attention(dataclasses.replace(config, attention=kind, causal=False, positions="learned"))

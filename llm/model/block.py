@@ -101,7 +101,14 @@ class Block(nn.Module):
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """What follows once the input and its attention are there: twice `(B, T, C)` -> `(B, T, C)`."""
-        x = self._join(x, self.attention_dropout(attended), self.attention_norm)
+        return self.after_mlp(self.join_attention(x, attended))
+
+    def join_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The attention joined to its input: twice `(B, T, C)` -> `(B, T, C)`."""
+        return self._join(x, self.attention_dropout(attended), self.attention_norm)
+
+    def after_mlp(self, x: Tensor) -> Tensor:
+        """The MLP, if there is one, joined to its input: `(B, T, C)` -> `(B, T, C)`."""
         if self.mlp is not None:
             update = self.mlp(self.mlp_norm(x) if self.norm_first else x)
             x = self._join(x, self.mlp_dropout(update), self.mlp_norm)
@@ -113,9 +120,17 @@ class Block(nn.Module):
 
     def stages(self, name: str) -> Iterator[Hook | AttentionHook]:
         """What is worth a look, under the block's name."""
+        yield from self.attention_stages(name)
+        yield from self.mlp_stages(name)
+
+    def attention_stages(self, name: str) -> Iterator[Hook | AttentionHook]:
+        """The attention and its norm, under the block's name."""
         attention = AttentionHook(name, self.attention, is_causal=self.attention.is_causal)
         attention_norm = Hook(f"{name} / attention norm", self.attention_norm)
         yield from (attention_norm, attention) if self.norm_first else (attention, attention_norm)
+
+    def mlp_stages(self, name: str) -> Iterator[Hook | AttentionHook]:
+        """What comes behind the attention, under the block's name."""
         if self.mlp is not None:
             mlp_norm, mlp = Hook(f"{name} / MLP norm", self.mlp_norm), Hook(f"{name} / MLP", self.mlp)
             reads = self.mlp_norm if self.norm_first else self.mlp

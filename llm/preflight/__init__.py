@@ -90,7 +90,7 @@ def _find_out_time(plan: Plan, measured: bool) -> None:
     options = batch_size, plan.precision, plan.device, plan.datamodule.supervised_fraction
     if measured:
         try:
-            found = measure_steps(plan.network, plan.optim, *options)
+            found = measure_steps(plan.network, plan.optim, *options, plan.trained)
         except (RuntimeError, MemoryError) as error:
             plan.problems.append(str(error))
             return

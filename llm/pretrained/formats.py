@@ -13,7 +13,7 @@ from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
 from llm.pretrained import book, huggingface, nanogpt, openai
 from llm.pretrained.base import Pretrained, Told
-from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, read_checkpoint, task_of, weights_of
+from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, plain_weights_of, read_checkpoint, task_of
 from llm.pretrained.files import find_weights, is_tensors, read_content
 from llm.pretrained.hub import NAMES, fetch
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
@@ -112,7 +112,7 @@ def _state_dict(content: Any) -> Tensors:
 def _read_own(path: Path) -> Pretrained:
     """A checkpoint of this package."""
     checkpoint = read_checkpoint(path)
-    own = _own(config_of(checkpoint, path), weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
+    own = _own(config_of(checkpoint, path), plain_weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
     return dataclasses.replace(own, task=task_of(checkpoint))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
@@ -13,11 +13,12 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from llm.config import OptimConfig
+from llm.config import LoRAConfig, OptimConfig
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError, LLMError
-from llm.model import Network, build_network
+from llm.model import Network
 from llm.model.networks import is_known
+from llm.model.trained import Trained, trained_network
 from llm.pretrained.checkpoint import ENTRY, describe, read_checkpoint, task_of, weights_of
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
@@ -38,6 +39,7 @@ from llm.training.step import MicroBatch, StepTotals, correction, loss_scale, to
 from llm.training.trainer_state import is_accumulating, is_logging, log_now, steps_of
 
 _OPTIM = OptimConfig()
+_LORA = LoRAConfig()
 
 
 class TaskModule(L.LightningModule):
@@ -48,12 +50,19 @@ class TaskModule(L.LightningModule):
         optim: optimizer and learning rate.
         compile: whether to compile what training calls.
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` or `skip`.
+        train: which parameters are trained; see `llm.model.trained`.
+        lora: the adapters, if there are to be any.
+
+    Raises:
+        ConfigError: `train` or `lora.modules` names what is not in the network.
     """
 
     task: ClassVar[str]
     """The word of the task in `TASKS`."""
     network_config: ClassVar[type]
     """The dataclass of its architecture, which is the first argument of the task's class."""
+    new_parts: ClassVar[tuple[str, ...]] = ()
+    """Patterns of names of what no pre-training knows, such as a head for labels: trained whatever `train` says."""
 
     def __init__(
         self,
@@ -61,8 +70,12 @@ class TaskModule(L.LightningModule):
         optim: OptimConfig = _OPTIM,
         compile: bool = False,
         non_finite: Literal["stop", "skip"] = "stop",
+        train: Sequence[str] | str | None = None,
+        lora: LoRAConfig = _LORA,
     ) -> None:
         super().__init__()
+        self.trained = Trained(train, lora, self.new_parts)
+        self.trained.apply_to(network)
         self.network = network
         self.optim = optim
         self.compile_network = compile
@@ -103,7 +116,10 @@ class TaskModule(L.LightningModule):
         def forward(network: Network) -> Tensor:
             return network(torch.zeros(1, config.context_length, dtype=torch.int64)).float().sum()
 
-        return count_costs(lambda: build_network(config), forward, "32-true", "cpu").flops / config.context_length
+        return (
+            count_costs(lambda: trained_network(config, self.trained), forward, "32-true", "cpu").flops
+            / config.context_length
+        )
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """A task that `predict` can do says so here.
