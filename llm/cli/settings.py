@@ -157,7 +157,7 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
         return {}
 
 
-_OF_A_TEXT = ("corpus", "validation_corpus", "validation_fraction", "test_corpus")
+_OF_A_TEXT = ("corpus", "validation_corpus", "validation_fraction", "test_corpus", "special_tokens")
 
 
 def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:

@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(%(default)s)",
     )
     parser.add_argument("--vocab_size", type=int, help="for bpe: how many tokens it learns")
+    parser.add_argument(
+        "--special_tokens",
+        choices=("as_tokens", "as_text"),
+        default="as_tokens",
+        help="what a special token in a text is, such as <|endoftext|>: itself, or ordinary text (%(default)s)",
+    )
     parser.add_argument("--field", default="text", help="field or column of a record that holds the text (%(default)s)")
     parser.add_argument(
         "--shard_tokens", type=int, default=SHARD_TOKENS, help="token ids per file, approximately (%(default)s)"
@@ -73,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         cache_dir=arguments.cache_dir,
         shard_tokens=arguments.shard_tokens,
         threads=arguments.threads,
+        special_tokens=arguments.special_tokens,
     )
     try:
         store = tokenize(plan, Path(arguments.output))

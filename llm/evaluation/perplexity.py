@@ -17,6 +17,7 @@ from llm.data.reading.sources import read_chunks
 from llm.data.tokens.counting import text_size
 from llm.data.tokens.mapped import TokenArray
 from llm.data.tokens.opening import find_token_ids, open_corpus
+from llm.data.tokens.tokenize import SpecialTokens
 from llm.errors import ConfigError, DataError
 from llm.model import GPT
 from llm.tokenizers import Tokenizer
@@ -158,6 +159,7 @@ def evaluate_text(
     stride: int | None = None,
     batch_size: int = 8,
     show_progress: bool = False,
+    special_tokens: SpecialTokens = "as_tokens",
 ) -> Evaluation:
     """Measure a model on a corpus; documents are joined by the end-of-text token where the tokenizer has one.
 
@@ -172,11 +174,12 @@ def evaluate_text(
         stride: see `losses`.
         batch_size: see `losses`.
         show_progress: draw a bar.
+        special_tokens: what those in a text are, as in training.
 
     Raises:
         LLMError: the text, an option or the kind of attention can't be used.
     """
-    store = open_corpus(corpus, tokenizer, cache_dir)
+    store = open_corpus(corpus, tokenizer, cache_dir, special_tokens)
     n_tokens, nats = 0, 0.0
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for targets, lost in losses(model, store.tokens(), stride, batch_size, show_progress):
