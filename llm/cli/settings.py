@@ -114,17 +114,25 @@ def adopt_tokenizer(config: Any, given: set[str], state: dict[str, Any] | None) 
     Raises:
         ConfigError: the user set another tokenizer.
     """
-    if state is None or "tokenizer" not in config.data:
+    if "tokenizer" not in config.data:
+        return
+    if state is None:
+        taken = config.data.tokenizer.checkpoint or config.data.tokenizer.kind or "gpt2"
+        log.warning(
+            "the weights state no tokenizer: %s is taken, and if they were trained with another, the loss means "
+            "nothing; give theirs with --data.tokenizer.checkpoint (a checkpoint, tokenizer.json, vocab.txt, meta.pkl)",
+            taken,
+        )
         return
     tokenizer, theirs = config.data.tokenizer, state.get("encoding", state["kind"])
     _refuse_other("kind", theirs, tokenizer.kind, given)
     if "pattern" in state:  # else the tokenizer is of a kind that has none
         _refuse_other("pattern", state["pattern"], tokenizer.pattern, given)
-    specials = state.get("specials")
-    _refuse_other("specials", specials and list(specials), tokenizer.specials and list(tokenizer.specials), given)
+    specials, wanted = (None if names is None else list(names) for names in (state.get("specials"), tokenizer.specials))
+    _refuse_other("specials", specials, wanted, given)
     if is_given("data.tokenizer.checkpoint", given):  # loading the weights will say if it is another
         return
-    if state["kind"] == "bpe":  # the name says it all
+    if state["kind"] == "bpe" and "roles" not in state:  # the name says it all
         tokenizer.kind = theirs
     else:
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained

@@ -93,12 +93,9 @@ def named_tokenizer(name: str) -> Tokenizer:
     """
     from llm.config import TokenizerConfig
     from llm.tokenizers import build_tokenizer
-    from llm.tokenizers.files import read_tokenizer_file
 
-    path = Path(name)
-    if path.suffix == ".json":
-        return read_tokenizer_file(path)
-    if path.exists():
+    path = Path(name).expanduser()
+    if path.suffix or path.exists():
         from llm.pretrained import read_tokenizer  # loads torch
 
         return read_tokenizer(path)

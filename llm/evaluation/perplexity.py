@@ -17,10 +17,11 @@ from llm.data.reading.sources import read_chunks
 from llm.data.tokens.counting import text_size
 from llm.data.tokens.mapped import TokenArray
 from llm.data.tokens.opening import find_token_ids, open_corpus
+from llm.data.tokens.store import TokenStore
 from llm.data.tokens.tokenize import SpecialTokens
 from llm.errors import ConfigError, DataError
 from llm.model import GPT
-from llm.tokenizers import Tokenizer
+from llm.tokenizers import IdTokenizer, Tokenizer
 from llm.training.loss import token_losses
 
 
@@ -179,6 +180,9 @@ def evaluate_text(
     Raises:
         LLMError: the text, an option or the kind of attention can't be used.
     """
+    path = find_token_ids(corpus)
+    if isinstance(tokenizer, IdTokenizer) and path is not None and path.is_dir():
+        tokenizer = TokenStore.open(path).make_tokenizer()  # the ids are the model's, if anything is
     store = open_corpus(corpus, tokenizer, cache_dir, special_tokens)
     n_tokens, nats = 0, 0.0
     counts = np.zeros(tokenizer.vocab_size, np.int64)
@@ -189,7 +193,7 @@ def evaluate_text(
     if tokenizer.lossless:
         return Evaluation(n_tokens, nats, *text_size(counts, tokenizer))
     share, n_characters = n_tokens / store.n_tokens, 0
-    if find_token_ids(corpus) is None:
+    if path is None:
         chunks = read_chunks(resolve_corpus(corpus), tokenizer.cuts)
         n_characters = sum(len(text) for chunk in chunks for text in chunk.texts)
     return Evaluation(n_tokens, nats, store.n_bytes * share, n_characters * share)

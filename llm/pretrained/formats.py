@@ -17,8 +17,8 @@ from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, plain_weights_
 from llm.pretrained.files import find_weights, is_tensors, read_content
 from llm.pretrained.hub import NAMES, fetch
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
-from llm.pretrained.vocabulary import add_tokenizer
-from llm.tokenizers import tokenizer_from_dict
+from llm.pretrained.vocabulary import add_nanogpt_tokenizer, add_tokenizer, replace_tokenizer
+from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 READABLE = (
     "a checkpoint or safetensors file of this package, a Hugging Face GPT-2 folder or file, nanoGPT's ckpt.pt, "
@@ -26,13 +26,16 @@ READABLE = (
 )
 
 
-def read_pretrained(source: str | Path, told: Told | None = None, any_task: bool = False) -> Pretrained:
+def read_pretrained(
+    source: str | Path, told: Told | None = None, any_task: bool = False, tokenizer: Tokenizer | None = None
+) -> Pretrained:
     """The weights, architecture and tokenizer in a file or folder, whatever program wrote it.
 
     Args:
         source: a path, or `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` for OpenAI's published weights.
         told: settings that some formats don't state, `n_head` and `activation`; not used where the format does.
         any_task: take a checkpoint of another task than the language model's, too.
+        tokenizer: the model's, in place of the one that is found.
 
     Raises:
         CheckpointError: it can't be found, read, or recognised, or its tensors don't fit; says why.
@@ -43,7 +46,7 @@ def read_pretrained(source: str | Path, told: Told | None = None, any_task: bool
         openai.refuse(path)
         path = find_weights(path)
     try:
-        found = _read_file(path, told)
+        found = _read_file(path, told, tokenizer)
     except CheckpointError as error:
         if str(path) in str(error):
             raise
@@ -73,23 +76,24 @@ def locate(source: str | Path) -> Path:
     )
 
 
-def _read_file(path: Path, told: Told) -> Pretrained:
+def _read_file(path: Path, told: Told, given: Tokenizer | None) -> Pretrained:
     content, metadata = read_content(path)
     if ENTRY in metadata:
-        return _read_shared(content, metadata[ENTRY])
+        return replace_tokenizer(_read_shared(content, metadata[ENTRY]), given)
     if isinstance(content, dict) and ENTRY in content:
-        return _read_own(path)
+        return replace_tokenizer(_read_own(path), given)
     if isinstance(content, dict) and "model_args" in content and is_tensors(content.get("model")):
-        return add_tokenizer(nanogpt.read_nanogpt(content, told), None)
+        found = nanogpt.read_nanogpt(content, told)
+        return add_nanogpt_tokenizer(found, path, content.get("config"), given)
     tensors = clean_names(_state_dict(content))
     if "tok_emb.weight" in tensors and any(name.startswith("trf_blocks.") for name in tensors):
-        return add_tokenizer(book.read(tensors, told), None)
+        return add_tokenizer(book.read(tensors, told), None, given)
     if "tok_emb.weight" in tensors and "pos_emb" in tensors:
-        return add_tokenizer(nanogpt.read_old_mingpt(tensors, told), None)
+        return add_tokenizer(nanogpt.read_old_mingpt(tensors, told), None, given)
     if "wte.weight" in tensors and (qkv := _first(tensors, ".attn.c_attn.weight")) is not None:
         if qkv.ndim == 2 and qkv.shape[0] > qkv.shape[1]:  # (3 C, C): nn.Linear
-            return add_tokenizer(nanogpt.read_mingpt(tensors, path.parent, told), None)
-        return add_tokenizer(huggingface.read(tensors, path.parent, told), path.parent)
+            return add_tokenizer(nanogpt.read_mingpt(tensors, path.parent, told), None, given)
+        return add_tokenizer(huggingface.read(tensors, path.parent, told), path.parent, given)
     some = ", ".join(sorted(tensors)[:5])
     raise CheckpointError(f"the format is not known; its tensors begin with {some}. What can be read: {READABLE}")
 

@@ -41,7 +41,8 @@ def read_roles(folder: Path, tokenizer: Tokenizer, notes: list[str]) -> Roles:
     ids = {}
     for role, name in _NAMES.items():
         stated = _find(tokenizer, settings.get(f"{name}_token"))
-        ids[role] = _known(tokenizer, model.get(f"{name}_token_id")) if stated is None else stated
+        stated = _known(tokenizer, model.get(f"{name}_token_id")) if stated is None else stated
+        ids[role] = getattr(tokenizer.roles, role) if stated is None else stated
     end = _find(tokenizer, settings.get("eos_token"))
     ends = [] if end is None else [end]
     if not generation.get("_from_model_config"):

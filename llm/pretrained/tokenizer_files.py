@@ -18,6 +18,7 @@ from llm.tokenizers import (
     BPETokenizer,
     BytePairTokenizer,
     HuggingFaceTokenizer,
+    Roles,
     Tokenizer,
     from_merges,
     gpt2_files,
@@ -211,9 +212,16 @@ def read_word_pieces(path: Path, settings: Mapping[str, Any] | None = None) -> H
     around = [(names["sep"], ids[names["sep"]]), (names["cls"], ids[names["cls"]])]
     single = f"{names['cls']} $A {names['sep']}"
     fast.post_processor = processors.TemplateProcessing(single, f"{single} $B:1 {names['sep']}:1", around)
-    usual = (*names.values(), "[PAD]", "[MASK]")
-    fast.add_special_tokens([token for token in dict.fromkeys(usual) if token in ids])
-    return HuggingFaceTokenizer(fast.to_str())
+    others = {role: str(settings.get(f"{role}_token", f"[{role.upper()}]")) for role in ("pad", "mask")}
+    fast.add_special_tokens([token for token in dict.fromkeys((*names.values(), *others.values())) if token in ids])
+    roles = Roles(
+        pad_id=ids.get(others["pad"]),
+        unknown_id=ids[names["unk"]],
+        mask_id=ids.get(others["mask"]),
+        separator_id=ids[names["sep"]],
+        classifier_id=ids[names["cls"]],
+    )
+    return HuggingFaceTokenizer(fast.to_str()).with_roles(roles)
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:

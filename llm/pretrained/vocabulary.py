@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, TokenizerError
 from llm.pretrained.base import Pretrained
+from llm.pretrained.layout import TOKEN
 from llm.pretrained.roles import read_roles
 from llm.pretrained.tokenizer_files import read_tokenizer_files
+from llm.pretrained.vocabulary_files import nanogpt_vocabulary, read_meta
 from llm.tokenizers import BPETokenizer, Tokenizer
 
 _GPT2_ROWS = range(50257, 51201)
@@ -62,6 +65,44 @@ def _find(config: GPTConfig, folder: Path | None, notes: list[str]) -> Tokenizer
     except (CheckpointError, TokenizerError, ValueError, KeyError, TypeError, AttributeError) as error:
         notes.append(f"the tokenizer in {str(folder)!r} can't be used ({error}): imported without one")
         return None
+
+
+def replace_tokenizer(found: Pretrained, given: Tokenizer | None) -> Pretrained:
+    """Weights with the tokenizer that the user gives, in place of their own.
+
+    Raises:
+        CheckpointError: it has more tokens than the tables have rows.
+    """
+    if given is None:
+        return found
+    rows = len(found.weights[TOKEN])
+    config = dataclasses.replace(found.config, vocab_size=rows, vocab_multiple=1)
+    return add_tokenizer(dataclasses.replace(found, config=config, tokenizer=None), None, given)
+
+
+def add_nanogpt_tokenizer(found: Pretrained, checkpoint: Path, config: Any, given: Tokenizer | None) -> Pretrained:
+    """As `add_tokenizer`, where the characters may be those of the data set that a nanoGPT checkpoint names.
+
+    Args:
+        found: its weights.
+        checkpoint: the file.
+        config: what it says of its run, with the name of the data set.
+        given: the tokenizer, where the user says which.
+    """
+    path = nanogpt_vocabulary(checkpoint, config.get("dataset") if isinstance(config, dict) else None)
+    if given is None and path is not None:
+        try:
+            characters = read_meta(path)
+            if characters.vocab_size == found.config.vocab_size:
+                note = f"the characters are those of {str(path)!r}, the data set of its run"
+                return add_tokenizer(dataclasses.replace(found, notes=(*found.notes, note)), None, characters)
+            note = (
+                f"{str(path)!r} has {characters.vocab_size} characters, the model {found.config.vocab_size}: not used"
+            )
+        except (CheckpointError, TokenizerError) as error:
+            note = f"not used: {error}"
+        found = dataclasses.replace(found, notes=(*found.notes, note))
+    return add_tokenizer(found, None, given)
 
 
 def pad_vocabulary(config: GPTConfig, vocab_size: int) -> GPTConfig:

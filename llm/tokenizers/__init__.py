@@ -12,6 +12,7 @@ from llm.tokenizers.bpe import BPETokenizer, gpt2_files, is_local
 from llm.tokenizers.byte_pairs import SPLIT_PATTERNS, BytePairTokenizer, from_merges
 from llm.tokenizers.char import CharTokenizer
 from llm.tokenizers.hugging_face import HuggingFaceTokenizer
+from llm.tokenizers.ids import IdTokenizer
 from llm.tokenizers.roles import Roles
 from llm.tokenizers.word import PATTERNS, WordTokenizer, split_words
 
@@ -25,6 +26,7 @@ __all__ = [
     "BytePairTokenizer",
     "CharTokenizer",
     "HuggingFaceTokenizer",
+    "IdTokenizer",
     "Roles",
     "Tokenizer",
     "WordTokenizer",
@@ -37,7 +39,8 @@ __all__ = [
 ]
 
 _CLASSES: dict[str, type[Tokenizer]] = {
-    cls.kind: cls for cls in (WordTokenizer, CharTokenizer, BPETokenizer, BytePairTokenizer, HuggingFaceTokenizer)
+    cls.kind: cls
+    for cls in (WordTokenizer, CharTokenizer, BPETokenizer, BytePairTokenizer, HuggingFaceTokenizer, IdTokenizer)
 }
 
 LEARNED: dict[str, type[Tokenizer]] = {"word": WordTokenizer, "char": CharTokenizer, "bpe": BytePairTokenizer}

@@ -164,6 +164,13 @@ class Tokenizer(ABC):
         ids, suffix = self.encode_prompt(text), list(self.suffix_ids)
         return ids if suffix and ids[-len(suffix) :] == suffix else ids + suffix
 
+    @property
+    def start_ids(self) -> list[int]:
+        """What a text begins from where there is no prompt: the begin-of-text token, or else the end of text before it;
+        nothing if the vocabulary has neither."""
+        begin = self.end_of_text_id if self.roles.begin_id is None else self.roles.begin_id
+        return list(self.prefix_ids) or ([] if begin is None else [begin])
+
     def document_start(self, is_first: bool) -> list[int]:
         """What stands before a document of a corpus: the end of the one before it, and what each one begins with."""
         end = self.end_of_text_id
