@@ -8,6 +8,7 @@ from llm.config.encoder import EncoderConfig
 from llm.config.gpt import GPT2_SIZES, AttentionKind, GPTConfig
 from llm.config.lora import LoRAConfig
 from llm.config.optim import OptimConfig
+from llm.config.rope import RopeScaling
 from llm.config.sampling import SamplingConfig
 from llm.config.tokenizer import TokenizerConfig
 from llm.config.transformer import TransformerConfig
@@ -19,6 +20,7 @@ __all__ = [
     "GPTConfig",
     "LoRAConfig",
     "OptimConfig",
+    "RopeScaling",
     "SamplingConfig",
     "TokenizerConfig",
     "TransformerConfig",

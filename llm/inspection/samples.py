@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,15 @@ import torch
 from llm.config import SamplingConfig
 from llm.errors import LLMError
 from llm.generation import stream_text
+from llm.inspection.tags import SAMPLES
 from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
 from llm.tasks.language import LanguageModel
 from llm.training.schedule import Every
 from llm.training.throughput import side_work
 
 log = logging.getLogger(__name__)
+
+_WRAP = textwrap.TextWrapper(100, replace_whitespace=False, drop_whitespace=False, expand_tabs=False)
 
 
 class TextSamples(L.Callback):
@@ -88,7 +92,7 @@ class TextSamples(L.Callback):
             texts = [_continue(pl_module, prompt, ids) for prompt, ids in self._encoded.items()]
             text = "\n\n".join(_code_block(text) for text in texts if text is not None)
             for experiment in experiments if text else ():
-                experiment.add_text("samples", f"{_settings(pl_module.sampling)}\n\n{text}", trainer.global_step)
+                experiment.add_text(SAMPLES, f"{_settings(pl_module.sampling)}\n\n{text}", trainer.global_step)
 
 
 def _continue(module: LanguageModel, prompt: str, ids: torch.Tensor) -> str | None:
@@ -109,5 +113,6 @@ def _settings(sampling: SamplingConfig) -> str:
 
 
 def _code_block(text: str) -> str:
-    """Indented, so that Markdown shows it as it is."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    """Indented, so that Markdown shows it as it is; long lines are continued below, since TensorBoard wraps none."""
+    lines = (part for line in text.splitlines() for part in _WRAP.wrap(line) or [""])
+    return "\n".join(f"    {line}" for line in lines)

@@ -67,14 +67,6 @@ class _FrozenLinear(torch.autograd.Function):
         return grad @ weight.to(grad.dtype), None, None  # (..., out) x (out, in)
 
 
-def weight_of(layer: nn.Linear) -> Tensor:
-    """The weight (out, in) that a layer multiplies by, its adapter included; gradients reach A and B."""
-    if not isinstance(layer, LoRALinear):
-        return layer.weight
-    product = layer.lora_b @ layer.lora_a * layer.scale  # (out, r) x (r, in)
-    return layer.weight.to(product.dtype) + product  # (out, in)
-
-
 def add_lora(network: nn.Module, config: LoRAConfig) -> None:
     """Give the linear layers that a configuration names an adapter each; rank 0 gives none.
 

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.errors import LLMError
+from llm.inspection.tags import PREFLIGHT
 from llm.preflight.checks import HINTING, REFUSING
 from llm.preflight.making import can_be_planned, make_plan
 from llm.preflight.plan import Plan, Start
@@ -129,4 +130,4 @@ class RecordPreflight(L.Callback):
         del pl_module
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.add_text("preflight", self.text, trainer.global_step)
+                logger.experiment.add_text(PREFLIGHT, self.text, trainer.global_step)
