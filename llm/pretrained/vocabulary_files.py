@@ -68,8 +68,7 @@ def read_meta(path: Path) -> CharTokenizer:
     content = _read_bytes(path)
     try:
         steps = [(step.name, argument) for step, argument, _ in pickletools.genops(content)]
-        numbers = [argument for name, argument in steps if name.endswith("PUT")]
-        if max(numbers, default=0) > len(content):  # it would fill the memory
+        if any(name.endswith("PUT") and int(argument or 0) > len(content) for name, argument in steps):  # fills memory
             raise TokenizerError(f"{shown} is damaged: it numbers what it does not hold")
         if strange := {name for name, _ in steps if not _PLAIN.fullmatch(name)}:
             raise TokenizerError(
@@ -88,8 +87,9 @@ def read_meta(path: Path) -> CharTokenizer:
         raise TokenizerError(
             f"{shown} is no meta.pkl of nanoGPT's: it has no 'itos', which says what each id stands for"
         )
-    characters = [itos.get(token_id) for token_id in range(len(itos))]
-    if not all(isinstance(character, str) and len(character) == 1 for character in characters):
+    found = [itos.get(token_id) for token_id in range(len(itos))]
+    characters = [character for character in found if isinstance(character, str) and len(character) == 1]
+    if len(characters) != len(itos):
         raise TokenizerError(f"{shown}: its 'itos' should give one character for each of the ids 0 to {len(itos) - 1}")
     return CharTokenizer(characters)
 

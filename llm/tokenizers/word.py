@@ -47,7 +47,7 @@ class WordTokenizer(VocabularyTokenizer):
     """
 
     kind: ClassVar[str] = "word"
-    lossless: ClassVar[bool] = False
+    lossless = False
 
     def __init__(self, vocabulary: Sequence[str], pattern: str = "with_colon", specials: Sequence[str] = ()) -> None:
         if pattern not in PATTERNS:
