@@ -11,8 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         required=True,
-        help="a Hugging Face GPT-2 folder or file, nanoGPT's or minGPT's checkpoint, a state dict of the book "
-        "LLMs-from-scratch, or gpt2, gpt2-medium, gpt2-large, gpt2-xl",
+        help="a Hugging Face folder or file, nanoGPT's or minGPT's checkpoint, a state dict of the book "
+        "LLMs-from-scratch, or a name on the Hugging Face hub, such as gpt2 or owner/name",
     )
     parser.add_argument("--out", required=True, help="the checkpoint to write, such as gpt2.ckpt")
     parser.add_argument(

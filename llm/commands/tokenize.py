@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         default="gpt2",
-        help="gpt2, word, char, bpe, an encoding of tiktoken's, a checkpoint, or what `tokenizer train` wrote "
-        "(%(default)s)",
+        help="gpt2, word, char, bpe, an encoding of tiktoken's, a checkpoint, what `tokenizer train` wrote, or a "
+        "tokenizer.json or its folder (%(default)s)",
     )
     parser.add_argument("--vocab_size", type=int, help="for bpe: how many tokens it learns")
     parser.add_argument(
@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.errors import ConfigError, DataError
     from llm.runtime.files import size_text
     from llm.runtime.shell import train_command_line
+    from llm.tokenizers import LEARNED
 
     for name in ("output", "tokenizer"):
         if not getattr(arguments, name).strip():
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"{name} must be at least 1, got {value}")
     started = time.perf_counter()
     paths = resolve_corpus(arguments.input)
-    if Path(arguments.tokenizer).is_file():
+    if arguments.tokenizer not in LEARNED and Path(arguments.tokenizer).exists():
         tokenizer = named_tokenizer(arguments.tokenizer)
     else:
         config = TokenizerConfig(arguments.tokenizer, arguments.vocab_size)

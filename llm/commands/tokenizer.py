@@ -32,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = show.add_mutually_exclusive_group(required=True)
     text.add_argument("--text", help="the text")
     text.add_argument("--file", help="a UTF-8 file with the text")
-    show.add_argument("--tokenizer", default="gpt2", help="a tokenizer's .json, a checkpoint, or gpt2 (%(default)s)")
+    show.add_argument(
+        "--tokenizer",
+        default="gpt2",
+        help="a tokenizer's .json, vocabulary or folder, a checkpoint, or gpt2 (%(default)s)",
+    )
     show.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="colours (%(default)s)")
 
 

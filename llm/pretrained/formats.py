@@ -15,7 +15,7 @@ from llm.pretrained import book, families, huggingface, nanogpt, openai
 from llm.pretrained.base import Pretrained, Told
 from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, plain_weights_of, read_checkpoint, task_of
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
-from llm.pretrained.hub import NAMES, fetch
+from llm.pretrained.hub import NAMES, fetch, repository_of
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
 from llm.pretrained.vocabulary import add_nanogpt_tokenizer, add_tokenizer, replace_tokenizer
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
@@ -69,10 +69,11 @@ def locate(source: str | Path) -> Path:
         return path
     if "://" in str(source):
         raise CheckpointError(f"{str(source)!r} is a URL: download it yourself, and only from where you trust")
-    if str(source) in NAMES:
-        return fetch(str(source))
+    if (repository := repository_of(str(source))) is not None:
+        return fetch(repository)
     raise CheckpointError(
-        f"there is no file or folder {str(source)!r}; give {READABLE}, or one of the names {', '.join(NAMES)}"
+        f"there is no file or folder {str(source)!r}; give {READABLE}, one of the names {', '.join(NAMES)}, or "
+        "owner/name on the Hugging Face hub"
     )
 
 

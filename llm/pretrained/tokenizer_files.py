@@ -113,8 +113,8 @@ def _byte_pairs(content: Mapping[str, Any]) -> BPETokenizer | None:
         return None
     pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
     found = _build(model["vocab"], pairs, {token["content"]: token["id"] for token in added}, pattern)
-    # tiktoken takes a piece that is a token as it is, even where the merges would go another way.
-    if isinstance(found, BytePairTokenizer) and not model.get("ignore_merges") and found.merges() != pairs:
+    # tiktoken joins whatever makes a token: only if each is made in one way, and that the given one, is it the same.
+    if isinstance(found, BytePairTokenizer) and found.merges() != pairs:
         return None
     return found
 
