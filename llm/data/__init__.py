@@ -12,9 +12,12 @@ from llm.runtime.lazy import lazy_names
 if TYPE_CHECKING:
     from llm.data.batch import TokenBatch
     from llm.data.loader import BatchLoader
+    from llm.data.modules.classify import ClassifyDataModule
     from llm.data.modules.examples import ExampleDataModule
     from llm.data.modules.masked import MaskedDataModule
     from llm.data.modules.text import TextDataModule
+    from llm.data.modules.translate import TranslationDataModule
+    from llm.data.modules.word_vectors import WordVectorsDataModule
     from llm.data.order import BatchOrder, LengthOrder
     from llm.data.reading.corpus import resolve_corpus
     from llm.data.tokens.opening import open_or_build
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchLoader",
     "BatchOrder",
+    "ClassifyDataModule",
     "ExampleDataModule",
     "LengthOrder",
     "MaskedDataModule",
@@ -31,6 +35,8 @@ __all__ = [
     "TextDataModule",
     "TokenBatch",
     "TokenStore",
+    "TranslationDataModule",
+    "WordVectorsDataModule",
     "open_or_build",
     "resolve_corpus",
     "window_starts",
@@ -39,6 +45,7 @@ __all__ = [
 _MODULES = {
     "BatchLoader": "loader",
     "BatchOrder": "order",
+    "ClassifyDataModule": "modules.classify",
     "ExampleDataModule": "modules.examples",
     "LengthOrder": "order",
     "MaskedDataModule": "modules.masked",
@@ -46,6 +53,8 @@ _MODULES = {
     "TextDataModule": "modules.text",
     "TokenBatch": "batch",
     "TokenStore": "tokens.store",
+    "TranslationDataModule": "modules.translate",
+    "WordVectorsDataModule": "modules.word_vectors",
     "open_or_build": "tokens.opening",
     "resolve_corpus": "reading.corpus",
     "window_starts": "windows",

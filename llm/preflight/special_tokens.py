@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llm.data import TextDataModule
 from llm.data.tokens.counting import count_tokens
 from llm.errors import DataError
 from llm.preflight.plan import Plan
@@ -15,7 +16,7 @@ _COUNTED = 100_000_000
 
 def special_tokens_in_the_text(plan: Plan) -> Iterator[str]:
     """`<|endoftext|>` in the text itself ends a document there, as it does between files; others are themselves too."""
-    if plan.corpus is None or plan.datamodule is None or plan.corpus.train > _COUNTED:
+    if plan.corpus is None or not isinstance(plan.datamodule, TextDataModule) or plan.corpus.train > _COUNTED:
         return
     tokenizer, store = plan.datamodule.tokenizer, plan.datamodule.corpus_store
     if store.n_bytes == 0 or not tokenizer.special_ids:  # 0: a file of nothing but token ids

@@ -6,6 +6,7 @@ other programs; `load` makes a model of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from llm.errors import CheckpointError
 from llm.model import Network, build_network
 from llm.pretrained.adapting import adapt
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
-from llm.pretrained.checkpoint import read_checkpoint, tokenizer_of
+from llm.pretrained.checkpoint import LANGUAGE, SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
 from llm.pretrained.vocabulary_files import VOCABULARIES, read_vocabulary_file
@@ -25,11 +26,13 @@ __all__ = [
     "Loaded",
     "Pretrained",
     "adapt",
+    "begin_with",
     "build",
     "export",
     "load",
     "load_of_task",
     "read_pretrained",
+    "read_source_tokenizer",
     "read_tokenizer",
     "refuse_existing",
 ]
@@ -75,6 +78,23 @@ def load_of_task(
     return Loaded(network.to(device).eval(), _tokenizer(pretrained))
 
 
+def begin_with(network: Network, source: str | Path, tasks: Sequence[str] = (LANGUAGE,)) -> None:
+    """Give a network the weights of a file or folder; a classifier's head stays new unless its labels are the same.
+
+    Args:
+        network: what a run begins with; changed in place.
+        source: what `read_pretrained` reads.
+        tasks: those whose checkpoints are taken.
+
+    Raises:
+        CheckpointError: it can't be read, or is of another task.
+        ConfigError: the weights are of another architecture.
+    """
+    found = read_pretrained(source, {"n_head": network.config.n_head}, tasks=tasks)
+    weights = adapt(found, network.config).weights
+    network.load_state_dict({**network.state_dict(), **weights})
+
+
 def read_tokenizer(source: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint or of any other weights; or one that is alone in a file or folder.
 
@@ -90,6 +110,15 @@ def read_tokenizer(source: str | Path) -> Tokenizer:
     if pretrained.tokenizer is None:
         raise CheckpointError(f"{str(source)!r} has no tokenizer; what has one: {VOCABULARIES}")
     return pretrained.tokenizer
+
+
+def read_source_tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer for sources of a checkpoint of the task `translate`.
+
+    Raises:
+        CheckpointError: it can't be read, or has none.
+    """
+    return tokenizer_of(read_checkpoint(source), source, SOURCE_TOKENIZER)
 
 
 def build(pretrained: Pretrained) -> Network:

@@ -12,7 +12,7 @@ from llm.data.batch import TokenBatch
 from llm.data.reading.prompts import Prompt
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
-from llm.pretrained import adapt, read_pretrained
+from llm.pretrained import begin_with
 from llm.pretrained.checkpoint import LANGUAGE
 from llm.tasks.base import TaskModule
 from llm.training.throughput import flops_per_token
@@ -64,8 +64,7 @@ class LanguageModel(TaskModule):
     ) -> None:
         network = GPT(gpt)
         if pretrained is not None:
-            found = read_pretrained(pretrained, {"n_head": gpt.n_head})
-            network.load_state_dict(adapt(found, gpt).weights)
+            begin_with(network, pretrained)
         super().__init__(network, optim, compile, non_finite, train, lora)
         self.sampling = sampling
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
