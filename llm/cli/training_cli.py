@@ -36,6 +36,7 @@ from llm.cli.settings import (
 from llm.cli.task import refuse_other_task, refuse_without_predictions
 from llm.cli.trainer import HELP, HELP_OF_FIT
 from llm.cli.words import settings_of_files
+from llm.data import TextDataModule
 from llm.errors import CheckpointError, ConfigError
 from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
@@ -221,7 +222,8 @@ class TrainingCLI(LightningCLI):
         if "corpus" in config.data:
             data = config.data
             text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
-            log.info("text:        %s", text or f"{data.corpus}, the last {data.validation_fraction:.0%} of it")
+            part = "the last " if issubclass(self.task.datamodule_class(), TextDataModule) else ""
+            log.info("text:        %s", text or f"{data.corpus}, {part}{data.validation_fraction:.0%} of it")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llm.config import ClassifierConfig, GPTConfig
 from llm.inspection.probe import Capture, capture
-from llm.model import Stage, build_network
+from llm.model import EncoderDecoder, Stage, build_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, default_dtype
 
 _HEADERS = ("stage", "axes", "shape", "dtype", "bytes", "parameters")
@@ -78,7 +78,12 @@ def trace_shapes(
     with FakeTensorMode(), default_dtype(true):
         model = build_network(config)
         ids = torch.zeros(batch_size, length or config.context_length, dtype=torch.int64)
+<<<<<<< HEAD
         rows = shape_rows(capture(model, ids, ids if model.predicts_tokens else ids[:, -1], mixed))
+=======
+        inputs = {"source": ids} if isinstance(model, EncoderDecoder) else {}
+        rows = shape_rows(capture(model, ids, ids, mixed, **inputs))
+>>>>>>> translate
     return [row.cast(_dtype_within_attention(row, mixed or true)) for row in rows]
 
 

@@ -112,6 +112,7 @@ TASKS: dict[str, Task] = {
             "data.vocab_size": "model.transformer.vocab_size",
             "data.source_vocab_size": "model.transformer.source_vocab_size",
         },
+        callbacks={"inspect": "llm.inspection:TranslationInspection"},
         config="contrasts/translate.yaml",
         usage=("translate", "--text", "{text}"),
     ),
