@@ -66,12 +66,8 @@ def attention_page(report: Report) -> Page:
         "heads": config.heads,
         "causal": config.is_causal,
         "shift": int(report.model.predicts_next),
-<<<<<<< HEAD
         "labels": report.classes is not None,
-        "steps": _STEPS,
-=======
         "steps": STEPS,
->>>>>>> translate
         "tokens": report.names(report.ids[:shown], _LONGEST_LABEL),
         "weights": _encode(torch.cat(maps), config.is_causal),
         "rollout": _encode(report.rollout()[None, :shown, :shown], config.is_causal),

@@ -78,12 +78,9 @@ def trace_shapes(
     with FakeTensorMode(), default_dtype(true):
         model = build_network(config)
         ids = torch.zeros(batch_size, length or config.context_length, dtype=torch.int64)
-<<<<<<< HEAD
-        rows = shape_rows(capture(model, ids, ids if model.predicts_tokens else ids[:, -1], mixed))
-=======
+        targets = ids if model.predicts_tokens else ids[:, -1]
         inputs = {"source": ids} if isinstance(model, EncoderDecoder) else {}
-        rows = shape_rows(capture(model, ids, ids, mixed, **inputs))
->>>>>>> translate
+        rows = shape_rows(capture(model, ids, targets, mixed, **inputs))
     return [row.cast(_dtype_within_attention(row, mixed or true)) for row in rows]
 
 

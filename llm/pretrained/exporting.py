@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -25,12 +26,13 @@ from llm.pretrained.layout import HEAD, Tensors
 from llm.pretrained.roles import stated_ids
 from llm.pretrained.tokenizer_files import write_tokenizer
 from llm.runtime.files import move_into_place, temporary_for
+from llm.tokenizers import Tokenizer
 
 FORMATS = ("hf", "safetensors")
 
 _OF_A_MODEL = re.compile(
     r"config\.json|generation_config\.json|(model|pytorch_model).*\.(safetensors|bin|json)|"
-    r"vocab\.json|merges\.txt|tokenizer.*\.json|special_tokens_map\.json|added_tokens\.json"
+    r"vocab\.json|merges\.txt|tokenizer.*\.json|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja"
 )
 """The files of a model's folder, which an export replaces or removes."""
 
@@ -121,7 +123,7 @@ def _is_of_a_model(file: Path) -> bool:
 
 
 def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
-    config, tokenizer = pretrained.config, pretrained.tokenizer
+    config, tokenizer = pretrained.config, _with_template(pretrained)
     notes = []
     end = None if tokenizer is None else tokenizer.end_of_text_id
     settings, tensors, adds_biases = to_hugging_face(config, pretrained.weights, end)
@@ -149,6 +151,16 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
     return notes
 
 
+def _with_template(pretrained: Pretrained) -> Tokenizer | None:
+    """The tokenizer with the chat template that the model was trained with, whose end of an answer ends a text too."""
+    tokenizer, template = pretrained.tokenizer, pretrained.template
+    if tokenizer is None or template is None:
+        return tokenizer
+    ends = (*tokenizer.end_ids, tokenizer.special_ids.get(template.get("end", "")))
+    known = tuple(dict.fromkeys(token_id for token_id in ends if token_id is not None))
+    return tokenizer.with_roles(dataclasses.replace(tokenizer.roles, end_ids=known, chat_template=template["source"]))
+
+
 def to_hugging_face(
     config: GPTConfig, weights: Tensors, end_of_text_id: int | None
 ) -> tuple[dict[str, Any], Tensors, bool]:
@@ -166,7 +178,8 @@ def to_hugging_face(
 
 
 def _write_safetensors(pretrained: Pretrained, file: Path) -> list[str]:
-    entry = json.dumps(describe(pretrained.config, pretrained.tokenizer))
+    described = describe(pretrained.config, pretrained.tokenizer)
+    entry = json.dumps(described | ({} if pretrained.template is None else {"template": pretrained.template}))
     shared = {HEAD} if pretrained.config.tie_head else set()  # stored once, with the token embedding
     tensors = {name: tensor.contiguous() for name, tensor in pretrained.weights.items() if name not in shared}
     _save(tensors, file, {ENTRY: entry})
