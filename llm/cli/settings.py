@@ -144,17 +144,26 @@ def adopt_tokenizer(config: Any, given: set[str], state: dict[str, Any] | None, 
     Raises:
         ConfigError: the user set another tokenizer.
     """
-    if state is None or name not in config.data:
+    if name not in config.data:
+        return
+    if state is None:
+        taken = config.data[name].checkpoint or config.data[name].kind or "gpt2"
+        log.warning(
+            "the weights state no tokenizer: %s is taken, and if they were trained with another, the loss means "
+            "nothing; give theirs with --data.%s.checkpoint (a checkpoint, tokenizer.json, vocab.txt, meta.pkl)",
+            taken,
+            name,
+        )
         return
     tokenizer, theirs, group = config.data[name], state.get("encoding", state["kind"]), f"data.{name}"
     _refuse_other(f"{group}.kind", theirs, tokenizer.kind, given)
     if "pattern" in state:  # else the tokenizer is of a kind that has none
         _refuse_other(f"{group}.pattern", state["pattern"], tokenizer.pattern, given)
-    specials, ours = state.get("specials"), tokenizer.specials
-    _refuse_other(f"{group}.specials", specials and list(specials), ours and list(ours), given)
+    specials, ours = (None if names is None else list(names) for names in (state.get("specials"), tokenizer.specials))
+    _refuse_other(f"{group}.specials", specials, ours, given)
     if is_given(f"{group}.checkpoint", given):  # loading the weights will say if it is another
         return
-    if state["kind"] == "bpe":  # the name says it all
+    if state["kind"] == "bpe" and "roles" not in state:  # the name says it all
         tokenizer.kind = theirs
     else:
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
@@ -233,7 +242,15 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
         return {}
 
 
-_OF_A_TEXT = ("corpus", "validation_corpus", "validation_fraction", "test_corpus", "fields", "skip_longer")
+_OF_A_TEXT = (
+    "corpus",
+    "validation_corpus",
+    "validation_fraction",
+    "test_corpus",
+    "special_tokens",
+    "fields",
+    "skip_longer",
+)
 _OF_LABELS = ("test_fraction", "split_seed", "balance", "text_column", "label_column")
 
 

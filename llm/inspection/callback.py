@@ -251,7 +251,7 @@ class Inspection(L.Callback):
         elif module.tokenizer is None:
             raise ConfigError("this run has no tokenizer to read the text with")
         else:
-            ids = module.tokenizer.encode(self.text or "")
+            ids = module.tokenizer.encode_prompt(self.text or "")
         self._ids, self._notes = choose_window(ids, module.network, self.tokens)
         for note in self._notes:
             log.warning(f"inspection: {note}")

@@ -208,7 +208,7 @@ def inspect(
             raise ConfigError(
                 "a network alone can't read text: give tokenizer=..., or token ids, or inspect what llm.load gives"
             )
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode_prompt(text)
     else:
         ids = [int(i) for i in text]
     chosen, notes = choose_window(ids, gpt, tokens)

@@ -73,7 +73,7 @@ class TextSamples(L.Callback):
         encoded = {}
         for prompt in prompts:
             try:
-                ids = tokenizer.encode(prompt)
+                ids = tokenizer.encode_prompt(prompt)
             except LLMError as error:
                 log.warning(f"no sample for the prompt {prompt!r}: {error}")
                 continue

@@ -29,8 +29,8 @@ from llm.pretrained.exporting import FORMATS, export, export_adapters, refuse_ex
 from llm.pretrained.formats import import_adapters, read_pretrained
 from llm.pretrained.peft import is_peft
 from llm.pretrained.switching import Adapters
-from llm.tokenizers import Tokenizer
-from llm.tokenizers.files import read_tokenizer_file
+from llm.pretrained.vocabulary_files import VOCABULARIES, read_vocabulary_file
+from llm.tokenizers import IdTokenizer, Tokenizer
 
 __all__ = [
     "FORMATS",
@@ -61,11 +61,14 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Loaded[Netwo
         source: what `read_pretrained` reads: a `.ckpt` of any task, a Hugging Face folder, `gpt2`, and others.
         device: where the weights go.
 
+    Returns:
+        Both; where the file says nothing of a tokenizer, texts are token ids written as numbers.
+
     Raises:
-        CheckpointError: it can't be read, or has no tokenizer.
+        CheckpointError: it can't be read.
     """
     pretrained = read_pretrained(source, any_task=True)
-    return Loaded(build(pretrained).to(device).eval(), _tokenizer(pretrained, source))
+    return Loaded(build(pretrained).to(device).eval(), _tokenizer(pretrained))
 
 
 def load_of_task(
@@ -80,7 +83,7 @@ def load_of_task(
         device: where the weights go.
 
     Raises:
-        CheckpointError: it can't be read, has no tokenizer, or is of another task.
+        CheckpointError: it can't be read, or is of another task.
     """
     pretrained = read_pretrained(source, any_task=True)
     network = build(pretrained)
@@ -89,7 +92,7 @@ def load_of_task(
         raise CheckpointError(
             f"{str(source)!r} is of the task {pretrained.task!r}, and this command is for those of the task {task!r}"
         )
-    return Loaded(network.to(device).eval(), _tokenizer(pretrained, source))
+    return Loaded(network.to(device).eval(), _tokenizer(pretrained))
 
 
 def begin_with(
@@ -115,17 +118,20 @@ def begin_with(
 
 
 def read_tokenizer(source: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint or of any other file that can be read; or that `write_tokenizer_file` wrote.
+    """The tokenizer of a checkpoint or of any other weights; or one that is alone in a file or folder.
 
     Raises:
         CheckpointError: it can't be read, or has no tokenizer.
-        TokenizerError: it is a `.json` file that describes none.
+        TokenizerError: it is a vocabulary or a `tokenizer.json` that can't be used.
     """
-    if Path(source).suffix == ".json":
-        return read_tokenizer_file(Path(source))
+    if (alone := read_vocabulary_file(Path(source).expanduser())) is not None:
+        return alone
     if Path(source).suffix == ".ckpt":  # of any task, whose network may be none that this package can build
         return tokenizer_of(read_checkpoint(source), source)
-    return _tokenizer(read_pretrained(source, any_task=True), source)
+    pretrained = read_pretrained(source, any_task=True)
+    if pretrained.tokenizer is None:
+        raise CheckpointError(f"{str(source)!r} has no tokenizer; what has one: {VOCABULARIES}")
+    return pretrained.tokenizer
 
 
 def read_source_tokenizer(source: str | Path) -> Tokenizer:
@@ -160,7 +166,5 @@ def build(pretrained: Pretrained) -> Network:
     return model
 
 
-def _tokenizer(pretrained: Pretrained, source: str | Path) -> Tokenizer:
-    if pretrained.tokenizer is None:
-        raise CheckpointError(f"{str(source)!r} has no tokenizer, so it can't read or write text")
-    return pretrained.tokenizer
+def _tokenizer(pretrained: Pretrained) -> Tokenizer:
+    return IdTokenizer(pretrained.config.vocab_size) if pretrained.tokenizer is None else pretrained.tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -17,14 +18,16 @@ from safetensors.torch import save_file
 
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, ConfigError, TokenizerError
-from llm.pretrained import huggingface, peft
+from llm.pretrained import card, huggingface, peft
 from llm.pretrained.base import Pretrained
 from llm.pretrained.checkpoint import BASE, ENTRY, config_of, describe, read_checkpoint, trained_of, weights_of
 from llm.pretrained.families import family_of
 from llm.pretrained.hub import NAMES
 from llm.pretrained.layout import HEAD, Tensors
-from llm.pretrained.vocabulary import write_tokenizer
+from llm.pretrained.roles import stated_ids
+from llm.pretrained.tokenizer_files import write_tokenizer
 from llm.runtime.files import move_into_place, temporary_for
+from llm.tokenizers import Tokenizer
 
 FORMATS = ("hf", "safetensors")
 
@@ -144,7 +147,7 @@ def _in_one_move(target: Path) -> Iterator[Path]:
             old.rename(target)
             raise
         for file in old.iterdir():
-            if not _OF_A_MODEL.fullmatch(file.name):
+            if not _is_of_a_model(file):
                 file.rename(target / file.name)
         shutil.rmtree(old)
     except (OSError, SafetensorError) as error:
@@ -154,8 +157,14 @@ def _in_one_move(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
+def _is_of_a_model(file: Path) -> bool:
+    if file.name == card.NAME:
+        return card.MARK in file.read_text(encoding="utf-8", errors="replace")
+    return _OF_A_MODEL.fullmatch(file.name) is not None
+
+
 def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
-    config, tokenizer = pretrained.config, pretrained.tokenizer
+    config, tokenizer = pretrained.config, _with_template(pretrained)
     notes = []
     end = None if tokenizer is None else tokenizer.end_of_text_id
     settings, tensors, adds_biases = to_hugging_face(config, pretrained.weights, end)
@@ -165,23 +174,32 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
         padding = config.padded_vocab_size - config.vocab_size
         notes.append(f"the {padding} rows of padding were omitted: they belong to no token")
     folder.mkdir()
+    settings |= stated_ids(tokenizer)
     settings["dtype"] = str(pretrained.weights["embeddings.token.weight"].dtype).removeprefix("torch.")
     _write_json(folder / "config.json", settings)
-    ends: int | list[int] | None = end
-    if pretrained.template is not None:
-        (folder / "chat_template.jinja").write_text(pretrained.template["source"], encoding="utf-8")
-        answers_end = None if tokenizer is None else tokenizer.special_ids.get(pretrained.template.get("end", ""))
-        ends = sorted({token for token in (end, answers_end) if token is not None}) or None
-    _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": ends})
+    _write_json(folder / "generation_config.json", stated_ids(tokenizer))
     _save(tensors, folder / "model.safetensors", {"format": "pt"})
-    if tokenizer is None:
-        notes.append("there is no tokenizer, so no tokenizer files were written")
-        return notes
+    reason = "the weights came without a tokenizer" if tokenizer is None else None
     try:
-        write_tokenizer(tokenizer, folder, config.context_length)
+        if tokenizer is not None:
+            write_tokenizer(tokenizer, folder, config.context_length)
     except TokenizerError as error:
-        notes.append(f"no tokenizer files were written: {error}")
+        reason = str(error)
+    if reason is not None:
+        notes.append(f"no tokenizer files were written: {reason}")
+    n_parameters = sum(tensor.numel() for tensor in tensors.values())
+    (folder / card.NAME).write_text(card.model_card(config, n_parameters, reason), encoding="utf-8")
     return notes
+
+
+def _with_template(pretrained: Pretrained) -> Tokenizer | None:
+    """The tokenizer with the chat template that the model was trained with, whose end of an answer ends a text too."""
+    tokenizer, template = pretrained.tokenizer, pretrained.template
+    if tokenizer is None or template is None:
+        return tokenizer
+    ends = (*tokenizer.end_ids, tokenizer.special_ids.get(template.get("end", "")))
+    known = tuple(dict.fromkeys(token_id for token_id in ends if token_id is not None))
+    return tokenizer.with_roles(dataclasses.replace(tokenizer.roles, end_ids=known, chat_template=template["source"]))
 
 
 def to_hugging_face(

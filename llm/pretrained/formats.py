@@ -27,11 +27,16 @@ from llm.pretrained.checkpoint import (
     task_of,
 )
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
-from llm.pretrained.hub import NAMES, fetch
+from llm.pretrained.hub import NAMES, fetch, repository_of
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
+<<<<<<< HEAD
 from llm.pretrained.peft import CONFIG, from_peft, is_peft
 from llm.pretrained.vocabulary import add_tokenizer
 from llm.tokenizers import tokenizer_from_dict
+=======
+from llm.pretrained.vocabulary import add_nanogpt_tokenizer, add_tokenizer, replace_tokenizer
+from llm.tokenizers import Tokenizer, tokenizer_from_dict
+>>>>>>> tok
 
 READABLE = (
     "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), "
@@ -40,7 +45,11 @@ READABLE = (
 
 
 def read_pretrained(
-    source: str | Path, told: Told | None = None, any_task: bool = False, tasks: Sequence[str] = NEXT_TOKEN_TASKS
+    source: str | Path,
+    told: Told | None = None,
+    any_task: bool = False,
+    tasks: Sequence[str] = NEXT_TOKEN_TASKS,
+    tokenizer: Tokenizer | None = None,
 ) -> Pretrained:
     """The weights, architecture and tokenizer in a file or folder, whatever program wrote it.
 
@@ -49,6 +58,7 @@ def read_pretrained(
         told: settings that some formats don't state, `n_head` and `activation`; not used where the format does.
         any_task: take a checkpoint of any task.
         tasks: else those whose checkpoints are taken.
+        tokenizer: the model's, in place of the one that is found.
 
     Raises:
         CheckpointError: it can't be found, read, or recognised, or its tensors don't fit; says why.
@@ -64,7 +74,7 @@ def read_pretrained(
             )
         path = find_weights(path)
     try:
-        found = _read_file(path, told)
+        found = _read_file(path, told, tokenizer)
     except CheckpointError as error:
         if str(path) in str(error) or repr(str(path.parent)) in str(error):
             raise
@@ -109,32 +119,38 @@ def locate(source: str | Path) -> Path:
         return path
     if "://" in str(source):
         raise CheckpointError(f"{str(source)!r} is a URL: download it yourself, and only from where you trust")
-    if str(source) in NAMES:
-        return fetch(str(source))
+    if (repository := repository_of(str(source))) is not None:
+        return fetch(repository)
     raise CheckpointError(
-        f"there is no file or folder {str(source)!r}; give {READABLE}, or one of the names {', '.join(NAMES)}"
+        f"there is no file or folder {str(source)!r}; give {READABLE}, one of the names {', '.join(NAMES)}, or "
+        "owner/name on the Hugging Face hub"
     )
 
 
-def _read_file(path: Path, told: Told) -> Pretrained:
+def _read_file(path: Path, told: Told, given: Tokenizer | None) -> Pretrained:
     content, metadata = read_content(path)
     if ENTRY in metadata:
-        return _read_shared(content, metadata[ENTRY])
+        return replace_tokenizer(_read_shared(content, metadata[ENTRY]), given)
     if isinstance(content, dict) and ENTRY in content:
-        return _read_own(path)
+        return replace_tokenizer(_read_own(path), given)
     if isinstance(content, dict) and "model_args" in content and is_tensors(content.get("model")):
-        return add_tokenizer(nanogpt.read_nanogpt(content, told), None)
+        found = nanogpt.read_nanogpt(content, told)
+        return add_nanogpt_tokenizer(found, path, content.get("config"), given)
     tensors = clean_names(_state_dict(content))
     if (config := _stated_config(path.parent)) is not None:
+<<<<<<< HEAD
         return _read_stated(config, tensors, path)
+=======
+        return _read_stated(config, tensors, path.parent, given)
+>>>>>>> tok
     if "tok_emb.weight" in tensors and any(name.startswith("trf_blocks.") for name in tensors):
-        return add_tokenizer(book.read(tensors, told), None)
+        return add_tokenizer(book.read(tensors, told), None, given)
     if "tok_emb.weight" in tensors and "pos_emb" in tensors:
-        return add_tokenizer(nanogpt.read_old_mingpt(tensors, told), None)
+        return add_tokenizer(nanogpt.read_old_mingpt(tensors, told), None, given)
     if "wte.weight" in tensors and (qkv := _first(tensors, ".attn.c_attn.weight")) is not None:
         if qkv.ndim == 2 and qkv.shape[0] > qkv.shape[1]:  # (3 C, C): nn.Linear
-            return add_tokenizer(nanogpt.read_mingpt(tensors, path.parent, told), None)
-        return add_tokenizer(huggingface.read(tensors, path.parent, told), path.parent)
+            return add_tokenizer(nanogpt.read_mingpt(tensors, path.parent, told), None, given)
+        return add_tokenizer(huggingface.read(tensors, path.parent, told), path.parent, given)
     if any(".self_attn." in name for name in tensors):
         raise CheckpointError(
             "these are weights of a Hugging Face model, but there is no config.json with a model_type beside them, and "
@@ -151,12 +167,21 @@ def _stated_config(folder: Path) -> dict[str, Any] | None:
     return config if "model_type" in config else None
 
 
+<<<<<<< HEAD
 def _read_stated(config: dict[str, Any], tensors: Tensors, path: Path) -> Pretrained:
+=======
+def _read_stated(config: dict[str, Any], tensors: Tensors, folder: Path, given: Tokenizer | None) -> Pretrained:
+>>>>>>> tok
     """A model whose `config.json` says what it is, whatever its tensors look like."""
     folder = path.parent
     if config["model_type"] == "gpt2":
+<<<<<<< HEAD
         return add_tokenizer(huggingface.read(tensors, folder, {}), folder)
     return add_tokenizer(families.read(config, tensors, str(path if folder == Path() else folder)), folder)
+=======
+        return add_tokenizer(huggingface.read(tensors, folder, {}), folder, given)
+    return add_tokenizer(families.read(config, tensors, str(folder)), folder, given)
+>>>>>>> tok
 
 
 def _first(tensors: Tensors, ending: str) -> Tensor | None:
