@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -32,11 +33,19 @@ from llm.cli.settings import (
 )
 from llm.cli.task import refuse_other_task, refuse_without_predictions
 from llm.cli.trainer import HELP, HELP_OF_FIT
+from llm.cli.tuning import (
+    ON_ONE_DEVICE,
+    adopt_batch_size,
+    refuse_batch_size_finder,
+    settings_found_before,
+    take_finders,
+    tune,
+)
 from llm.cli.words import settings_of_files
 from llm.errors import CheckpointError, ConfigError
 from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
-from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight
+from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, possible_plan, preflight
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
 from llm.runs.beginning import begin_where_it_was_said
@@ -48,6 +57,7 @@ from llm.runs.run_folder import CHECKPOINTS, OneCurve, locked, refuse_to_overwri
 from llm.runs.stopping import StopSafely
 from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16
+from llm.runtime.randomness import preserve_rng_state
 from llm.runtime.trust import refuse_functions
 from llm.tasks import TASKS
 from llm.tasks.base import TaskModule
@@ -125,12 +135,17 @@ class TrainingCLI(LightningCLI):
         if subcommand == "fit":
             adopt_length(config.trainer, given)
         config.ckpt_path = choose_checkpoint(config, subcommand)
+        self.finders: dict[str, Any] = {}
+        if subcommand == "fit":
+            self.finders = take_finders(config)
+        else:
+            refuse_batch_size_finder(config, subcommand)
         if subcommand != "fit" and not is_given("trainer.logger", by_flags):
             config.trainer.logger = False
         if subcommand != "fit":
             self.save_config_callback = None  # there is no folder of this run
         if config.ckpt_path is not None:
-            self._adopt_checkpoint(config, subcommand, given)
+            self._adopt_checkpoint(config, subcommand, given - settings_found_before(self.finders))
         elif config.model.get("pretrained") is not None:
             n_head = f"{self.task.network_group}.n_head"
             told = {"n_head": config[n_head]} if is_given(n_head, given) else {}
@@ -170,6 +185,10 @@ class TrainingCLI(LightningCLI):
             if "optim" in config.model:
                 adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
             data = checkpoint.get(self.task.datamodule_class().__qualname__)
+            if self.finders:
+                adopt_batch_size(config, self.finders, data)
+                log.info("resuming with what %s found before", " and ".join(self.finders))
+                self.finders = {}
             folder = folder_to_go_on_in(config)
             self.start = Start(step, trained, data if isinstance(data, dict) else {}, folder)
 
@@ -183,9 +202,12 @@ class TrainingCLI(LightningCLI):
             return
         config = self.config.fit
         if not is_first:
+            if self.finders:
+                raise ConfigError(ON_ONE_DEVICE)
             if config.preflight:
                 raise PreflightDone(0)
             return
+        self._tune(config)
         if not can_be_planned(self.task):
             if config.preflight:
                 raise ConfigError(f"--preflight can't tell what a run of the task {self.word} needs")
@@ -198,6 +220,22 @@ class TrainingCLI(LightningCLI):
         # files of the data module open.
         datamodule: Any = weakref.ref(plan.datamodule)
         self.parser.add_instantiator(lambda *_, **__: datamodule(), self.datamodule_class, subclasses=False)
+
+    def _tune(self, config: Any) -> None:
+        """Search for what the finders are to find, once it is certain that the run can be."""
+        if not self.finders or config.trainer.fast_dev_run:
+            return
+
+        def make(settings: Any) -> tuple[L.LightningModule, L.LightningDataModule]:
+            whole = self.config.clone()
+            whole.fit = settings
+            made = self.parser.instantiate(whole).fit
+            return made.model, made.data
+
+        known = can_be_planned(self.task)
+        plan = possible_plan(config.clone().as_dict(), self.start) if known else None
+        with preserve_rng_state(torch.device("cpu")):
+            tune(self.finders, config, make, plan)
 
     def _say_what_is_measured(self) -> None:
         """Which model, on which text."""

@@ -29,6 +29,7 @@ __all__ = [
     "Start",
     "can_be_planned",
     "make_plan",
+    "possible_plan",
     "preflight",
     "table",
 ]
@@ -79,6 +80,22 @@ def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool 
     if alone:
         log.info("no problems found; without --preflight, the run would begin now")
         raise PreflightDone(0)
+    return plan
+
+
+def possible_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
+    """The plan of a run that can be; nothing is printed.
+
+    Args:
+        settings: of `fit`, as nested dicts.
+        start: what it begins with besides.
+
+    Raises:
+        Problems: the run can't be.
+    """
+    plan = make_plan(settings, start)
+    if problems := [problem for check in REFUSING for problem in check(plan)]:
+        raise Problems(*dict.fromkeys(problems))
     return plan
 
 

@@ -165,7 +165,8 @@ def _refuse_other_settings(checkpoint: dict[str, Any], optim: OptimConfig, train
 def _refuse_damaged_progress(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
     step, loops = checkpoint.get("global_step"), checkpoint.get("loops")
     _check(isinstance(step, int), f"its global_step is {step!r}")
-    expected = {"fit_loop": trainer.fit_loop.state_dict()}
+    # `state_dict` is of the loaders, which Lightning makes later; their position is the loop's.
+    expected = {"fit_loop": {**trainer.fit_loop.state_dict(), "state_dict": {}}}
     _check_structure(loops, expected, "loops")
     progress = loops["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]  # type: ignore[index]
     done = progress["optimizer"]["step"]["total"]["completed"]

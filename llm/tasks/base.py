@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.model import Network, build_network
 from llm.model.networks import is_known
 from llm.pretrained.checkpoint import ENTRY, describe, read_checkpoint, task_of, weights_of
+from llm.runs.finding import keep_rate_of_checkpoint, refuse_batch_size_finder
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
@@ -36,6 +39,8 @@ from llm.training.non_finite import NonFiniteGuard
 from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
 from llm.training.step import MicroBatch, StepTotals, correction, loss_scale, totals_of
 from llm.training.trainer_state import is_accumulating, is_logging, log_now, steps_of
+
+log = logging.getLogger("llm")
 
 _OPTIM = OptimConfig()
 
@@ -119,6 +124,7 @@ class TaskModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Compile what training calls, if asked to; the network, its parameter names and its hooks are unchanged."""
         self._micro_batches = []
+        refuse_batch_size_finder(self.trainer)
         remember_shapes(self.network)
         if self.compile_network and stage == "fit":
             self._compiled["hidden_states"] = Compiled(self.hidden_states)
@@ -239,6 +245,24 @@ class TaskModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
+    def learning_rate(self) -> float:
+        """The peak learning rate of `optim`, under the name by which Lightning's tuner sets it."""
+        return self.optim.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        log.info("learning rate set to %.3g, was %.3g", rate, self.optim.learning_rate)
+        self.optim = dataclasses.replace(self.optim, learning_rate=rate)
+        if self._trainer is not None and self._trainer.optimizers:
+            self._trainer.strategy.setup_optimizers(self._trainer)
+
+    def on_train_start(self) -> None:
+        """Begin with the rates of the schedule; Lightning's tuner, which sets one, knows no warm-up."""
+        for optimizer, schedule in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+            for group, rate in zip(optimizer.param_groups, schedule.scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
+
+    @property
     def total_steps(self) -> int | None:
         """Optimizer steps in the run, or None if only a time limit or an interrupt will end it."""
         return steps_of(self.trainer)
@@ -326,6 +350,8 @@ class TaskModule(L.LightningModule):
             CheckpointError: they don't, and says what differs; or a run is to resume from weights alone.
         """
         refuse_what_does_not_fit(checkpoint, self.task, self.network, self.tokenizer, self.optim, self._trainer)
+        if self._trainer is not None:
+            keep_rate_of_checkpoint(self._trainer)
         self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))
         count = checkpoint[ENTRY].get("unsupervised_batches", 0)
         self.unsupervised_batches = count if isinstance(count, int) else 0
