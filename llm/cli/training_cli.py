@@ -18,8 +18,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from llm.cli.ending import say_how_to_use
 from llm.cli.parsing import check_settings
+from llm.cli.refusals import refuse_of_lightning
 from llm.cli.settings import (
     adopt_architecture,
+    adopt_interval,
     adopt_length,
     adopt_optim,
     adopt_root,
@@ -28,6 +30,7 @@ from llm.cli.settings import (
     given_by_flags,
     given_settings,
     is_given,
+    plain_values,
     setting_names,
     settings_of_run,
 )
@@ -52,7 +55,13 @@ from llm.runs.beginning import begin_where_it_was_said
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
 from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
 from llm.runs.ending import EndPoint
-from llm.runs.processes import EndTogether, adopt_launcher, refuse_more_processes_than_cores, without_looks
+from llm.runs.processes import (
+    EndTogether,
+    adopt_launcher,
+    refuse_more_processes_than_cores,
+    refuse_nodes_that_nobody_starts,
+    without_looks,
+)
 from llm.runs.run_folder import CHECKPOINTS, OneCurve, locked, refuse_to_overwrite, run_folder_of
 from llm.runs.stopping import StopSafely
 from llm.runtime.files import remove_stale
@@ -120,6 +129,8 @@ class TrainingCLI(LightningCLI):
         config = self.config[subcommand]
         if subcommand == "predict":
             refuse_without_predictions(self.word)
+        refuse_of_lightning(config.trainer)
+        config.trainer.callbacks = plain_values(config.trainer.callbacks)
         refuse_functions(config, self.allowed_classes)
         words = args[args.index(subcommand) + 1 :]
         given = given_settings(self._parser(subcommand), words)
@@ -131,9 +142,11 @@ class TrainingCLI(LightningCLI):
             _refuse_what_is_for_fit(by_flags)
         adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
         refuse_more_processes_than_cores(config.trainer)
+        refuse_nodes_that_nobody_starts(config.trainer)
         adopt_root(config.trainer, given, by_flags)
         if subcommand == "fit":
             adopt_length(config.trainer, given)
+            adopt_interval(config.trainer, given)
         config.ckpt_path = choose_checkpoint(config, subcommand)
         self.finders: dict[str, Any] = {}
         if subcommand == "fit":

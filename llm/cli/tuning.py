@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
+from llm.cli.refusals import class_names
 from llm.errors import ConfigError
 from llm.preflight import Plan
 from llm.preflight.costs import step_costs
@@ -43,18 +44,19 @@ def take_finders(config: Any) -> dict[str, Any]:
     Raises:
         ConfigError: a finder that can't be used here, with the reason.
     """
-    listed = _as_list(config.trainer.get("callbacks"))
-    found = {_name(callback): callback for callback in listed if _name(callback) in _FINDERS}
+    listed = config.trainer.get("callbacks") or []
+    named = list(zip(class_names(listed), listed if isinstance(listed, list) else [listed], strict=True))
+    found = {name: callback for name, callback in named if name in _FINDERS}
     if not found:
         return {}
-    config.trainer.callbacks = [callback for callback in listed if _name(callback) not in _FINDERS] or None
+    config.trainer.callbacks = [callback for name, callback in named if name not in _FINDERS] or None
     for name in found:
         if _FINDERS[name][1] not in config:
             raise ConfigError(f"{name} finds {_FINDERS[name][1]}, which this task does not have")
     if "LearningRateFinder" in found:
-        named = (found["LearningRateFinder"].get("init_args") or {}).get("attr_name")
-        if named and named != "learning_rate":
-            raise ConfigError(f"LearningRateFinder finds {RATE}: leave attr_name out, got {named!r}")
+        attribute = _arguments(found["LearningRateFinder"]).get("attr_name")
+        if attribute and attribute != "learning_rate":
+            raise ConfigError(f"LearningRateFinder finds {RATE}: leave attr_name out, got {attribute!r}")
         if config.model.optim.get("kind") == "muon":
             raise ConfigError(
                 "LearningRateFinder tries one rate for all parameters, and Muon has two (model.optim.learning_rate and "
@@ -69,7 +71,7 @@ def refuse_batch_size_finder(config: Any, subcommand: str) -> None:
     Raises:
         ConfigError: another command was given one.
     """
-    if any(_name(callback) == "BatchSizeFinder" for callback in _as_list(config.trainer.get("callbacks"))):
+    if "BatchSizeFinder" in class_names(config.trainer.get("callbacks")):
         raise ConfigError(f"BatchSizeFinder is for fit; {subcommand} takes --{BATCH_SIZE}")
 
 
@@ -125,7 +127,7 @@ def tune(finders: Mapping[str, Any], config: Any, make: Callable[[Any], Made], p
         if is_set:
             config[setting] = found
         log.info(
-            "%s: %s %s, %s", name, setting, found, f"was {before}" if is_set else f"is {before} (update_attr false)"
+            "%s: %s %s, %s", name, setting, found, f"was {before}" if is_set else f"is {before}: update_attr false"
         )
 
 
@@ -140,15 +142,6 @@ def _fits(plan: Plan | None, batch_size: int) -> bool:
     costs = step_costs(plan.network, batch_size, plan.precision, plan.device, supervised)
     expected = expected_memory(plan.parameters, costs, plan.precision, plan.device, 1, plan.memory.held)
     return expected.to_come <= plan.free_memory
-
-
-def _as_list(callbacks: Any) -> list[Any]:
-    return callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
-
-
-def _name(callback: Any) -> str:
-    path = callback.get("class_path") if hasattr(callback, "get") else None
-    return str(path or "").rpartition(".")[2] if str(path).startswith("lightning.") else ""
 
 
 def _arguments(callback: Any) -> dict[str, Any]:

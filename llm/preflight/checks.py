@@ -194,8 +194,10 @@ def validation(plan: Plan) -> Iterator[str]:
     if plan.corpus is None or not plan.steps:
         return
     every = plan.validates_every
-    if every is None:
+    if not plan.validates:
         yield "there is no validation, so no best.ckpt; set data.validation_fraction or data.validation_corpus"
+    elif every is None or plan.start.step:  # by time; or it depends on what was validated before
+        return
     elif (epochs := plan.setting("trainer.check_val_every_n_epoch")) is None:
         if every > (batches := plan.batches_until(plan.steps)):
             yield (
@@ -215,8 +217,7 @@ def accumulation(plan: Plan) -> Iterator[str]:
     most = accumulation if isinstance(accumulation, int) else max(accumulation.values())
     if plan.corpus is not None and most > plan.corpus.batches:
         yield (
-            f"a step accumulates {most} batches and an epoch has {plan.corpus.batches} batches: "
-            "a step ends with the epoch"
+            f"a step accumulates {most} batches and an epoch has only {plan.corpus.batches}: a step ends with the epoch"
         )
 
 

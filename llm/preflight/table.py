@@ -26,7 +26,8 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         yield (
             "windows",
             f"{corpus.windows:,} of {data['context_length']:,} tokens, one every {plan.datamodule.stride:,}; an epoch "
-            f"is {corpus.batches:,} batches of {data['batch_size']:,}{_shared(plan)}",
+            f"is {corpus.batches:,} {'batch' if corpus.batches == 1 else 'batches'} of {data['batch_size']:,}"
+            f"{_shared(plan)}",
         )
         yield "steps", _steps(plan)
     if (parameters := plan.parameters) is not None:
@@ -80,4 +81,6 @@ def _steps(plan: Plan) -> str:
         of = f" of {first[1]} batches" + "".join(f", {batches} from epoch {epoch} on" for epoch, batches in later)
         if every is not None:
             validation = f"validation every {every:,} batches"
+    if plan.validates and plan.validates_by_time:
+        validation = f"validation every {plan.setting('trainer.val_check_interval')} (days:hours:minutes:seconds)"
     return f"{plan.steps:,}{of}{begin}: {plan.tokens:,} tokens{epochs}; {validation}"

@@ -183,6 +183,11 @@ def _refuse_damaged_optimizer(
     optimizer = build_optimizer(network, optim)
     schedules = checkpoint.get("lr_schedulers")
     _check(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers is not a list of one schedule")
+    if isinstance(schedules[0], dict) and "anneal_epochs" in schedules[0]:  # type: ignore[index]
+        raise CheckpointError(
+            "StochasticWeightAveraging has begun to average in this checkpoint, and no run can resume exactly from "
+            "there: begin a new run from its weights with --model.pretrained FILE; EMAWeightAveraging is one that resumes"
+        )
     schedule = build_schedule(optimizer, optim, None).state_dict()
     _check_structure(schedules[0], schedule, "lr_schedulers[0]")  # type: ignore[index]
     for name in ("base_lrs", "_last_lr"):

@@ -193,8 +193,8 @@ class TaskModule(L.LightningModule):
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             if not totals.norm * factor <= gradient_clip_val:  # else each gradient would be multiplied by one
                 torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
-        elif gradient_clip_val:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:  # not `self.clip_gradients`, which refuses a fused optimizer whatever it does
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         if is_logging(self.trainer):
             self._note_step(optimizer, totals, norm)
 
