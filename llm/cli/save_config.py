@@ -11,11 +11,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
 from llm.cli.settings import hyperparameters
+from llm.runs.recording import records_of
 from llm.runtime.files import write_whole
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the run's configuration to its folder, and to TensorBoard as text and as hyper-parameters."""
+    """Writes the run's configuration to its folder, and to its loggers as text and as hyper-parameters."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Nothing yet: a checkpoint that is refused leaves the `config.yaml` that is there as it is."""
@@ -26,7 +27,7 @@ class SaveConfig(SaveConfigCallback):
             self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write `config.yaml` to the run's folder, and the same to TensorBoard."""
+        """Write `config.yaml` to the run's folder, and the same to the loggers."""
         del pl_module, stage
         text = self.parser.dump(self.config, skip_none=False)
         settings = hyperparameters(yaml.safe_load(text))
@@ -39,3 +40,5 @@ class SaveConfig(SaveConfigCallback):
                 # Lightning's own way would log a first value of the metric, before there is one.
                 for summary in hparams(settings, {"validation/loss": 0.0}):
                     logger.experiment.file_writer.add_summary(summary)
+        for record in records_of(trainer):
+            record.settings(settings, text)

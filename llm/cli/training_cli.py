@@ -62,6 +62,7 @@ from llm.runs.processes import (
     refuse_nodes_that_nobody_starts,
     without_looks,
 )
+from llm.runs.recording import end_records
 from llm.runs.run_folder import CHECKPOINTS, OneCurve, locked, refuse_to_overwrite, run_folder_of
 from llm.runs.stopping import StopSafely
 from llm.runtime.files import remove_stale
@@ -295,7 +296,12 @@ class TrainingCLI(LightningCLI):
                 folders, config = self._folders(), self.config["fit"]
                 refuse_to_overwrite(folders, config.ckpt_path, config.fresh)
                 stack.enter_context(locked(folders))
-            super()._run_subcommand(subcommand)
+            status = 1
+            try:
+                super()._run_subcommand(subcommand)
+                status = 0
+            finally:
+                end_records(self.trainer, status)
 
     def _folders(self) -> list[Path]:
         """Where the run writes to: the loggers' folders and that of the checkpoints."""

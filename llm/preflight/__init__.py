@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.errors import LLMError
+from llm.inspection.writers import TensorBoard
 from llm.preflight.checks import HINTING, REFUSING
 from llm.preflight.making import can_be_planned, make_plan
 from llm.preflight.plan import Plan, Start
@@ -132,7 +132,7 @@ def _validations(plan: Plan, batches: int) -> float:
 
 
 class RecordPreflight(L.Callback):
-    """Leaves the table of a preflight with the run, in TensorBoard.
+    """Leaves the table of a preflight with the run, in its loggers.
 
     Args:
         plan: what was found.
@@ -144,6 +144,5 @@ class RecordPreflight(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write it."""
         del pl_module
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.add_text("preflight", self.text, trainer.global_step)
+        if trainer.is_global_zero:
+            TensorBoard.of(trainer, trainer.global_step).text("preflight", self.text)

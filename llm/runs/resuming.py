@@ -186,7 +186,7 @@ def _refuse_damaged_optimizer(
     if isinstance(schedules[0], dict) and "anneal_epochs" in schedules[0]:  # type: ignore[index]
         raise CheckpointError(
             "StochasticWeightAveraging has begun to average in this checkpoint, and no run can resume exactly from "
-            "there: begin a new run from its weights with --model.pretrained FILE; EMAWeightAveraging is one that resumes"
+            "there: begin a new run from its weights with --model.pretrained FILE, or use EMAWeightAveraging"
         )
     schedule = build_schedule(optimizer, optim, None).state_dict()
     _check_structure(schedules[0], schedule, "lr_schedulers[0]")  # type: ignore[index]
