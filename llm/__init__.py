@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from llm.config import EncoderConfig, GPTConfig, OptimConfig, SamplingConfig, TokenizerConfig
+    from llm.config import EncoderConfig, GPTConfig, LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig
     from llm.data import MaskedDataModule, TextDataModule
     from llm.errors import LLMError
     from llm.generation import continue_texts, fill_masks, generate, generate_batch, stream_text
@@ -31,6 +31,7 @@ __all__ = [
     "GPTConfig",
     "LLMError",
     "LanguageModel",
+    "LoRAConfig",
     "MaskedDataModule",
     "MaskedLanguageModel",
     "OptimConfig",
@@ -53,6 +54,7 @@ _MODULES = {
     "GPTConfig": "config",
     "LLMError": "errors",
     "LanguageModel": "tasks",
+    "LoRAConfig": "config",
     "MaskedDataModule": "data",
     "MaskedLanguageModel": "tasks",
     "OptimConfig": "config",

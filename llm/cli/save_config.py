@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
 from llm.cli.settings import hyperparameters
+from llm.inspection.tags import CONFIGURATION
 from llm.runs.recording import records_of
 from llm.runtime.files import write_whole
 
@@ -36,9 +37,10 @@ class SaveConfig(SaveConfigCallback):
                 Path(folder).mkdir(parents=True, exist_ok=True)
                 write_whole(Path(folder, self.config_filename), text.encode())
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)
+                logger.experiment.add_text(CONFIGURATION, "\n".join(f"    {line}" for line in text.splitlines()), 0)
                 # Lightning's own way would log a first value of the metric, before there is one.
                 for summary in hparams(settings, {"validation/loss": 0.0}):
                     logger.experiment.file_writer.add_summary(summary)
         for record in records_of(trainer):
-            record.settings(settings, text)
+            record.text(CONFIGURATION, text, 0)
+            record.settings(settings)

@@ -129,7 +129,9 @@ def adopt_architecture(
     sources = {target: source for source, target in links.items()}
     for name, value in architecture.items():
         setting = sources.get(f"{group}.{name}", f"{group}.{name}")
-        if setting in config and not is_given(setting, given):
+        if isinstance(value, dict):
+            adopt_architecture(config, given, setting, value, links)
+        elif setting in config and not is_given(setting, given):
             config[setting] = value
 
 

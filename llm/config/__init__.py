@@ -6,16 +6,22 @@ reads are the same thing.
 
 from llm.config.encoder import EncoderConfig
 from llm.config.gpt import GPT2_SIZES, AttentionKind, GPTConfig
+from llm.config.lora import LoRAConfig
 from llm.config.optim import OptimConfig
+from llm.config.rope import RopeScaling
 from llm.config.sampling import SamplingConfig
 from llm.config.tokenizer import TokenizerConfig
+from llm.config.transformer import TransformerConfig
 
 __all__ = [
     "GPT2_SIZES",
     "AttentionKind",
     "EncoderConfig",
     "GPTConfig",
+    "LoRAConfig",
     "OptimConfig",
+    "RopeScaling",
     "SamplingConfig",
     "TokenizerConfig",
+    "TransformerConfig",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import types
 from collections.abc import Callable, Iterator
@@ -45,7 +46,10 @@ def _wrong_types(config: Any) -> Iterator[str]:
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
         kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        if get_origin(hint) is Literal:
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, hint):  # type: ignore[arg-type]
+                yield f"{name} must be settings by name, got {value!r}"
+        elif get_origin(hint) is Literal:
             choices = get_args(hint)
             if value not in choices:
                 yield f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from llm.config.checks import checks
+from llm.config.rope import RopeScaling
 from llm.errors import ConfigError
 
 AttentionKind = Literal["dot", "self", "causal", "multi_head"]
@@ -29,8 +30,10 @@ _SIZES = (
     "n_kv_head",
     "head_size",
     "mlp_hidden",
+    "sliding_window",
     "vocab_multiple",
 )
+_AS_TRAINED = RopeScaling()
 _LARGEST = 2**31 - 1
 _MOST_LAYERS = 10_000
 """A larger model would take minutes to build before it turns out not to fit into memory."""
@@ -56,8 +59,14 @@ class GPTConfig:
         positions: how the model knows the position of a token: `learned` adds a trained vector for each position to the
             token's, `rotary` rotates queries and keys by an angle that grows with the position, so that attention
             scores depend on the distance alone (Su et al. 2021).
-        qk_norm: compare queries and keys by the cosine of their angle times a trained factor, one for each layer, so
-            that no score grows without bound (Henry et al. 2020).
+        rope_theta: base of those angles: the larger, the slower the slowest of them.
+        rope_scaling: how they are stretched, for a longer context than the one trained on.
+        sliding_window: how many positions a query sees, itself the last (Mistral: Jiang et al. 2023). Default: all.
+        full_attention_layers: layers, counted from 0, that see all positions though there is a sliding window.
+        qk_norm: divide each head's queries and keys by their root mean square, so that no score grows without bound.
+        qk_gain: what `qk_norm` multiplies them by: `shared`, one trained factor for each layer, which makes a score the
+            cosine of an angle times that factor (Henry et al. 2020), or `separate`, a trained vector of size D for
+            queries and one for keys (Qwen3: Yang et al. 2025).
         scale_scores: whether the attention scores, query·key, are divided by the square root of the head size.
         normalize_scores: how scores become attention weights: `softmax`, or each score divided by their `sum` (a
             step in the notes; it can divide by zero, so train with softmax).
@@ -66,7 +75,9 @@ class GPTConfig:
         norm_first: whether each part of a block normalizes its input (pre-norm, as GPT-2), or the sum of its input and
             its output (post-norm, as Vaswani et al. 2017); then there is no norm before the head.
         norm_epsilon: added to the variance, or the mean square, under the norm's square root.
-        mlp: what follows each attention: `plain` is a two-layer perceptron; or `none`.
+        mlp: what follows each attention: `plain` is a two-layer perceptron; `gated` multiplies its hidden layer by a
+            second one, which alone goes through the activation (with `silu` SwiGLU, with `gelu` GeGLU: Shazeer 2020);
+            or `none`.
         activation: between its two layers: `gelu` in GPT-2's tanh form, `gelu_exact`, `relu`, `silu` or
             `squared_relu` (So et al. 2021).
         mlp_hidden: size of its hidden layer. Default: 4 C.
@@ -91,13 +102,18 @@ class GPTConfig:
     attention: AttentionKind = "multi_head"
     causal: bool | None = None
     positions: Literal["learned", "rotary"] = "learned"
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling = _AS_TRAINED
+    sliding_window: int | None = None
+    full_attention_layers: tuple[int, ...] = ()
     qk_norm: bool = False
+    qk_gain: Literal["shared", "separate"] = "shared"
     scale_scores: bool = True
     normalize_scores: Literal["softmax", "sum"] = "softmax"
     norm: Literal["layer_norm", "rms_norm", "none"] = "layer_norm"
     norm_first: bool = True
     norm_epsilon: float = 1e-5
-    mlp: Literal["plain", "none"] = "plain"
+    mlp: Literal["plain", "gated", "none"] = "plain"
     activation: Literal["gelu", "gelu_exact", "relu", "silu", "squared_relu"] = "gelu"
     mlp_hidden: int | None = None
     residual: bool = True
@@ -109,6 +125,10 @@ class GPTConfig:
     vocab_multiple: int = 1
 
     def __post_init__(self) -> None:
+        if isinstance(self.rope_scaling, dict):  # as `to_dict` gives it
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        if isinstance(self.full_attention_layers, list):
+            object.__setattr__(self, "full_attention_layers", tuple(self.full_attention_layers))
         with checks(self) as check:
             for name in _SIZES:
                 value, most = getattr(self, name), _MOST_LAYERS if name == "n_layer" else _LARGEST
@@ -120,6 +140,28 @@ class GPTConfig:
                 self.attention != "dot" or (self.positions == "learned" and not self.qk_norm),
                 f"positions {self.positions} with qk_norm {self.qk_norm}: rotary positions and qk_norm change queries "
                 "and keys but not values, and dot attention has one vector for all three: choose another attention",
+            )
+            check(self.rope_theta > 1, f"rope_theta must be above 1, got {self.rope_theta}")
+            check(
+                self.positions == "rotary" or self.rope_scaling.kind == "none",
+                f"rope_scaling {self.rope_scaling.kind} needs positions rotary, got positions {self.positions}",
+            )
+            check(
+                self.qk_norm or self.qk_gain == "shared",
+                f"qk_gain {self.qk_gain} needs qk_norm true: without it nothing is multiplied",
+            )
+            check(
+                self.sliding_window is None or self.is_causal,
+                f"sliding_window {self.sliding_window} needs a causal attention, which sees only the past",
+            )
+            layers = self.full_attention_layers
+            check(
+                all(isinstance(layer, int) and layer >= 0 for layer in layers),
+                f"full_attention_layers must be numbers of layers, counted from 0, got {list(layers)}",
+            )
+            check(
+                not layers or self.sliding_window is not None,
+                f"full_attention_layers {list(layers)} needs sliding_window: without it all layers see everything",
             )
             check(
                 self.attention != "causal" or self.causal is not False,
@@ -173,6 +215,10 @@ class GPTConfig:
         """Size of the perceptron's hidden layer."""
         return 4 * self.n_embd if self.mlp_hidden is None else self.mlp_hidden
 
+    def window(self, layer: int) -> int | None:
+        """How many positions a query of one layer sees; None for all."""
+        return None if layer in self.full_attention_layers else self.sliding_window
+
     @property
     def padded_vocab_size(self) -> int:
         """Rows in the tables of embedding and head: V, rounded up to `vocab_multiple`."""
@@ -192,4 +238,4 @@ class GPTConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as primitives, as checkpoints store them."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"full_attention_layers": list(self.full_attention_layers)}

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from llm.errors import ConfigError, LLMError, TrainingError
-from llm.inspection.features import FEATURES, OF_A_STEP, SEES_THE_FUTURE, Feature
+from llm.inspection import tags
+from llm.inspection.features import DEFAULT_FEATURES, FEATURES, OF_A_STEP, SEES_THE_FUTURE, Feature
+from llm.inspection.figures import Scale
 from llm.inspection.film import Film
 from llm.inspection.gradients import GradientFlow, flow_table
 from llm.inspection.probe import capture, longest_window
@@ -43,13 +45,15 @@ class Inspection(L.Callback):
         tokens: how many tokens of it at most.
         every: optimizer steps between inspections; 0 for none at all. Default: about three times in a run.
         features: what to look at. `shapes`: the shape of every stage; `maps`: attention weights as pictures; `scores`:
-            entropy, sink, previous-token, duplicate-token and induction score of every head; `rollout`: attention
+            entropy, sink, previous-token, duplicate-token and induction score of every head as a picture, and
+            their means over each layer as curves; `head_curves`: a curve for each head; `rollout`: attention
             through all layers; `lens`: what each layer would predict; `positions`: how similar the positional
             embeddings are; `neighbours`: nearest token embeddings; `projector`: token embeddings in TensorBoard's
             projector; `gradients`: their norms, the size of steps, and how many values are NaN or infinite;
             `histograms` of weights and gradients; `film`: the maps over training as a GIF; `page`: attention to
-            explore, as an HTML file. Default: all.
-        log_scale: colour attention maps by the logarithm of the weights, to see small ones.
+            explore, as an HTML file. Default: all but `head_curves`.
+        scale: how a weight becomes a colour of an attention map: `sqrt`, by its square root; `linear`; or `log`, which
+            shows small ones.
         hide_first: omit the column of the first token from attention maps.
         words: whose neighbours to look for. Default: the longest words of the text.
         projector_tokens: how many tokens the projector shows: the most frequent ones of the training text.
@@ -64,7 +68,7 @@ class Inspection(L.Callback):
         tokens: int = 32,
         every: int | None = None,
         features: list[Feature] | None = None,
-        log_scale: bool = False,
+        scale: Scale = "sqrt",
         hide_first: bool = False,
         words: list[str] | None = None,
         projector_tokens: int = 500,
@@ -77,8 +81,8 @@ class Inspection(L.Callback):
         self.text = text
         self.tokens = tokens
         self.every = Every(every, times=_TIMES_IN_A_RUN)
-        self.features: set[str] = set(FEATURES if features is None else features)
-        self.log_scale = log_scale
+        self.features: set[str] = set(DEFAULT_FEATURES if features is None else features)
+        self.scale: Scale = scale
         self.hide_first = hide_first
         self.words = words
         self.projector_tokens = projector_tokens
@@ -87,6 +91,7 @@ class Inspection(L.Callback):
         self._film = Film()
         self._flow: GradientFlow | None = None
         self._failed: set[str] = set()
+        self._trained_ids: torch.Tensor | None = None
 
     # When it looks
 
@@ -97,16 +102,20 @@ class Inspection(L.Callback):
         self._failed = set()
         module, writer = _ours(pl_module), TensorBoard.of(trainer, 0)
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
-        self._try("shapes", module, lambda: write_shapes(module.network, batch_size, writer, _folder(trainer)))
-        if not self.every.never and self.features & {"scores", "gradients"}:
+        self._try(
+            "shapes",
+            module,
+            lambda: write_shapes(module.network, batch_size, trainer.precision, writer, _folder(trainer)),
+        )
+        if not self.every.never and self.features & {"scores", "head_curves", "gradients"}:
             self._try("curves", module, writer.curves)
         if module.network.predicts_next and not module.network.config.is_causal:
             log.warning(SEES_THE_FUTURE)
-            self._try("warning", module, lambda: writer.text("warning", SEES_THE_FUTURE))
+            self._try("warning", module, lambda: writer.text(tags.WARNING, SEES_THE_FUTURE))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the model that the run begins with."""
-        self._ids, self._notes, self._film, self._flow = [], [], Film(), None
+        self._ids, self._notes, self._film, self._flow, self._trained_ids = [], [], Film(), None, None
         nowhere = not experiments_of(trainer) and _folder(trainer) is None
         if not trainer.is_global_zero or self.every.never or nowhere or not self.features - OF_A_STEP:
             return
@@ -189,13 +198,14 @@ class Inspection(L.Callback):
         works: list[tuple[Feature, Callable[[], None]]] = []
         if due:
             works += [
-                ("maps", lambda: writer.maps(report, self.log_scale, self.hide_first)),
+                ("maps", lambda: writer.maps(report, self.scale, self.hide_first)),
                 ("scores", lambda: writer.scores(report)),
+                ("head_curves", lambda: writer.head_curves(report)),
                 ("rollout", lambda: writer.rollout(report)),
                 ("lens", lambda: writer.lens(report)),
                 ("positions", lambda: writer.positions(report)),
-                ("neighbours", lambda: writer.neighbours(report, self.words)),
-                ("film", lambda: self._film.add(report.montage(f"step {step:,}", self.log_scale))),
+                ("neighbours", lambda: writer.neighbours(report, self.words, self._trained(trainer))),
+                ("film", lambda: self._film.add(report.montage(f"step {step:,}", self.scale))),
             ]
         if last:
             works.append(
@@ -203,7 +213,7 @@ class Inspection(L.Callback):
             )
             if (folder := _folder(trainer)) is not None:
                 works += [
-                    ("maps", lambda: write_maps(report, folder, self.log_scale, self.hide_first)),
+                    ("maps", lambda: write_maps(report, folder, self.scale, self.hide_first)),
                     ("film", lambda: write_whole(folder / "attention.gif", self._film.to_gif())),
                     ("page", lambda: self._write_page(report, folder)),
                 ]
@@ -234,6 +244,11 @@ class Inspection(L.Callback):
         if tokens is None:
             return torch.tensor(self._ids)
         return torch.from_numpy(np.asarray(tokens[:1_000_000]).astype(np.int64))
+
+    def _trained(self, trainer: L.Trainer) -> torch.Tensor:
+        if self._trained_ids is None:
+            self._trained_ids = self._training_tokens(trainer).unique()
+        return self._trained_ids
 
     # How it stays out of the way
 

@@ -38,20 +38,25 @@ def token_table(model: Network) -> Tensor:
     return model.embeddings.token.weight.detach()[: model.config.vocab_size].float()
 
 
-def nearest(model: Network, ids: Sequence[int], k: int = 6) -> tuple[Tensor, Tensor]:
+def nearest(model: Network, ids: Sequence[int], k: int = 6, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The tokens whose embeddings have the highest cosine similarity: ids and cosines, both `(len(ids), k)`.
 
     Args:
         model: whose token embeddings.
         ids: tokens to find neighbours of; a token is not its own neighbour.
-        k: how many.
+        k: how many, or fewer where there are no more.
+        among: (N,) the tokens that may be neighbours, such as those that the training text has: the embedding of
+            any other is as it began. Default: all.
     """
     table = token_table(model)
     asked = torch.tensor(ids, device=table.device)
     # (N, C) x (C, V) over the norms, so that no second table is made
     cosines = F.normalize(table[asked], dim=-1) @ table.mT / table.norm(dim=-1).clamp_min(1e-12)
-    cosines.scatter_(1, asked[:, None], -torch.inf)
-    best = cosines.topk(min(k, len(table) - 1))
+    hidden = torch.zeros(len(table), dtype=torch.bool, device=table.device)
+    if among is not None:
+        hidden = ~hidden.index_fill(0, among.to(table.device).long(), True)
+    cosines = cosines.masked_fill(hidden, -torch.inf).scatter(1, asked[:, None], -torch.inf)
+    best = cosines.topk(min(k, int((cosines > -torch.inf).sum(-1).min()), len(table) - 1))
     return best.indices.cpu(), best.values.cpu()
 
 
@@ -80,9 +85,9 @@ def word_ids(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[list[int], lis
     return ids, others
 
 
-def neighbours_table(model: Network, tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """A Markdown table: each token and its nearest neighbours with their cosines."""
-    found, cosines = nearest(model, ids)
+def neighbours_table(model: Network, tokenizer: Tokenizer, ids: Sequence[int], among: Tensor | None = None) -> str:
+    """A Markdown table: each token and its nearest neighbours with their cosines; see `nearest`."""
+    found, cosines = nearest(model, ids, among=among)
     lines = [["token", "nearest, with the cosine"], ["---", "---"]]
     for label, row, values in zip(tick_labels(tokenizer, ids), found.tolist(), cosines.tolist(), strict=True):
         names = tick_labels(tokenizer, row)
@@ -92,15 +97,13 @@ def neighbours_table(model: Network, tokenizer: Tokenizer, ids: Sequence[int]) -
 
 
 def projector_sample(vocab_size: int, tokens: Tensor, most: int) -> Tensor:
-    """Token ids for the projector, in ascending order: the whole vocabulary, or the most frequent of `tokens`.
+    """Token ids for the projector, in ascending order: those that `tokens` has, or the most frequent of them.
 
     Args:
         vocab_size: V.
         tokens: (N,) ids of a text.
         most: at most this many.
     """
-    if vocab_size <= most:
-        return torch.arange(vocab_size)
     counts = torch.bincount(tokens.long(), minlength=vocab_size)
     most = min(most, int(counts.count_nonzero()))
     # a stable sort, so that equally frequent tokens come in the order of their ids

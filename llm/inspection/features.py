@@ -8,6 +8,7 @@ Feature = Literal[
     "shapes",
     "maps",
     "scores",
+    "head_curves",
     "rollout",
     "lens",
     "positions",
@@ -19,6 +20,8 @@ Feature = Literal[
     "page",
 ]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
+DEFAULT_FEATURES = tuple(feature for feature in FEATURES if feature != "head_curves")
+"""All but the curves of single heads, of which there are five times as many as heads."""
 
 SEES_THE_FUTURE = (
     "this attention is not causal: every position sees the very token that it has to predict, so the loss is not "

@@ -10,6 +10,7 @@ import functools
 import io
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -21,6 +22,9 @@ from torch import Tensor
 from llm.inspection.fonts import font_for
 
 Pixels = npt.NDArray[np.uint8]
+Scale = Literal["sqrt", "linear", "log"]
+"""How a weight becomes a colour: by its square root, which tells a tenth from nothing; as it is; or by its logarithm,
+which shows a thousandth."""
 
 SMALLEST_WEIGHT = 1e-4
 """The lower end of the logarithmic scale; smaller weights are drawn like this one."""
@@ -40,19 +44,19 @@ def head_grid(
     labels: Sequence[str],
     title: str,
     causal: bool,
-    log_scale: bool = False,
+    scale: Scale = "sqrt",
     hide_first: bool = False,
 ) -> Image.Image:
     """All heads of one layer: a row for each query, a column for each key.
 
-    The colours are fixed from 0 to 1, so that pictures are comparable. Masked keys are grey.
+    The same weight has the same colour in every picture of a scale, so that they are comparable. Masked keys are grey.
 
     Args:
         weights: (H, T, T).
         labels: one for each of the T tokens.
         title: above the picture.
         causal: whether the keys after the query are masked.
-        log_scale: colour by the logarithm, from 0.0001 to 1, to see small weights too.
+        scale: how weights become colours; see `Scale`.
         hide_first: omit the column of the first token, which often has most of the weight.
 
     Raises:
@@ -64,7 +68,7 @@ def head_grid(
     if (shown := math.isqrt(_MOST_CELLS // H)) < T:
         weights, labels = weights[:, :shown, :shown], labels[:shown]
         title += f"; the first {shown} of {T} tokens"
-    values, legend = _scaled(weights, causal, log_scale)
+    values, legend = scaled(weights, causal, scale)
     columns = list(labels)
     if hide_first and len(columns) > 1:
         values, columns = values[:, :, 1:], columns[1:]
@@ -129,14 +133,14 @@ def map_grid(
     return to_image(canvas)
 
 
-def montage(maps: Sequence[Tensor], causal: bool, title: str, log_scale: bool = False) -> Image.Image:
+def montage(maps: Sequence[Tensor], causal: bool, title: str, scale: Scale = "sqrt") -> Image.Image:
     """Small maps of every head, a row for each layer: one picture of the whole model.
 
     Args:
         maps: for each layer (H, T, T).
         causal: whether the keys after the query are masked.
         title: above the picture.
-        log_scale: colour by the logarithm.
+        scale: how weights become colours; see `Scale`.
     """
     H, T, _ = maps[0].shape
     L = len(maps)
@@ -145,7 +149,7 @@ def montage(maps: Sequence[Tensor], causal: bool, title: str, log_scale: bool = 
     canvas = np.full((_LINE + L * (size + 4) + _LINE + 4, max(_LINE + H * (size + 4) + 4, 300)), _PAPER, np.uint8)
     canvas[4 : 4 + _LINE, 8:] = _text_line(title, canvas.shape[1] - 8)
     for layer, weights in enumerate(maps):
-        values, _ = _scaled(weights, causal, log_scale)
+        values, _ = scaled(weights, causal, scale)
         y = _LINE + 6 + layer * (size + 4)
         canvas[y : y + size, 2:_LINE] = _text_line(f"layer {layer}", size)[: _LINE - 2].T[::-1]
         for head, picture in enumerate(_colour_indices(values)):
@@ -177,15 +181,19 @@ def to_png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def _scaled(weights: Tensor, causal: bool, log_scale: bool) -> tuple[npt.NDArray[np.float32], tuple[str, str]]:
+def scaled(weights: Tensor, causal: bool, scale: Scale) -> tuple[npt.NDArray[np.float32], tuple[str, str]]:
     """Weights (..., T, T) as positions on the colour scale, 0 to 1 and NaN where masked; and labels of its ends."""
     values = weights.detach().float().cpu()
-    if log_scale:
+    legend = ("0", "1")
+    if scale == "sqrt":
+        values, legend = values.clamp_min(0).sqrt(), ("0", "1 (square root scale)")
+    elif scale == "log":
         values = 1 - values.clamp_min(SMALLEST_WEIGHT).log10() / math.log10(SMALLEST_WEIGHT)
+        legend = (f"{SMALLEST_WEIGHT:g} or less", "1 (log scale)")
     if causal:
         T = values.shape[-1]
         values = values.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), math.nan)
-    return values.numpy(), (f"{SMALLEST_WEIGHT:g} or less", "1 (log scale)") if log_scale else ("0", "1")
+    return values.numpy(), legend
 
 
 def _colour_indices(values: npt.NDArray[np.float32]) -> Pixels:

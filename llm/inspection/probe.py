@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.model import AttentionHook, Hook, Network, Stage
+from llm.model.stages import AttentionKind
 
 MAX_ATTENTION_BYTES = 256 * 2**20
 """What the attention scores and weights of one capture may take."""
@@ -46,7 +47,7 @@ class Capture(dict[str, Stage]):
         """The tensor of a stage."""
         return self[name].tensor
 
-    def maps(self, kind: Literal["self", "cross"] = "self") -> list[Tensor]:
+    def maps(self, kind: AttentionKind = "self") -> list[Tensor]:
         """The attention weights of each attention of a kind, (B, H, T, S): rows are queries, columns keys.
 
         Rows sum to 1, and S is T where the keys are of the text itself.
@@ -66,7 +67,13 @@ class Capture(dict[str, Stage]):
         self[stage.name] = dataclasses.replace(stage, tensor=stage.tensor.detach())
 
 
-def capture(model: Network, ids: Tensor, targets: Tensor | None = None, **inputs: Any) -> Capture:
+def capture(
+    model: Network,
+    ids: Tensor,
+    targets: Tensor | None = None,
+    autocast: torch.dtype | None = None,
+    **inputs: Any,
+) -> Capture:
     """Run a network once and keep every stage.
 
     Its mode, its hooks, its compiled graphs and the random state are afterwards what they were before.
@@ -75,11 +82,12 @@ def capture(model: Network, ids: Tensor, targets: Tensor | None = None, **inputs
         model: any network that names its stages.
         ids: (B, T) token ids; keep B x T small, since every (T, T) matrix of every head is held.
         targets: (B, T) the tokens that its logits are of, for the loss as a last stage.
+        autocast: the dtype of mixed precision, if the stages are to be in it.
         inputs: what else its `forward` takes, such as `lengths`.
     """
     found = Capture(hook for hook in model.stages() if isinstance(hook, AttentionHook))
     found.record(Stage("token ids", "(B, T)", ids))
-    with eager(model, ids), torch.no_grad(), _hooks(model, found.record):
+    with eager(model, ids, autocast), torch.no_grad(), _hooks(model, found.record):
         logits = model.forward(ids, **inputs)  # not `model(ids)`, which might be compiled
         if targets is not None:
             loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())  # (B, T, V) -> (B T, V)
@@ -109,13 +117,15 @@ def attention_maps(model: Network, ids: Tensor, **inputs: Any) -> list[Tensor]:
 
 
 @contextlib.contextmanager
-def eager(model: nn.Module, ids: Tensor) -> Iterator[None]:
-    """Eval mode, no autocast, and no compiled graph entered or made."""
+def eager(model: nn.Module, ids: Tensor, autocast: torch.dtype | None = None) -> Iterator[None]:
+    """Eval mode, no autocast but to a dtype that is named, and no compiled graph entered or made."""
     was_training = model.training
     model.eval()
     try:
-        no_autocast = contextlib.nullcontext() if ids.is_meta else torch.autocast(ids.device.type, enabled=False)
-        with torch.compiler.set_stance("force_eager"), no_autocast:
+        of_precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if not ids.is_meta:
+            of_precision = torch.autocast(ids.device.type, autocast, enabled=autocast is not None)
+        with torch.compiler.set_stance("force_eager"), of_precision:
             yield
     finally:
         model.train(was_training)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from llm.errors import ConfigError
-from llm.inspection.figures import head_grid, montage
+from llm.inspection.figures import Scale, head_grid, montage
 from llm.inspection.heads import HeadScores, head_scores, heads_table
 from llm.inspection.lens import LensLayer, logit_lens
 from llm.inspection.page import Page, attention_page
@@ -103,15 +103,15 @@ class Report(Mapping[str, Tensor]):
         """The shape of every stage."""
         return text_table(shape_rows(self.capture))
 
-    def figure(self, layer: int = 0, log_scale: bool = False, hide_first: bool = False) -> Image.Image:
+    def figure(self, layer: int = 0, scale: Scale = "sqrt", hide_first: bool = False) -> Image.Image:
         """The attention maps of one layer as a picture."""
         config = self.model.config
         title = f"{config.attention} attention, layer {layer}"
-        return head_grid(self.maps[layer], self.labels, title, config.is_causal, log_scale, hide_first)
+        return head_grid(self.maps[layer], self.labels, title, config.is_causal, scale, hide_first)
 
-    def montage(self, title: str, log_scale: bool = False) -> Image.Image:
+    def montage(self, title: str, scale: Scale = "sqrt") -> Image.Image:
         """Every head of every layer in one small picture."""
-        return montage(self.maps, self.model.config.is_causal, title, log_scale)
+        return montage(self.maps, self.model.config.is_causal, title, scale)
 
     def page(self, path: str | Path | None = None) -> Page:
         """The attention page, one HTML file; in a notebook it shows itself.

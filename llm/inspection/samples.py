@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from llm.config import SamplingConfig
 from llm.errors import LLMError
 from llm.generation import stream_text
+from llm.inspection.tags import SAMPLES
 from llm.inspection.writers import TensorBoard
 from llm.runs.run_folder import goes_on_in_its_folder
 from llm.tasks.language import LanguageModel
@@ -20,6 +22,8 @@ from llm.training.schedule import Every
 from llm.training.throughput import side_work
 
 log = logging.getLogger(__name__)
+
+_WRAP = textwrap.TextWrapper(100, replace_whitespace=False, drop_whitespace=False, expand_tabs=False)
 
 
 class TextSamples(L.Callback):
@@ -89,7 +93,7 @@ class TextSamples(L.Callback):
             texts = [_continue(pl_module, prompt, ids) for prompt, ids in self._encoded.items()]
             text = "\n\n".join(_code_block(text) for text in texts if text is not None)
             if text:
-                writer.text("samples", f"{_settings(pl_module.sampling)}\n\n{text}")
+                writer.text(SAMPLES, f"{_settings(pl_module.sampling)}\n\n{text}")
 
 
 def _continue(module: LanguageModel, prompt: str, ids: torch.Tensor) -> str | None:
@@ -110,5 +114,6 @@ def _settings(sampling: SamplingConfig) -> str:
 
 
 def _code_block(text: str) -> str:
-    """Indented, so that Markdown shows it as it is."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    """Indented, so that Markdown shows it as it is; long lines are continued below, since TensorBoard wraps none."""
+    lines = (part for line in text.splitlines() for part in _WRAP.wrap(line) or [""])
+    return "\n".join(f"    {line}" for line in lines)

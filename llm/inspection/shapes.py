@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llm.config import GPTConfig
 from llm.inspection.probe import Capture, capture
 from llm.model import Stage, build_network
+from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, default_dtype
 
 _HEADERS = ("stage", "axes", "shape", "dtype", "bytes", "parameters")
 _LAYER = re.compile(r"block (\d+) / ")
@@ -34,6 +38,13 @@ class ShapeRow:
         dtype = str(tensor.dtype).removeprefix("torch.")
         return cls(stage.name, stage.axes, tuple(tensor.shape), dtype, tensor.nbytes, stage.parameters)
 
+    def cast(self, dtype: torch.dtype | None) -> ShapeRow:
+        """The same stage in another dtype, if one is given."""
+        if dtype is None:
+            return self
+        n_bytes = math.prod(self.shape) * dtype.itemsize
+        return dataclasses.replace(self, dtype=str(dtype).removeprefix("torch."), bytes=n_bytes)
+
     def cells(self) -> tuple[str, ...]:
         """The cells of the row."""
         shape = "x".join(map(str, self.shape)) or "1 number"
@@ -52,18 +63,29 @@ def shape_rows(found: Capture) -> list[ShapeRow]:
     return [ShapeRow.of(stage) for stage in found.values()]
 
 
-def trace_shapes(config: GPTConfig, batch_size: int, length: int | None = None) -> list[ShapeRow]:
+def trace_shapes(
+    config: GPTConfig, batch_size: int, length: int | None = None, precision: str = "32-true"
+) -> list[ShapeRow]:
     """The shapes of every stage of a forward pass, without computing anything.
 
     Args:
         config: the architecture, a GPT's or another network's.
         batch_size: B.
         length: T. Default: the context length.
+        precision: Lightning's name for that of training, which decides the dtypes.
     """
-    with torch.device("meta"):
+    mixed, true = MIXED_PRECISIONS.get(precision), TRUE_PRECISIONS.get(precision, torch.float32)
+    with FakeTensorMode(), default_dtype(true):
         model = build_network(config)
         ids = torch.zeros(batch_size, length or config.context_length, dtype=torch.int64)
-        return shape_rows(capture(model, ids, ids))
+        rows = shape_rows(capture(model, ids, ids, mixed))
+    return [row.cast(_dtype_within_attention(row, mixed or true)) for row in rows]
+
+
+def _dtype_within_attention(row: ShapeRow, fused: torch.dtype) -> torch.dtype | None:
+    """What fused attention reads and gives, and what it never holds, which is shown in float32; None elsewhere."""
+    held = dict.fromkeys(("Q", "K", "V", "context"), fused) | dict.fromkeys(("scores", "weights"), torch.float32)
+    return held.get(row.stage.rpartition(" / ")[2])
 
 
 def legend(config: GPTConfig, batch_size: int, length: int | None = None) -> str:
@@ -81,8 +103,9 @@ def text_table(rows: Iterable[ShapeRow]) -> str:
 
 
 def markdown_table(rows: Iterable[ShapeRow]) -> str:
-    """A table in Markdown, every stage of every block."""
-    lines = [_HEADERS, ("---", "---", "---", "---", "---:", "---:"), *(row.cells() for row in rows)]
+    """The same table in Markdown."""
+    cells = (row.cells() for row in _fold(list(rows)))
+    lines = [_HEADERS, ("---", "---", "---", "---", "---:", "---:"), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
+from llm.inspection import tags
 from llm.inspection.embeddings import (
     choose_words,
     neighbours_table,
@@ -24,22 +24,22 @@ from llm.inspection.embeddings import (
     token_table,
     word_ids,
 )
-from llm.inspection.figures import map_grid, similarity_map, to_png
+from llm.inspection.figures import Scale, map_grid, scaled, similarity_map, to_png
 from llm.inspection.gradients import LayerFlow, layer_parameters
 from llm.inspection.heads import SCORES
 from llm.inspection.lens import lens_table, logit_lens
 from llm.inspection.report import Report
-from llm.inspection.rollout import WHAT_IT_IS
 from llm.inspection.shapes import legend, markdown_table, text_table, trace_shapes
 from llm.inspection.ticks import markdown
 from llm.model import Network
+from llm.model.trained import count_trained
 from llm.runs.recording import Record, records_of
 from llm.runs.run_folder import experiments_of
 from llm.runtime.files import write_whole
 
 log = logging.getLogger(__name__)
 
-_NOT_HELD = "In float32; fused attention, which training runs on, never holds scores and weights."
+_NOT_HELD = "Fused attention, which training runs on, never holds scores and weights: they are recomputed in float32."
 _LENS = "What each layer would predict (its probability, and the rank of the true token)."
 _LENS_POSITIONS = 6
 _POSITIONS = 128
@@ -94,41 +94,50 @@ class TensorBoard:
         """Charts of many curves each, under `Custom Scalars`: a score's of all heads, a gradient's of all layers."""
         charts = {
             "loss": {"train and validation": ["train/loss", "validation/loss"]},
-            "heads": {name.replace("_", " "): [f"heads/{name.replace('_', ' ')}/.*"] for name in SCORES},
-            "gradients": {name: [f"gradients/{name}/.*"] for name in ("norm", "update to weight ratio")},
+            "heads": {_words(name): [f"{tags.HEADS}/{_words(name)}/.*"] for name in SCORES},
+            "gradients": {name: [f"{tags.GRADIENTS}/{name}/.*"] for name in ("norm", "update to weight ratio")},
         }
         layout = {group: {name: ["Multiline", tags] for name, tags in of.items()} for group, of in charts.items()}
         for experiment in self.experiments:
             experiment.add_custom_scalars(layout)
 
-    def maps(self, report: Report, log_scale: bool, hide_first: bool) -> None:
+    def maps(self, report: Report, scale: Scale, hide_first: bool) -> None:
         """The heads of every layer."""
         for layer in range(report.model.config.n_layer):
-            self.image(f"attention/layer {layer}", report.figure(layer, log_scale, hide_first))
+            self.image(f"{tags.ATTENTION}/layer {layer}", report.figure(layer, scale, hide_first))
 
     def scores(self, report: Report) -> None:
-        """Five scores for every head."""
-        self.scalars(
+        """Five scores of every head, as a picture; their mean over the heads of each layer, as curves."""
+        scores = scores_of(report)
+        self.image(f"{tags.ATTENTION}/scores of all heads", scores_figure(scores))
+        means = {name: values.mean(-1) for name, values in zip(SCORES, scores, strict=True)}  # (L, H) -> (L)
+        self._curves(
+            {f"{_words(name)}/layer {layer}": value for name, of in means.items() for layer, value in enumerate(of)}
+        )
+
+    def head_curves(self, report: Report) -> None:
+        """Five scores of every head, a curve each."""
+        self._curves(
             {
-                f"heads/{name.replace('_', ' ')}/layer {row.layer} head {row.head}": value
-                for row in report.heads()
-                for name in SCORES
-                if (value := getattr(row, name)) is not None
+                f"{_words(name)}/layer {layer} head {head}": value
+                for name, values in zip(SCORES, scores_of(report), strict=True)
+                for (layer, head), value in np.ndenumerate(values)
             }
         )
 
+    def _curves(self, values: dict[str, float]) -> None:
+        self.scalars({f"{tags.HEADS}/{name}": float(value) for name, value in values.items() if np.isfinite(value)})
+
     def rollout(self, report: Report) -> None:
         """Attention rollout."""
-        self.image("attention/rollout", rollout_figure(report))
-        if self.step == 0:
-            self.text("attention rollout", WHAT_IT_IS)
+        self.image(f"{tags.ATTENTION}/rollout", rollout_figure(report))
 
     def lens(self, report: Report) -> None:
         """The logit lens at the last positions of the text."""
         if report.tokenizer is not None:
             layers = logit_lens(report.model, report.capture, 1, _LENS_POSITIONS)
             table = lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer)
-            self.text("logit lens", f"{_LENS}\n\n{table}")
+            self.text(tags.LENS, f"{_LENS}\n\n{table}")
 
     def positions(self, report: Report) -> None:
         """How similar the positional embeddings are."""
@@ -136,17 +145,21 @@ class TensorBoard:
             return
         similarity, positions = positional_similarity(report.model, _POSITIONS)
         title = f"positional embeddings, {len(positions)} of {report.model.config.context_length} positions"
-        self.image("positional embeddings", similarity_map(similarity, positions, title))
+        self.image(f"{tags.EMBEDDINGS}/positions", similarity_map(similarity, positions, title))
 
-    def neighbours(self, report: Report, words: Sequence[str] | None) -> None:
-        """The nearest neighbours of some words."""
+    def neighbours(self, report: Report, words: Sequence[str] | None, trained: Tensor) -> None:
+        """The nearest neighbours of some words, among the tokens that are trained."""
         if report.tokenizer is None:
             return
         ids, others = word_ids(report.tokenizer, words) if words else (choose_words(report.tokenizer, report.ids), [])
-        table = neighbours_table(report.model, report.tokenizer, ids) if ids else "no word of the text is one token"
+        table = (
+            neighbours_table(report.model, report.tokenizer, ids, trained)
+            if ids
+            else "no word of the text is one token"
+        )
         if others:
             table += f"\n\nnot one token in this vocabulary: {markdown(', '.join(others))}"
-        self.text("nearest neighbours", table)
+        self.text(tags.NEIGHBOURS, table)
 
     def projector(self, report: Report, frequent: Tensor, most: int) -> None:
         """The token embeddings, or the most frequent of them, one label each."""
@@ -154,59 +167,83 @@ class TensorBoard:
         table = token_table(report.model).cpu()
         size = len(table)
         # it becomes the name of a folder
-        tag = f"token-embeddings-{'all' if len(ids) == size else f'{len(ids)}-most-frequent-of'}-{size}"
+        tag = f"token-embeddings-{len(ids)}-of-{size}"
         for experiment in self.experiments:
             experiment.add_embedding(table[ids], report.names(ids.tolist()), tag=tag, global_step=self.step)
 
     def gradients(self, flows: Iterable[LayerFlow]) -> None:
         """Norm and size of the step for every layer, and the number of non-finite values; if any, in which layers."""
         flows = list(flows)
-        values: dict[str, float] = {"gradients/non-finite values": sum(flow.non_finite for flow in flows)}
+        values: dict[str, float] = {f"{tags.GRADIENTS}/non-finite values": sum(flow.non_finite for flow in flows)}
         for flow in flows:
-            values[f"gradients/norm/{flow.name}"] = flow.norm
+            values[f"{tags.GRADIENTS}/norm/{flow.name}"] = flow.norm
             if flow.non_finite:
-                values[f"gradients/non-finite values/{flow.name}"] = flow.non_finite
+                values[f"{tags.GRADIENTS}/non-finite values/{flow.name}"] = flow.non_finite
             if flow.update_ratio is not None:
-                values[f"gradients/update to weight ratio/{flow.name}"] = flow.update_ratio
+                values[f"{tags.GRADIENTS}/update to weight ratio/{flow.name}"] = flow.update_ratio
         self.scalars(values)
 
     def histograms(self, model: Network) -> None:
         """Weights and gradients of every layer: ten thousand evenly picked values, without NaN and infinite ones."""
         for name, parameters in layer_parameters(model).items():
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            for kind, tensors in (("weights", parameters), ("gradients", gradients)):
+            for kind, tensors in ((tags.WEIGHTS, parameters), (tags.GRADIENTS, gradients)):
                 values = _sample(tensors)
                 if len(values):
                     for experiment in self.experiments:
                         experiment.add_histogram(f"{kind}/{name}", values, self.step, bins=64)
 
 
-def write_shapes(model: Network, batch_size: int, tensorboard: TensorBoard, folder: Path | None) -> None:
+def write_shapes(
+    model: Network, batch_size: int, precision: str, tensorboard: TensorBoard, folder: Path | None
+) -> None:
     """The shape of every stage of a batch, in the log, in TensorBoard and in a run folder."""
-    rows = trace_shapes(model.config, batch_size)
+    rows = trace_shapes(model.config, batch_size, precision=precision)
     letters = legend(model.config, batch_size)
-    log.info(f"\n{text_table(rows)}\n{letters}\n{model.n_parameters:,} trained parameters\n")
+    of = "" if count_trained(model) == model.n_parameters else f" of {model.n_parameters:,}"
+    log.info(f"\n{text_table(rows)}\n{letters}\n{count_trained(model):,} trained parameters{of}\n")
     table = f"{letters}\n\n{markdown_table(rows)}\n\n{_NOT_HELD}\n"
-    tensorboard.text("shapes", table)
+    tensorboard.text(tags.SHAPES, table)
     if folder is not None:
         write_whole(folder / "shapes.md", table.encode())
 
 
-def write_maps(report: Report, folder: Path, log_scale: bool, hide_first: bool) -> None:
+def write_maps(report: Report, folder: Path, scale: Scale, hide_first: bool) -> None:
     """The heads of every layer, a PNG each, in a run folder."""
     for layer in range(report.model.config.n_layer):
-        picture = to_png(report.figure(layer, log_scale, hide_first))
+        picture = to_png(report.figure(layer, scale, hide_first))
         write_whole(folder / "attention" / f"layer-{layer}.png", picture)
 
 
 def rollout_figure(report: Report) -> Image.Image:
     """Attention rollout as a picture."""
-    values = report.rollout().float().cpu().numpy()
-    if report.model.config.is_causal:
-        values[np.triu_indices(len(values), 1)] = math.nan
-    title = "attention rollout through all layers (heads averaged; values and MLPs ignored)"
+    values, legend = scaled(report.rollout(), report.model.config.is_causal, "sqrt")
+    title = "attention rollout through all layers (heads averaged; values and MLPs ignored): a rough picture"
     axes = ("position", "input that could have reached it")
-    return map_grid(values[None], ["rollout"], title, report.labels, report.labels, axes=axes)
+    return map_grid(values[None], ["rollout"], title, report.labels, report.labels, legend, axes)
+
+
+def scores_of(report: Report) -> npt.NDArray[np.float32]:
+    """The scores of every head, (5, L, H) in the order of `SCORES`; NaN where the text is too short for one."""
+    rows = report.heads()
+    values = np.full((len(SCORES), *(max(getattr(row, of) for row in rows) + 1 for of in ("layer", "head"))), np.nan)
+    for row in rows:
+        for index, name in enumerate(SCORES):
+            if (value := getattr(row, name)) is not None:
+                values[index, row.layer, row.head] = value
+    return values.astype(np.float32)
+
+
+def scores_figure(scores: npt.NDArray[np.float32]) -> Image.Image:
+    """Five small maps, one for each score: a row for each layer, a column for each head."""
+    _, layers, heads = scores.shape
+    rows, columns = ([f"{name} {index}" for index in range(n)] for name, n in (("layer", layers), ("head", heads)))
+    names = [_words(name) for name in SCORES]
+    return map_grid(scores, names, "scores of every head", rows, columns, axes=("", ""), masked=False)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _sample(tensors: Sequence[Tensor]) -> npt.NDArray[np.float32]:

@@ -10,12 +10,15 @@ from llm.model.attention import (
 from llm.model.base import Network
 from llm.model.block import MLP, Block, SquaredReLU
 from llm.model.cache import KeyValueCache, decode, prefill
+from llm.model.cross_attention import CrossAttention
 from llm.model.embeddings import Embeddings, Head
 from llm.model.encoder import Encoder
+from llm.model.encoder_decoder import DecoderState, EncoderDecoder, Memory
 from llm.model.gpt import GPT
 from llm.model.networks import NETWORKS, build_network
 from llm.model.padding import attention_mask, causal_mask, is_real
 from llm.model.stages import AttentionHook, Hook, Stage
+from llm.model.transformer import Transformer
 
 __all__ = [
     "GPT",
@@ -25,17 +28,22 @@ __all__ = [
     "AttentionHook",
     "Block",
     "CausalAttention",
+    "CrossAttention",
+    "DecoderState",
     "DotAttention",
     "Embeddings",
     "Encoder",
+    "EncoderDecoder",
     "Head",
     "Hook",
     "KeyValueCache",
+    "Memory",
     "MultiHeadAttention",
     "Network",
     "SelfAttention",
     "SquaredReLU",
     "Stage",
+    "Transformer",
     "attention_mask",
     "build_network",
     "causal_mask",

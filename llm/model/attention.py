@@ -5,8 +5,9 @@ scores into weights; mix the values by the weights into context vectors. `DotAtt
 `SelfAttention` trains the projections, `CausalAttention` hides the future, `MultiHeadAttention` does it several
 times side by side.
 
-Keys and values come from the input itself, or from a memory, another sequence (cross-attention). Whether the future
-is hidden is a value, `is_causal`; a mask hides whatever else must not be seen, such as padding (`llm.model.padding`).
+Keys and values come from the input itself, or from a memory, another sequence (`llm.model.cross_attention`). Whether
+the future is hidden is a value, `is_causal`; a mask hides whatever else must not be seen, such as padding
+(`llm.model.padding`).
 
 `Attention.forward` runs fused kernels that never hold the weights. Whoever wants to see them calls `project`,
 `scores`, `weights` and `mix`, which are the same computation spelled out (`spelled_out` does so).
@@ -16,7 +17,6 @@ Letters: B batch, T queries, S keys, C embedding size, H query heads, K key and 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.model.functions import rms_norm
-from llm.model.padding import causal_mask
+from llm.model.norm import RMSNorm
+from llm.model.padding import causal_mask, window_mask
 from llm.model.rotary import Rotary
 from llm.model.stages import Stage
 
@@ -35,13 +36,15 @@ class Attention(nn.Module):
     """What the four kinds share; while training, dropout on the weights too.
 
     Args:
-        config: uses `n_embd`, `n_head`, `n_kv_head`, `head_size`, `causal`, `positions`, `qk_norm`, `scale_scores`,
-            `normalize_scores`, `dropout`, `bias` and `qkv_bias`.
+        config: uses `n_embd`, `n_head`, `n_kv_head`, `head_size`, `causal`, `sliding_window`, `positions`, `qk_norm`,
+            `scale_scores`, `normalize_scores`, `dropout`, `bias` and `qkv_bias`.
+        layer: its number, counted from 0: a sliding window may be on some layers only.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int = 0) -> None:
         super().__init__()
         self.is_causal = config.is_causal
+        self.window = config.window(layer)
         self.scale = 1.0 / math.sqrt(config.head_dim) if config.scale_scores else 1.0
         self.normalize = config.normalize_scores
         self.dropout = config.dropout
@@ -69,14 +72,30 @@ class Attention(nn.Module):
         """
         return query @ _for_each_query_head(key, query.shape[1]).mT * self.scale
 
+    def own_mask(self, n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor | None:
+        """What this kind lets a query see, `(T, S)`: no future, and nothing before its window; None for everything."""
+        if not self.is_causal:
+            return None
+        mask = causal_mask(n_queries, n_keys, device)
+        if self.window is None or n_keys <= self.window:
+            return mask
+        return mask & window_mask(torch.arange(n_keys - n_queries, n_keys, device=device), n_keys, self.window)
+
+    def within_window(self, mask: Tensor | None, positions: Tensor) -> Tensor | None:
+        """A mask, without what is before the window of queries at these positions, `(T)` or `(B, T)`."""
+        if mask is None or self.window is None:
+            return mask
+        seen = window_mask(positions, mask.shape[-1], self.window)  # (T, S) or (B, T, S)
+        return mask & (seen if seen.ndim == 2 else seen[:, None])
+
     def weights(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """How much of its attention each query pays to each key: `(B, H, T, S)`, rows sum to 1.
 
         Keys that a query may not see get exactly 0: those where the mask, broadcast to `(B, H, T, S)`, is False. A
         query that may see no key pays no attention at all: a row of zeros. Default: the mask of this kind.
         """
-        if mask is None and self.is_causal:
-            mask = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
+        if mask is None:
+            mask = self.own_mask(scores.shape[-2], scores.shape[-1], scores.device)
         if self.normalize == "sum":
             if mask is None:
                 return scores / scores.sum(dim=-1, keepdim=True)
@@ -110,6 +129,8 @@ class Attention(nn.Module):
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         """As `context`, by torch's kernels."""
+        if mask is None and self.window is not None and key.shape[-2] > self.window:
+            mask = self.own_mask(query.shape[-2], key.shape[-2], query.device)
         is_causal, is_grouped = self.is_causal and mask is None, key.shape[1] < query.shape[1]
         if _is_quicker_in_float32(query):
             with torch.autocast("cpu", enabled=False):
@@ -127,9 +148,11 @@ class Attention(nn.Module):
 
         Args:
             x: (B, T, C).
-            mask: True where a query may see a key, broadcast to (B, H, T, S); it takes the place of this kind's own.
+            mask: True where a query may see a key, broadcast to (B, H, T, S); it takes the place of this kind's own,
+                except for its window.
             memory: (B, S, C) another sequence to look at (cross-attention), by an attention that is not causal.
         """
+        mask = self.within_window(mask, torch.arange(x.shape[1], device=x.device))
         return self.output(self.context(*self.project(x, memory=memory), mask))
 
     def spelled_out(self, x: Tensor, mask: Tensor | None = None, memory: Tensor | None = None) -> Iterator[Stage]:
@@ -138,6 +161,7 @@ class Attention(nn.Module):
         The names and axes of the notes. Q, K and V are one matrix product, counted with Q.
         """
         query, key, value = (part.float() for part in self.project(x, memory=memory))
+        mask = self.within_window(mask, torch.arange(x.shape[1], device=x.device))
         scores = self.scores(query, key)
         weights = self.weights(scores, mask)
         keys = "T" if memory is None else "S"
@@ -168,61 +192,55 @@ class DotAttention(Attention):
 class SelfAttention(Attention):
     """Trained attention: the input times Wq, Wk and Wv. Every position sees the whole text."""
 
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: GPTConfig, layer: int = 0) -> None:
+        super().__init__(config, layer)
         H, K, D = config.heads, config.kv_heads, config.head_dim
         self.n_head, self.n_kv_head, self.head_size = H, K, D
         # Wq, Wk and Wv side by side, so that one matrix product does the work of three.
         self.qkv = nn.Linear(config.n_embd, (H + 2 * K) * D, bias=config.qkv_bias)
         self.qk_gain: nn.Parameter | None = None
-        if config.qk_norm:  # begins as in Henry et al. 2020, section 3: a score of a perfect match beats all others
+        self.query_norm: RMSNorm | None = None
+        if config.qk_norm and config.qk_gain == "separate":
+            self.query_norm, self.key_norm = (RMSNorm(D, eps=config.norm_epsilon) for _ in range(2))
+        elif config.qk_norm:  # begins as in Henry et al. 2020, section 3: a score of a perfect match beats all others
             T = max(2, config.context_length)
             self.qk_gain = nn.Parameter(torch.tensor(math.log2(T * T - T)))
-        self.rotary = Rotary(config.context_length, D) if config.positions == "rotary" else None
+        self.rotary = Rotary(config) if config.positions == "rotary" else None
 
     def project(
         self, x: Tensor, positions: Tensor | None = None, memory: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The input times the three trained matrices, cut into heads; queries and keys normalized and rotated.
 
-        A memory has positions of its own, so that keys from there are not rotated, nor are their queries.
+        Raises:
+            ValueError: there is a memory, which needs projections of its own (`llm.model.cross_attention`).
         """
-        H, K, D = self.n_head, self.n_kv_head, self.head_size
         if memory is not None:
-            query, key, value = self._project_memory(x, memory)
+            raise ValueError("self-attention looks at its input alone; build_cross_attention makes one for a memory")
+        H, K, D = self.n_head, self.n_kv_head, self.head_size
+        qkv = self.qkv(x).unflatten(-1, (H + 2 * K, D))  # (B, T, C) -> (B, T, H + 2 K, D)
+        if self.qk_gain is None and self.query_norm is None and self.rotary is None:
+            query, key, value = qkv.split([H, K, K], dim=2)  # (B, T, H, D), 2 x (B, T, K, D)
         else:
-            qkv = self.qkv(x).unflatten(-1, (H + 2 * K, D))  # (B, T, C) -> (B, T, H + 2 K, D)
-            if self.qk_gain is None and self.rotary is None:
-                query, key, value = qkv.split([H, K, K], dim=2)  # (B, T, H, D), 2 x (B, T, K, D)
-            else:
-                qk, value = qkv.split([H + K, K], dim=2)  # queries and keys in one go
-                if self.qk_gain is not None:
-                    qk = rms_norm(qk)  # a root mean square of 1: the length is the square root of D
-                if self.rotary is not None:
-                    qk = self.rotary(qk, positions)
+            qk, value = qkv.split([H + K, K], dim=2)  # queries and keys in one go
+            if self.qk_gain is not None:
+                qk = rms_norm(qk)  # a root mean square of 1: the length is the square root of D
+            elif self.query_norm is not None:
                 query, key = qk.split([H, K], dim=2)
+                qk = torch.cat([self.query_norm(query), self.key_norm(key)], dim=2)
+            if self.rotary is not None:
+                qk = self.rotary(qk, positions)
+            query, key = qk.split([H, K], dim=2)
         if self.qk_gain is not None:  # the scaled score is then the gain times the cosine
             query = query * (self.qk_gain / math.sqrt(D))
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)
-
-    def _project_memory(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The input times Wq, the memory times Wk and Wv: `(B, T, H, D)` and twice `(B, S, K, D)`."""
-        H, K, D = self.n_head, self.n_kv_head, self.head_size
-        (Wq, Wkv), (bq, bkv) = self.qkv.weight.split([H * D, 2 * K * D]), (None, None)
-        if self.qkv.bias is not None:
-            bq, bkv = self.qkv.bias.split([H * D, 2 * K * D])
-        query = F.linear(x, Wq, bq).unflatten(-1, (H, D))  # (B, T, C) -> (B, T, H, D)
-        key, value = F.linear(memory, Wkv, bkv).unflatten(-1, (2 * K, D)).split([K, K], dim=2)
-        if self.qk_gain is not None:
-            query, key = rms_norm(query), rms_norm(key)
-        return query, key, value
 
 
 class CausalAttention(SelfAttention):
     """Trained attention that sees only the past."""
 
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: GPTConfig, layer: int = 0) -> None:
+        super().__init__(config, layer)
         self.is_causal = True
 
 
@@ -233,8 +251,8 @@ class MultiHeadAttention(SelfAttention):
     (grouped-query attention, Ainslie et al. 2023).
     """
 
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: GPTConfig, layer: int = 0) -> None:
+        super().__init__(config, layer)
         self.projection = nn.Linear(config.heads * config.head_dim, config.n_embd, bias=config.bias)
 
     def output(self, context: Tensor) -> Tensor:
@@ -267,12 +285,6 @@ ATTENTION_KINDS: dict[str, type[Attention]] = {
 """The classes behind the words of `GPTConfig.attention`."""
 
 
-def build_attention(config: GPTConfig) -> Attention:
-    """The attention that `config.attention` names."""
-    return ATTENTION_KINDS[config.attention](config)
-
-
-def build_cross_attention(config: GPTConfig) -> Attention:
-    """The attention of `config`'s kind that looks at a memory: it sees all of it, and knows no positions there."""
-    kind = "self" if config.attention == "causal" else config.attention
-    return build_attention(dataclasses.replace(config, attention=kind, causal=False, positions="learned"))
+def build_attention(config: GPTConfig, layer: int = 0) -> Attention:
+    """The attention that `config.attention` names, of one layer."""
+    return ATTENTION_KINDS[config.attention](config, layer)

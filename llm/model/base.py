@@ -50,5 +50,5 @@ class Network(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """Number of trained values, shared ones counted once."""
+        """Number of values, shared ones counted once, frozen ones too."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -8,18 +8,10 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
-from llm.model.attention import build_attention
-from llm.model.functions import rms_norm, squared_relu
+from llm.model.attention import SelfAttention, build_attention
+from llm.model.functions import squared_relu
+from llm.model.norm import build_norm
 from llm.model.stages import AttentionHook, Hook
-
-
-def build_norm(config: GPTConfig) -> nn.Module:
-    """The normalization that `config.norm` names, over vectors of size C."""
-    if config.norm == "none":
-        return nn.Identity()
-    if config.norm == "rms_norm":
-        return RMSNorm(config.n_embd, eps=config.norm_epsilon)
-    return nn.LayerNorm(config.n_embd, eps=config.norm_epsilon, bias=config.bias)
 
 
 def build_activation(config: GPTConfig) -> nn.Module:
@@ -45,14 +37,6 @@ class SquaredReLU(nn.Module):
         return squared_relu(x)
 
 
-class RMSNorm(nn.RMSNorm):
-    """Divides each vector by its root mean square, and multiplies by a trained gain."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Element-wise or along C: the shape does not change."""
-        return rms_norm(x, self.weight, self.eps)
-
-
 class MLP(nn.Module):
     """A perceptron with one hidden layer, four times as wide as its input unless configured otherwise."""
 
@@ -67,6 +51,21 @@ class MLP(nn.Module):
         return self.projection(self.activation(self.expand(x)))  # (B, T, C) -> (B, T, 4C) -> (B, T, C)
 
 
+class GatedMLP(MLP):
+    """A perceptron whose hidden layer is multiplied by a second one, which went through the activation.
+
+    With `silu` it is SwiGLU, with `gelu` GeGLU (Shazeer 2020, eq. 6).
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.gate = nn.Linear(config.n_embd, config.hidden_size, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, T, C)` -> `(B, T, C)`."""
+        return self.projection(self.activation(self.gate(x)) * self.expand(x))  # (B, T, C) -> (B, T, 4C) -> (B, T, C)
+
+
 class Block(nn.Module):
     """Attention, then MLP, each adding to the residual stream.
 
@@ -76,19 +75,20 @@ class Block(nn.Module):
     Args:
         config: `norm` and `mlp` may be `none`, and with `residual` off each part replaces its input instead of
             adding to it; all three off leave the bare attention.
+        layer: its number, counted from 0: a sliding window may be on some layers only.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int = 0) -> None:
         super().__init__()
         self.residual = config.residual
         self.norm_first = config.norm_first
         self.attention_norm = build_norm(config)
-        self.attention = build_attention(config)
+        self.attention = build_attention(config, layer)
         self.attention_dropout = nn.Dropout(config.dropout)
         self.mlp: MLP | None = None
         if config.mlp != "none":
             self.mlp_norm = build_norm(config)
-            self.mlp = MLP(config)
+            self.mlp = GatedMLP(config) if config.mlp == "gated" else MLP(config)
             self.mlp_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -101,7 +101,14 @@ class Block(nn.Module):
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """What follows once the input and its attention are there: twice `(B, T, C)` -> `(B, T, C)`."""
-        x = self._join(x, self.attention_dropout(attended), self.attention_norm)
+        return self.after_mlp(self.join_attention(x, attended))
+
+    def join_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The attention joined to its input: twice `(B, T, C)` -> `(B, T, C)`."""
+        return self._join(x, self.attention_dropout(attended), self.attention_norm)
+
+    def after_mlp(self, x: Tensor) -> Tensor:
+        """The MLP, if there is one, joined to its input: `(B, T, C)` -> `(B, T, C)`."""
         if self.mlp is not None:
             update = self.mlp(self.mlp_norm(x) if self.norm_first else x)
             x = self._join(x, self.mlp_dropout(update), self.mlp_norm)
@@ -113,15 +120,35 @@ class Block(nn.Module):
 
     def stages(self, name: str) -> Iterator[Hook | AttentionHook]:
         """What is worth a look, under the block's name."""
+        yield from self.attention_stages(name)
+        yield from self.mlp_stages(name)
+
+    def attention_stages(self, name: str) -> Iterator[Hook | AttentionHook]:
+        """The attention and its norm, under the block's name."""
         attention = AttentionHook(name, self.attention, is_causal=self.attention.is_causal)
         attention_norm = Hook(f"{name} / attention norm", self.attention_norm)
         yield from (attention_norm, attention) if self.norm_first else (attention, attention_norm)
+
+    def mlp_stages(self, name: str) -> Iterator[Hook | AttentionHook]:
+        """What comes behind the attention, under the block's name."""
         if self.mlp is not None:
             mlp_norm, mlp = Hook(f"{name} / MLP norm", self.mlp_norm), Hook(f"{name} / MLP", self.mlp)
             reads = self.mlp_norm if self.norm_first else self.mlp
             yield Hook(f"{name} / residual after attention", reads, of_input=True)
             yield from (mlp_norm, mlp) if self.norm_first else (mlp, mlp_norm)
         yield Hook(f"{name} / residual", self)
+
+
+def build_blocks(config: GPTConfig) -> nn.ModuleList:
+    """The blocks of a network, one on top of the other; they share one table of rotary positions."""
+    blocks = nn.ModuleList()
+    rotary = None
+    for layer in range(config.n_layer):
+        block = Block(config, layer)
+        if isinstance(block.attention, SelfAttention):
+            block.attention.rotary = rotary = rotary or block.attention.rotary
+        blocks.append(block)
+    return blocks
 
 
 def initialize(network: nn.Module, config: GPTConfig) -> None:

@@ -81,7 +81,8 @@ def decode_block(block: Block, x: Tensor, keys: Tensor, values: Tensor, position
     query, key, value = block.attention.project(block.before_attention(x), positions)  # (B, H, T, D), 2 x (B, K, T, D)
     rows = torch.arange(len(x), device=x.device)[:, None]  # (B, 1)
     keys[rows, :, positions], values[rows, :, positions] = key.transpose(1, 2), value.transpose(1, 2)  # (B, T, K, D)
-    context = block.attention.context(query, keys, values, mask[:, None])  # (B, T, S) -> (B, 1, T, S)
+    seen = block.attention.within_window(mask[:, None], positions)  # (B, T, S) -> (B, 1, T, S)
+    context = block.attention.context(query, keys, values, seen)
     return block.after_attention(x, block.attention.output(context))
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from llm.config import EncoderConfig
 from llm.model.base import Network
-from llm.model.block import Block, build_activation, build_norm, initialize
+from llm.model.block import build_activation, build_blocks, initialize
 from llm.model.embeddings import Embeddings, Head
 from llm.model.gpt import refuse_too_long
+from llm.model.norm import build_norm
 from llm.model.padding import Side, attention_mask, is_real, positions_of
 from llm.model.stages import AttentionHook, Hook
 
@@ -85,7 +86,7 @@ class Encoder(Network):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
         self.embeddings = EncoderEmbeddings(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = build_blocks(config)
         self.final_norm = build_norm(config) if config.norm_first else nn.Identity()
         self.head = MaskedHead(config)
         if config.tie_head:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from llm.config import GPTConfig
 from llm.errors import ConfigError
 from llm.model.base import Network
-from llm.model.block import Block, build_norm, initialize
+from llm.model.block import build_blocks, initialize
 from llm.model.embeddings import Embeddings, Head
+from llm.model.norm import build_norm
 from llm.model.padding import Side, attention_mask, is_real, positions_of
 from llm.model.stages import AttentionHook, Hook
 
@@ -30,7 +31,7 @@ class GPT(Network):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = build_blocks(config)
         self.final_norm = build_norm(config) if config.norm_first else nn.Identity()
         self.head = Head(config)
         if config.tie_head:

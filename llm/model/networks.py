@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llm.config import EncoderConfig, GPTConfig
+from llm.config import EncoderConfig, GPTConfig, TransformerConfig
 from llm.model.base import Network
 from llm.model.encoder import Encoder
 from llm.model.gpt import GPT
+from llm.model.transformer import Transformer
 
-NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {GPTConfig: GPT, EncoderConfig: Encoder}
+NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {
+    GPTConfig: GPT,
+    EncoderConfig: Encoder,
+    TransformerConfig: Transformer,
+}
 """The class of network behind each class of configuration."""
 
 

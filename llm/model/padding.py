@@ -19,6 +19,18 @@ def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None)
     return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
 
 
+def window_mask(positions: Tensor, n_keys: int, window: int) -> Tensor:
+    """Which keys are in each query's sliding window or later: `(..., T)` -> `(..., T, n_keys)`.
+
+    Args:
+        positions: (T) or (B, T), where the queries stand.
+        n_keys: S; they stand at 0 to S - 1.
+        window: how many positions a query sees, itself the last.
+    """
+    keys = torch.arange(n_keys, device=positions.device)
+    return keys > positions[..., None] - window  # (S) > (..., T, 1) -> (..., T, S)
+
+
 def is_real(lengths: Tensor, length: int, side: Side = "right") -> Tensor:
     """Which tokens are no padding: `(B)` -> `(B, T)`.
 

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+from llm.config import GPTConfig, RopeScaling
 
 
 class Rotary(nn.Module):
     """Rotates queries and keys by an angle that grows with their position (Su et al. 2021, section 3.2).
 
     Value i of the first half and value i of the second half are the two coordinates of a point, as in Llama. It is
-    rotated by the position times 10000^(-2i / D), so the product of a query and a key depends on how far apart they
+    rotated by the position times theta^(-2i / D), so the product of a query and a key depends on how far apart they
     are, and not on where they stand.
 
     Args:
-        context_length: positions that there can be.
-        head_size: D, an even number.
+        config: uses `context_length`, `head_dim`, `rope_theta` and `rope_scaling`.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, context_length: int, head_size: int) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        speeds = 10_000.0 ** (-torch.arange(0, head_size, 2) / head_size)
-        angles = torch.outer(torch.arange(context_length), speeds)  # (context) x (D / 2) -> (context, D / 2)
-        cos, sin = angles.cos(), angles.sin()
+        speeds, length = scaled_speeds(config.rope_theta, config.head_dim, config.rope_scaling)
+        angles = torch.outer(torch.arange(config.context_length), speeds)  # (context) x (D / 2) -> (context, D / 2)
+        cos, sin = angles.cos() * length, angles.sin() * length
         # Computed and not trained: no part of a checkpoint.
         self.register_buffer("cos", torch.cat([cos, cos], dim=-1), persistent=False)  # (context, D)
         self.register_buffer("sin", torch.cat([-sin, sin], dim=-1), persistent=False)  # (context, D)
@@ -39,3 +42,29 @@ class Rotary(nn.Module):
         cos, sin = (table[..., None, :].to(x.dtype) for table in (cos, sin))  # (..., T, D) -> (..., T, 1, D)
         other = x.roll(x.shape[-1] // 2, dims=-1)  # the other coordinate of each point
         return x * cos + other * sin
+
+
+def scaled_speeds(theta: float, head_size: int, scaling: RopeScaling) -> tuple[Tensor, float]:
+    """The angle from one position to the next, `(D / 2)`, and what queries and keys are multiplied by."""
+    speeds = 1.0 / theta ** (torch.arange(0, head_size, 2) / head_size)
+    slow = speeds / scaling.factor
+    if scaling.kind == "linear":
+        return slow, 1.0
+    if scaling.kind == "llama3":
+        assert scaling.original_context is not None
+        turns = speeds * scaling.original_context / (2 * math.pi)  # of each point in the context before
+        kept = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
+        return torch.lerp(slow, speeds, kept.clamp(0, 1)), 1.0
+    if scaling.kind == "yarn":
+        first, last = (_pair_that_turns(turns, theta, head_size, scaling) for turns in (scaling.fast, scaling.slow))
+        first, last = max(math.floor(first), 0), min(math.ceil(last), head_size - 1)
+        ramp = (torch.arange(head_size // 2) - first) / max(last - first, 0.001)
+        length = 0.1 * math.log(scaling.factor) + 1 if scaling.length is None else scaling.length
+        return torch.lerp(speeds, slow, ramp.clamp(0, 1)), length
+    return speeds, 1.0
+
+
+def _pair_that_turns(turns: float, theta: float, head_size: int, scaling: RopeScaling) -> float:
+    """Which i makes a point turn so often in the context before (Peng et al. 2023, section 3.2 and its code)."""
+    assert scaling.original_context is not None
+    return head_size * math.log(scaling.original_context / (turns * 2 * math.pi)) / (2 * math.log(theta))

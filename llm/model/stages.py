@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+AttentionKind = Literal["self", "cross", "source"]
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -57,13 +59,14 @@ class AttentionHook:
     Args:
         name: what its stages are under, such as `block 0`.
         module: spells its stages out.
-        kind: `self`, where the keys are of the text itself, or `cross`, where they are of a memory.
+        kind: `self`, where the keys are of the text itself; `cross`, where they are of a memory; `source`, where
+            queries and keys are both of what becomes the memory.
         is_causal: whether a query sees no later keys.
     """
 
     name: str
     module: SpellsOut
-    kind: Literal["self", "cross"] = "self"
+    kind: AttentionKind = "self"
     is_causal: bool = False
 
 

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 
 from llm.errors import LLMError
+from llm.inspection.tags import PREFLIGHT
 from llm.inspection.writers import TensorBoard
 from llm.preflight.checks import HINTING, REFUSING
 from llm.preflight.making import can_be_planned, make_plan
@@ -107,7 +108,7 @@ def _find_out_time(plan: Plan, measured: bool) -> None:
     options = batch_size, plan.precision, plan.device, plan.datamodule.supervised_fraction
     if measured:
         try:
-            found = measure_steps(plan.network, plan.optim, *options)
+            found = measure_steps(plan.network, plan.optim, *options, plan.trained)
         except (RuntimeError, MemoryError) as error:
             plan.problems.append(str(error))
             return
@@ -145,4 +146,4 @@ class RecordPreflight(L.Callback):
         """Write it."""
         del pl_module
         if trainer.is_global_zero:
-            TensorBoard.of(trainer, trainer.global_step).text("preflight", self.text)
+            TensorBoard.of(trainer, trainer.global_step).text(PREFLIGHT, self.text)

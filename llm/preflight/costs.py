@@ -9,13 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.config import GPTConfig
-from llm.model import Network, build_network
+from llm.model import Network
+from llm.model.trained import ALL, Trained, trained_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs, count_costs
 from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY, block_bytes
 
 
-def step_costs(config: GPTConfig, batch_size: int, precision: str, device: str, supervised: float = 1.0) -> Costs:
-    """Count the costs of a step on a full batch, from models of one and two blocks: each further block costs the same.
+def step_costs(
+    config: GPTConfig,
+    batch_size: int,
+    precision: str,
+    device: str,
+    supervised: float = 1.0,
+    trained: Trained = ALL,
+) -> Costs:
+    """Count the costs of a step on a full batch.
+
+    Where all is trained, from models of one and two blocks: each further block costs the same.
 
     Args:
         config: the architecture, a GPT's or another network's.
@@ -23,6 +33,7 @@ def step_costs(config: GPTConfig, batch_size: int, precision: str, device: str, 
         precision: Lightning's name for it.
         device: its kind.
         supervised: fraction of the tokens that have a target.
+        trained: what is not frozen.
     """
     fused = config.vocab_size >= LARGE_VOCABULARY
     N = batch_size * config.context_length
@@ -40,18 +51,27 @@ def step_costs(config: GPTConfig, batch_size: int, precision: str, device: str, 
 
     def count(n_layer: int) -> tuple[int, ...]:
         part = replace(config, n_layer=n_layer)
-        return astuple(count_costs(lambda: build_network(part), forward, precision, device))
+        return astuple(count_costs(lambda: trained_network(part, trained), forward, precision, device))
 
-    costs = Costs(*(one + (config.n_layer - 1) * (two - one) for one, two in zip(count(1), count(2), strict=True)))
-    return _with_fused_loss(costs, config, rows, precision, device) if fused else costs
+    if trained.is_all:
+        costs = Costs(*(one + (config.n_layer - 1) * (two - one) for one, two in zip(count(1), count(2), strict=True)))
+    else:
+        costs = Costs(*count(config.n_layer))
+    if not fused:
+        return costs
+    with torch.device("meta"):
+        head = trained_network(config, trained).output_layer
+    return _with_fused_loss(costs, config, rows, precision, device, head.weight.requires_grad)
 
 
-def _with_fused_loss(costs: Costs, config: GPTConfig, N: int, precision: str, device: str) -> Costs:
+def _with_fused_loss(
+    costs: Costs, config: GPTConfig, N: int, precision: str, device: str, trains_head: bool = True
+) -> Costs:
     """Add head and loss of N tokens, which make their gradients in the forward pass, a block of logits at a time."""
     C, V = config.n_embd, config.vocab_size
     size = TRUE_PRECISIONS.get(precision, torch.float32).itemsize
     value = MIXED_PRECISIONS[precision].itemsize if precision in MIXED_PRECISIONS else size
-    gradients = N * C * value + config.padded_vocab_size * C * size
+    gradients = N * C * value + trains_head * config.padded_vocab_size * C * size
     copies = (N + V) * C * value if precision in MIXED_PRECISIONS else V * C * value if device != "cpu" else 0
     logits = min(block_bytes(device), N * V * value)
     if device != "cpu":
@@ -61,5 +81,5 @@ def _with_fused_loss(costs: Costs, config: GPTConfig, N: int, precision: str, de
         costs.scattered,
         max(costs.forward_peak, costs.kept + gradients + copies + logits),
         costs.backward_peak + gradients,
-        costs.flops + 6 * N * V * C,
+        costs.flops + (6 if trains_head else 4) * N * V * C,
     )

@@ -12,12 +12,13 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from llm.config import OptimConfig, SamplingConfig, TokenizerConfig
+from llm.config import GPTConfig, LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig
 from llm.data import TextDataModule
 from llm.data.reading.corpus import resolve_corpus
 from llm.data.tokens.opening import find_token_ids
 from llm.data.windows import window_starts
 from llm.model.networks import is_known
+from llm.model.trained import ALL, Trained
 from llm.preflight.costs import step_costs
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.plan import Corpus, Plan, Start, existing
@@ -53,6 +54,9 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     task = TASKS[settings.get("task", DEFAULT_TASK)]
     model, data = settings["model"], settings["data"]
     plan.optim = plan.make(lambda: OptimConfig(**model["optim"]))
+    if "lora" in model:
+        new = cast(type[TaskModule], task.module_class()).new_parts
+        plan.trained = plan.make(lambda: Trained(model["train"], LoRAConfig(**model["lora"]), new)) or ALL
     if "sampling" in model:
         plan.make(lambda: SamplingConfig(**model["sampling"]))
     for group, callback in task.callback_classes().items():
@@ -79,15 +83,23 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
             max_steps, max_epochs = int(debugged), 1
         plan.steps = steps_of_run(max_steps, max_epochs, plan.corpus.batches, plan.limit("train"), plan.accumulation)
     if plan.network is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
-        plan.parameters = Parameters.of(plan.network, plan.optim)
-        supervised = plan.datamodule.supervised_fraction
-        plan.costs = step_costs(plan.network, data["batch_size"], plan.precision, plan.device, supervised)
-        held = process_memory() if plan.device == "cpu" else 0
-        plan.memory = expected_memory(plan.parameters, plan.costs, plan.precision, plan.device, plan.world_size, held)
-        plan.free_memory = free_memory(plan.device)
+        network, optim = plan.network, plan.optim
+        plan.parameters = plan.make(lambda: Parameters.of(network, optim, plan.trained))
+        if plan.parameters is not None:
+            _count_costs(plan, network, plan.datamodule.supervised_fraction, plan.device)
     with contextlib.suppress(OSError):
         plan.free_disk = shutil.disk_usage(existing(plan.folder or Path())).free
     return plan
+
+
+def _count_costs(plan: Plan, network: GPTConfig, supervised: float, device: str) -> None:
+    """Find out what a step costs and needs."""
+    assert plan.parameters is not None
+    batch_size = plan.settings["data"]["batch_size"]
+    plan.costs = step_costs(network, batch_size, plan.precision, device, supervised, plan.trained)
+    held = process_memory() if device == "cpu" else 0
+    plan.memory = expected_memory(plan.parameters, plan.costs, plan.precision, device, plan.world_size, held)
+    plan.free_memory = free_memory(device)
 
 
 def _network_config(plan: Plan, task: Task) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from llm.config import GPTConfig, OptimConfig
-from llm.model import build_network
+from llm.model.trained import ALL, Trained, count_trained, trained_network
 from llm.runtime.counting import TRUE_PRECISIONS, Costs
 from llm.training.optimizer import muon_groups
 
@@ -29,27 +29,41 @@ class Parameters:
         total: all of them, shared ones once.
         embeddings: of the token and positional embeddings, and the head.
         muon: of the matrices that Muon trains, if it is the optimizer.
+        trained: all that are not frozen.
+        halved: of frozen ones, those in bfloat16 whatever the precision of the run.
     """
 
     total: int
     embeddings: int
     muon: int
+    trained: int
+    halved: int
 
     @classmethod
-    def of(cls, config: GPTConfig, optim: OptimConfig) -> Parameters:
-        """Count without building: from models of one and of two blocks, on no device."""
-        one, two = (_count(config, optim, n_layer) for n_layer in (1, 2))
-        more = config.n_layer - 1
-        return cls(one.total + more * (two.total - one.total), one.embeddings, one.muon + more * (two.muon - one.muon))
+    def of(cls, config: GPTConfig, optim: OptimConfig, trained: Trained = ALL) -> Parameters:
+        """Count on no device: from models of one and of two blocks, unless blocks differ in what is trained.
+
+        Raises:
+            ConfigError: `trained` names what is not in the network.
+        """
+        if not trained.is_all:
+            return _count(config, optim, trained)
+        one, two = (_count(replace(config, n_layer=n_layer), optim, trained) for n_layer in (1, 2))
+        parts = zip(astuple(one), astuple(two), strict=True)
+        return cls(*(first + (config.n_layer - 1) * (second - first) for first, second in parts))
 
 
-def _count(config: GPTConfig, optim: OptimConfig, n_layer: int) -> Parameters:
+def _count(config: GPTConfig, optim: OptimConfig, trained: Trained) -> Parameters:
     with torch.device("meta"):
-        model = build_network(replace(config, n_layer=n_layer))
+        model = trained_network(config, trained)
     embeddings = {id(p): p.numel() for part in (model.embeddings, model.output_layer) for p in part.parameters()}
     muon = muon_groups(model, optim) if optim.kind == "muon" else []
     return Parameters(
-        model.n_parameters, sum(embeddings.values()), sum(p.numel() for group in muon for p in group["params"])
+        model.n_parameters,
+        sum(embeddings.values()),
+        sum(p.numel() for group in muon for p in group["params"]),
+        count_trained(model),
+        sum(p.numel() for p in model.parameters() if p.dtype == torch.bfloat16),
     )
 
 
@@ -58,9 +72,9 @@ class Memory:
     """What a training step holds at its peak, in bytes.
 
     Args:
-        weights: P values; 4 bytes each, or 2 in a true half precision.
-        gradients: as many, those of the step before.
-        optimizer: two moments for each value of AdamW's, one for each of Muon's.
+        weights: P values; 4 bytes each, or 2 in a true half precision, or where frozen in bfloat16.
+        gradients: of those that are trained, those of the step before.
+        optimizer: two moments for each trained value of AdamW's, one for each of Muon's.
         activations: what the forward and backward pass hold besides, at the end of the one or in the other; copies of
             weights in 16 bits and the head's gradients are among them.
         buckets: gradients on their way to other processes.
@@ -106,13 +120,14 @@ def expected_memory(
         held: what the process holds now.
     """
     size = TRUE_PRECISIONS.get(precision, torch.float32).itemsize
-    P, weights = parameters.total, parameters.total * size
-    optimizer = (2 * (P - parameters.muon) + parameters.muon) * size
+    weights = parameters.total * size - parameters.halved * max(0, size - 2)
+    gradients = parameters.trained * size
+    optimizer = (2 * (parameters.trained - parameters.muon) + parameters.muon) * size
     # Gradients of the step before are there until the backward pass makes new ones.
-    activations = max(costs.forward_peak, costs.backward_peak - weights)
-    buckets = weights if world_size > 1 else 0
+    activations = max(costs.forward_peak, costs.backward_peak - gradients)
+    buckets = gradients if world_size > 1 else 0
     overhead = _KERNELS + int(_GAPS * costs.scattered) if device == "cpu" else 0
-    return Memory(weights, weights, optimizer, activations, buckets, overhead, held)
+    return Memory(weights, gradients, optimizer, activations, buckets, overhead, held)
 
 
 def process_memory() -> int:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from llm.config import GPTConfig, OptimConfig
 from llm.data import TextDataModule
 from llm.errors import LLMError, reason_of
+from llm.model.trained import ALL, Trained
 from llm.preflight.memory import Memory, Parameters
 from llm.runtime.counting import Costs
 from llm.training.schedule import Accumulation, batches_until
@@ -66,6 +67,7 @@ class Plan:
         start: what the run begins with.
         problems: what was wrong with a part of the run when it was made, in the words of that part.
         network: the architecture.
+        trained: what of it is.
         seconds: how long the run will take.
         measured: the peak of memory in bytes, if some steps were made.
     """
@@ -77,6 +79,7 @@ class Plan:
     corpus: Corpus | None = None
     network: GPTConfig | None = None
     optim: OptimConfig | None = None
+    trained: Trained = ALL
     device: str | None = None
     precision: str = "32-true"
     world_size: int = 1
@@ -156,8 +159,11 @@ class Plan:
 
     @property
     def checkpoint_bytes(self) -> int | None:
-        """Size of a checkpoint, about: weights and optimizer."""
-        return None if self.memory is None else self.memory.weights + self.memory.optimizer
+        """Size of a checkpoint, about: weights, or those that are trained, and optimizer."""
+        if self.memory is None:
+            return None
+        weights = self.memory.gradients if self.trained.lora.adapter_only else self.memory.weights
+        return weights + self.memory.optimizer
 
     @property
     def validates(self) -> bool:

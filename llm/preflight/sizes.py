@@ -14,6 +14,11 @@ def in_bytes(n_bytes: float) -> str:
     return f"{n_bytes:,.3g} TB" if n_bytes < 999.5 else f"{n_bytes:,.0f} TB"
 
 
+def in_fraction(part: int, total: int) -> str:
+    """A count and what fraction of another it is: `12,288 (0.17 %)`."""
+    return f"{part:,} ({100 * part / total:.2g} %)"
+
+
 def in_time(seconds: float) -> str:
     """The two largest units: `1 min 20 s`."""
     if seconds < 10:

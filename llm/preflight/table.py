@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llm.preflight.plan import Plan
-from llm.preflight.sizes import in_bytes, in_time
+from llm.preflight.sizes import in_bytes, in_fraction, in_time
 
 
 def table(plan: Plan) -> str:
@@ -31,7 +31,12 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         )
         yield "steps", _steps(plan)
     if (parameters := plan.parameters) is not None:
-        yield "parameters", f"{parameters.total:,}, of them {parameters.embeddings:,} in embeddings and head"
+        frozen = (
+            ""
+            if parameters.trained == parameters.total
+            else f"; {in_fraction(parameters.trained, parameters.total)} trained"
+        )
+        yield "parameters", f"{parameters.total:,}, of them {parameters.embeddings:,} in embeddings and head{frozen}"
     if plan.device is not None:
         mixed = ": matrix products in bfloat16, weights in float32 (--trainer.precision 32-true for float32 throughout)"
         count = f" x {plan.world_size}" if plan.world_size > 1 else ""
@@ -39,8 +44,9 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     if (memory := plan.memory) is not None:
         there = "" if plan.free_memory is None else f" of {in_bytes(plan.free_memory)} free"
         each = " for each device" if plan.world_size > 1 else ""
+        gradients = "the same" if memory.gradients == memory.weights else in_bytes(memory.gradients)
         what = (
-            f"weights {in_bytes(memory.weights)}, gradients the same, optimizer {in_bytes(memory.optimizer)}, "
+            f"weights {in_bytes(memory.weights)}, gradients {gradients}, optimizer {in_bytes(memory.optimizer)}, "
             f"activations {in_bytes(memory.activations)}"
         )
         yield "memory", f"about {in_bytes(memory.to_come)}{there}{each}: {what}"

@@ -11,7 +11,7 @@ import torch
 
 from llm.config import GPTConfig, OptimConfig
 from llm.data.batch import IGNORED
-from llm.model import build_network
+from llm.model.trained import ALL, Trained, trained_network
 from llm.preflight.memory import peak_memory
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs
 from llm.runtime.hardware import peak_flops, synchronize
@@ -94,11 +94,17 @@ class Measured:
 
 
 def measure_steps(
-    config: GPTConfig, optim: OptimConfig, batch_size: int, precision: str, device: str, supervised: float = 1.0
+    config: GPTConfig,
+    optim: OptimConfig,
+    batch_size: int,
+    precision: str,
+    device: str,
+    supervised: float = 1.0,
+    trained: Trained = ALL,
 ) -> Measured:
     """Make a few steps with a throwaway copy of the model, on random ids."""
     place = torch.device(device)
-    model = build_network(config).to(place, TRUE_PRECISIONS.get(precision))
+    model = trained_network(config, trained).to(place, TRUE_PRECISIONS.get(precision))
     mixed = MIXED_PRECISIONS.get(precision)
     optimizer = build_optimizer(model, optim)
     ids = torch.randint(config.vocab_size, (batch_size, config.context_length + 1), device=place)

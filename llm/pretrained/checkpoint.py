@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from llm.config import GPTConfig, OptimConfig
+from llm.config import GPTConfig, LoRAConfig, OptimConfig
 from llm.errors import CheckpointError, LLMError
+from llm.model.lora import merged
 from llm.model.networks import NETWORKS, config_class
+from llm.model.trained import ALL, Trained
 from llm.runtime.files import whole_file
 from llm.runtime.trust import refuse_named_code
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
@@ -25,6 +27,8 @@ from llm.tokenizers import Tokenizer, tokenizer_from_dict
 ENTRY = "llm"
 VERSION = 2
 WEIGHTS_PREFIX = "network."
+BASE = "base"
+"""Of the entry: which frozen weights the checkpoint leaves out, and where they are."""
 LANGUAGE = "language"
 """The task of a GPT that predicts the next token."""
 
@@ -88,6 +92,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     tokenizer = checkpoint[ENTRY].setdefault("tokenizer", None)
     if tokenizer is not None and not (isinstance(tokenizer, dict) and isinstance(tokenizer.get("kind"), str)):
         raise CheckpointError(f"{shown} is damaged: its tokenizer is not a dict with a kind")
+    if BASE in checkpoint[ENTRY]:
+        from llm.pretrained.adapters import add_base  # which reads other people's weights too
+
+        add_base(checkpoint, path)
     if wrong := [name for name, tensor in checkpoint["state_dict"].items() if not isinstance(tensor, Tensor)]:
         raise CheckpointError(f"{shown} is damaged: {wrong[0]!r} is not a tensor")
     return checkpoint
@@ -165,6 +173,28 @@ def weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith(WEIGHTS_PREFIX)
     }
+
+
+def trained_of(checkpoint: dict[str, Any]) -> Trained:
+    """What was trained in a checkpoint, and its adapters; everything, without adapters, where it does not say.
+
+    Raises:
+        CheckpointError: what it says is damaged.
+    """
+    entry = checkpoint[ENTRY].get("trained")
+    if entry is None:
+        return ALL
+    try:
+        return Trained(tuple(entry["train"]), LoRAConfig(**entry["lora"]), tuple(entry["new"]))
+    except (TypeError, KeyError, LLMError) as error:
+        raise CheckpointError(
+            f"the checkpoint is damaged: what it says of its adapters can't be used: {error}"
+        ) from error
+
+
+def plain_weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """As `weights_of`, adapters merged into the weights beside them: those of a network without adapters."""
+    return merged(weights_of(checkpoint), trained_of(checkpoint).lora)
 
 
 def task_of(checkpoint: dict[str, Any]) -> str:

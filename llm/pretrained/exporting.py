@@ -9,16 +9,19 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from llm.config import GPTConfig
 from llm.errors import CheckpointError, ConfigError, TokenizerError
 from llm.pretrained import huggingface
 from llm.pretrained.base import Pretrained
 from llm.pretrained.checkpoint import ENTRY, describe
-from llm.pretrained.layout import HEAD
+from llm.pretrained.families import family_of
+from llm.pretrained.layout import HEAD, Tensors
 from llm.pretrained.vocabulary import write_tokenizer
 from llm.runtime.files import move_into_place, temporary_for
 
@@ -53,7 +56,7 @@ def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrit
     target = Path(out)
     is_folder = format == "hf"
     if is_folder:
-        huggingface.refuse_what_does_not_fit(pretrained.config)
+        family_of(pretrained.config)  # or say what stands in the way
     refuse_existing(target, overwrite, is_folder)
     write = _write_hugging_face if is_folder else _write_safetensors
     try:
@@ -114,18 +117,17 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
     config, tokenizer = pretrained.config, pretrained.tokenizer
     notes = []
     end = None if tokenizer is None else tokenizer.end_of_text_id
-    tensors = huggingface.LAYOUT.to_theirs(pretrained.weights, config)
-    if huggingface.add_missing_biases(tensors, pretrained.weights):
+    settings, tensors, adds_biases = to_hugging_face(config, pretrained.weights, end)
+    if adds_biases:
         notes.append("GPT-2's format always has biases: where this model has none, zeros were written")
     if config.padded_vocab_size > config.vocab_size:
         padding = config.padded_vocab_size - config.vocab_size
         notes.append(f"the {padding} rows of padding were omitted: they belong to no token")
     folder.mkdir()
-    settings = huggingface.config_to_json(config, end)
     settings["dtype"] = str(pretrained.weights["embeddings.token.weight"].dtype).removeprefix("torch.")
     _write_json(folder / "config.json", settings)
     _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
-    _save(huggingface.with_prefix(tensors), folder / "model.safetensors", {"format": "pt"})
+    _save(tensors, folder / "model.safetensors", {"format": "pt"})
     if tokenizer is None:
         notes.append("there is no tokenizer, so no tokenizer files were written")
         return notes
@@ -134,6 +136,22 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
     except TokenizerError as error:
         notes.append(f"no tokenizer files were written: {error}")
     return notes
+
+
+def to_hugging_face(
+    config: GPTConfig, weights: Tensors, end_of_text_id: int | None
+) -> tuple[dict[str, Any], Tensors, bool]:
+    """The `config.json` and the tensors of the family that can hold an architecture, and whether biases were added.
+
+    Raises:
+        ConfigError: none can.
+    """
+    if (family := family_of(config)) is not None:
+        tensors = family.layout.to_theirs(weights, config)
+        return family.config_to_json(config, end_of_text_id), family.whole_names(tensors), False
+    tensors = huggingface.LAYOUT.to_theirs(weights, config)
+    adds_biases = huggingface.add_missing_biases(tensors, weights)
+    return huggingface.config_to_json(config, end_of_text_id), huggingface.with_prefix(tensors), adds_biases
 
 
 def _write_safetensors(pretrained: Pretrained, file: Path) -> list[str]:

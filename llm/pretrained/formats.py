@@ -11,18 +11,18 @@ from torch import Tensor
 
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
-from llm.pretrained import book, huggingface, nanogpt, openai
+from llm.pretrained import book, families, huggingface, nanogpt, openai
 from llm.pretrained.base import Pretrained, Told
-from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, read_checkpoint, task_of, weights_of
-from llm.pretrained.files import find_weights, is_tensors, read_content
+from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, plain_weights_of, read_checkpoint, task_of
+from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
 from llm.pretrained.hub import NAMES, fetch
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
 from llm.pretrained.vocabulary import add_tokenizer
 from llm.tokenizers import tokenizer_from_dict
 
 READABLE = (
-    "a checkpoint or safetensors file of this package, a Hugging Face GPT-2 folder or file, nanoGPT's ckpt.pt, "
-    "minGPT's model.pt, or a state dict of the book LLMs-from-scratch"
+    "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), "
+    "nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book LLMs-from-scratch"
 )
 
 
@@ -82,6 +82,8 @@ def _read_file(path: Path, told: Told) -> Pretrained:
     if isinstance(content, dict) and "model_args" in content and is_tensors(content.get("model")):
         return add_tokenizer(nanogpt.read_nanogpt(content, told), None)
     tensors = clean_names(_state_dict(content))
+    if (config := _stated_config(path.parent)) is not None:
+        return _read_stated(config, tensors, path.parent)
     if "tok_emb.weight" in tensors and any(name.startswith("trf_blocks.") for name in tensors):
         return add_tokenizer(book.read(tensors, told), None)
     if "tok_emb.weight" in tensors and "pos_emb" in tensors:
@@ -90,8 +92,27 @@ def _read_file(path: Path, told: Told) -> Pretrained:
         if qkv.ndim == 2 and qkv.shape[0] > qkv.shape[1]:  # (3 C, C): nn.Linear
             return add_tokenizer(nanogpt.read_mingpt(tensors, path.parent, told), None)
         return add_tokenizer(huggingface.read(tensors, path.parent, told), path.parent)
+    if any(".self_attn." in name for name in tensors):
+        raise CheckpointError(
+            "these are weights of a Hugging Face model, but there is no config.json with a model_type beside them, and "
+            "only that says which: put it into the same folder"
+        )
     some = ", ".join(sorted(tensors)[:5])
     raise CheckpointError(f"the format is not known; its tensors begin with {some}. What can be read: {READABLE}")
+
+
+def _stated_config(folder: Path) -> dict[str, Any] | None:
+    """The `config.json` in a folder, if it is of Hugging Face's kind, which says what the model is."""
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    return config if "model_type" in config else None
+
+
+def _read_stated(config: dict[str, Any], tensors: Tensors, folder: Path) -> Pretrained:
+    """A model whose `config.json` says what it is, whatever its tensors look like."""
+    if config["model_type"] == "gpt2":
+        return add_tokenizer(huggingface.read(tensors, folder, {}), folder)
+    return add_tokenizer(families.read(config, tensors, str(folder)), folder)
 
 
 def _first(tensors: Tensors, ending: str) -> Tensor | None:
@@ -112,7 +133,7 @@ def _state_dict(content: Any) -> Tensors:
 def _read_own(path: Path) -> Pretrained:
     """A checkpoint of this package."""
     checkpoint = read_checkpoint(path)
-    own = _own(config_of(checkpoint, path), weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
+    own = _own(config_of(checkpoint, path), plain_weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
     return dataclasses.replace(own, task=task_of(checkpoint))
 
 

@@ -43,6 +43,15 @@ ACTIVATIONS = {
 """Their names for what ours are; the first of several is the one that is written."""
 
 
+_SPELLINGS = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+"""Names of settings that `transformers` takes for GPT-2's, too."""
+
+
 def read(tensors: Tensors, folder: Path, told: Told) -> Pretrained:
     """The model whose tensors these are.
 
@@ -81,8 +90,7 @@ def config_from_json(theirs: dict[str, Any], where: str, notes: list[str]) -> GP
     Raises:
         CheckpointError: it is not GPT-2, or a variant that this package can't build.
     """
-    if (kind := theirs.get("model_type", "gpt2")) != "gpt2":
-        raise CheckpointError(f"{where!r} describes a model of type {kind!r}; only 'gpt2' can be read")
+    theirs = {_SPELLINGS.get(name, name): value for name, value in theirs.items()}
     for name in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         if theirs.get(name):
             raise CheckpointError(f"{where!r} has {name} on, which this package has no counterpart for")
@@ -114,12 +122,7 @@ def config_from_json(theirs: dict[str, Any], where: str, notes: list[str]) -> GP
 
 
 def config_to_json(config: GPTConfig, end_of_text_id: int | None) -> dict[str, Any]:
-    """The `config.json` of an architecture.
-
-    Raises:
-        ConfigError: GPT-2's format has no place for it; says for what.
-    """
-    refuse_what_does_not_fit(config)
+    """The `config.json` of an architecture that has no obstacle."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -142,15 +145,12 @@ def config_to_json(config: GPTConfig, end_of_text_id: int | None) -> dict[str, A
     }
 
 
-def refuse_what_does_not_fit(config: GPTConfig) -> None:
-    """Refuse an architecture that GPT-2's format has no place for.
-
-    Raises:
-        ConfigError: lists every setting that it has none for.
-    """
+def obstacles(config: GPTConfig) -> list[str]:
+    """What GPT-2's format has no place for, a few words each; nothing if it can hold the architecture."""
     needed: dict[str, Any] = {
         "attention": "multi_head",
         "positions": "learned",
+        "sliding_window": None,
         "qk_norm": False,
         "normalize_scores": "softmax",
         "norm": "layer_norm",
@@ -167,10 +167,7 @@ def refuse_what_does_not_fit(config: GPTConfig) -> None:
         wrong.append(f"head_size is {config.head_size}")
     if config.activation not in ACTIVATIONS.values():
         wrong.append(f"activation is {config.activation}")
-    if wrong:
-        raise ConfigError(
-            f"GPT-2's format has no place for this architecture: {', '.join(wrong)}; use --format safetensors"
-        )
+    return wrong
 
 
 def add_missing_biases(theirs: Tensors, weights: Tensors) -> bool:

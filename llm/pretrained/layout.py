@@ -54,32 +54,36 @@ class Layout:
         module, parameter = ours.rsplit(".", 1)
         return parameter == "weight" and _generic(module) in self.transposed
 
-    def to_ours(self, tensors: Tensors, config: GPTConfig) -> Tensors:
+    def to_ours(self, tensors: Mapping[str, Tensor], config: GPTConfig) -> Tensors:
         """Their tensors under our names, in our orientation; each one matched by name and shape.
 
         Args:
-            tensors: by their names, without prefixes; see `clean_names`.
+            tensors: by their names, without prefixes; see `clean_names`. Each is looked up once, one after the other.
             config: the architecture that they are meant for.
 
         Raises:
             CheckpointError: lists every tensor that is missing, is not expected, or has another shape.
         """
-        left = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(self.buffers, name)}
+        left = {name for name in tensors if not re.fullmatch(self.buffers, name)}
         missing, misshaped, ours = [], [], {}
         expected = expected_shapes(config)
-        if config.tie_head and self.is_tied(left):
-            left.pop(self.names(HEAD)[0], None)
+        head = self.names(HEAD)[0]
+        if config.tie_head and head in left and self.is_tied(tensors):
+            left.remove(head)
         for name, shape in expected.items():
             if name == HEAD and config.tie_head:
                 continue
             names, parts = self.names(name), []
-            part = (shape[0] // len(names), *shape[1:])
-            part = part[::-1] if self.is_transposed(name) else part
-            for theirs in names:
-                if (tensor := left.pop(theirs, None)) is None:
+            for theirs, rows in zip(names, _rows(shape[0], len(names), config), strict=True):
+                part = (rows, *shape[1:])
+                part = part[::-1] if self.is_transposed(name) else part
+                if theirs not in left:
                     missing.append(theirs)
-                elif tuple(tensor.shape) != part or not tensor.is_floating_point():
-                    dtype = "" if tensor.is_floating_point() else f" of {tensor.dtype}"
+                    continue
+                left.remove(theirs)
+                tensor = tensors[theirs]
+                if tuple(tensor.shape) != part or not _is_usable(tensor):
+                    dtype = "" if _is_usable(tensor) else f" of {tensor.dtype}"
                     misshaped.append(f"{theirs} (expected {part}, found {tuple(tensor.shape)}{dtype})")
                 else:
                     parts.append(tensor.T if self.is_transposed(name) else tensor)
@@ -102,11 +106,11 @@ class Layout:
             if name in (TOKEN, HEAD):
                 tensor = tensor[: config.vocab_size]
             names = self.names(name)
-            for part, part_name in zip(tensor.chunk(len(names)), names, strict=True):
+            for part, part_name in zip(tensor.split(_rows(len(tensor), len(names), config)), names, strict=True):
                 theirs[part_name] = (part.T if self.is_transposed(name) else part).contiguous()
         return theirs
 
-    def is_tied(self, tensors: Tensors) -> bool:
+    def is_tied(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether the head has no weights of its own: there are none, or they are the token embedding's."""
         head, token = tensors.get(self.names(HEAD)[0]), tensors.get(self.names(TOKEN)[0])
         return head is None or (token is not None and torch.equal(head, token))
@@ -189,11 +193,21 @@ def _in_words(config: GPTConfig) -> str:
     """An architecture in short: what differs from the defaults of `GPTConfig`, and its sizes."""
     sizes = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
     default = GPTConfig()
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return ", ".join(
-        f"{name} {value}"
-        for name, value in dataclasses.asdict(config).items()
-        if name in sizes or value != getattr(default, name)
+        f"{name} {value}" for name, value in settings.items() if name in sizes or value != getattr(default, name)
     )
+
+
+def _rows(rows: int, n_parts: int, config: GPTConfig) -> list[int]:
+    """How many rows of a tensor of ours each part of it has: the only one, or queries, keys and values."""
+    H, K, D = config.heads, config.kv_heads, config.head_dim
+    return [rows] if n_parts == 1 else [H * D, K * D, K * D]
+
+
+def _is_usable(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers as they are: no integers, and no 8-bit floats, which need a scale."""
+    return tensor.is_floating_point() and tensor.dtype.itemsize >= 2
 
 
 def _generic(module: str) -> str:

@@ -5,24 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from llm.model import GPT
-from llm.pretrained import huggingface
+from llm.pretrained.exporting import to_hugging_face
 
 
 def hugging_face_twin(model: GPT) -> Any:
-    """A `transformers.GPT2LMHeadModel` in eval mode with the weights of a model, copied.
+    """A model of `transformers` in eval mode with the weights of ours, copied.
 
     Raises:
-        ConfigError: GPT-2's format has no place for this architecture.
+        ConfigError: none of its families has a place for this architecture.
         ImportError: `transformers` is not installed.
     """
     import transformers
 
-    settings = huggingface.config_to_json(model.config, None)
-    twin = transformers.GPT2LMHeadModel(transformers.GPT2Config(**settings))
-    weights = model.state_dict()
-    tensors = huggingface.LAYOUT.to_theirs(weights, model.config)
-    huggingface.add_missing_biases(tensors, weights)
-    theirs = huggingface.with_prefix(tensors)
-    theirs.setdefault("lm_head.weight", theirs["transformer.wte.weight"])  # a shared head
-    twin.load_state_dict(theirs)
+    settings, tensors, _ = to_hugging_face(model.config, model.state_dict(), None)
+    twin = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**settings))
+    twin.load_state_dict({"lm_head.weight": model.head.weight, **tensors})  # a shared head is none of the tensors
     return twin.eval()

@@ -30,13 +30,8 @@ class Record(Protocol):
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """A picture; see `text`."""
 
-    def settings(self, settings: Mapping[str, Any], text: str) -> None:
-        """The run's configuration.
-
-        Args:
-            settings: what its result depends on, by dotted name.
-            text: all of it, in YAML.
-        """
+    def settings(self, settings: Mapping[str, Any]) -> None:
+        """What the run's result depends on, by dotted name."""
 
 
 class _WandbRecord:
@@ -55,8 +50,7 @@ class _WandbRecord:
 
         self._log(tag, wandb.Image(image.convert("RGB")), step)
 
-    def settings(self, settings: Mapping[str, Any], text: str) -> None:
-        self.text("config", text, 0)
+    def settings(self, settings: Mapping[str, Any]) -> None:
         self._logger.log_hyperparams(dict(settings))
 
     def _log(self, tag: str, value: Any, step: int) -> None:
@@ -75,8 +69,7 @@ class _MLFlowRecord:
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         self._logger.experiment.log_image(self._logger.run_id, image.convert("RGB"), f"{_path(tag, step)}.png")
 
-    def settings(self, settings: Mapping[str, Any], text: str) -> None:
-        self.text("config", text, 0)
+    def settings(self, settings: Mapping[str, Any]) -> None:
         self._logger.log_hyperparams(dict(settings))
 
 
@@ -92,8 +85,7 @@ class _CometRecord:
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         self._logger.experiment.log_image(image.convert("RGB"), name=tag, step=step)
 
-    def settings(self, settings: Mapping[str, Any], text: str) -> None:
-        self.text("config", text, 0)
+    def settings(self, settings: Mapping[str, Any]) -> None:
         self._logger.log_hyperparams(dict(settings))
 
 
@@ -111,7 +103,7 @@ class _FolderRecord:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
 
-    def settings(self, settings: Mapping[str, Any], text: str) -> None:
+    def settings(self, settings: Mapping[str, Any]) -> None:
         """Nothing: `config.yaml` is there."""
 
 
@@ -143,5 +135,5 @@ def end_records(trainer: L.Trainer, status: int) -> None:
 
 
 def _path(tag: str, step: int) -> str:
-    folder = re.sub(r"[^\w/]+", "-", tag)
+    folder = re.sub(r"[^\w/]+", "-", re.sub(r"^\d ", "", tag))  # TensorBoard sorts by the number
     return f"{folder}/step-{step}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from typing import Any
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from llm.config import OptimConfig
-from llm.errors import CheckpointError
+from llm.errors import CheckpointError, LLMError
 from llm.pretrained.checkpoint import ENTRY, optim_of, task_of, weights_of
 from llm.runtime.randomness import run_seed
 from llm.tokenizers.base import Tokenizer, fingerprint_of
@@ -98,6 +99,8 @@ def other_architecture(theirs: dict[str, Any], ours: dict[str, Any]) -> str | No
 def _refuse_other_architecture(checkpoint: dict[str, Any], network: Any) -> None:
     theirs = checkpoint[ENTRY].get("network")
     _check(isinstance(theirs, dict), "its architecture is missing")
+    with contextlib.suppress(TypeError, LLMError):  # what it does not state has its default
+        theirs = type(network.config)(**theirs).to_dict()
     if problem := other_architecture(theirs, network.config.to_dict()):
         raise CheckpointError(problem)
     if "state_dict" not in checkpoint:  # a strategy that shards the weights has removed them

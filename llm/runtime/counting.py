@@ -65,7 +65,7 @@ def count_costs(
     """
     mixed = MIXED_PRECISIONS.get(precision)
     with FakeTensorMode(), torch.device(device):
-        with _default_dtype(TRUE_PRECISIONS.get(precision, torch.float32)):
+        with default_dtype(TRUE_PRECISIONS.get(precision, torch.float32)):
             network = build()
         with _Meter(network) as meter:
             with torch.autocast(device, mixed) if mixed else contextlib.nullcontext():
@@ -77,7 +77,8 @@ def count_costs(
 
 
 @contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make new floating-point tensors of a dtype, within."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
@@ -15,11 +15,12 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from llm.config import OptimConfig
+from llm.config import LoRAConfig, OptimConfig
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError, LLMError
-from llm.model import Network, build_network
+from llm.model import Network
 from llm.model.networks import is_known
+from llm.model.trained import Trained, trained_network
 from llm.pretrained.checkpoint import ENTRY, describe, read_checkpoint, task_of, weights_of
 from llm.runs.finding import keep_rate_of_checkpoint, refuse_batch_size_finder
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
@@ -43,6 +44,7 @@ from llm.training.trainer_state import is_accumulating, is_logging, log_now, ste
 log = logging.getLogger("llm")
 
 _OPTIM = OptimConfig()
+_LORA = LoRAConfig()
 
 
 class TaskModule(L.LightningModule):
@@ -53,12 +55,19 @@ class TaskModule(L.LightningModule):
         optim: optimizer and learning rate.
         compile: whether to compile what training calls.
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` or `skip`.
+        train: which parameters are trained; see `llm.model.trained`.
+        lora: the adapters, if there are to be any.
+
+    Raises:
+        ConfigError: `train` or `lora.modules` names what is not in the network.
     """
 
     task: ClassVar[str]
     """The word of the task in `TASKS`."""
     network_config: ClassVar[type]
     """The dataclass of its architecture, which is the first argument of the task's class."""
+    new_parts: ClassVar[tuple[str, ...]] = ()
+    """Patterns of names of what no pre-training knows, such as a head for labels: trained whatever `train` says."""
 
     def __init__(
         self,
@@ -66,8 +75,12 @@ class TaskModule(L.LightningModule):
         optim: OptimConfig = _OPTIM,
         compile: bool = False,
         non_finite: Literal["stop", "skip"] = "stop",
+        train: Sequence[str] | str | None = None,
+        lora: LoRAConfig = _LORA,
     ) -> None:
         super().__init__()
+        self.trained = Trained(train, lora, self.new_parts)
+        self.trained.apply_to(network)
         self.network = network
         self.optim = optim
         self.compile_network = compile
@@ -108,7 +121,10 @@ class TaskModule(L.LightningModule):
         def forward(network: Network) -> Tensor:
             return network(torch.zeros(1, config.context_length, dtype=torch.int64)).float().sum()
 
-        return count_costs(lambda: build_network(config), forward, "32-true", "cpu").flops / config.context_length
+        return (
+            count_costs(lambda: trained_network(config, self.trained), forward, "32-true", "cpu").flops
+            / config.context_length
+        )
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """A task that `predict` can do says so here.

@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from torch import Tensor
 
-from llm.config import GPTConfig, OptimConfig, SamplingConfig
+from llm.config import GPTConfig, LoRAConfig, OptimConfig, SamplingConfig
 from llm.data.batch import TokenBatch
 from llm.data.reading.prompts import Prompt
 from llm.generation import Continuation, continue_texts, log_probabilities
@@ -19,6 +19,7 @@ from llm.training.throughput import flops_per_token
 
 _GPT = GPTConfig()
 _OPTIM = OptimConfig()
+_LORA = LoRAConfig()
 _SAMPLING = SamplingConfig()
 
 
@@ -37,6 +38,10 @@ class LanguageModel(TaskModule):
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
             become NaN, or `skip` the step and count it. Either way the batch is written to the
             folder `non_finite` of the run.
+        train: which parameters are trained: `all`, `head`, `last_block` (with the norm and the head that follow it,
+            unless that head shares the token embedding), `lora`, or patterns of parameter names such as `blocks.3.*`;
+            several add up. Default: `lora` where `lora.rank` is above 0, else `all`.
+        lora: low-rank adapters beside frozen weights.
 
     Raises:
         CheckpointError: the weights can't be read.
@@ -54,12 +59,14 @@ class LanguageModel(TaskModule):
         compile: bool = False,
         pretrained: str | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
+        train: list[str] | str | None = None,
+        lora: LoRAConfig = _LORA,
     ) -> None:
         network = GPT(gpt)
         if pretrained is not None:
             found = read_pretrained(pretrained, {"n_head": gpt.n_head})
             network.load_state_dict(adapt(found, gpt).weights)
-        super().__init__(network, optim, compile, non_finite)
+        super().__init__(network, optim, compile, non_finite, train, lora)
         self.sampling = sampling
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
 
@@ -71,6 +78,8 @@ class LanguageModel(TaskModule):
     @functools.cached_property
     def flops_per_token(self) -> float:
         """Floating-point operations that a token of a training step needs, as they are counted for utilization."""
+        if not self.trained.is_all:
+            return cast(float, super().flops_per_token)
         return flops_per_token(self.gpt.config, self.gpt.n_parameters)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ from typing import Literal, cast
 
 from torch import Tensor
 
-from llm.config import EncoderConfig, OptimConfig
+from llm.config import EncoderConfig, LoRAConfig, OptimConfig
 from llm.data.batch import TokenBatch
 from llm.model import Encoder
 from llm.tasks.base import TaskModule
 
 _ENCODER = EncoderConfig()
 _OPTIM = OptimConfig()
+_LORA = LoRAConfig()
 
 
 class MaskedLanguageModel(TaskModule):
@@ -26,6 +27,10 @@ class MaskedLanguageModel(TaskModule):
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
             become NaN, or `skip` the step and count it. Either way the batch is written to the
             folder `non_finite` of the run.
+        train: which parameters are trained: `all`, `head`, `last_block` (with the norm and the head that follow it,
+            unless that head shares the token embedding), `lora`, or patterns of parameter names such as `blocks.3.*`;
+            several add up. Default: `lora` where `lora.rank` is above 0, else `all`.
+        lora: low-rank adapters beside frozen weights.
     """
 
     task = "masked"
@@ -37,8 +42,10 @@ class MaskedLanguageModel(TaskModule):
         optim: OptimConfig = _OPTIM,
         compile: bool = False,
         non_finite: Literal["stop", "skip"] = "stop",
+        train: list[str] | str | None = None,
+        lora: LoRAConfig = _LORA,
     ) -> None:
-        super().__init__(Encoder(encoder), optim, compile, non_finite)
+        super().__init__(Encoder(encoder), optim, compile, non_finite, train, lora)
 
     @property
     def encoder(self) -> Encoder:

@@ -10,7 +10,9 @@ from torch import nn
 from torch.optim import AdamW
 
 from llm.config import OptimConfig
+from llm.errors import ConfigError
 from llm.model import Block, SelfAttention
+from llm.model.lora import LoRALinear
 from llm.training.muon import MuonWithAdamW
 
 
@@ -39,7 +41,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """The matrices of the blocks as Muon takes them: those that are queries, keys and values in one, and the others."""
+    """The matrices of the blocks as Muon takes them: those that are queries, keys and values in one, and the others.
+
+    Raises:
+        ConfigError: the model has adapters: an orthogonal update of A and one of B make none of B A.
+    """
+    if any(isinstance(module, LoRALinear) for module in model.modules()):
+        raise ConfigError("model.optim.kind muon is for whole matrices, not for LoRA's factors: use adamw, or no LoRA")
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     parameters = [p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad]
     matrices_in: dict[int, int | list[int]] = {}

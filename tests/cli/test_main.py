@@ -108,9 +108,9 @@ def test_the_quick_start_leaves_what_it_promises(capsys):
     first = events.Scalars("validation/loss")[0]
     assert first.step == 0
     assert 10 < first.value < 11.5  # about ln 50257: nothing is known yet
-    assert any(tag.startswith("attention/") for tag in events.Tags()["images"])
+    assert any(tag.startswith("within attention/") for tag in events.Tags()["images"])
     texts = {tag.removesuffix("/text_summary") for tag in events.Tags()["tensors"]}
-    assert {"config", "shapes", "samples"} <= texts
+    assert {"1 samples", "2 shapes", "3 configuration"} <= texts
 
 
 def test_overrides_beat_the_file_and_land_in_the_run():
@@ -186,7 +186,7 @@ def test_a_run_that_sees_the_future_says_so(capsys):
     assert run("fit", "--config", str(config), *QUICK) == 0
     assert "not causal" in capsys.readouterr().err
     events = EventAccumulator(str(next(Path("runs").rglob("config.yaml")).parent)).Reload()
-    assert "warning/text_summary" in events.Tags()["tensors"]
+    assert "0 warning/text_summary" in events.Tags()["tensors"]
 
 
 def test_a_checkpoint_brings_architecture_and_tokenizer(trained, capsys):

@@ -21,7 +21,7 @@ from llm.data import TextDataModule
 from llm.errors import ConfigError, TrainingError
 from llm.inspection import Inspection
 from llm.inspection import callback as callback_module
-from llm.inspection.callback import FEATURES
+from llm.inspection.features import DEFAULT_FEATURES
 from llm.inspection.writers import TensorBoard
 from llm.tasks import LanguageModel
 from llm.training.throughput import side_work_seconds
@@ -88,13 +88,15 @@ def steps_of(accumulator, kind, tag):
 
 
 def test_one_chart_has_the_curves_of_all_heads(run):
-    folder, _, _ = run(Inspection(every=100, features=["scores"]))
+    folder, _, _ = run(Inspection(every=100, features=["head_curves"]))
     found = events(folder)
     summary = found.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     groups = Layout.FromString(summary).category
     charts = {chart.title: list(chart.multiline.tag) for group in groups for chart in group.chart}
     tags = [tag for tag in found.Tags()["scalars"] if re.match(charts["previous token"][0], tag)]
-    assert sorted(tags) == [f"heads/previous token/layer {layer} head {head}" for layer in (0, 1) for head in (0, 1)]
+    assert sorted(tags) == [
+        f"within heads/previous token/layer {layer} head {head}" for layer in (0, 1) for head in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize("settings", [{"every": 0}, {"every": 100, "features": ["maps"]}])
@@ -108,23 +110,25 @@ def test_everything_that_a_run_leaves(run):
     found = events(folder)
     tags = found.Tags()
     looks = [0, 2, 4, 6]
-    for tag in ("attention/layer 0", "attention/layer 1", "attention/rollout", "positional embeddings"):
-        assert steps_of(found, "Images", tag) == looks
+    for tag in ("attention/layer 0", "attention/layer 1", "attention/rollout", "attention/scores of all heads"):
+        assert steps_of(found, "Images", f"within {tag}") == looks
+    assert steps_of(found, "Images", "within embeddings/positions") == looks
     for score in ("entropy", "sink", "previous token", "duplicate token", "induction"):
-        for head in ("layer 0 head 0", "layer 1 head 1"):
-            assert steps_of(found, "Scalars", f"heads/{score}/{head}") == looks
-    for tag in ("logit lens", "nearest neighbours"):
+        curves = [tag for tag in tags["scalars"] if tag.startswith(f"within heads/{score}/")]
+        assert curves == [f"within heads/{score}/layer {layer}" for layer in (0, 1)]
+        assert all(steps_of(found, "Scalars", curve) == looks for curve in curves)
+    for tag in ("5 logit lens", "6 nearest neighbours"):
         assert steps_of(found, "Tensors", f"{tag}/text_summary") == looks
-    assert steps_of(found, "Tensors", "shapes/text_summary") == [0]
+    assert steps_of(found, "Tensors", "2 shapes/text_summary") == [0]
     for layer in ("token embeddings", "positional embeddings", "block 0", "block 1", "final norm"):
         for number in ("norm", "update to weight ratio"):
-            assert steps_of(found, "Scalars", f"gradients/{number}/{layer}") == looks[1:]
-        assert steps_of(found, "Histograms", f"weights/{layer}") == looks[1:]
-    assert [event.value for event in found.Scalars("gradients/non-finite values")] == [0, 0, 0]
-    assert not [tag for tag in tags["scalars"] if tag.startswith("gradients/non-finite values/")]
+            assert steps_of(found, "Scalars", f"within gradients/{number}/{layer}") == looks[1:]
+        assert steps_of(found, "Histograms", f"within weights/{layer}") == looks[1:]
+    assert [event.value for event in found.Scalars("within gradients/non-finite values")] == [0, 0, 0]
+    assert not [tag for tag in tags["scalars"] if tag.startswith("within gradients/non-finite values/")]
     assert "layer 0.png" not in tags["images"]
 
-    assert "| block 1 / weights | (B, H, T, T) | 2x2x16x16 | float32 | 4,096 |" in (folder / "shapes.md").read_text()
+    assert "| block 0-1 / weights | (B, H, T, T) | 2x2x16x16 | float32 | 8,192 |" in (folder / "shapes.md").read_text()
     assert [path.name for path in sorted((folder / "attention").iterdir())] == ["layer-0.png", "layer-1.png"]
     frames = [*ImageSequence.Iterator(Image.open(folder / "attention.gif"))]
     assert len(frames) == len(looks)
@@ -132,17 +136,16 @@ def test_everything_that_a_run_leaves(run):
     assert "Attention after 6 steps" in page
     vocab_size = module.gpt.config.vocab_size
     labels = [*folder.glob("00006/*/metadata.tsv")]
-    assert [path.parent.name for path in labels] == [f"token-embeddings-all-{vocab_size}"]
-    assert (
-        len(labels[0].read_text(encoding="utf-8").removesuffix("\n").split("\n")) == vocab_size
-    )  # "\n" itself is in the vocabulary
+    shown = vocab_size - 1  # no token for what is unknown is in the training text
+    assert [path.parent.name for path in labels] == [f"token-embeddings-{shown}-of-{vocab_size}"]
+    assert len(labels[0].read_text(encoding="utf-8").removesuffix("\n").split("\n")) == shown  # "\n" is one of them
     vectors = (labels[0].parent / "tensors.tsv").read_text().splitlines()
-    assert len(vectors) == vocab_size
+    assert len(vectors) == shown
 
 
 def test_the_images_in_tensorboard_are_pictures(run):
     folder, _, _ = run(Inspection(every=3, features=["maps"]))
-    event = events(folder).Images("attention/layer 0")[-1]
+    event = events(folder).Images("within attention/layer 0")[-1]
     (folder / "out.png").write_bytes(event.encoded_image_string)
     image = Image.open(folder / "out.png")
     assert image.size == (event.width, event.height)
@@ -218,7 +221,7 @@ def test_an_error_inside_is_one_line_and_training_goes_on(run, monkeypatch, capl
     assert [r.getMessage() for r in caplog.records] == [f"no {what} in this run: out of everything"]
 
 
-@pytest.mark.parametrize("feature", sorted({*FEATURES} - {"shapes", "gradients", "histograms", "film", "page"}))
+@pytest.mark.parametrize("feature", sorted({*DEFAULT_FEATURES} - {"shapes", "gradients", "histograms", "film", "page"}))
 def test_a_feature_that_fails_takes_no_other_along(run, monkeypatch, caplog, feature):
     def fail(*_args, **_kwargs):
         raise ValueError("broken")
@@ -250,19 +253,19 @@ def test_a_text_that_can_not_be_shown_is_a_line(run, caplog, text, message):
 def test_one_place_to_switch(run):
     folder, _, _ = run(Inspection(features=["scores"], every=2))
     tags = events(folder).Tags()
-    assert not tags["images"]
+    assert tags["images"] == ["within attention/scores of all heads"]
     assert not tags["histograms"]
-    assert not [tag for tag in tags["scalars"] if tag.startswith("gradients/")]
-    assert [tag for tag in tags["scalars"] if tag.startswith("heads/")]
+    assert not [tag for tag in tags["scalars"] if tag.startswith("within gradients/")]
+    assert [tag for tag in tags["scalars"] if tag.startswith("within heads/")]
     assert [path.name for path in folder.iterdir() if "events" not in path.name] == ["hparams.yaml"]
     folder, _, _ = run(Inspection(every=0), "never")
-    assert not [tag for tag in events(folder).Tags()["scalars"] if tag.startswith(("heads/", "gradients/"))]
+    assert not [tag for tag in events(folder).Tags()["scalars"] if tag.startswith("within ")]
     assert (folder / "shapes.md").is_file()
 
 
 def test_the_default_is_a_handful_of_looks(run):
     folder, _, _ = run(Inspection(features=["maps"]), steps=20)
-    assert steps_of(events(folder), "Images", "attention/layer 0") == [0, 6, 12, 18, 20]
+    assert steps_of(events(folder), "Images", "within attention/layer 0") == [0, 6, 12, 18, 20]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +301,7 @@ def test_gradients_that_are_no_numbers_are_named_by_layer(run, caplog, tmp_path)
     line = next(r.getMessage() for r in caplog.records if r.getMessage().startswith("gradients of step 2"))
     assert "block 1                  norm nan          2 non-finite" in line
     found = events(tmp_path / "run" / "version_0")
-    tag = "gradients/non-finite values"
+    tag = "within gradients/non-finite values"
     counts = {name: found.Scalars(name)[-1].value for name in found.Tags()["scalars"] if name.startswith(tag)}
     assert counts == {tag: 2, f"{tag}/block 1": 2}
     assert (tmp_path / "run" / "version_0" / "attention.html").is_file()  # the weights are still those of step 2
@@ -315,9 +318,9 @@ def test_numbers_that_are_none_never_break_a_histogram(tiny, tmp_path):
     TensorBoard([logger.experiment], 1).histograms(model)
     logger.experiment.flush()
     tags = events(logger.log_dir).Tags()["histograms"]
-    assert "weights/block 0" in tags
-    assert "weights/block 1" not in tags
-    assert "gradients/block 0" in tags  # what else the layer has is finite
+    assert "within weights/block 0" in tags
+    assert "within weights/block 1" not in tags
+    assert "within gradients/block 0" in tags  # what else the layer has is finite
 
 
 def test_an_attention_that_sees_the_future_is_warned_of(tmp_path, corpus, caplog):
@@ -336,11 +339,11 @@ def test_gradients_and_histograms_switch_apart(run):
     folder, _, _ = run(Inspection(features=["histograms"], every=2))
     tags = events(folder).Tags()
     assert tags["histograms"]
-    assert not [tag for tag in tags["scalars"] if tag.startswith("gradients/")]
+    assert not [tag for tag in tags["scalars"] if tag.startswith("within gradients/")]
     folder, _, _ = run(Inspection(features=["gradients"], every=2), "gradients")
     tags = events(folder).Tags()
     assert not tags["histograms"]
-    assert [tag for tag in tags["scalars"] if tag.startswith("gradients/")]
+    assert [tag for tag in tags["scalars"] if tag.startswith("within gradients/")]
 
 
 def test_no_text_is_run_where_no_feature_needs_it(run, monkeypatch):
@@ -354,4 +357,6 @@ def test_data_that_can_not_be_read_at_the_end_is_a_line(run, monkeypatch, caplog
     with caplog.at_level(logging.WARNING):
         _, record, _ = run(Inspection(every=3))
     assert len(record.losses) == STEPS
-    assert [r.getMessage() for r in caplog.records] == ["no projector in this run: division by zero"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"no {feature} in this run: division by zero" for feature in ("neighbours", "projector")
+    ]

@@ -80,9 +80,21 @@ def test_words_that_are_no_token_are_named():
     assert others == ["antidisestablishmentarianism"]
 
 
-def test_the_projector_has_the_vocabulary_or_the_most_frequent_of_it():
+def test_the_projector_has_the_tokens_of_the_text_or_the_most_frequent_of_them():
     tokens = torch.tensor([7, 7, 7, 2, 2, 9])
-    assert projector_sample(10, tokens, 10).tolist() == list(range(10))
+    assert projector_sample(10, tokens, 10).tolist() == [2, 7, 9]
     assert projector_sample(10, tokens, 3).tolist() == [2, 7, 9]
     assert projector_sample(10, tokens, 2).tolist() == [2, 7]
     assert projector_sample(10, tokens, 9).tolist() == [2, 7, 9]  # no token that the text does not have
+
+
+def test_neighbours_are_sought_among_the_trained_tokens_alone(tiny):
+    model = make(tiny)
+    with torch.no_grad():
+        table = model.embeddings.token.weight
+        table[1] = table[0]  # as near as can be
+    assert nearest(model, [0], k=1)[0].tolist() == [[1]]
+    among = torch.tensor([0, 2, 5])
+    found, cosines = nearest(model, [0], k=4, among=among)
+    assert sorted(found[0].tolist()) == [2, 5]
+    assert cosines.isfinite().all()

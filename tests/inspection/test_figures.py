@@ -41,7 +41,7 @@ def find_map(image, T):
 
 def test_the_colours_are_the_weights():
     weights = causal_weights(1, 10)
-    image = head_grid(weights, labels(10), "title", causal=True)
+    image = head_grid(weights, labels(10), "title", causal=True, scale="linear")
     place, cell = find_map(image, 10)
     shown = map_of(image, 10, cell, place)
     visible = np.tril(np.ones((10, 10), bool))
@@ -57,15 +57,15 @@ def test_masked_does_not_look_like_zero():
     assert np.abs(zero - masked).sum() > 150
 
 
-def test_the_scale_is_fixed_and_the_logarithm_shows_small_weights():
+def test_scales_are_fixed_and_two_show_small_weights():
     weights = torch.tensor([[[1.0, 0.0], [0.99, 0.01]]])
-    linear, logarithm = (head_grid(weights, labels(2), "t", True, log_scale=log) for log in (False, True))
-    place, cell = find_map(linear, 2)
-    at = (place[0] + cell + 3, place[1] + cell + 3)
-    assert pixels(linear)[at] == 2  # 0.01 of 199
-    assert find_map(logarithm, 2)[0] == place
-    assert pixels(logarithm)[at] == 100  # half way from 0.0001 to 1
-    assert pixels(linear)[place[0] + 3, place[1] + 3] == pixels(logarithm)[place[0] + 3, place[1] + 3] == 199
+    place, cell = find_map(head_grid(weights, labels(2), "t", True), 2)
+    small = {"linear": 2, "sqrt": 20, "log": 100}  # of 199: 0.01, its root, and half way from 0.0001 to 1
+    for scale, colour in small.items():
+        picture = head_grid(weights, labels(2), "t", True, scale=scale)
+        assert find_map(picture, 2)[0] == place
+        assert pixels(picture)[place[0] + cell + 3, place[1] + cell + 3] == colour
+        assert pixels(picture)[place[0] + 3, place[1] + 3] == 199
 
 
 def test_the_first_column_can_be_left_out():

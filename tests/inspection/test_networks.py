@@ -16,7 +16,8 @@ from llm.inspection import attention_maps, capture, head_scores, logit_lens, sha
 from llm.inspection.gradients import layer_parameters
 from llm.inspection.lens import lens_table
 from llm.model import AttentionHook, Encoder, Hook, Network, Stage, build_network
-from llm.model.attention import build_attention, build_cross_attention
+from llm.model.attention import build_attention
+from llm.model.cross_attention import build_cross_attention
 from llm.model.embeddings import Embeddings, Head
 from llm.tokenizers import CharTokenizer
 

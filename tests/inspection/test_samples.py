@@ -38,7 +38,7 @@ def train(tmp_path, corpus):
         )
         trainer.fit(module, data)
         events = EventAccumulator(logger.log_dir, {"tensors": 0}).Reload()
-        tag = "samples/text_summary"
+        tag = "1 samples/text_summary"
         found = events.Tensors(tag) if tag in events.Tags()["tensors"] else []
         return module, data, {event.step: event.tensor_proto.string_val[0].decode() for event in found}
 

@@ -63,10 +63,19 @@ def test_every_stage_is_there_by_name(tiny):
         assert {f"block {layer} / {stage}" for stage in (*STAGES, "MLP")} <= set(names)
 
 
-def test_the_terminal_shows_like_blocks_once_and_markdown_all():
+def test_like_blocks_are_shown_once():
     rows = trace_shapes(GPTConfig(vocab_size=9, context_length=4, n_layer=3, n_head=2, n_embd=4), 2)
     text, markdown = text_table(rows), markdown_table(rows)
     assert "block 0-2 / weights" in text
     assert "2x2x4x4" in text
-    assert len(markdown.splitlines()) == 2 + len(rows)
+    assert len(markdown.splitlines()) == 1 + len(text.splitlines()) < len(rows)
     assert len({line.count("|") for line in markdown.splitlines()}) == 1
+
+
+def test_the_dtypes_are_those_of_training():
+    config = GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=2, n_embd=4)
+    mixed = {row.stage.rpartition(" / ")[2]: row for row in trace_shapes(config, 2, precision="bf16-mixed")}
+    assert {mixed[stage].dtype for stage in ("Q", "K", "V", "context", "MLP", "logits")} == {"bfloat16"}
+    assert {mixed[stage].dtype for stage in ("scores", "weights", "residual", "token embeddings")} == {"float32"}
+    assert mixed["Q"].bytes == 2 * 2 * 4 * 2 * 2
+    assert {row.dtype for row in trace_shapes(config, 2, precision="bf16-true") if row.parameters} == {"bfloat16"}

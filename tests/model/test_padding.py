@@ -14,7 +14,8 @@ from torch import nn
 
 from llm.config import AttentionKind, GPTConfig
 from llm.model import KeyValueCache, attention_mask, causal_mask, decode, is_real, prefill
-from llm.model.attention import build_attention, build_cross_attention
+from llm.model.attention import build_attention
+from llm.model.cross_attention import build_cross_attention
 from llm.model.padding import positions_of
 
 KINDS = get_args(AttentionKind)
@@ -223,6 +224,16 @@ def test_every_query_sees_every_real_position_of_the_memory(kind, place):
 def test_attention_to_a_copy_of_the_input_is_attention_to_the_input(kind):
     settings = {"attention": "self" if kind == "causal" else kind, "causal": False}
     cross, own = make_attention(settings, build=build_cross_attention), make_attention(settings)
+    for name, parameter in own.named_parameters():
+        part = name.removeprefix("qkv.")
+        if part == name:
+            cross.get_parameter(name).data = parameter.data
+        else:
+            n = cross.query.out_features
+            cross.query.get_parameter(part).data, cross.key_value.get_parameter(part).data = (
+                parameter[:n],
+                parameter[n:],
+            )
     x = torch.randn(2, 5, C)
     torch.testing.assert_close(cross(x, memory=x.clone()), own(x))
 

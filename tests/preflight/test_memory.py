@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from llm.config import EncoderConfig, GPTConfig, OptimConfig
+from llm.config import EncoderConfig, GPTConfig, LoRAConfig, OptimConfig
 from llm.model import GPT
+from llm.model.trained import Trained, trained_network
 from llm.preflight.costs import step_costs
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.sizes import in_bytes, in_time
 from llm.preflight.timing import estimated_seconds, measure_steps
-from llm.training.loss import LARGE_VOCABULARY
+from llm.training.loss import LARGE_VOCABULARY, head_loss
 from llm.training.optimizer import build_optimizer
 from llm.training.throughput import flops_per_token
 
@@ -147,3 +149,37 @@ def test_a_head_that_sees_supervised_tokens_alone_costs_less(vocab_size):
     spared = 0.75 * N * 6 * (config.n_embd * vocab_size + config.n_embd**2)  # the output layer and the one before
     assert whole.flops - masked.flops == pytest.approx(spared, rel=0.01)
     assert masked.forward_peak < whole.forward_peak
+
+
+LORA = LoRAConfig(rank=4, modules=("qkv", "projection", "expand"))
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [
+        Trained("head"),
+        Trained("last_block"),
+        Trained(lora=LORA),
+        Trained(["lora", "head"], LORA),
+        Trained(lora=dataclasses.replace(LORA, base_precision="bfloat16")),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("vocab_size", [60, LARGE_VOCABULARY])
+def test_frozen_parameters_need_no_gradients_and_no_moments(trained, vocab_size):
+    config, optim = GPTConfig(**{**SMALL, "vocab_size": vocab_size}), OptimConfig()
+    parameters = Parameters.of(config, optim, trained)
+    model = trained_network(config, trained)
+    assert parameters.total == model.n_parameters
+    optimizer = build_optimizer(model, optim)
+    ids = torch.zeros(1, 4, dtype=torch.int64)
+    head_loss(model.output_layer, model.hidden_states(ids), ids).loss.backward()
+    optimizer.step()
+    held = sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.ndim > 0)
+    costs = step_costs(config, 1, "32-true", "cpu", trained=trained)
+    memory = expected_memory(parameters, costs, "32-true", "cpu")
+    assert memory.optimizer == held
+    assert memory.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None) > 0
+    assert memory.weights == sum(p.nbytes for p in model.parameters())
+    assert costs.flops < step_costs(config, 1, "32-true", "cpu").flops
+    assert measure_steps(config, optim, 1, "32-true", "cpu", trained=trained).seconds > 0

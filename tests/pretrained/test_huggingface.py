@@ -258,7 +258,7 @@ def test_every_tensor_that_does_not_fit_is_listed(hugging_face):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model_type": "gpt_neo"}, "type 'gpt_neo'; only 'gpt2'"),
+        ({"model_type": "gpt_neo"}, r"is a GPT2 \(model_type 'gpt_neo'\), which .* can be read are gpt2, llama,"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx on"),
         ({"add_cross_attention": True}, "add_cross_attention on"),
         ({"activation_function": "quick_gelu"}, "activation 'quick_gelu'"),

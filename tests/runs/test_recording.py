@@ -11,11 +11,12 @@ from lightning.pytorch.loggers import CometLogger, CSVLogger, MLFlowLogger
 from PIL import Image
 
 from llm.cli.main import main
+from llm.inspection import tags
 from llm.runs.recording import records_of
 
 REPOSITORY = Path(__file__).parents[2]
-TEXTS = {"config", "shapes", "samples", "preflight", "logit lens", "nearest neighbours"}
-PICTURES = {"attention/layer 0", "attention/rollout", "positional embeddings"}
+TEXTS = {tags.CONFIGURATION, tags.SHAPES, tags.SAMPLES, tags.PREFLIGHT, tags.LENS, tags.NEIGHBOURS}
+PICTURES = {f"{tags.ATTENTION}/layer 0", f"{tags.ATTENTION}/rollout", f"{tags.EMBEDDINGS}/positions"}
 TINY = [
     *("--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8", "--data.context_length=16"),
     *("--data.batch_size=2", "--data.tokenizer.kind=char", "--trainer.limit_val_batches=1", "--trainer.max_steps=2"),
@@ -41,8 +42,8 @@ def test_files_beside_a_csv_file():
     assert "(B, H, T, D)" in (folder / "shapes/step-0.md").read_text()
     assert "parameters" in (folder / "preflight/step-0.md").read_text()
     assert (folder / "config.yaml").is_file()
-    for picture in ("attention/layer-0/step-0.png", "attention/layer-0/step-2.png", "attention/rollout/step-2.png"):
-        assert Image.open(folder / picture).width > 50
+    for picture in ("layer-0/step-0.png", "layer-0/step-2.png", "rollout/step-2.png"):
+        assert Image.open(folder / "within-attention" / picture).width > 50
     before = (folder / "samples/step-2.md").read_bytes()
     assert fit(*words, "--ckpt_path=last", "--trainer.max_steps=3") == 0
     assert (folder / "samples/step-2.md").read_bytes() == before
@@ -69,14 +70,13 @@ def test_mlflow_gets_artifacts(monkeypatch):
     monkeypatch.setattr(MLFlowLogger, "run_id", "r1")
     monkeypatch.setattr(MLFlowLogger, "log_hyperparams", lambda _, settings: client.log_params(settings))
     (record,) = records_of(trainer_with(logger))
-    record.text("logit lens", "a table", 3)
+    record.text(tags.LENS, "a table", 3)
     record.image("attention/layer 0", Image.new("P", (4, 4)), 3)
-    record.settings({"data.batch_size": 4}, "data: ...")
+    record.settings({"data.batch_size": 4})
     names = [(name, args[:1] + args[2:]) for name, args, _ in client.calls]
     assert names == [
         ("log_text", ("r1", "logit-lens/step-3.md")),
         ("log_image", ("r1", "attention/layer-0/step-3.png")),
-        ("log_text", ("r1", "config/step-0.md")),
         ("log_params", ({"data.batch_size": 4},)),
     ]
 
@@ -121,7 +121,7 @@ def test_weights_and_biases_offline(monkeypatch):
     for names, kind in ((TEXTS, wandb.Html), (PICTURES, wandb.Image)):
         for name in names:
             assert any(isinstance(values.get(name), kind) for values in logged), name
-    steps = [values["trainer/global_step"] for values in logged if "samples" in values]
+    steps = [values["trainer/global_step"] for values in logged if tags.SAMPLES in values]
     assert steps == [0, 1, 2]
     assert [values["trainer/global_step"] for values in logged if "validation/loss" in values] == [0, 2]
     assert settings["model.gpt.n_embd"] == 8

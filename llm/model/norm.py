@@ -1,0 +1,25 @@
+"""Normalization: each vector to one length, then a trained gain."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from llm.config import GPTConfig
+from llm.model.functions import rms_norm
+
+
+class RMSNorm(nn.RMSNorm):
+    """Divides each vector by its root mean square, and multiplies by a trained gain."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Along the last axis: the shape does not change."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+def build_norm(config: GPTConfig) -> nn.Module:
+    """The normalization that `config.norm` names, over vectors of size C."""
+    if config.norm == "none":
+        return nn.Identity()
+    if config.norm == "rms_norm":
+        return RMSNorm(config.n_embd, eps=config.norm_epsilon)
+    return nn.LayerNorm(config.n_embd, eps=config.norm_epsilon, bias=config.bias)

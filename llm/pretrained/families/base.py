@@ -1,0 +1,180 @@
+"""A family of decoders: a table of the names that `transformers` has, and both ways between it and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from llm.config import GPTConfig
+from llm.errors import CheckpointError, ConfigError
+from llm.pretrained import huggingface
+from llm.pretrained.base import Pretrained
+from llm.pretrained.families.rope import rope_from_json, rope_to_json
+from llm.pretrained.layout import Layout, Tensors
+
+ACTIVATIONS = {**huggingface.ACTIVATIONS, "relu2": "squared_relu"}
+"""Their names for what ours are; the first of several is the one that is written."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How `transformers` names the settings and the tensors of a family of decoders.
+
+    Args:
+        name: as one says it, such as `Llama`.
+        model_type: as `config.json` has it.
+        model_class: of `transformers`, such as `LlamaForCausalLM`.
+        layout: names of the tensors, without the prefix `model.`.
+        settings: our settings and theirs, or several of theirs that must be the same.
+        fixed: settings of ours that are the same in the whole family.
+        defaults: theirs, where `config.json` does not say.
+        only: theirs that change the network, and the one value that this package can build.
+        window: which layers have a sliding window: none, all, or those that `layer_types` lists.
+    """
+
+    name: str
+    model_type: str
+    model_class: str
+    layout: Layout
+    settings: Mapping[str, str | tuple[str, ...]]
+    fixed: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    only: Mapping[str, Any] = field(default_factory=dict)
+    window: Literal["none", "all", "by layer"] = "none"
+
+    def read(self, theirs: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Pretrained:
+        """The model of a `config.json` and its tensors.
+
+        Args:
+            theirs: the content of `config.json`.
+            tensors: by their names, without prefixes (`llm.pretrained.layout.clean_names`); each is looked up once.
+            where: named in errors.
+
+        Raises:
+            CheckpointError: it is of no architecture that this package can build, or the tensors are not its own.
+        """
+        config = self.config_from_json(theirs, where)
+        head, token = (self.layout.names(name)[0] for name in ("head.weight", "embeddings.token.weight"))
+        if config.tie_head and head in tensors and token in tensors and not self.layout.is_tied(tensors):
+            raise CheckpointError(
+                f"{where!r} says that the head shares the token embedding's weights, but the tensors {head} and "
+                f"{token} differ: set tie_word_embeddings to false in config.json, or remove {head}"
+            )
+        return Pretrained(f"Hugging Face ({self.name})", config, self.layout.to_ours(tensors, config))
+
+    def config_from_json(self, theirs: Mapping[str, Any], where: str) -> GPTConfig:
+        """The architecture that a `config.json` describes.
+
+        Raises:
+            CheckpointError: it is none that this package can build; names the setting.
+        """
+        theirs = {**self.defaults, **theirs}
+        what = f"{where!r} is a {self.name} (model_type {self.model_type!r})"
+        for name, value in self.only.items():
+            if theirs.get(name, value) != value:
+                raise CheckpointError(f"{what} with {name} {theirs[name]!r}; only {value!r} can be read")
+        ours: dict[str, Any] = dict(self.fixed)
+        for name, names in self.settings.items():
+            values = [theirs.get(their) for their in ((names,) if isinstance(names, str) else names)]
+            if any(value != values[0] for value in values):
+                listed = " and ".join(f"{their} {theirs.get(their)!r}" for their in names)
+                raise CheckpointError(f"{what} with {listed}: only the same value for all of them can be read")
+            ours[name] = values[0]
+        activation = theirs.get("hidden_act")
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            raise CheckpointError(f"{what} with hidden_act {activation!r}; there are {', '.join(ACTIVATIONS)}")
+        try:
+            ours |= rope_from_json(theirs)
+            ours |= self._window_from_json(theirs, ours["n_layer"])
+            # What is as wide as it would be anyway is left to follow.
+            plain = {"n_kv_head": ours["n_head"], "mlp_hidden": 4 * ours["n_embd"]}
+            plain["head_size"] = ours["n_embd"] // ours["n_head"] if ours["n_embd"] % ours["n_head"] == 0 else None
+            ours |= {name: None for name, value in plain.items() if ours[name] == value}
+            return GPTConfig(activation=ACTIVATIONS[activation], dropout=0.0, **ours)  # type: ignore[arg-type]
+        except (ConfigError, TypeError, ZeroDivisionError) as error:
+            raise CheckpointError(f"{what} that can't be built: {error}") from error
+
+    def config_to_json(self, config: GPTConfig, end_of_text_id: int | None) -> dict[str, Any]:
+        """The `config.json` of an architecture that has no obstacle."""
+        theirs: dict[str, Any] = {"architectures": [self.model_class], "model_type": self.model_type}
+        for name, names in self.settings.items():
+            theirs |= dict.fromkeys((names,) if isinstance(names, str) else names, _value(config, name))
+        theirs["hidden_act"] = next(their for their, our in ACTIVATIONS.items() if our == config.activation)
+        theirs |= rope_to_json(config)
+        theirs |= self._window_to_json(config)
+        return theirs | dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text_id) | dict(self.only)
+
+    def obstacles(self, config: GPTConfig) -> list[str]:
+        """What this family has no place for, a few words each; nothing if it can hold the architecture."""
+        needed = {**COMMON, **self.fixed}
+        wrong = [name for name, value in needed.items() if getattr(config, name) != value]
+        found = [f"{name} is {getattr(config, name)} ({needed[name]} there)" for name in wrong]
+        if config.causal is False:
+            found.append("causal is False")
+        if config.activation not in ACTIVATIONS.values():
+            found.append(f"activation is {config.activation}")
+        theirs: dict[str, str] = {}
+        for name, names in self.settings.items():
+            for their in (names,) if isinstance(names, str) else names:
+                first = theirs.setdefault(their, name)
+                one, other = _value(config, first), _value(config, name)
+                if one != other:
+                    found.append(f"{first} is {one} and {name} {other} (the same there)")
+        if self.window == "none" and config.sliding_window is not None:
+            found.append(f"sliding_window is {config.sliding_window}")
+        if self.window == "all" and config.full_attention_layers:
+            found.append(f"full_attention_layers is {list(config.full_attention_layers)}")
+        return found
+
+    def _window_from_json(self, theirs: Mapping[str, Any], n_layer: int) -> dict[str, Any]:
+        window = theirs.get("sliding_window")
+        if self.window == "none" or window is None or (self.window == "by layer" and not theirs["use_sliding_window"]):
+            return {}
+        if self.window == "all":
+            return {"sliding_window": window}
+        kinds = theirs.get("layer_types")
+        if kinds is None:
+            full = tuple(range(min(theirs["max_window_layers"], n_layer)))
+        elif set(kinds) <= {"full_attention", "sliding_attention"} and len(kinds) == n_layer:
+            full = tuple(layer for layer, kind in enumerate(kinds) if kind == "full_attention")
+        else:
+            raise ConfigError(
+                f"layer_types must be full_attention or sliding_attention for each of {n_layer} layers, got {kinds}"
+            )
+        return {} if len(full) == n_layer else {"sliding_window": window, "full_attention_layers": full}
+
+    def _window_to_json(self, config: GPTConfig) -> dict[str, Any]:
+        if self.window == "none":
+            return {}
+        if self.window == "all":
+            return {"sliding_window": config.sliding_window}
+        windows = [config.window(layer) for layer in range(config.n_layer)]
+        return {
+            "use_sliding_window": config.sliding_window is not None,
+            "sliding_window": config.sliding_window,
+            "max_window_layers": next((layer for layer, window in enumerate(windows) if window), config.n_layer),
+            "layer_types": ["sliding_attention" if window else "full_attention" for window in windows],
+        }
+
+    def whole_names(self, theirs: Tensors) -> Tensors:
+        """Tensors by the names that they have in a whole model of theirs: all but the head's with a prefix."""
+        return {name if name.startswith("lm_head.") else f"model.{name}": tensor for name, tensor in theirs.items()}
+
+
+COMMON: dict[str, Any] = {
+    "attention": "multi_head",
+    "normalize_scores": "softmax",
+    "scale_scores": True,
+    "norm_first": True,
+    "residual": True,
+}
+"""Settings of ours that every family of `transformers` here has, as the defaults of `GPTConfig` are."""
+
+
+def _value(config: GPTConfig, name: str) -> Any:
+    """A setting, where it follows from others what follows."""
+    worked_out = {"n_kv_head": config.kv_heads, "head_size": config.head_dim, "mlp_hidden": config.hidden_size}
+    return worked_out.get(name, getattr(config, name))
