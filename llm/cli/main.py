@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from llm.cli.console import KeepsLines, be_quiet, fail
 from llm.cli.help import description
 from llm.cli.parsing import explain, link_refusal
-from llm.cli.refusals import reason_about_callback
+from llm.cli.refusals import reason_about
 from llm.cli.save_config import SaveConfig
 from llm.cli.settings import setting_names
 from llm.cli.task import choose_task
@@ -114,7 +114,7 @@ def _explain(message: str, known: set[str], task: str) -> str:
     for source, target in TASKS[task].links.items():
         if f'Linked "{target}"' in message:
             return link_refusal(source, target, known)
-    return reason_about_callback(message) or explain(message, known)
+    return reason_about(message) or explain(message, known)
 
 
 def _is_about_a_setting(error: Exception) -> bool:

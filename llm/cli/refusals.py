@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from typing import Any
 
@@ -42,8 +43,10 @@ def refuse_of_lightning(trainer: Any) -> None:
             )
 
 
-def reason_about_callback(message: str) -> str | None:
-    """What to say instead of a parser's message about a callback that is refused; None where it is about another."""
+def reason_about(message: str) -> str | None:
+    """What to say instead of a parser's message about a class of Lightning's; None where it is about another."""
+    if re.search(r"\bLitLogger\b", message) and importlib.util.find_spec("litlogger") is None:
+        return "trainer.logger: LitLogger needs the package litlogger: pip install litlogger"
     for callback, reason in REFUSED_CALLBACKS.items():
         if re.search(rf"\b{callback}\b", message):
             return f"trainer.callbacks: {callback} is refused: {reason}"
