@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from llm.data import TextDataModule
+from llm.data.modules.base import ResumableDataModule
 from llm.preflight.sizes import in_time
 from llm.runs.checkpointing import best_and_last
 from llm.runs.stopping import command_to_resume
@@ -76,9 +76,8 @@ def say_how_to_use(
         if isinstance(logger, TensorBoardLogger):
             board = ["tensorboard", "--logdir", logger.log_dir, "--samples_per_plugin", "images=100,text=100"]
             log.info("look inside: %s", command_line(*board))
-    if usage and isinstance(datamodule, TextDataModule):
-        opening = datamodule.tokenizer.decode(datamodule.train_tokens[:4].tolist())
-        text = " ".join(opening.split()) or "Once"
+    if usage and isinstance(datamodule, ResumableDataModule):
+        text = datamodule.sample_text()
         command, *words = (word.format(text=text) for word in usage)
         log.info("%-12s %s", f"{command}:", command_line("python", "-m", "llm", command, "--ckpt", path, *words))
     else:

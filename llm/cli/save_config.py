@@ -12,6 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from llm.cli.settings import hyperparameters
 from llm.inspection.tags import CONFIGURATION
+from llm.runs.checkpointing import BEST_LOSS
 from llm.runs.recording import records_of
 from llm.runtime.files import write_whole
 
@@ -39,7 +40,7 @@ class SaveConfig(SaveConfigCallback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text(CONFIGURATION, "\n".join(f"    {line}" for line in text.splitlines()), 0)
                 # Lightning's own way would log a first value of the metric, before there is one.
-                for summary in hparams(settings, {"validation/loss": 0.0}):
+                for summary in hparams(settings, {BEST_LOSS: 0.0, "validation/loss": 0.0}):
                     logger.experiment.file_writer.add_summary(summary)
         for record in records_of(trainer):
             record.text(CONFIGURATION, text, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ Indices = npt.NDArray[np.int64]
 
 _ROUNDS = 8
 _BATCHES_AHEAD = 64
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 divided by the golden ratio: the step of SplitMix64."""
 _POOL_BATCHES = 100
 
 
@@ -190,6 +193,41 @@ class LengthOrder(BatchOrder):
         return np.concatenate([full, rest])
 
 
+class BalancedOrder(LengthOrder):
+    """As a `LengthOrder`, but an epoch has as many rows of every class as the most frequent class has.
+
+    Rows of the rarer classes come several times, each as often as the others of its class or once more; which those are
+    changes with the epoch.
+
+    Args:
+        classes: (N) the class of each row.
+        lengths: (N) tokens in each row.
+        **options: those of a `LengthOrder`.
+    """
+
+    def __init__(self, classes: npt.ArrayLike, lengths: npt.ArrayLike, **options: Any) -> None:
+        classes = np.asarray(classes)
+        self.members = [np.flatnonzero(classes == found) for found in np.unique(classes)]
+        self.most = max((len(rows) for rows in self.members), default=0)
+        self._options = options
+        self._by_epoch: tuple[int, Indices] | None = None
+        super().__init__(lengths, **options)
+        self.n_rows = len(self.members) * self.most
+
+    def permutation(self, epoch: int) -> Callable[[Indices], Indices]:
+        """The rows at given positions of an epoch."""
+        if self._by_epoch is None or self._by_epoch[0] != epoch:
+            rows = np.concatenate([self._repeated(rows, epoch) for rows in self.members])
+            order = LengthOrder(self.lengths[rows], **self._options).permutation(epoch)
+            self._by_epoch = (epoch, rows[order(np.arange(self.n_rows))])
+        return self._by_epoch[1].__getitem__
+
+    def _repeated(self, rows: Indices, epoch: int) -> Indices:
+        times, more = divmod(self.most, len(rows))
+        chosen = KeyedPermutation(len(rows), self.seed, epoch)(np.arange(more))
+        return np.concatenate([np.tile(rows, times), rows[chosen]])
+
+
 def padding_fraction(batches: Iterable[Sequence[int]], lengths: npt.ArrayLike) -> float:
     """The fraction of all positions of some batches that is padding; 0 for no batches.
 
@@ -204,6 +242,25 @@ def padding_fraction(batches: Iterable[Sequence[int]], lengths: npt.ArrayLike) -
         positions += len(found) * int(found.max())
         tokens += int(found.sum())
     return 1 - tokens / positions if positions else 0.0
+
+
+def keyed_uniforms(seed: int, epoch: int, stream: int, rows: npt.ArrayLike, n: int) -> npt.NDArray[np.float64]:
+    """Random numbers in [0, 1) that belong to a row: those of SplitMix64, each computed on its own.
+
+    Args:
+        seed: at least 0.
+        epoch: each has numbers of its own.
+        stream: what they are for, so that two uses with the same seed are independent.
+        rows: (B) indices of rows.
+        n: how many for each row.
+
+    Returns:
+        (B, n).
+    """
+    key = np.random.SeedSequence([seed, epoch], spawn_key=(stream,)).generate_state(2, np.uint64)
+    first = _mix(np.asarray(rows, np.uint64)[:, None] * _GOLDEN ^ key[0])  # (B, 1), where in the sequence a row begins
+    bits = _mix(first + np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN ^ key[1])  # (B, n)
+    return (bits >> np.uint64(11)) * 2.0**-53
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
