@@ -43,6 +43,8 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     """
     words = config_first(sys.argv[1:] if args is None else args)
     be_quiet()
+    if words and words[0].startswith("--task"):
+        return fail(f"give a command first: {train_command()} fit {' '.join(words)}", 2)
     parsers: list[LightningArgumentParser] = []
     task = DEFAULT_TASK
 

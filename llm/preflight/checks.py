@@ -86,7 +86,10 @@ def folder_that_can_not_be_written(plan: Plan) -> Iterator[str]:
     """A run folder that can't be written to."""
     if plan.folder is not None and not plan.folder_is_writable:
         folder = str(existing(plan.folder))
-        yield f"the run folder can't be made: {folder!r} is not writable; set another trainer.logger save_dir"
+        yield (
+            f"the run folder can't be made: {folder!r} is not writable; choose another with "
+            "--trainer.default_root_dir FOLDER"
+        )
 
 
 def validation_that_never_comes(plan: Plan) -> Iterator[str]:

@@ -63,7 +63,8 @@ class CharTokenizer(VocabularyTokenizer):
         """The error of a character; the first that equals it is where it is."""
         offset = next(match.start() for match in self._pieces.finditer(text) if match[0] == piece)
         advice = (
-            f"this vocabulary has {self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
+            f"this vocabulary has {self.vocab_size} tokens: leave it out, or "
+            "train with <|unk|> among data.tokenizer.specials to allow unknown characters"
         )
         return UnknownPieceError.at(f"character {piece!r}", text, offset, advice)
 
