@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import io
 import keyword
@@ -46,6 +47,11 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     if words and words[0] in TRAINING_COMMANDS:
         print(f"error: {words[0]} is a command of training: use {train_command_line(*words)}", file=sys.stderr)
+        return 2
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"there is {', '.join(COMMANDS)}"
+        print(f"error: there is no command {words[0]!r}; {meant}", file=sys.stderr)
         return 2
     parser = argparse.ArgumentParser("python -m llm", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

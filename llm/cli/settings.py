@@ -6,9 +6,11 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from llm.cli.words import CONFIG, read_settings, take
@@ -53,6 +55,18 @@ def is_given(name: str, given: set[str]) -> bool:
     return any(f"{other}.".startswith(f"{name}.") or f"{name}.".startswith(f"{other}.") for other in given)
 
 
+def plain_values(settings: Any) -> Any:
+    """Settings in which the members of enumerations are their values, which YAML can hold; changed in place."""
+    if isinstance(settings, Enum):
+        return settings.value
+    if isinstance(settings, list):
+        return [plain_values(value) for value in settings]
+    if isinstance(settings, Namespace):
+        for name, value in vars(settings).items():
+            setattr(settings, name, plain_values(value))
+    return settings
+
+
 def adopt_root(trainer: Any, given: set[str], by_flags: set[str]) -> None:
     """Keep runs below `default_root_dir`, where the user set that and did not set where the logger keeps them.
 
@@ -82,6 +96,22 @@ def adopt_length(trainer: Any, given: set[str]) -> None:
         return
     trainer.max_steps = -1
     log.info("length:      trainer.max_epochs %s, in place of the default of %s steps", epochs, steps)
+
+
+def adopt_interval(trainer: Any, given: set[str]) -> None:
+    """Let what the user gave of validation's interval beat what they did not give, as Lightning documents it.
+
+    A fraction is one of an epoch, so epochs are counted; where these are counted, the default is once an epoch.
+
+    Args:
+        trainer: the settings of the Trainer; changed in place.
+        given: the names that the user set.
+    """
+    interval, epochs = (is_given(f"trainer.{n}", given) for n in ("val_check_interval", "check_val_every_n_epoch"))
+    if interval and not epochs and isinstance(trainer.val_check_interval, float):
+        trainer.check_val_every_n_epoch = 1
+    if epochs and not interval and trainer.check_val_every_n_epoch is not None:
+        trainer.val_check_interval = 1.0
 
 
 def adopt_architecture(

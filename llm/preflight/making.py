@@ -30,7 +30,7 @@ from llm.tasks.base import TaskModule
 from llm.tasks.table import DEFAULT_TASK
 from llm.training.schedule import batches_of_epoch, steps_of_run
 
-_NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", "max_time", "barebones"}
+_NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", "barebones"}
 """Arguments of the Trainer that are not tried out: they are no plain values, or leave something behind."""
 
 

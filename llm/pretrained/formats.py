@@ -29,14 +29,9 @@ from llm.pretrained.checkpoint import (
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
 from llm.pretrained.hub import NAMES, fetch, repository_of
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
-<<<<<<< HEAD
 from llm.pretrained.peft import CONFIG, from_peft, is_peft
-from llm.pretrained.vocabulary import add_tokenizer
-from llm.tokenizers import tokenizer_from_dict
-=======
 from llm.pretrained.vocabulary import add_nanogpt_tokenizer, add_tokenizer, replace_tokenizer
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
->>>>>>> tok
 
 READABLE = (
     "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), "
@@ -138,11 +133,7 @@ def _read_file(path: Path, told: Told, given: Tokenizer | None) -> Pretrained:
         return add_nanogpt_tokenizer(found, path, content.get("config"), given)
     tensors = clean_names(_state_dict(content))
     if (config := _stated_config(path.parent)) is not None:
-<<<<<<< HEAD
-        return _read_stated(config, tensors, path)
-=======
-        return _read_stated(config, tensors, path.parent, given)
->>>>>>> tok
+        return _read_stated(config, tensors, path, given)
     if "tok_emb.weight" in tensors and any(name.startswith("trf_blocks.") for name in tensors):
         return add_tokenizer(book.read(tensors, told), None, given)
     if "tok_emb.weight" in tensors and "pos_emb" in tensors:
@@ -167,21 +158,12 @@ def _stated_config(folder: Path) -> dict[str, Any] | None:
     return config if "model_type" in config else None
 
 
-<<<<<<< HEAD
-def _read_stated(config: dict[str, Any], tensors: Tensors, path: Path) -> Pretrained:
-=======
-def _read_stated(config: dict[str, Any], tensors: Tensors, folder: Path, given: Tokenizer | None) -> Pretrained:
->>>>>>> tok
+def _read_stated(config: dict[str, Any], tensors: Tensors, path: Path, given: Tokenizer | None) -> Pretrained:
     """A model whose `config.json` says what it is, whatever its tensors look like."""
     folder = path.parent
     if config["model_type"] == "gpt2":
-<<<<<<< HEAD
-        return add_tokenizer(huggingface.read(tensors, folder, {}), folder)
-    return add_tokenizer(families.read(config, tensors, str(path if folder == Path() else folder)), folder)
-=======
         return add_tokenizer(huggingface.read(tensors, folder, {}), folder, given)
-    return add_tokenizer(families.read(config, tensors, str(folder)), folder, given)
->>>>>>> tok
+    return add_tokenizer(families.read(config, tensors, str(path if folder == Path() else folder)), folder, given)
 
 
 def _first(tensors: Tensors, ending: str) -> Tensor | None:

@@ -205,7 +205,8 @@ def _refuse_other_settings(checkpoint: dict[str, Any], optim: OptimConfig, train
 def _refuse_damaged_progress(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
     step, loops = checkpoint.get("global_step"), checkpoint.get("loops")
     _check(isinstance(step, int), f"its global_step is {step!r}")
-    expected = {"fit_loop": trainer.fit_loop.state_dict()}
+    # `state_dict` is of the loaders, which Lightning makes later; their position is the loop's.
+    expected = {"fit_loop": {**trainer.fit_loop.state_dict(), "state_dict": {}}}
     _check_structure(loops, expected, "loops")
     progress = loops["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]  # type: ignore[index]
     done = progress["optimizer"]["step"]["total"]["completed"]
@@ -222,6 +223,11 @@ def _refuse_damaged_optimizer(
     optimizer = build_optimizer(network, optim)
     schedules = checkpoint.get("lr_schedulers")
     _check(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers is not a list of one schedule")
+    if isinstance(schedules[0], dict) and "anneal_epochs" in schedules[0]:  # type: ignore[index]
+        raise CheckpointError(
+            "StochasticWeightAveraging has begun to average in this checkpoint, and no run can resume exactly from "
+            "there: begin a new run from its weights with --model.pretrained FILE, or use EMAWeightAveraging"
+        )
     schedule = build_schedule(optimizer, optim, None).state_dict()
     _check_structure(schedules[0], schedule, "lr_schedulers[0]")  # type: ignore[index]
     for name in ("base_lrs", "_last_lr"):

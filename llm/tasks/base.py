@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,7 @@ from llm.pretrained.checkpoint import (
     weights_of,
 )
 from llm.pretrained.formats import read_with_base
+from llm.runs.finding import keep_rate_of_checkpoint, refuse_batch_size_finder
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
@@ -48,6 +51,8 @@ from llm.training.non_finite import NonFiniteGuard
 from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
 from llm.training.step import MicroBatch, StepTotals, correction, loss_scale, totals_of
 from llm.training.trainer_state import is_accumulating, is_logging, log_now, steps_of
+
+log = logging.getLogger("llm")
 
 _OPTIM = OptimConfig()
 _LORA = LoRAConfig()
@@ -152,6 +157,7 @@ class TaskModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Compile what training calls, if asked to; the network, its parameter names and its hooks are unchanged."""
         self._micro_batches = []
+        refuse_batch_size_finder(self.trainer)
         remember_shapes(self.network)
         if self.compile_network and stage == "fit":
             self._compiled["hidden_states"] = Compiled(self.hidden_states)
@@ -232,8 +238,8 @@ class TaskModule(L.LightningModule):
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             if not totals.norm * factor <= gradient_clip_val:  # else each gradient would be multiplied by one
                 torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
-        elif gradient_clip_val:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:  # not `self.clip_gradients`, which refuses a fused optimizer whatever it does
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         if is_logging(self.trainer):
             self._note_step(optimizer, totals, norm)
 
@@ -285,6 +291,24 @@ class TaskModule(L.LightningModule):
         optimizer = build_optimizer(self.network, self.optim, scaled=self.has_loss_scaler)
         schedule = build_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate of `optim`, under the name by which Lightning's tuner sets it."""
+        return self.optim.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        log.info("learning rate set to %.3g, was %.3g", rate, self.optim.learning_rate)
+        self.optim = dataclasses.replace(self.optim, learning_rate=rate)
+        if self._trainer is not None and self._trainer.optimizers:
+            self._trainer.strategy.setup_optimizers(self._trainer)
+
+    def on_train_start(self) -> None:
+        """Begin with the rates of the schedule; Lightning's tuner, which sets one, knows no warm-up."""
+        for optimizer, schedule in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+            for group, rate in zip(optimizer.param_groups, schedule.scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
 
     @property
     def total_steps(self) -> int | None:
@@ -403,6 +427,8 @@ class TaskModule(L.LightningModule):
         """
         run = self.tokenizer, self.optim, self._trainer
         refuse_what_does_not_fit(checkpoint, self.task, self.network, self.trained, *run)
+        if self._trainer is not None:
+            keep_rate_of_checkpoint(self._trainer)
         if (base := checkpoint[ENTRY].get(BASE)) is not None:
             self.pretrained = base["source"]
         self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))
