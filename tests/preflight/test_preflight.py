@@ -223,7 +223,7 @@ def test_the_run_is_the_one_that_was_announced(fit, tmp_path, monkeypatch):
     steps = read_checkpoint(last)["global_step"]
     assert any(line.startswith(f"steps       {steps} of 4 batches") for line in lines), lines
     events = EventAccumulator(str(last.parents[1]), {"tensors": 0}).Reload()
-    assert "preflight/text_summary" in events.Tags()["tensors"]
+    assert "4 preflight/text_summary" in events.Tags()["tensors"]
 
 
 def test_a_schedule_of_accumulation_is_planned(fit, tmp_path):
