@@ -17,13 +17,16 @@ from llm.runtime.shell import train_command_line
 COMMANDS = {
     "attention": "write a page with the attention weights of every head",
     "classify": "say which label a text has",
+    "compare": "compare runs: what differs, best loss, time",
     "import": "convert other people's weights to a checkpoint",
     "export": "write a checkpoint for other programs",
     "evaluate": "measure how well a model predicts a text",
     "fill": "fill in the masked words of a text",
+    "neighbours": "find the words whose vectors are nearest to a word, or to an analogy",
     "generate": "continue a prompt with a trained model",
     "tokenize": "turn text of any size into token ids to train on",
     "tokenizer": "learn a byte-pair encoding, and show the tokens of a text",
+    "translate": "translate sentences with a trained model",
     "trace": "walk one text through the whole pipeline, with shapes and numbers",
 }
 """Each is a module in `llm.commands` with `add_arguments` and `run`, imported only when it is called."""

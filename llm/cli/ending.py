@@ -9,15 +9,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from llm.data import TextDataModule
 from llm.data.modules.base import ResumableDataModule
 from llm.preflight.sizes import in_time
 from llm.runs.checkpointing import best_and_last
 from llm.runs.stopping import command_to_resume
 from llm.runtime.shell import command_line, train_command_line
-
-_SAMPLE = 16
-"""Tokens of an example at the most, in the command that uses a model."""
 
 log = logging.getLogger("llm")
 
@@ -78,9 +74,7 @@ def say_how_to_use(
             board = ["tensorboard", "--logdir", logger.log_dir, "--samples_per_plugin", "images=100,text=100"]
             log.info("look inside: %s", command_line(*board))
     if usage and isinstance(datamodule, ResumableDataModule):
-        is_text = isinstance(datamodule, TextDataModule)
-        some = datamodule.train_tokens[:4].tolist() if is_text else datamodule.sample_ids(_SAMPLE)
-        text = " ".join(datamodule.tokenizer.decode(some).split()) or "Once"
+        text = datamodule.sample_text()
         command, *words = (word.format(text=text) for word in usage)
         log.info("%-12s %s", f"{command}:", command_line("python", "-m", "llm", command, "--ckpt", path, *words))
     else:

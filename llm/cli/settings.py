@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from llm.cli.words import CONFIG, read_settings, take
 from llm.config import OptimConfig
 from llm.errors import ConfigError
+from llm.runs.loggers import has_folder
 
 log = logging.getLogger("llm")
 
@@ -105,26 +106,52 @@ def adopt_architecture(
             config[setting] = value
 
 
-def adopt_tokenizer(config: Any, given: set[str], state: dict[str, Any] | None) -> None:
+def adopt_kind(config: Any, given: set[str], architectures: Mapping[str, type], name: str) -> str:
+    """Take the kind of network from trained weights, unless the user set it; gives the group of its settings.
+
+    Args:
+        config: of the run; changed in place.
+        given: the names that the user set.
+        architectures: see `TaskModule`.
+        name: of the trained network's class of configuration.
+    """
+    kind = next((kind for kind, found in architectures.items() if found.__name__ == name), config.model.kind)
+    if not is_given("model.kind", given):
+        config.model.kind = kind
+    return f"model.{kind}"
+
+
+def adopt_source_tokenizer(
+    config: Any, given: set[str], state: dict[str, Any], of_targets: dict[str, Any] | None
+) -> None:
+    """As `adopt_tokenizer`, for that of the sources; it may be the same as that of the targets."""
+    if not is_given("data.share_tokenizer", given):
+        config.data.share_tokenizer = state == of_targets
+    if not config.data.share_tokenizer:
+        adopt_tokenizer(config, given, state, "source_tokenizer")
+
+
+def adopt_tokenizer(config: Any, given: set[str], state: dict[str, Any] | None, name: str = "tokenizer") -> None:
     """Take the tokenizer from trained weights.
 
     Args:
         config: of the run; changed in place.
         given: the names that the user set.
         state: their tokenizer as a dict, or None.
+        name: of its setting.
 
     Raises:
         ConfigError: the user set another tokenizer.
     """
-    if state is None or "tokenizer" not in config.data:
+    if state is None or name not in config.data:
         return
-    tokenizer, theirs = config.data.tokenizer, state.get("encoding", state["kind"])
-    _refuse_other("kind", theirs, tokenizer.kind, given)
+    tokenizer, theirs, group = config.data[name], state.get("encoding", state["kind"]), f"data.{name}"
+    _refuse_other(f"{group}.kind", theirs, tokenizer.kind, given)
     if "pattern" in state:  # else the tokenizer is of a kind that has none
-        _refuse_other("pattern", state["pattern"], tokenizer.pattern, given)
-    specials = state.get("specials")
-    _refuse_other("specials", specials and list(specials), tokenizer.specials and list(tokenizer.specials), given)
-    if is_given("data.tokenizer.checkpoint", given):  # loading the weights will say if it is another
+        _refuse_other(f"{group}.pattern", state["pattern"], tokenizer.pattern, given)
+    specials, ours = state.get("specials"), tokenizer.specials
+    _refuse_other(f"{group}.specials", specials and list(specials), ours and list(ours), given)
+    if is_given(f"{group}.checkpoint", given):  # loading the weights will say if it is another
         return
     if state["kind"] == "bpe":  # the name says it all
         tokenizer.kind = theirs
@@ -134,11 +161,30 @@ def adopt_tokenizer(config: Any, given: set[str], state: dict[str, Any] | None) 
 
 def _refuse_other(name: str, theirs: Any, given_value: Any, given: set[str]) -> None:
     """Hold what the user said of the tokenizer to the checkpoint's."""
-    if is_given(f"data.tokenizer.{name}", given) and given_value is not None and given_value != theirs:
+    if is_given(name, given) and given_value is not None and given_value != theirs:
         raise ConfigError(
-            f"data.tokenizer.{name} is {theirs!r} in the checkpoint, {given_value!r} is given: leave it out, so that "
+            f"{name} is {theirs!r} in the checkpoint, {given_value!r} is given: leave it out, so that "
             "the checkpoint's tokenizer is used"
         )
+
+
+def name_run(trainer: Any, name: str) -> None:
+    """Keep a run in the folder of a name, below that of all runs.
+
+    Args:
+        trainer: the settings of the Trainer; changed in place.
+        name: the path of the run's folder, such as `lr/0.003`.
+
+    Raises:
+        ConfigError: the name is no path below the folder of all runs, or the run's logger keeps no folder.
+    """
+    path = PurePath(name)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"--name must be a name such as lr/0.003, below the folder of all runs; got {name!r}")
+    if not has_folder(trainer.logger) or isinstance(trainer.logger, list | bool):
+        raise ConfigError("--name needs a logger with a folder: give --trainer.logger TensorBoardLogger, or CSVLogger")
+    parent = "" if path.parent == PurePath() else path.parent.as_posix()
+    trainer.logger.init_args["name"], trainer.logger.init_args["version"] = parent, path.name
 
 
 def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None:
@@ -159,7 +205,7 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
         return {}
 
 
-_OF_A_TEXT = ("corpus", "validation_corpus", "validation_fraction", "test_corpus")
+_OF_A_TEXT = ("corpus", "validation_corpus", "validation_fraction", "test_corpus", "fields", "skip_longer")
 _OF_LABELS = ("test_fraction", "split_seed", "balance", "text_column", "label_column")
 
 
@@ -178,6 +224,8 @@ def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
                 config.data[name] = data[name]
 
 
+_FIRST_HYPERPARAMETER = "model.optim.learning_rate"
+"""What is changed most often; TensorBoard shows the first five and hides the others."""
 _NO_HYPERPARAMETERS = (
     "data.allow_changed_data",
     "data.cache_dir",
@@ -192,9 +240,8 @@ _NO_HYPERPARAMETERS = (
 def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
     """What a run's result depends on, by dotted name: of model and data what is set, no paths, texts or speed."""
     found = flatten({key: value for key, value in settings.items() if key in ("model", "data")})
-    return {
-        name: value for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)
-    }
+    kept = [name for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)]
+    return {name: found[name] for name in sorted(kept, key=lambda name: name != _FIRST_HYPERPARAMETER)}
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

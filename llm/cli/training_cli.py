@@ -19,14 +19,17 @@ from llm.cli.ending import say_how_to_use
 from llm.cli.parsing import check_settings
 from llm.cli.settings import (
     adopt_architecture,
+    adopt_kind,
     adopt_length,
     adopt_optim,
     adopt_root,
+    adopt_source_tokenizer,
     adopt_text,
     adopt_tokenizer,
     given_by_flags,
     given_settings,
     is_given,
+    name_run,
     setting_names,
     settings_of_run,
 )
@@ -38,7 +41,7 @@ from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
 from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight
 from llm.pretrained import read_pretrained
-from llm.pretrained.checkpoint import ENTRY, config_of, optim_of, read_checkpoint
+from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint
 from llm.runs.beginning import begin_where_it_was_said
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
 from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
@@ -91,6 +94,9 @@ class TrainingCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         fresh = "With --ckpt_path last: if there is no checkpoint yet, start at step 0."
+        name = "Where the run is kept: in runs/NAME, such as runs/lr/0.003 for lr/0.003."
+        visible = name if subcommand == "fit" else argparse.SUPPRESS
+        parser.add_argument("--name", type=str | None, default=None, help=visible)  # type: ignore[arg-type]
         alone = "Check the run without starting it: its plan, what it needs, and every problem."
         for name, help in (("--fresh", fresh), ("--preflight", alone)):
             # The other commands take them too, so that they can read the configuration of a run.
@@ -122,6 +128,8 @@ class TrainingCLI(LightningCLI):
         adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
         refuse_more_processes_than_cores(config.trainer)
         adopt_root(config.trainer, given, by_flags)
+        if subcommand == "fit" and config.name is not None:
+            name_run(config.trainer, config.name)
         if subcommand == "fit":
             adopt_length(config.trainer, given)
         config.ckpt_path = choose_checkpoint(config, subcommand)
@@ -158,9 +166,14 @@ class TrainingCLI(LightningCLI):
         is_ours = issubclass(module, TaskModule) and is_known(module.network_config)
         trained = config_of(checkpoint, config.ckpt_path) if is_ours else None
         architecture = entry.get("network") if trained is None else trained.to_dict()
+        group = self.task.network_group
+        if is_ours and module.architectures:
+            group = adopt_kind(config, given, module.architectures, str(entry.get("architecture")))
         if isinstance(architecture, dict):
-            adopt_architecture(config, given, self.task.network_group, architecture, self.task.links)
+            adopt_architecture(config, given, group, architecture, self.task.links)
         adopt_tokenizer(config, given, entry["tokenizer"])
+        if (source_tokenizer := entry.get(SOURCE_TOKENIZER)) is not None:
+            adopt_source_tokenizer(config, given, source_tokenizer, entry["tokenizer"])
         step = checkpoint.get("global_step", 0)
         if not isinstance(step, int) or step < 0:
             raise CheckpointError(f"{config.ckpt_path!r} is damaged: its global_step is {str(step)[:80]}")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 
+_WORD2VEC = {"word2vec": False, "word2vec-binary": True}
+"""Whether a format is the binary one."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
-    parser.add_argument("--out", required=True, help="the folder (hf) or file (safetensors) to write")
+    parser.add_argument("--out", required=True, help="the folder (hf) or file (the others) to write")
     parser.add_argument(
         "--format",
-        choices=("hf", "safetensors"),
+        choices=("hf", "safetensors", *_WORD2VEC),
         default="hf",
-        help="hf: a folder that transformers opens; safetensors: one file to share, which import reads (%(default)s)",
+        help="hf: a folder that transformers opens; safetensors: one file to share, which import reads; word2vec and "
+        "word2vec-binary: the vectors of words, which gensim opens (%(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
 
@@ -28,6 +32,13 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.pretrained import export, read_pretrained
 
     refuse_source(arguments.ckpt, arguments.out)
+    if arguments.format in _WORD2VEC:
+        from llm.pretrained.vectors import read_vectors, write_word2vec
+
+        binary = _WORD2VEC[arguments.format]
+        write_word2vec(read_vectors(arguments.ckpt), arguments.out, binary, arguments.overwrite)
+        print(f"written to {arguments.out}")
+        return
     found = read_pretrained(arguments.ckpt)
     for note in export(found, arguments.out, arguments.format, arguments.overwrite):
         print(f"note: {note}")

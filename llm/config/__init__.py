@@ -9,10 +9,12 @@ from llm.config.encoder import EncoderConfig
 from llm.config.gpt import GPT2_SIZES, AttentionKind, GPTConfig
 from llm.config.lora import LoRAConfig
 from llm.config.optim import OptimConfig
+from llm.config.rnn import RNNConfig
 from llm.config.rope import RopeScaling
 from llm.config.sampling import SamplingConfig
 from llm.config.tokenizer import TokenizerConfig
 from llm.config.transformer import TransformerConfig
+from llm.config.word_vectors import WordVectorsConfig
 
 __all__ = [
     "GPT2_SIZES",
@@ -22,8 +24,10 @@ __all__ = [
     "GPTConfig",
     "LoRAConfig",
     "OptimConfig",
+    "RNNConfig",
     "RopeScaling",
     "SamplingConfig",
     "TokenizerConfig",
     "TransformerConfig",
+    "WordVectorsConfig",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llm.config.checks import checks
 
-_PATTERNS = {"word": ("with_colon", "without_colon"), "char": (), "bpe": ("gpt2", "gpt4")}
+_PATTERNS = {"word": ("with_colon", "without_colon", "lowercase"), "char": (), "bpe": ("gpt2", "gpt4")}
 """The kinds that learn a vocabulary, and the ways in which they may split a text."""
 
 
@@ -21,7 +21,8 @@ class TokenizerConfig:
         vocab_size: for `bpe`: V, how many tokens it learns, with the 256 bytes and the special tokens.
         min_frequency: for `bpe`: how often a pair of tokens must occur to become one.
         pattern: how a text is split. For `word`, `with_colon` (default) splits off `:` and `;` too, `without_colon`
-            leaves them on the word before. For `bpe`, the pattern of `gpt2` (default) or `gpt4`.
+            leaves them on the word before, `lowercase` has words in lower case and nothing else. For `bpe`, the
+            pattern of `gpt2` (default) or `gpt4`.
         specials: for `word`, `char` and `bpe`: special tokens to append to the vocabulary. With `<|unk|>` or `[UNK]`
             among them, unknown words and characters become that token; without, they are an error (the strict
             tokenizer). Default: `<|endoftext|>` and `<|unk|>` for words, else `<|endoftext|>`.

@@ -60,5 +60,7 @@ class TransformerConfig(GPTConfig):
             "n_layer": self.encoder_layers,
             "attention": attention,
             "causal": False,
+            "sliding_window": None,
+            "full_attention_layers": (),
         }
         return EncoderConfig(**{**settings, **own})

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from llm.data.modules.examples import ExampleDataModule
     from llm.data.modules.masked import MaskedDataModule
     from llm.data.modules.text import TextDataModule
+    from llm.data.modules.translate import TranslationDataModule
+    from llm.data.modules.word_vectors import WordVectorsDataModule
     from llm.data.order import BatchOrder, LengthOrder
     from llm.data.reading.corpus import resolve_corpus
     from llm.data.tokens.opening import open_or_build
@@ -33,6 +35,8 @@ __all__ = [
     "TextDataModule",
     "TokenBatch",
     "TokenStore",
+    "TranslationDataModule",
+    "WordVectorsDataModule",
     "open_or_build",
     "resolve_corpus",
     "window_starts",
@@ -49,6 +53,8 @@ _MODULES = {
     "TextDataModule": "modules.text",
     "TokenBatch": "batch",
     "TokenStore": "tokens.store",
+    "TranslationDataModule": "modules.translate",
+    "WordVectorsDataModule": "modules.word_vectors",
     "open_or_build": "tokens.opening",
     "resolve_corpus": "reading.corpus",
     "window_starts": "windows",

@@ -19,13 +19,20 @@ class TokenBatch(NamedTuple):
         targets: (B, T) int64, the token to be predicted at each position; for a language model the inputs shifted by
             one. `IGNORED` where nothing is supervised.
         lengths: (B) int64, how many tokens of each row are real; the rest is padding. None where all are.
+        source: (B, S) int64, where each row is a translation, the token ids of what it translates.
+        source_lengths: (B) int64, how many tokens of each source are real. None where all are.
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
+    source: Tensor | None = None
+    source_lengths: Tensor | None = None
 
     @classmethod
     def of(cls, batch: TokenBatch | Sequence[Tensor]) -> TokenBatch:
-        """A batch of any loader that yields inputs and targets, and possibly lengths."""
-        return batch if isinstance(batch, cls) else cls(*batch)
+        """A batch of any loader that yields inputs and targets, and possibly lengths.
+
+        A batch of a kind of its own that names its inputs, targets and lengths, and has more, stays what it is.
+        """
+        return batch if hasattr(batch, "lengths") else cls(*batch)  # type: ignore[return-value]

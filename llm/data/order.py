@@ -15,6 +15,8 @@ Indices = npt.NDArray[np.int64]
 
 _ROUNDS = 8
 _BATCHES_AHEAD = 64
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 divided by the golden ratio: the step of SplitMix64."""
 _POOL_BATCHES = 100
 
 
@@ -240,6 +242,25 @@ def padding_fraction(batches: Iterable[Sequence[int]], lengths: npt.ArrayLike) -
         positions += len(found) * int(found.max())
         tokens += int(found.sum())
     return 1 - tokens / positions if positions else 0.0
+
+
+def keyed_uniforms(seed: int, epoch: int, stream: int, rows: npt.ArrayLike, n: int) -> npt.NDArray[np.float64]:
+    """Random numbers in [0, 1) that belong to a row: those of SplitMix64, each computed on its own.
+
+    Args:
+        seed: at least 0.
+        epoch: each has numbers of its own.
+        stream: what they are for, so that two uses with the same seed are independent.
+        rows: (B) indices of rows.
+        n: how many for each row.
+
+    Returns:
+        (B, n).
+    """
+    key = np.random.SeedSequence([seed, epoch], spawn_key=(stream,)).generate_state(2, np.uint64)
+    first = _mix(np.asarray(rows, np.uint64)[:, None] * _GOLDEN ^ key[0])  # (B, 1), where in the sequence a row begins
+    bits = _mix(first + np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN ^ key[1])  # (B, n)
+    return (bits >> np.uint64(11)) * 2.0**-53
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

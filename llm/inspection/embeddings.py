@@ -38,24 +38,38 @@ def token_table(model: Network) -> Tensor:
     return model.embeddings.token.weight.detach()[: model.config.vocab_size].float()
 
 
-def nearest(model: Network, ids: Sequence[int], k: int = 6, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def nearest(table: Tensor, ids: Sequence[int], k: int = 6, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The tokens whose embeddings have the highest cosine similarity: ids and cosines, both `(len(ids), k)`.
 
     Args:
-        model: whose token embeddings.
+        table: (V, C), an embedding for each token.
         ids: tokens to find neighbours of; a token is not its own neighbour.
         k: how many, or fewer where there are no more.
         among: (N,) the tokens that may be neighbours, such as those that the training text has: the embedding of
             any other is as it began. Default: all.
     """
-    table = token_table(model)
     asked = torch.tensor(ids, device=table.device)
+    return nearest_to(table, table[asked], asked[:, None], k, among)
+
+
+def nearest_to(
+    table: Tensor, vectors: Tensor, left_out: Tensor, k: int = 6, among: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The tokens whose embeddings have the highest cosine similarity with some vectors: ids and cosines, both `(N, k)`.
+
+    Args:
+        table: (V, C), an embedding for each token.
+        vectors: (N, C).
+        left_out: (N, M) int64, tokens that are no neighbours of each vector.
+        k: how many, or fewer where there are no more.
+        among: as for `nearest`.
+    """
     # (N, C) x (C, V) over the norms, so that no second table is made
-    cosines = F.normalize(table[asked], dim=-1) @ table.mT / table.norm(dim=-1).clamp_min(1e-12)
+    cosines = F.normalize(vectors, dim=-1) @ table.mT / table.norm(dim=-1).clamp_min(1e-12)
     hidden = torch.zeros(len(table), dtype=torch.bool, device=table.device)
     if among is not None:
         hidden = ~hidden.index_fill(0, among.to(table.device).long(), True)
-    cosines = cosines.masked_fill(hidden, -torch.inf).scatter(1, asked[:, None], -torch.inf)
+    cosines = cosines.masked_fill(hidden, -torch.inf).scatter(1, left_out, -torch.inf)
     best = cosines.topk(min(k, int((cosines > -torch.inf).sum(-1).min()), len(table) - 1))
     return best.indices.cpu(), best.values.cpu()
 
@@ -85,9 +99,9 @@ def word_ids(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[list[int], lis
     return ids, others
 
 
-def neighbours_table(model: Network, tokenizer: Tokenizer, ids: Sequence[int], among: Tensor | None = None) -> str:
+def neighbours_table(table: Tensor, tokenizer: Tokenizer, ids: Sequence[int], among: Tensor | None = None) -> str:
     """A Markdown table: each token and its nearest neighbours with their cosines; see `nearest`."""
-    found, cosines = nearest(model, ids, among=among)
+    found, cosines = nearest(table, ids, among=among)
     lines = [["token", "nearest, with the cosine"], ["---", "---"]]
     for label, row, values in zip(tick_labels(tokenizer, ids), found.tolist(), cosines.tolist(), strict=True):
         names = tick_labels(tokenizer, row)

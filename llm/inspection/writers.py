@@ -144,11 +144,9 @@ class TensorBoard:
         if report.tokenizer is None:
             return
         ids, others = word_ids(report.tokenizer, words) if words else (choose_words(report.tokenizer, report.ids), [])
-        table = (
-            neighbours_table(report.model, report.tokenizer, ids, trained)
-            if ids
-            else "no word of the text is one token"
-        )
+        table = "no word of the text is one token"
+        if ids:
+            table = neighbours_table(token_table(report.model), report.tokenizer, ids, trained)
         if others:
             table += f"\n\nnot one token in this vocabulary: {markdown(', '.join(others))}"
         self.text(tags.NEIGHBOURS, table)

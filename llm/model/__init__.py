@@ -18,13 +18,16 @@ from llm.model.encoder_decoder import DecoderState, EncoderDecoder, Memory
 from llm.model.gpt import GPT
 from llm.model.networks import NETWORKS, build_network
 from llm.model.padding import attention_mask, causal_mask, is_real
+from llm.model.rnn import RNN
 from llm.model.stages import AttentionHook, Hook, Stage
 from llm.model.transformer import Transformer
+from llm.model.word_vectors import WordVectors, contexts_of
 
 __all__ = [
     "GPT",
     "MLP",
     "NETWORKS",
+    "RNN",
     "Attention",
     "AttentionHook",
     "Block",
@@ -46,9 +49,11 @@ __all__ = [
     "SquaredReLU",
     "Stage",
     "Transformer",
+    "WordVectors",
     "attention_mask",
     "build_network",
     "causal_mask",
+    "contexts_of",
     "decode",
     "is_real",
     "last_real",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from llm.config import GPTConfig
 from llm.model.attention import Attention, DotAttention
 from llm.model.functions import rms_norm
+from llm.model.norm import RMSNorm
 
 
 class CrossAttention(Attention):
@@ -24,13 +25,16 @@ class CrossAttention(Attention):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
-        self.is_causal = False
+        self.is_causal, self.window = False, None
         H, K, D = config.heads, config.kv_heads, config.head_dim
         self.n_head, self.n_kv_head, self.head_size = H, K, D
         self.query = nn.Linear(config.n_embd, H * D, bias=config.qkv_bias)
         self.key_value = nn.Linear(config.n_embd, 2 * K * D, bias=config.qkv_bias)
         self.qk_gain: nn.Parameter | None = None
-        if config.qk_norm:
+        self.query_norm = self.key_norm = None
+        if config.qk_norm and config.qk_gain == "separate":
+            self.query_norm, self.key_norm = (RMSNorm(D, eps=config.norm_epsilon) for _ in range(2))
+        elif config.qk_norm:
             T = max(2, config.context_length)
             self.qk_gain = nn.Parameter(torch.tensor(math.log2(T * T - T)))
         self.projection: nn.Module = nn.Identity()
@@ -49,6 +53,8 @@ class CrossAttention(Attention):
         query = self.query(x).unflatten(-1, (self.n_head, self.head_size))  # (B, T, C) -> (B, T, H, D)
         if self.qk_gain is not None:
             query = rms_norm(query) * (self.qk_gain / math.sqrt(self.head_size))
+        elif self.query_norm is not None:
+            query = self.query_norm(query)
         return query.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)
 
     def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +63,8 @@ class CrossAttention(Attention):
         key, value = self.key_value(memory).unflatten(-1, (2 * K, D)).split([K, K], dim=2)  # 2 x (B, S, K, D)
         if self.qk_gain is not None:
             key = rms_norm(key)
+        elif self.key_norm is not None:
+            key = self.key_norm(key)
         return key.transpose(1, 2), value.transpose(1, 2)  # (B, S, K, D) -> (B, K, S, D)
 
     def output(self, context: Tensor) -> Tensor:
@@ -68,6 +76,6 @@ def build_cross_attention(config: GPTConfig) -> Attention:
     """The attention of `config`'s kind that looks at a memory: it sees all of it, and knows no positions there."""
     if config.attention == "dot":
         attention = DotAttention(config)
-        attention.is_causal = False
+        attention.is_causal, attention.window = False, None
         return attention
     return CrossAttention(config)

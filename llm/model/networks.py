@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llm.config import ClassifierConfig, EncoderConfig, GPTConfig, TransformerConfig
+from llm.config import ClassifierConfig, EncoderConfig, GPTConfig, RNNConfig, TransformerConfig
 from llm.model.base import Network
 from llm.model.classifier import Classifier
 from llm.model.encoder import Encoder
 from llm.model.gpt import GPT
+from llm.model.rnn import RNN
 from llm.model.transformer import Transformer
 
 NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {
@@ -17,6 +18,7 @@ NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {
     EncoderConfig: Encoder,
     ClassifierConfig: Classifier,
     TransformerConfig: Transformer,
+    RNNConfig: RNN,  # type: ignore[dict-item]
 }
 """The class of network behind each class of configuration."""
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from llm.config import TransformerConfig
 from llm.errors import ConfigError
-from llm.model.block import Block, build_norm, initialize
+from llm.model.block import Block, build_blocks, initialize
 from llm.model.cross_attention import CrossAttention, build_cross_attention
 from llm.model.embeddings import Embeddings, Head
 from llm.model.encoder_decoder import EncoderDecoder, Memory
 from llm.model.gpt import refuse_too_long
+from llm.model.norm import build_norm
 from llm.model.padding import attention_mask, is_real
 from llm.model.stages import AttentionHook, Hook
 
@@ -25,10 +26,11 @@ class DecoderBlock(Block):
 
     Args:
         config: the architecture.
+        layer: its number, counted from 0.
     """
 
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: TransformerConfig, layer: int = 0) -> None:
+        super().__init__(config, layer)
         self.cross_norm = build_norm(config)
         self.cross_attention = build_cross_attention(config)
         self.cross_dropout = nn.Dropout(config.dropout)
@@ -102,12 +104,12 @@ class Transformer(EncoderDecoder):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.source_embeddings = Embeddings(config.encoder)
-        self.encoder_blocks = nn.ModuleList(Block(config.encoder) for _ in range(config.encoder_layers))
+        self.encoder_blocks = build_blocks(config.encoder)
         self.encoder_norm = build_norm(config) if config.norm_first else nn.Identity()
         self.embeddings = Embeddings(config)
         if config.share_embeddings:
             self.source_embeddings.token.weight = self.embeddings.token.weight
-        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(DecoderBlock(config, layer) for layer in range(config.n_layer))
         self.final_norm = build_norm(config) if config.norm_first else nn.Identity()
         self.head = Head(config)
         if config.tie_head:
@@ -220,7 +222,8 @@ def _step_block(
     positions = torch.tensor([position], device=x.device)
     query, key, value = attention.project(block.before_attention(x), positions)  # (B, H, 1, D), 2 x (B, K, 1, D)
     keys, values = torch.cat([kept.keys, key], 2), torch.cat([kept.values, value], 2)  # (B, K, T, D)
-    x = block.join_attention(x, attention.output(attention.context(query, keys, values, mask)))
+    seen = attention.within_window(mask, positions)
+    x = block.join_attention(x, attention.output(attention.context(query, keys, values, seen)))
     asking = block.before_cross(x)
     if isinstance(cross, CrossAttention):
         query = cross.project_query(asking)

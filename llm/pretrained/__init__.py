@@ -15,7 +15,7 @@ from llm.errors import CheckpointError
 from llm.model import Network, build_network
 from llm.pretrained.adapting import adapt
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
-from llm.pretrained.checkpoint import LANGUAGE, read_checkpoint, tokenizer_of
+from llm.pretrained.checkpoint import LANGUAGE, SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
 from llm.tokenizers import Tokenizer
@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "load_of_task",
     "read_pretrained",
+    "read_source_tokenizer",
     "read_tokenizer",
     "refuse_existing",
 ]
@@ -103,6 +104,15 @@ def read_tokenizer(source: str | Path) -> Tokenizer:
     if Path(source).suffix == ".ckpt":  # of any task, whose network may be none that this package can build
         return tokenizer_of(read_checkpoint(source), source)
     return _tokenizer(read_pretrained(source, any_task=True), source)
+
+
+def read_source_tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer for sources of a checkpoint of the task `translate`.
+
+    Raises:
+        CheckpointError: it can't be read, or has none.
+    """
+    return tokenizer_of(read_checkpoint(source), source, SOURCE_TOKENIZER)
 
 
 def build(pretrained: Pretrained) -> Network:

@@ -27,6 +27,8 @@ from llm.tokenizers import Tokenizer, tokenizer_from_dict
 ENTRY = "llm"
 VERSION = 2
 WEIGHTS_PREFIX = "network."
+SOURCE_TOKENIZER = "source_tokenizer"
+"""Where the entry of a translator has the tokenizer of its sources."""
 BASE = "base"
 """Of the entry: which frozen weights the checkpoint leaves out, and where they are."""
 LANGUAGE = "language"
@@ -218,15 +220,15 @@ def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:
         raise CheckpointError(f"{str(path)!r} holds an architecture that can't be built: {error}") from error
 
 
-def tokenizer_of(checkpoint: dict[str, Any], path: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint.
+def tokenizer_of(checkpoint: dict[str, Any], path: str | Path, name: str = "tokenizer") -> Tokenizer:
+    """The tokenizer of a checkpoint, or another that it has by the name `SOURCE_TOKENIZER`.
 
     Raises:
         CheckpointError: it has none, or one that can't be built.
     """
-    state = checkpoint[ENTRY].get("tokenizer")
+    state = checkpoint[ENTRY].get(name)
     if state is None:
-        raise CheckpointError(f"{str(path)!r} has no tokenizer, so it can't read or write text")
+        raise CheckpointError(f"{str(path)!r} has no {name.replace('_', ' ')}, so it can't read or write text")
     try:
         return tokenizer_from_dict(state)
     except LLMError as error:

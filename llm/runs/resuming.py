@@ -74,7 +74,7 @@ def refuse_what_does_not_fit(
             f"the checkpoint is of the task {theirs!r}, this run is of {task!r}: give --task {theirs}"
         )
     _refuse_other_architecture(checkpoint, network)
-    _refuse_other_tokenizer(checkpoint, tokenizer)
+    refuse_other_tokenizer(checkpoint, tokenizer)
     if trainer is None or trainer.state.fn != "fit":
         return
     if "optimizer_states" not in checkpoint and "loops" not in checkpoint:
@@ -117,8 +117,21 @@ def _refuse_other_architecture(checkpoint: dict[str, Any], network: Any) -> None
         raise CheckpointError(f"the checkpoint's weights do not fit its architecture: {', '.join(wrong)}")
 
 
-def _refuse_other_tokenizer(checkpoint: dict[str, Any], ours: Any) -> None:
-    theirs = checkpoint[ENTRY].get("tokenizer")
+def refuse_other_tokenizer(
+    checkpoint: dict[str, Any], ours: Any, name: str = "tokenizer", vocab_size: str = "vocab_size"
+) -> None:
+    """Hold a run to a tokenizer of its checkpoint.
+
+    Args:
+        checkpoint: as it was read.
+        ours: the run's; None if it has none.
+        name: of the checkpoint's, in its entry; it is also the setting's.
+        vocab_size: the setting of the architecture that is its size.
+
+    Raises:
+        CheckpointError: it is another, or the checkpoint's is damaged.
+    """
+    theirs = checkpoint[ENTRY].get(name)
     if theirs is None or not isinstance(ours, Tokenizer):
         return
     try:
@@ -126,11 +139,12 @@ def _refuse_other_tokenizer(checkpoint: dict[str, Any], ours: Any) -> None:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint is damaged: its tokenizer can't be read: {error}") from error
     if fingerprint != ours.fingerprint:
-        size, mine = checkpoint[ENTRY]["network"].get("vocab_size", 0), ours.to_dict()
+        size, mine = checkpoint[ENTRY]["network"].get(vocab_size, 0), ours.to_dict()
+        kind, shown = theirs.get("encoding", theirs.get("kind")), name.replace("_", " ")
         raise CheckpointError(
-            f"the checkpoint has another tokenizer: {theirs.get('encoding', theirs.get('kind'))!r} of {size:,} tokens "
-            f"with the fingerprint {fingerprint} in the checkpoint, {mine.get('encoding', mine['kind'])!r} of "
-            f"{ours.vocab_size:,} tokens with the fingerprint {ours.fingerprint} now; leave data.tokenizer out, "
+            f"the checkpoint has another {shown}: {kind!r} of {size:,} tokens with the fingerprint {fingerprint} in "
+            f"the checkpoint, {mine.get('encoding', mine['kind'])!r} of "
+            f"{ours.vocab_size:,} tokens with the fingerprint {ours.fingerprint} now; leave data.{name} out, "
             "so that the checkpoint's is used"
         )
 

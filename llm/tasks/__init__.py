@@ -14,8 +14,18 @@ if TYPE_CHECKING:
     from llm.tasks.language import LanguageModel
     from llm.tasks.masked import MaskedLanguageModel
     from llm.tasks.table import TASKS, Task
+    from llm.tasks.translate import TranslationModel
+    from llm.tasks.word_vectors import WordVectorsModule
 
-__all__ = ["TASKS", "LanguageModel", "MaskedLanguageModel", "Task", "TextClassifier"]
+__all__ = [
+    "TASKS",
+    "LanguageModel",
+    "MaskedLanguageModel",
+    "Task",
+    "TextClassifier",
+    "TranslationModel",
+    "WordVectorsModule",
+]
 
 _MODULES = {
     "LanguageModel": "language",
@@ -23,6 +33,8 @@ _MODULES = {
     "TASKS": "table",
     "Task": "table",
     "TextClassifier": "classify",
+    "TranslationModel": "translate",
+    "WordVectorsModule": "word_vectors",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

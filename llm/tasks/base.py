@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
@@ -61,6 +62,9 @@ class TaskModule(L.LightningModule):
     """The word of the task in `TASKS`."""
     network_config: ClassVar[type]
     """The dataclass of its architecture, which is the first argument of the task's class."""
+    architectures: ClassVar[Mapping[str, type]] = MappingProxyType({})
+    """Of a task that can be done by several networks, the dataclass of each by the argument that it is; the argument
+    `kind` says which is used."""
     starts_from: ClassVar[tuple[str, ...]] = ("language",)
     """The tasks whose weights it can begin with, where it has a setting `pretrained`."""
     new_parts: ClassVar[tuple[str, ...]] = ()
@@ -308,12 +312,13 @@ class TaskModule(L.LightningModule):
 
     def log_split(self, split: str) -> None:
         """Log the metrics of a split, now that all its batches have been added."""
-        if (
-            self.trainer.sanity_checking and self._split_metrics[split].is_empty
-        ):  # a few batches only, in which nothing is supervised
+        if self.trainer.sanity_checking and self._split_metrics[split].is_empty:  # a few batches, nothing supervised
             return
         values = self.split_values(split)
-        found = {f"{split}/{name}": torch.tensor(float(value)) for name, value in values.items()}
+        self.log_values({f"{split}/{name}": torch.tensor(float(value)) for name, value in values.items()})
+
+    def log_values(self, found: dict[str, Tensor]) -> None:
+        """Log values of a validation or a test, the same on all processes, by their full names."""
         amid_training = self.trainer.state.fn == "fit"
         # All processes have the same values; without `sync_dist` Lightning would warn.
         self.log_dict(found, sync_dist=True, logger=not amid_training)
@@ -336,11 +341,18 @@ class TaskModule(L.LightningModule):
         if (found := task_of(checkpoint)) != cls.task:
             raise CheckpointError(f"{str(checkpoint_path)!r} is a checkpoint of the task {found!r}, not {cls.task!r}")
         try:
-            module = cls(cls.network_config(**checkpoint[ENTRY]["network"]))
+            entry = checkpoint[ENTRY]
+            module = cls.of_architecture(str(entry.get("architecture")), entry["network"])
             module.network.load_state_dict(weights_of(checkpoint))
         except (TypeError, KeyError, RuntimeError, LLMError) as error:
             raise CheckpointError(f"{str(checkpoint_path)!r} holds a network that can't be built: {error}") from error
         return module
+
+    @classmethod
+    def of_architecture(cls, name: str, settings: dict[str, Any]) -> Self:
+        """A module with a new network: of the class of configuration of this name, with these settings."""
+        del name  # a task with several says which
+        return cls(cls.network_config(**settings))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add task, architecture and tokenizer, so that the file alone is enough to use it; and the settings."""

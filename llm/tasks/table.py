@@ -30,7 +30,7 @@ class Task(NamedTuple):
         callbacks: import paths of the callbacks that every run of this task has, each by the group of its options.
         config: the YAML file that a run takes where none is named, a path below `configs/`. Default: `WORD.yaml`.
         usage: words behind `python -m llm` with which a trained model is used, but for its `--ckpt`; in them `{text}`
-            is some words of the training text.
+            is some words of the training text, or a source to translate.
     """
 
     module: str
@@ -102,6 +102,27 @@ TASKS: dict[str, Task] = {
         callbacks={"inspect": "llm.inspection:Inspection"},
         config="finetune/classify.yaml",
         usage=("classify", "--text", "{text}"),
+    ),
+    "translate": Task(
+        module="llm.tasks:TranslationModel",
+        datamodule="llm.data:TranslationDataModule",
+        summary="an encoder and a decoder that translate sentences",
+        links={
+            "data.context_length": "model.transformer.context_length",
+            "data.vocab_size": "model.transformer.vocab_size",
+            "data.source_vocab_size": "model.transformer.source_vocab_size",
+        },
+        config="contrasts/translate.yaml",
+        usage=("translate", "--text", "{text}"),
+    ),
+    "word_vectors": Task(
+        module="llm.tasks:WordVectorsModule",
+        datamodule="llm.data:WordVectorsDataModule",
+        summary="vectors of words, learned from the words around them, as word2vec",
+        links={"data.vocab_size": "model.words.vocab_size"},
+        callbacks={"inspect": "llm.inspection.word_vectors:WordVectorsInspection"},
+        config="contrasts/word_vectors.yaml",
+        usage=("neighbours", "{text}"),
     ),
 }
 """Each task by its word."""

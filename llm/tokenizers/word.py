@@ -14,19 +14,22 @@ from llm.tokenizers.vocabulary import VocabularyTokenizer
 PATTERNS = {
     "with_colon": re.compile(r"""([,.:;?_!"()']|--|\s)"""),
     "without_colon": re.compile(r"""([,.?_!"()']|--|\s)"""),
+    "lowercase": re.compile(r"[\W\d_]+"),
 }
-"""The two split patterns in use; which one built a vocabulary is part of the tokenizer."""
+"""The split patterns in use; which one built a vocabulary is part of the tokenizer."""
 
 _NO_SPACE_BEFORE = frozenset(""",.?!"()'""")
 
 
 def split_words(text: str, pattern: str = "with_colon") -> list[str]:
-    """Cut a text into words and punctuation marks; white space separates and is dropped.
+    """Cut a text into words and punctuation marks; what separates them, such as white space, is dropped.
 
     Args:
         text: any text.
-        pattern: `with_colon` splits off `:` and `;` too, `without_colon` leaves them on the word before.
+        pattern: `with_colon` splits off `:` and `;` too, `without_colon` leaves them on the word before; `lowercase`
+            keeps words alone, in lower case: all that are not letters separate.
     """
+    text = text.lower() if pattern == "lowercase" else text
     return [piece.strip() for piece in PATTERNS[pattern].split(text) if piece.strip()]
 
 
@@ -111,6 +114,9 @@ class WordTokenizer(VocabularyTokenizer):
 
     def _offset(self, text: str, piece: str) -> int:
         """Where the first piece that equals `piece` begins; searched only to report it."""
+        if self.pattern == "lowercase":
+            found = re.search(rf"(?<![^\W\d_]){re.escape(piece)}(?![^\W\d_])", text, re.IGNORECASE)
+            return found.start() if found else 0
         offset = 0
         for part in self._special_pattern.split(text):
             for cut in [part] if part in self.specials else PATTERNS[self.pattern].split(part):

@@ -72,7 +72,7 @@ class Prediction(NamedTuple):
 
 
 def cross_entropy_with_grad_(
-    logits: Tensor, targets: Tensor, scale: float | None, vocab_size: int | None = None
+    logits: Tensor, targets: Tensor, scale: float | None, vocab_size: int | None = None, smoothing: float = 0.0
 ) -> Tensor:
     """The cross-entropies of logits against targets; the logits become the gradient, softmax minus one-hot.
 
@@ -81,6 +81,7 @@ def cross_entropy_with_grad_(
         targets: (R).
         scale: of whose product with the sum of the losses the gradient is. None: the logits stay as they are.
         vocab_size: V; the width of the logits unless given.
+        smoothing: see `head_loss`.
 
     Returns:
         The losses (R), in nats and float32.
@@ -92,9 +93,14 @@ def cross_entropy_with_grad_(
         some, wanted = logits[start : start + at_once], targets[start : start + at_once, None]
         supervised, wanted = wanted != IGNORED, wanted.clamp(min=0)
         logs = torch.log_softmax(some, -1, dtype=torch.float32)
-        losses[start : start + at_once] = torch.where(supervised, -logs.gather(1, wanted), 0.0)[:, 0]
+        found = -logs.gather(1, wanted)
+        if smoothing:
+            found = (1 - smoothing) * found - smoothing * logs.mean(1, keepdim=True)
+        losses[start : start + at_once] = torch.where(supervised, found, 0.0)[:, 0]
         if scale is not None:
-            logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, -1.0))
+            logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, smoothing - 1.0))
+            if smoothing:
+                logs.sub_(smoothing / logs.shape[1])
             some.copy_(logs.mul_(supervised * scale))
     if scale is not None:
         beyond.zero_()
@@ -102,7 +108,7 @@ def cross_entropy_with_grad_(
 
 
 def compilable_cross_entropy_with_grad_(
-    logits: Tensor, targets: Tensor, scale: float | None, vocab_size: int | None = None
+    logits: Tensor, targets: Tensor, scale: float | None, vocab_size: int | None = None, smoothing: float = 0.0
 ) -> Tensor:
     """As `cross_entropy_with_grad_`, all rows at once and without a scatter: a compiler fuses it into two passes.
 
@@ -113,13 +119,19 @@ def compilable_cross_entropy_with_grad_(
     if vocab_size is not None and vocab_size < logits.shape[1]:
         values = values.masked_fill(columns >= vocab_size, -math.inf)
     logs = torch.log_softmax(values, -1)
-    losses = torch.where(supervised, -logs.gather(1, wanted), 0.0)[:, 0]
+    losses, aims = -logs.gather(1, wanted), (columns == wanted).float()
+    if smoothing:
+        V = logits.shape[1] if vocab_size is None else vocab_size
+        is_token = columns < V
+        losses = (1 - smoothing) * losses - smoothing / V * logs.where(is_token, 0.0).sum(1, keepdim=True)
+        aims = (1 - smoothing) * aims + smoothing / V * is_token
+    losses = torch.where(supervised, losses, 0.0)[:, 0]
     if scale is not None:
-        logits.copy_((logs.exp() - (columns == wanted).float()) * (supervised * scale))
+        logits.copy_((logs.exp() - aims) * (supervised * scale))
     return losses
 
 
-CrossEntropyWithGrad = Callable[[Tensor, Tensor, float | None, int | None], Tensor]
+CrossEntropyWithGrad = Callable[[Tensor, Tensor, float | None, int | None, float], Tensor]
 
 
 def head_loss(
@@ -130,6 +142,7 @@ def head_loss(
     scale: float = 1.0,
     cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_,
     transform: Callable[[Tensor], Tensor] | None = None,
+    smoothing: float = 0.0,
 ) -> Prediction:
     """The loss, computed in the way that is faster for this vocabulary size.
 
@@ -141,6 +154,8 @@ def head_loss(
         scale: what the sum is multiplied by.
         cross_entropy: what turns the logits of a large vocabulary into losses and gradients.
         transform: layers before the head, which only supervised tokens need: `(N, C)` -> `(N, C)`.
+        smoothing: how much of each target's probability all tokens share alike, from 0 to 1 (label smoothing, Szegedy
+            et al. 2015, section 7). The loss is a sum over supervised tokens, as without.
     """
     hidden_states, targets = hidden_states.flatten(0, -2), targets.flatten()  # (B, T, C) -> (N, C), (B, T) -> (N)
     n_tokens = (targets != IGNORED).sum()
@@ -150,14 +165,19 @@ def head_loss(
     if transform is not None:
         hidden_states = transform(hidden_states)  # (N, C) -> (N, C)
     if head.out_features >= LARGE_VOCABULARY:
-        loss, n_correct = fused_loss(head, hidden_states, targets, with_accuracy, scale, cross_entropy)
+        loss, n_correct = fused_loss(head, hidden_states, targets, with_accuracy, scale, cross_entropy, smoothing)
     else:
-        loss, n_correct = plain_loss(head, hidden_states, targets, with_accuracy, scale)
+        loss, n_correct = plain_loss(head, hidden_states, targets, with_accuracy, scale, smoothing)
     return Prediction(loss, n_tokens, n_correct)
 
 
 def plain_loss(
-    head: Head, hidden_states: Tensor, targets: Tensor, with_accuracy: bool = False, scale: float = 1.0
+    head: Head,
+    hidden_states: Tensor,
+    targets: Tensor,
+    with_accuracy: bool = False,
+    scale: float = 1.0,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
     """The scaled sum of the losses, and the number of correct predictions, from all logits at once.
 
@@ -167,9 +187,11 @@ def plain_loss(
         targets: (N).
         with_accuracy: see `head_loss`.
         scale: see `head_loss`.
+        smoothing: see `head_loss`.
     """
     logits = head(hidden_states)  # (N, C) -> (N, V)
-    loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum") * scale
+    options: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": smoothing}
+    loss = F.cross_entropy(logits.float(), targets, **options) * scale
     return loss, (logits.detach().argmax(-1) == targets).sum() if with_accuracy else None
 
 
@@ -180,9 +202,10 @@ def fused_loss(
     with_accuracy: bool = False,
     scale: float = 1.0,
     cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
     """As `plain_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
-    options = head.out_features, with_accuracy, torch.is_grad_enabled(), scale, cross_entropy
+    options = head.out_features, with_accuracy, torch.is_grad_enabled(), scale, cross_entropy, smoothing
     loss, n_correct = FusedHeadLoss.apply(hidden_states, head.weight, head.bias, targets, *options)
     return loss, n_correct if with_accuracy else None
 
@@ -216,6 +239,7 @@ class FusedHeadLoss(torch.autograd.Function):
         with_gradients: bool,
         scale: float,
         cross_entropy: CrossEntropyWithGrad,
+        smoothing: float,
     ) -> tuple[Tensor, Tensor]:
         """Loss and correct predictions of the targets; saves the gradients.
 
@@ -249,7 +273,7 @@ class FusedHeadLoss(torch.autograd.Function):
                 logits = F.linear(some, rows_of_weight, each_bias)  # (R, C) -> (R, aligned V)
                 if with_accuracy:
                     n_correct += (logits[:, :vocab_size].argmax(-1) == wanted).sum()
-                losses[first : first + block] = cross_entropy(logits, wanted, at_once, vocab_size)
+                losses[first : first + block] = cross_entropy(logits, wanted, at_once, vocab_size, smoothing)
                 if grad_bias is not None:
                     grad_bias[:vocab_size] += logits[:, :vocab_size].sum(0, dtype=torch.float32)  # (R, V) -> (V)
                 if grad_states is not None:
@@ -280,7 +304,7 @@ class FusedHeadLoss(torch.autograd.Function):
         found = [None if part is None else part.to(dtype) for part, dtype in zip(gradients, ctx.dtypes, strict=True)]
         if not is_one:
             found = [None if part is None else part.mul_(grad) for part in found]
-        return *found, None, None, None, None, None, None
+        return *found, None, None, None, None, None, None, None
 
 
 def block_bytes(device: str) -> int:

@@ -15,9 +15,9 @@ from llm.training.loss import Prediction
 class SplitMetrics(Metric):
     """Loss and token accuracy, accumulated batch by batch, and over all processes when they are computed.
 
-    The sums stay on the device, so that no batch synchronizes, and are in float32 even where the model is in 16 bits,
-    in which they would stop growing after some hundred batches. So do not register this as a submodule of the model:
-    it would be cast to the model's precision.
+    The sums stay on the device, so that no batch synchronizes, and are in float64 even where the model is in 16 bits:
+    in float32 they would stop growing after some ten million tokens (in float32 too, where a device has nothing
+    wider). So do not register this as a submodule of the model: it would be cast to the model's precision.
 
     Args:
         split: its name, for errors.
@@ -30,10 +30,12 @@ class SplitMetrics(Metric):
         super().__init__()
         self.split = split
         # Of the losses, of the correct predictions, of all supervised tokens.
-        self.add_state("sums", default=torch.zeros(3), dist_reduce_fx="sum")
+        self.add_state("sums", default=torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def begin(self, device: torch.device) -> None:
         """Reset; the batches to come are on this device."""
+        if device.type == "mps":  # it has no float64
+            self.set_dtype(torch.float32)
         self.to(device)
         self.reset()
 
@@ -41,7 +43,7 @@ class SplitMetrics(Metric):
         """Add one batch."""
         assert prediction.n_correct is not None
         parts = (prediction.loss, prediction.n_correct, prediction.n_tokens)
-        self.sums = self.sums + torch.stack([part.detach().float() for part in parts])  # (3)
+        self.sums = self.sums + torch.stack([part.detach().to(self.sums.dtype) for part in parts])  # (3)
 
     @property
     def is_empty(self) -> bool:

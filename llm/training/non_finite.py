@@ -212,8 +212,14 @@ def _content(step: _Step, micro: MicroBatch) -> dict[str, Any]:
 
 def _rows(batch: TokenBatch) -> list[dict[str, list[int]]]:
     """The ids of each row, without padding: with the last target where the targets are the next tokens, and else the
-    targets beside them."""
-    inputs, targets, lengths = batch
+    targets beside them; and those of its source, if it has one."""
+    inputs, targets, lengths = batch.inputs, batch.targets, batch.lengths
+    if (source := getattr(batch, "source", None)) is not None:
+        source_lengths = batch.source_lengths
+        n_sources = [source.shape[1]] * len(source) if source_lengths is None else source_lengths.tolist()
+        sources = [ids[:end] for ids, end in zip(source.tolist(), n_sources, strict=True)]
+        rows = _rows(batch._replace(source=None))
+        return [{**row, "source_ids": ids} for row, ids in zip(rows, sources, strict=True)]
     if lengths is None and torch.equal(targets[:, :-1], inputs[:, 1:]) and bool((targets[:, -1] >= 0).all()):
         return [{"ids": row} for row in torch.cat([inputs, targets[:, -1:]], dim=1).tolist()]  # (B, T + 1)
     ends = [inputs.shape[1]] * len(inputs) if lengths is None else lengths.tolist()

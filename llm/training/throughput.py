@@ -49,8 +49,8 @@ class Throughput(L.Callback):
         if self._start is None:  # the first batch is slower: kernels are chosen, memory is allocated
             self._restart(trainer)
             return
-        inputs, _, lengths = TokenBatch.of(batch)
-        self._tokens = self._tokens + (inputs.numel() if lengths is None else lengths.sum())
+        batch = TokenBatch.of(batch)
+        self._tokens = self._tokens + (batch.inputs.numel() if batch.lengths is None else batch.lengths.sum())
         if is_logging(trainer):
             synchronize(pl_module.device)
             seconds = time.perf_counter() - self._start - (side_work_seconds(trainer) - self._side_work)

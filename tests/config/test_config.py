@@ -116,7 +116,7 @@ def test_special_tokens_are_for_learned_vocabularies():
         ({"kind": "bpe"}, "bpe learns a vocabulary of vocab_size tokens: give it"),
         ({"kind": "gpt2", "vocab_size": 300}, "vocab_size is for bpe; 'gpt2' has its own"),
         ({"kind": "bpe", "vocab_size": 300, "pattern": "with_colon"}, "must be one of gpt2, gpt4; got 'with_colon'"),
-        ({"kind": "word", "pattern": "gpt2"}, "must be one of with_colon, without_colon; got 'gpt2'"),
+        ({"kind": "word", "pattern": "gpt2"}, "must be one of with_colon, without_colon, lowercase; got 'gpt2'"),
         ({"kind": "char", "pattern": "gpt2"}, "must be left out; got 'gpt2'"),
         ({"kind": "bpe", "vocab_size": 300, "min_frequency": 0}, "min_frequency must be at least 1, got 0"),
     ],

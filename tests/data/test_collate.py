@@ -12,7 +12,7 @@ rows = st.lists(st.lists(st.tuples(st.integers(0, 99), st.integers(-100, 99)), m
 @given(rows)
 def test_rows_are_kept_and_what_follows_them_is_not_supervised(rows):
     pairs = [(np.array(row)[:, 0].astype("<u2"), np.array(row)[:, 1].astype("<i4")) for row in rows]
-    inputs, targets, lengths = collate(pairs)
+    inputs, targets, lengths, *_ = collate(pairs)
     assert inputs.dtype == targets.dtype == lengths.dtype == torch.int64
     assert inputs.shape == targets.shape == (len(rows), max(map(len, rows)))
     assert lengths.tolist() == [len(row) for row in rows]

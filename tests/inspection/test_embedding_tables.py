@@ -14,6 +14,7 @@ from llm.inspection.embeddings import (
     neighbours_table,
     positional_similarity,
     projector_sample,
+    token_table,
     word_ids,
 )
 from llm.model import GPT
@@ -47,22 +48,22 @@ def test_neighbours_are_found_by_angle_and_a_token_is_not_its_own():
     model = GPT(GPTConfig(vocab_size=4, context_length=2, n_layer=1, n_head=1, n_embd=2))
     with torch.no_grad():
         model.embeddings.token.weight.copy_(torch.tensor([[1.0, 0.0], [100.0, 10.0], [0.0, 1.0], [-1.0, 0.0]]))
-    ids, cosines = nearest(model, [0], k=3)
+    ids, cosines = nearest(token_table(model), [0], k=3)
     assert ids.tolist() == [[1, 2, 3]]
     torch.testing.assert_close(cosines, torch.tensor([[100 / 10100**0.5, 0.0, -1.0]]))
-    assert nearest(model, [0, 3], k=10)[0].shape == (2, 3)
+    assert nearest(token_table(model), [0, 3], k=10)[0].shape == (2, 3)
 
 
 def test_padding_is_nobody_s_neighbour():
     model = GPT(GPTConfig(vocab_size=3, context_length=2, n_layer=1, n_head=1, n_embd=2, vocab_multiple=8))
     with torch.no_grad():
         model.embeddings.token.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [-1, 0], *[[1, 0]] * 5]))
-    assert nearest(model, [0], k=7)[0].tolist() == [[1, 2]]
+    assert nearest(token_table(model), [0], k=7)[0].tolist() == [[1, 2]]
 
 
 def test_the_table_of_neighbours(tiny):
     tokenizer = build_tokenizer(TokenizerConfig(kind="char", specials=()), ["abc|<d> efghijklm"])
-    lines = neighbours_table(make(tiny), tokenizer, tokenizer.encode("a|")).splitlines()
+    lines = neighbours_table(token_table(make(tiny)), tokenizer, tokenizer.encode("a|")).splitlines()
     assert len(lines) == 4
     assert {line.count("|") for line in lines} == {3}
 
@@ -93,8 +94,8 @@ def test_neighbours_are_sought_among_the_trained_tokens_alone(tiny):
     with torch.no_grad():
         table = model.embeddings.token.weight
         table[1] = table[0]  # as near as can be
-    assert nearest(model, [0], k=1)[0].tolist() == [[1]]
+    assert nearest(token_table(model), [0], k=1)[0].tolist() == [[1]]
     among = torch.tensor([0, 2, 5])
-    found, cosines = nearest(model, [0], k=4, among=among)
+    found, cosines = nearest(token_table(model), [0], k=4, among=among)
     assert sorted(found[0].tolist()) == [2, 5]
     assert cosines.isfinite().all()

@@ -37,9 +37,10 @@ kinds = pytest.mark.parametrize(
         {"positions": "rotary", "n_kv_head": 1, "norm": "rms_norm"},
         {"attention": "causal"},
         {"attention": "dot", "causal": True},
+        {"sliding_window": 3, "qk_norm": True, "qk_gain": "separate", "mlp": "gated"},
         {"qk_norm": True, "n_encoder_layer": 1, "bias": False, "qkv_bias": False},
     ],
-    ids=["pre-norm", "post-norm", "rotary", "one head", "dot", "qk_norm"],
+    ids=["pre-norm", "post-norm", "rotary", "one head", "dot", "window", "qk_norm"],
 )
 
 

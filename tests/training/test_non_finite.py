@@ -129,7 +129,7 @@ def test_the_batch_is_named_and_kept(tmp_path):
     trainer, module, datamodule = prepare(tmp_path, "stop", callbacks=[Watch(), Poison([7], "loss")])
     with pytest.raises(TrainingError, match="its token ids and text are in") as error:
         trainer.fit(module, datamodule)
-    epoch, number, (inputs, targets, _) = seen[7]
+    epoch, number, (inputs, targets, *_) = seen[7]
     assert epoch == 1, "the order of the windows is not that of the first epoch"
     assert f"batch {number} of epoch 1 (windows that begin at token " in str(error.value)
     kept = json.loads((tmp_path / "non_finite" / "step-7-process-0.json").read_text())

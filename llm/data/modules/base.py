@@ -14,6 +14,9 @@ from llm.data.order import BatchOrder
 from llm.errors import CheckpointError, ConfigError, DataError
 from llm.tokenizers import Tokenizer
 
+_SAMPLE = 16
+"""Tokens of an example at the most, in the command that uses a model."""
+
 
 class ResumableDataModule(L.LightningDataModule, ABC):
     """Batches in an order that a run can resume from its position alone.
@@ -127,6 +130,10 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     @abstractmethod
     def sample_ids(self, most: int) -> list[int]:
         """Token ids to look at, `most` at the most: of the validation split, or of the training split without one."""
+
+    def sample_text(self) -> str:
+        """Some words to use a trained model on."""
+        return " ".join(self.tokenizer.decode(self.sample_ids(_SAMPLE)).split()) or "Once"
 
     # Loaders
 

@@ -180,6 +180,10 @@ class TextDataModule(ResumableDataModule):
         tokens = self.validation_tokens
         return list((tokens if len(tokens) else self.train_tokens)[:most].tolist())
 
+    def sample_text(self) -> str:
+        """The first words of the training text."""
+        return " ".join(self.tokenizer.decode(self.train_tokens[:4].tolist()).split()) or "Once"
+
     def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
         """The windows over a split, as batches are gathered from them; a subclass may change what they are given.
 

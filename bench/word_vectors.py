@@ -1,0 +1,255 @@
+"""Word vectors: ours against gensim's word2vec, on the same text with the same settings and threads.
+
+Both get the same rows of words. How good vectors are is the rank correlation (Spearman's rho) of their cosines with
+what people say of the similarity of pairs of words: WordSim-353 (Finkelstein et al. 2001), SimLex-999 (Hill et al.
+2015), or any file with two words and a number in each line, separated by tabs; pairs with a word that is not in the
+vocabulary are left out. Speed is in words of the text, rare and frequent ones included, per second of training alone,
+from the clock of the wall; the programs take turns, a seed at a time.
+
+With `--ckpt`, nothing is trained: tables of vectors are measured on the pairs whose words all of them have, and it is
+counted how many of the ten nearest neighbours of frequent words two tables have in common.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm import OptimConfig
+from llm.config import WordVectorsConfig
+from llm.data import WordVectorsDataModule
+from llm.pretrained.vectors import NamedVectors, read_vectors
+from llm.tasks import WordVectorsModule
+
+OBJECTIVES = ("skip_gram", "cbow")
+
+
+class Pairs(NamedTuple):
+    """Pairs of words, and what people say of them.
+
+    Args:
+        name: of the file.
+        words: two for each pair.
+        similarity: (N).
+    """
+
+    name: str
+    words: list[tuple[str, str]]
+    similarity: npt.NDArray[np.float64]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m bench.word_vectors", description=__doc__)
+    add = parser.add_argument
+    add("--corpus", nargs="+", default=["story"], help="text files and folders (%(default)s)")
+    add("--pairs", nargs="*", default=[], metavar="FILE", help="two words and a number, with tabs between them")
+    add("--ckpt", nargs="*", default=[], metavar="FILE", help="measure these vectors, and train none")
+    add("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="(%(default)s)")
+    add("--epochs", type=int, default=5, help="(%(default)s)")
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(%(default)s)")
+    add("--batch_size", type=int, default=64, help="rows in a batch of ours (%(default)s)")
+    add("--learning_rate", type=float, default=0.02, help="of ours (%(default)s); gensim's is its default")
+    add("--min_count", type=int, default=5, help="for both (%(default)s)")
+    add("--threads", type=int, default=1, help="for both (%(default)s)")
+    add("--tiny", action="store_true", help="a size that only shows that this runs")
+    add("--json", action="store_true", help="print one JSON document instead of the table")
+    arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.epochs, arguments.seeds, arguments.batch_size, arguments.min_count = 1, [1], 4, 2
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    torch.set_num_threads(arguments.threads)
+    pairs = [read_pairs(Path(path)) for path in arguments.pairs]
+    rows = compare_tables(arguments.ckpt, pairs) if arguments.ckpt else compare_programs(arguments, pairs)
+    if arguments.json:
+        print(json.dumps({"rows": rows}))
+        return
+    for row in rows:
+        print(
+            "  ".join(f"{name} {value:.3f}" if isinstance(value, float) else str(value) for name, value in row.items())
+        )
+
+
+def read_pairs(path: Path) -> Pairs:
+    """The pairs of words of a file; lines that begin with # are comments."""
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    words = [(first.lower(), second.lower()) for first, second, *_ in lines]
+    return Pairs(path.name, words, np.array([float(line[2]) for line in lines]))
+
+
+def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Spearman's rank correlation; equal values have the mean of their ranks."""
+    ranks = []
+    for values in (first, second):
+        _, places, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[places])
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def agreement(vectors: NamedVectors, pairs: Pairs, keep: Callable[[str], bool] = lambda _: True) -> tuple[float, int]:
+    """Spearman's rho of the cosines of pairs with their similarity, and of how many pairs."""
+    known = [
+        (first, second, place)
+        for place, words in enumerate(pairs.words)
+        if all(map(keep, words)) and None not in (first := vectors.find(words[0]), second := vectors.find(words[1]))
+    ]
+    if len(known) < 2:
+        return float("nan"), len(known)
+    first, second, places = (torch.tensor(column) for column in zip(*known, strict=True))
+    cosines = F.cosine_similarity(vectors.table[first], vectors.table[second])  # (N)
+    return spearman(cosines.numpy(), pairs.similarity[places.numpy()]), len(known)
+
+
+def compare_programs(arguments: argparse.Namespace, pairs: Sequence[Pairs]) -> list[dict[str, Any]]:
+    """Train with both, a seed at a time; the mean over seeds of quality and speed."""
+    programs = {"ours": ours}
+    if find_spec("gensim") is None:
+        print("gensim is not installed: its rows are skipped (pip install gensim)")
+    else:
+        programs["gensim"] = gensims
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        data = data_of(arguments, folder, 1)
+        n_words = len(data.train_tokens) * arguments.epochs
+        for objective in arguments.objectives:
+            found: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in programs}
+            for seed in arguments.seeds:
+                for name, train in programs.items():
+                    seconds, vectors = train(arguments, folder, objective, seed)
+                    found[name].append((n_words / seconds, [agreement(vectors, each)[0] for each in pairs]))
+            for name, runs in found.items():
+                speed = statistics.median(speed for speed, _ in runs)
+                row: dict[str, Any] = {"objective": objective, "program": name, "words/s": round(speed)}
+                for column, each in enumerate(pairs):
+                    row[each.name] = statistics.mean(rho[column] for _, rho in runs)
+                rows.append(row)
+    return rows
+
+
+def data_of(arguments: argparse.Namespace, folder: str, seed: int) -> WordVectorsDataModule:
+    """The rows of words that both programs get."""
+    data = WordVectorsDataModule(
+        corpus=arguments.corpus,
+        min_count=arguments.min_count,
+        batch_size=arguments.batch_size,
+        validation_fraction=0.0,
+        drop_last=False,
+        seed=seed,
+        cache_dir=folder,
+    )
+    data.prepare_data()
+    return data
+
+
+def ours(arguments: argparse.Namespace, folder: str, objective: str, seed: int) -> tuple[float, NamedVectors]:
+    """Seconds of training, and the vectors."""
+    data = data_of(arguments, folder, seed)
+    torch.manual_seed(seed)
+    config = WordVectorsConfig(data.vocab_size, objective=objective)  # type: ignore[arg-type]
+    optim = OptimConfig(learning_rate=arguments.learning_rate, warmup_steps=20, weight_decay=0.0, beta2=0.999)
+    module = WordVectorsModule(config, optim)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=arguments.epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=[clock := Clock()],
+    )
+    trainer.fit(module, data)
+    n_words = len(data.tokenizer.to_dict()["vocabulary"])
+    names = [data.tokenizer.token_bytes(token).decode() for token in range(n_words)]
+    return clock.seconds, NamedVectors(names, module.words.token.weight.detach()[:n_words])
+
+
+class Clock(L.Callback):
+    """How long training takes, without what comes before and after it."""
+
+    seconds = 0.0
+
+    def on_train_start(self, *_: Any) -> None:
+        """Begin."""
+        self._start = time.perf_counter()
+
+    def on_train_end(self, *_: Any) -> None:
+        """End."""
+        self.seconds = time.perf_counter() - self._start
+
+
+def gensims(arguments: argparse.Namespace, folder: str, objective: str, seed: int) -> tuple[float, NamedVectors]:
+    """Seconds of training, and the vectors."""
+    from gensim.models import Word2Vec
+
+    data = data_of(arguments, folder, seed)
+    names = [data.tokenizer.token_bytes(token).decode() for token in range(data.vocab_size)]
+    tokens, T = np.asarray(data.train_tokens), data.context_length
+    is_word = data.counts[tokens] > 0
+    starts = range(0, len(tokens) - T, T)
+    rows = [[names[token] for token in tokens[at : at + T][is_word[at : at + T]].tolist()] for at in starts]
+    model = Word2Vec(
+        vector_size=WordVectorsConfig().n_embd,
+        window=data.window,
+        min_count=1,  # rare words are no longer there
+        sg=int(objective == "skip_gram"),
+        negative=int(WordVectorsConfig().negatives),
+        sample=data.sample,
+        seed=seed,
+        workers=arguments.threads,
+    )
+    model.build_vocab(rows)
+    start = time.perf_counter()
+    model.train(rows, total_examples=len(rows), epochs=arguments.epochs)
+    seconds = time.perf_counter() - start
+    return seconds, NamedVectors(model.wv.index_to_key, torch.from_numpy(model.wv.vectors))
+
+
+def compare_tables(
+    sources: Sequence[str], pairs: Sequence[Pairs], n_words: int = 200, k: int = 10
+) -> list[dict[str, Any]]:
+    """How well tables do on pairs that all of them have, and how alike the neighbours of words are."""
+    tables = [read_vectors(source) for source in sources]
+
+    def in_all(word: str) -> bool:
+        return all(table.find(word) is not None for table in tables)
+
+    rows: list[dict[str, Any]] = []
+    for source, table in zip(sources, tables, strict=True):
+        row: dict[str, Any] = {"vectors": source}
+        for each in pairs:
+            row[each.name], row[f"pairs of {each.name}"] = agreement(table, each, in_all)
+        rows.append(row)
+    words = [name for name in tables[0].names if name.isalpha() and len(name) > 3 and in_all(name)][:n_words]
+    neighbours = [neighbours_within(table, words, k) for table in tables]
+    for row, found in zip(rows, neighbours, strict=True):
+        both = (found[:, :, None] == neighbours[0][:, None]).any(-1)  # (N, k, k) -> (N, k)
+        row[f"of {k} neighbours, in common with the first"] = float(both.float().sum(1).mean())
+    return rows
+
+
+def neighbours_within(vectors: NamedVectors, words: Sequence[str], k: int) -> Tensor:
+    """The nearest neighbours of some words among themselves, (N, k)."""
+    ids = torch.tensor([number for word in words if (number := vectors.find(word)) is not None])
+    unit = F.normalize(vectors.table[ids], dim=-1)
+    return (unit @ unit.mT).fill_diagonal_(-1).topk(min(k, len(words) - 1)).indices
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""`python -m llm translate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from llm.errors import ConfigError, TokenizerError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    add = parser.add_argument
+    add("--ckpt", required=True, help="the checkpoint of a model that translates")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--text", action="append", help="a sentence to translate; may be given several times")
+    source.add_argument("--text_file", metavar="FILE", help="sentences, one a line; default: standard input")
+    add("--beam", type=int, default=1, help="hypotheses that the search keeps; 1 is greedy (%(default)s)")
+    add("--length_penalty", type=float, default=0.6, help="0 to 1: how far a beam favours length (%(default)s)")
+    add("--batch_size", type=int, default=64, help="sentences in a batch; no effect on results (%(default)s)")
+    add("--json", action="store_true", help="print each result as a line of JSON")
+    add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the translation of each sentence on a line; an empty line stays empty.
+
+    Raises:
+        LLMError: the checkpoint, a sentence or an option can't be used.
+    """
+    from llm.commands.devices import find_device
+    from llm.generation.translating import load_translator
+
+    if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
+        raise ConfigError("nothing to translate: give --text TEXT, --text_file FILE, or sentences on standard input")
+    if arguments.batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {arguments.batch_size}")
+    translator = load_translator(arguments.ckpt, find_device(arguments.device))
+    texts = _read_texts(arguments)
+    for where, text in texts:  # all of them before the first is translated
+        try:
+            if text.strip():
+                translator.encode(text)
+        except TokenizerError as error:
+            raise TokenizerError(f"{where}: {error}" if where else str(error)) from error
+    for part in _batches(texts, arguments.batch_size):
+        wanted = [text for text in part if text.strip()]
+        found = iter(translator.translate(wanted, arguments.beam, arguments.length_penalty, arguments.batch_size))
+        for text in part:
+            if not text.strip():
+                if not arguments.json:
+                    print(flush=True)
+                continue
+            translation = next(found)
+            result = {"source": text, **translation.to_dict()}
+            print(json.dumps(result, ensure_ascii=False) if arguments.json else translation.text, flush=True)
+
+
+def _batches(texts: list[tuple[str, str]], size: int) -> list[list[str]]:
+    return [[text for _, text in texts[start : start + size]] for start in range(0, len(texts), size)]
+
+
+def _read_texts(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """Each text, and where it stands, if that has to be said."""
+    from llm.commands.standard_input import read_lines
+    from llm.data.reading.sources import read_document
+
+    if arguments.text is not None:
+        if not any(text.strip() for text in arguments.text):
+            raise TokenizerError("there is nothing to translate in an empty text; give a sentence")
+        several = len(arguments.text) > 1
+        return [(f"text {number}" if several else "", text) for number, text in enumerate(arguments.text, start=1)]
+    if arguments.text_file is not None:
+        source, lines = repr(arguments.text_file), read_document(arguments.text_file).split("\n")
+    else:
+        source, lines = "standard input", read_lines()
+    lines = lines[:-1] if lines[-1] == "" else lines
+    if not any(line.strip() for line in lines):
+        raise TokenizerError(f"{source} is empty; give sentences to translate, one a line")
+    return [(f"{source}, line {line}", text) for line, text in enumerate(lines, start=1)]

@@ -1,0 +1,272 @@
+"""Pairs of sentences, to learn to translate the one into the other."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llm.config import TokenizerConfig
+from llm.data.dates import DATES, date_pairs
+from llm.data.loader import BatchLoader
+from llm.data.modules.base import ResumableDataModule
+from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder
+from llm.data.reading.pairs import Pair, read_pairs
+from llm.data.translation import TranslationRows
+from llm.errors import ConfigError, DataError, TokenizerError
+from llm.pretrained import read_source_tokenizer, read_tokenizer
+from llm.tokenizers import LEARNED, Tokenizer, build_tokenizer
+
+log = logging.getLogger("llm")
+
+_SPLIT_SEED = 0
+"""The pairs for validation do not depend on the run's seed: otherwise runs could not be compared."""
+_SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
+_CHARACTERS = TokenizerConfig(kind="char")
+
+
+class TranslationDataModule(ResumableDataModule):
+    """Pairs of a source sentence and its translation, batched by length.
+
+    All pairs are held in memory. A sentence that occurs with several translations is in one split with all of them:
+    splits are by distinct source.
+
+    Args:
+        corpus: what to train on: `dates`, which is generated; a table with a tab between columns, or JSON lines
+            (`.jsonl`); or a list of two text files, of which each line of the second translates that of the first.
+        fields: which columns of a table, counted from 1, or which fields of JSON lines are source and target. Default:
+            1 and 2, or `source` and `target`.
+        tokenizer: which tokenizer, and its options, for targets; in Python also a ready one. A vocabulary that has to
+            be learned is that of `corpus`.
+        share_tokenizer: whether sources have the same tokenizer, which then learns from both sides.
+        source_tokenizer: as `tokenizer`, for sources; used where they don't share it.
+        context_length: the most tokens that a source may have with its end token, and a target with its.
+        skip_longer: leave longer pairs out, and say how many; else they are an error.
+        batch_size: pairs in a batch, on each device.
+        shuffle: give the training pairs a new order every epoch.
+        drop_last: skip the training pairs that don't fill a last batch.
+        validation_fraction: fraction of the distinct sources, chosen once for all seeds, that is kept for validation;
+            `dates` has splits of its own.
+        validation_corpus: validate on this instead, and train on the whole corpus.
+        test_corpus: what `test` uses. Default: the validation pairs; those of `dates` for it, where corpus is `dates`.
+        num_workers: processes that gather batches; 0 is the training process itself, usually the fastest.
+        seed: of the order of the training pairs.
+        allow_changed_data: resume from a checkpoint although the pairs or their order are no longer the same, so that
+            the run no longer repeats an uninterrupted one.
+
+    Raises:
+        ConfigError: a setting is invalid.
+        CheckpointError: a tokenizer's `checkpoint` is not a checkpoint with a tokenizer.
+        DataError: a vocabulary has to be learned from pairs that can't be read.
+    """
+
+    order_settings: ClassVar[tuple[str, ...]] = ("context_length", *ResumableDataModule.order_settings)
+    least: ClassVar[dict[str, int]] = {"context_length": 2, **ResumableDataModule.least}
+    rows_name: ClassVar[str] = "pairs"
+
+    def __init__(
+        self,
+        corpus: str | list[str] = DATES,
+        fields: list[int | str] | None = None,
+        tokenizer: TokenizerConfig = _CHARACTERS,
+        share_tokenizer: bool = True,
+        source_tokenizer: TokenizerConfig = _CHARACTERS,
+        context_length: int = 64,
+        skip_longer: bool = False,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        validation_fraction: float = 0.05,
+        validation_corpus: str | list[str] | None = None,
+        test_corpus: str | list[str] | None = None,
+        num_workers: int = 0,
+        seed: int = 123,
+        allow_changed_data: bool = False,
+    ) -> None:
+        super().__init__(batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data)
+        self.corpus, self.fields = corpus, fields
+        self.context_length, self.skip_longer = context_length, skip_longer
+        self.validation_fraction = validation_fraction
+        self.validation_corpus, self.test_corpus = validation_corpus, test_corpus
+        fraction_problem = f"validation_fraction must be in [0, 1), got {validation_fraction}"
+        self._check_settings(*([] if 0 <= validation_fraction < 1 else [fraction_problem]))
+        self._pairs: dict[str, list[Pair]] = {}
+        self._rows: dict[str, TranslationRows] = {}
+        sides = ("source", "target") if share_tokenizer else ("target",)
+        self.tokenizer = self._make_tokenizer(tokenizer, sides)
+        self.source_tokenizer = (
+            self.tokenizer if share_tokenizer else self._make_tokenizer(source_tokenizer, ("source",))
+        )
+        self.vocab_size = int(self.tokenizer.vocab_size)
+        self.source_vocab_size = int(self.source_tokenizer.vocab_size)
+
+    def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer, sides: Sequence[str]) -> Tokenizer:
+        if not isinstance(tokenizer, Tokenizer):
+            if tokenizer.checkpoint is not None:
+                read = read_source_tokenizer if sides == ("source",) else read_tokenizer
+                tokenizer = read(tokenizer.checkpoint)
+            elif tokenizer.kind in LEARNED:
+                texts = (getattr(pair, side) for pair in self._whole_corpus for side in sides)
+                tokenizer = build_tokenizer(tokenizer, texts)
+            else:
+                tokenizer = build_tokenizer(tokenizer)
+        if tokenizer.end_of_text_id is None:
+            raise ConfigError(
+                "a translation ends with a token that this tokenizer lacks: add <|endoftext|> to its specials"
+            )
+        return tokenizer
+
+    # The pairs
+
+    @cached_property
+    def _whole_corpus(self) -> list[Pair]:
+        """What the vocabulary is learned from."""
+        return list(date_pairs("train")) if self.corpus == DATES else read_pairs(self.corpus, self.fields)
+
+    def pairs(self, split: str) -> list[Pair]:
+        """The pairs of `train`, `validation` or `test`, those left out that are too long; none for no validation.
+
+        Raises:
+            DataError: they can't be read, or one is too long.
+            TokenizerError: one can't be encoded.
+        """
+        self.rows(split)
+        return self._pairs[split]
+
+    def rows(self, split: str) -> TranslationRows:
+        """The pairs of a split as token ids; raises what `pairs` raises."""
+        if split not in self._rows:
+            self._pairs[split], self._rows[split] = self._encode(split, self._read(split))
+        return self._rows[split]
+
+    def sentences(self, split: str, most: int) -> list[Pair]:
+        """So many pairs of a split, evenly spaced over it: the same in every epoch and for every seed."""
+        pairs = self.pairs(split)
+        return [pairs[number] for number in np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int)]
+
+    def _read(self, split: str) -> list[Pair]:
+        own = {"train": self.corpus, "validation": self.validation_corpus, "test": self.test_corpus}[split]
+        if self.corpus == DATES and own is None:
+            return list(date_pairs("validation" if split == "validation" else "test"))
+        if split != "train" and own is not None:
+            return list(date_pairs("test")) if own == DATES else read_pairs(own, self.fields)
+        if split == "test":
+            return self._read("validation")
+        divided = self.validation_corpus is None and self.corpus != DATES
+        sources = list(dict.fromkeys(pair.source for pair in self._whole_corpus))
+        n_validation = math.ceil(len(sources) * self.validation_fraction) if divided else 0
+        chosen = KeyedPermutation(len(sources), _SPLIT_SEED, 0)(np.arange(n_validation)).tolist()
+        kept = {sources[number] for number in chosen}
+        return [pair for pair in self._whole_corpus if (pair.source in kept) == (split == "validation")]
+
+    def _encode(self, split: str, pairs: list[Pair]) -> tuple[list[Pair], TranslationRows]:
+        kept, sources, targets = [], [], []
+        for pair in pairs:
+            try:
+                source, target = (
+                    self.source_tokenizer.encode_array(pair.source),
+                    self.tokenizer.encode_array(pair.target),
+                )
+            except TokenizerError as error:
+                raise TokenizerError(f"{split} pair {pair.source[:40]!r}, {pair.target[:40]!r}: {error}") from error
+            side, length = ("source", len(source)) if len(source) >= len(target) else ("target", len(target))
+            if length + 1 <= self.context_length:
+                kept.append(pair)
+                sources.append(source)
+                targets.append(target)
+            elif not self.skip_longer:
+                raise DataError(
+                    f"the {side} {getattr(pair, side)[:40]!r}... for {split} has {length + 1:,} tokens with its end "
+                    f"token, more than context_length {self.context_length:,}; set a larger context_length, or "
+                    "skip_longer true"
+                )
+        if len(kept) < len(pairs):
+            log.info("%s pairs for %s are left out: longer than context_length", f"{len(pairs) - len(kept):,}", split)
+        end_id, source_end_id = self.tokenizer.end_of_text_id, self.source_tokenizer.end_of_text_id
+        assert end_id is not None
+        assert source_end_id is not None
+        return kept, TranslationRows(sources, targets, source_end_id, end_id)
+
+    @cached_property
+    def batch_tokens(self) -> int:
+        """Tokens to predict in a batch of one device: B times the mean length of the targets."""
+        return max(1, round(self.batch_size * float(self.rows("train").targets.lengths.mean() + 1)))
+
+    def split_tokens(self, split: str) -> int:
+        """How many tokens the targets of `train` or `validation` have."""
+        return int(self.rows(split).targets.lengths.sum())
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens in the longer side of the longest pair to train on, the token before or behind it included."""
+        return int(self.rows("train").lengths.max()) + 1
+
+    def sample_ids(self, most: int) -> list[int]:
+        """The beginning of the shortest target."""
+        pair = min(self.sentences("validation", 100) or self.sentences("train", 100), key=lambda pair: len(pair.target))
+        return self.tokenizer.encode(pair.target)[:most]
+
+    def sample_text(self) -> str:
+        """The shortest of some sources."""
+        return min((pair.source for pair in self.sentences("train", 100)), key=len)
+
+    # What Lightning calls.
+
+    def setup(self, stage: str) -> None:
+        """Read and encode what is needed.
+
+        Raises:
+            DataError: there is nothing to train or to test on.
+        """
+        del stage
+        for split in _SPLITS.get(self._running(), ()):
+            if len(self.rows(split)) == 0 and split != "validation":
+                raise DataError(f"there are no pairs to {self._running()} on; give more, or a file for {split}")
+        if self._running() == "fit" and self._rank_and_world_size()[0] == 0:
+            counts = [f"{len(self.rows(split)):,} for {split}" for split in _SPLITS["fit"]]
+            sizes = f"{self.source_vocab_size:,} source and {self.vocab_size:,} target tokens in the vocabularies"
+            log.info("pairs:       %s; %s", ", ".join(counts), sizes)
+
+    def train_source(self) -> TranslationRows:
+        """The training pairs."""
+        return self.rows("train")
+
+    def make_train_order(self, rank: int, world_size: int) -> BatchOrder:
+        """The training pairs, shuffled, in batches of similar length."""
+        lengths = self.rows("train").lengths
+        return LengthOrder(lengths, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
+
+    def validation_loader(self) -> BatchLoader | list[Any]:
+        """The validation pairs by length, all of them."""
+        return self._by_length("validation")
+
+    def test_dataloader(self) -> BatchLoader | list[Any]:
+        """The test pairs by length, all of them."""
+        return self._by_length("test")
+
+    def _by_length(self, split: str) -> BatchLoader | list[Any]:
+        rows = self.rows(split)
+        if len(rows) == 0:
+            return []
+        rank, world_size = self._rank_and_world_size()
+        order = LengthOrder(rows.lengths, self.batch_size, False, False, self.seed, rank, world_size)
+        return self._evaluation_loader(rows, order)
+
+    # What a checkpoint needs to know of the data.
+
+    def data_identity(self) -> dict[str, Any]:
+        """Which pairs, which tokenizers, and how many pairs are for training."""
+        digest = hashlib.sha256()
+        for pair in self.pairs("train"):
+            digest.update(f"{pair.source}\t{pair.target}\n".encode("utf-8", "surrogatepass"))
+        return {
+            "corpus": digest.hexdigest(),
+            "tokenizer": self.tokenizer.fingerprint,
+            "source_tokenizer": self.source_tokenizer.fingerprint,
+            "train_pairs": len(self.pairs("train")),
+        }

@@ -1,0 +1,225 @@
+"""Translation: the task of an encoder and a decoder that attends to it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self, cast
+
+import torch
+from torch import Tensor
+
+from llm.config import LoRAConfig, OptimConfig, TransformerConfig
+from llm.data.batch import TokenBatch
+from llm.errors import CheckpointError, ConfigError
+from llm.evaluation.translation import Tokenization, translation_metrics
+from llm.generation.searching import LENGTH_PENALTY
+from llm.generation.translating import TRANSLATE, Translator
+from llm.model import EncoderDecoder, build_network
+from llm.model.trained import trained_network
+from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
+from llm.runs.resuming import refuse_other_tokenizer
+from llm.runs.run_folder import run_folder_of
+from llm.runtime.counting import count_costs
+from llm.runtime.files import write_whole
+from llm.tasks.base import TaskModule
+from llm.training.loss import Prediction, head_loss
+
+log = logging.getLogger("llm")
+
+_TRANSFORMER = TransformerConfig()
+_OPTIM = OptimConfig()
+_LORA = LoRAConfig()
+
+
+class TranslationModel(TaskModule):
+    """Trains an encoder and a decoder to translate (Vaswani et al. 2017).
+
+    Validation measures loss and token accuracy of all pairs, and translates some of them, for BLEU and chrF against
+    their references; test translates all.
+
+    Args:
+        transformer: the architecture, where `kind` is `transformer`.
+        kind: which network: a `transformer`.
+        optim: optimizer and learning rate.
+        label_smoothing: how much of each target's probability all tokens share alike while training (Szegedy et al.
+            2015); 0 for none. The training loss is the smoothed one.
+        beam: hypotheses that a search keeps when it translates; 1 is greedy.
+        length_penalty: how far longer hypotheses are favoured in a beam (Wu et al. 2016, eq. 14); 0 for not at all.
+        sentences: how many pairs, spaced evenly over the split, each validation translates; 0 for none.
+        tokenization: of BLEU, one of sacreBLEU's. Default: `zh` for Chinese references, else `13a`.
+        translations: where `test` writes its translations beside the references, as JSON lines. Default: a file
+            `translations.jsonl` in the folder of the run.
+        compile: fuse what comes before the head, and the loss, with torch.compile: up to a minute to begin with, then
+            faster steps. Where that can't be done, a line says why, and the run continues without.
+        non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
+            become NaN, or `skip` the step and count it. Either way the batch is written to the
+            folder `non_finite` of the run.
+        train: which parameters are trained: `all`, `head`, `last_block` (with the norm and the head that follow it,
+            unless that head shares the token embedding), `lora`, or patterns of parameter names such as `blocks.3.*`;
+            several add up. Default: `lora` where `lora.rank` is above 0, else `all`.
+        lora: low-rank adapters beside frozen weights.
+
+    Raises:
+        ConfigError: a setting is invalid.
+    """
+
+    task = TRANSLATE
+    network_config = TransformerConfig
+    architectures: ClassVar[Mapping[str, type]] = MappingProxyType({"transformer": TransformerConfig})
+
+    def __init__(
+        self,
+        transformer: TransformerConfig = _TRANSFORMER,
+        kind: Literal["transformer"] = "transformer",
+        optim: OptimConfig = _OPTIM,
+        label_smoothing: float = 0.0,
+        beam: int = 1,
+        length_penalty: float = LENGTH_PENALTY,
+        sentences: int = 100,
+        tokenization: Tokenization | None = None,
+        translations: str | None = None,
+        compile: bool = False,
+        non_finite: Literal["stop", "skip"] = "stop",
+        train: list[str] | str | None = None,
+        lora: LoRAConfig = _LORA,
+    ) -> None:
+        problems = [
+            message
+            for is_right, message in (
+                (0 <= label_smoothing < 1, f"label_smoothing must be in [0, 1), got {label_smoothing}"),
+                (beam >= 1, f"beam must be at least 1, got {beam}"),
+                (length_penalty >= 0, f"length_penalty must be at least 0, got {length_penalty}"),
+                (sentences >= 0, f"sentences must be at least 0, got {sentences}"),
+            )
+            if not is_right
+        ]
+        if problems:
+            raise ConfigError(*problems)
+        network = build_network({"transformer": transformer}[kind])
+        super().__init__(network, optim, compile, non_finite, train, lora)
+        self.label_smoothing = label_smoothing
+        self.beam = beam
+        self.length_penalty = length_penalty
+        self.sentences = sentences
+        self.tokenization = tokenization
+        self.translations = translations
+
+    @property
+    def translator(self) -> EncoderDecoder:
+        """The network."""
+        return cast(EncoderDecoder, self.network)
+
+    @property
+    def source_tokenizer(self) -> Any:
+        """The data module's tokenizer of sources, or None where the run has no data module of ours."""
+        return getattr(getattr(self._trainer, "datamodule", None), "source_tokenizer", None)
+
+    @functools.cached_property
+    def flops_per_token(self) -> float | None:
+        """Floating-point operations that a token of a target needs in a training step; its source is as long."""
+        config = self.network.config
+
+        def forward(network: Any) -> Tensor:
+            ids = torch.zeros(1, config.context_length, dtype=torch.int64)
+            return cast(Tensor, network(ids, None, ids).float().sum())
+
+        return (
+            count_costs(lambda: trained_network(config, self.trained), forward, "32-true", "cpu").flops
+            / config.context_length
+        )
+
+    def forward(
+        self, ids: Tensor, lengths: Tensor | None = None, source: Tensor | None = None, source_lengths: Any = None
+    ) -> Tensor:
+        """The begin token and the target `(B, T)`, and its source `(B, S)` -> logits `(B, T, V)`."""
+        return self.translator(ids, lengths, source, source_lengths)
+
+    def hidden_states(self, batch: TokenBatch) -> Tensor:
+        """What the head reads: `(B, T, C)`."""
+        return self.translator.hidden_states(batch.inputs, batch.lengths, batch.source, batch.source_lengths)
+
+    def loss_of(
+        self, hidden_states: Tensor, batch: TokenBatch, with_accuracy: bool = False, scale: float = 1.0
+    ) -> Prediction:
+        """The summed cross-entropy of a batch, times `scale`; with smoothed labels while training."""
+        head, transform = self.network.output_layer, self.network.before_output
+        smoothing = self.label_smoothing if self.training else 0.0
+        return head_loss(
+            head, hidden_states, batch.targets, with_accuracy, scale, self.cross_entropy, transform, smoothing
+        )
+
+    # Translations
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics over all validation pairs, and those of the translations of some."""
+        super().on_validation_epoch_end()
+        if self.sentences and not self.trainer.sanity_checking:
+            self._log_translations("validation", self.sentences)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics over all test pairs, and those of the translations of all; write these."""
+        super().on_test_epoch_end()
+        self._log_translations("test", None)
+
+    def _log_translations(self, split: str, most: int | None) -> None:
+        """Every process translates the same sentences, so that all have the same values."""
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(datamodule, "sentences"):
+            return
+        pairs = datamodule.pairs(split) if most is None else datamodule.sentences(split, most)
+        if not pairs:
+            return
+        translator = Translator(self.translator, self.tokenizer, self.source_tokenizer)
+        found = translator.translate([pair.source for pair in pairs], self.beam, self.length_penalty)
+        texts, references = [translation.text for translation in found], [pair.target for pair in pairs]
+        metrics = translation_metrics(texts, references, self.tokenization)
+        self.log_values({f"{split}/{name}": torch.tensor(value) for name, value in metrics.items()})
+        if split == "test" and self.trainer.is_global_zero:
+            records = [
+                {"source": pair.source, "reference": pair.target, **translation.to_dict()}
+                for pair, translation in zip(pairs, found, strict=True)
+            ]
+            self._write(records)
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        checkpoint = self.trainer.ckpt_path
+        folder = Path() if checkpoint is None else run_folder_of(Path(checkpoint))
+        path = folder / "translations.jsonl" if self.translations is None else Path(self.translations)
+        lines = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lines.encode())
+        except OSError as error:
+            raise ConfigError(f"can't write the translations to {str(path)!r}: {error.strerror}") from error
+        log.info("translations: %s", path)
+
+    # Checkpoints
+
+    @classmethod
+    def of_architecture(cls, name: str, settings: dict[str, Any]) -> Self:
+        """A module with a new network of this architecture; raises what its configuration raises."""
+        kinds = {config.__name__: kind for kind, config in cls.architectures.items()}
+        if name not in kinds:
+            raise CheckpointError(f"there is no architecture {name[:80]!r}; there is {', '.join(kinds)}")
+        kind = kinds[name]
+        return cls(**{"kind": kind, kind: cls.architectures[kind](**settings)})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As for every task, and the tokenizer of the sources."""
+        super().on_save_checkpoint(checkpoint)
+        tokenizer = self.source_tokenizer
+        checkpoint[ENTRY][SOURCE_TOKENIZER] = None if tokenizer is None else tokenizer.to_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As for every task, and make sure that the sources are read by the same tokenizer.
+
+        Raises:
+            CheckpointError: they are not.
+        """
+        super().on_load_checkpoint(checkpoint)
+        refuse_other_tokenizer(checkpoint, self.source_tokenizer, SOURCE_TOKENIZER, "source_vocab_size")

@@ -1,0 +1,92 @@
+"""Word vectors: learned from the words around each word, apart from any other model."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm.config import OptimConfig, WordVectorsConfig
+from llm.data.batch import TokenBatch
+from llm.data.contexts import ContextBatch
+from llm.model import WordVectors, contexts_of
+from llm.tasks.base import TaskModule
+from llm.training.loss import Prediction
+
+_WORDS = WordVectorsConfig()
+_OPTIM = OptimConfig(learning_rate=0.02, weight_decay=0.0, beta2=0.999)
+
+
+class WordVectorsModule(TaskModule):
+    """Trains word vectors to tell the words around a word from noise: negative sampling (Mikolov et al. 2013, eq. 4).
+
+    The noise words of a row are shared by all its pairs, each weighted so that a pair has `negatives` of them on
+    average: the same objective with less variance, as matrix products.
+
+    Args:
+        words: the architecture.
+        optim: optimizer and learning rate.
+        non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
+            become NaN, or `skip` the step and count it. Either way the batch is written to the
+            folder `non_finite` of the run.
+    """
+
+    task = "word_vectors"
+    network_config = WordVectorsConfig
+
+    def __init__(
+        self,
+        words: WordVectorsConfig = _WORDS,
+        optim: OptimConfig = _OPTIM,
+        non_finite: Literal["stop", "skip"] = "stop",
+    ) -> None:
+        super().__init__(WordVectors(words), optim, non_finite=non_finite)  # type: ignore[arg-type]
+
+    def step_values(self, loss: Tensor, accuracy: float | None) -> dict[str, Tensor | float]:
+        """The loss: pairs are no tokens among V, so that there is no perplexity."""
+        del accuracy
+        return {"loss": loss}
+
+    def split_values(self, split: str) -> dict[str, float]:
+        """The loss."""
+        return {"loss": super().split_values(split)["loss"]}
+
+    @property
+    def words(self) -> WordVectors:
+        """The network."""
+        return cast(WordVectors, self.network)
+
+    def hidden_states(self, batch: TokenBatch) -> Tensor:
+        """What predicts: `(B, T, C)`."""
+        words = _as_contexts(batch)
+        return self.words(words.inputs, contexts_of(words.reach, words.lengths))
+
+    def loss_of(
+        self, hidden_states: Tensor, batch: TokenBatch, with_accuracy: bool = False, scale: float = 1.0
+    ) -> Prediction:
+        """The loss summed over pairs, each of a word in a context and what predicts it, in nats.
+
+        A pair costs -log sigmoid(logit) and, for each of its noise words, -log sigmoid(-logit). A pair is correct if
+        its logit is above 0, that is if the word is taken for one of the context rather than for noise.
+        """
+        words = _as_contexts(batch)
+        pairs = contexts_of(words.reach, words.lengths)  # (B, T, T), from the word in the middle to the others
+        noise = self.words.logits(hidden_states, words.noise).float()  # (B, T, N)
+        if self.words.config.objective == "skip_gram":
+            logits = self.words.logits(hidden_states, words.inputs).float()  # (B, T, T)
+        else:
+            predicted = self.words.predicted(words.inputs)  # (B, T) -> (B, T, C)
+            logits = (hidden_states * predicted).sum(-1, keepdim=True).float()  # (B, T, C) -> (B, T, 1)
+            pairs = pairs.any(-1, keepdim=True)  # (B, T, T) -> (B, T, 1)
+        is_pair = pairs.to(logits.dtype)
+        each = self.words.config.negatives / words.noise.shape[1]
+        of_pairs = (F.softplus(-logits) * is_pair).sum()
+        of_noise = (F.softplus(noise).sum(-1) * is_pair.sum(-1)).sum() * each  # (B, T, N) -> (B, T) -> ()
+        n_correct = (pairs & (logits > 0)).sum() if with_accuracy else None
+        return Prediction((of_pairs + of_noise) * scale, pairs.sum(), n_correct)
+
+
+def _as_contexts(batch: TokenBatch) -> ContextBatch:
+    assert isinstance(batch, ContextBatch)
+    return batch

@@ -1,0 +1,103 @@
+import io
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from llm.__main__ import main
+from llm.config import GPTConfig, TransformerConfig
+from llm.model import build_network
+from llm.pretrained.checkpoint import ENTRY, WEIGHTS_PREFIX, describe
+from llm.tokenizers import END_OF_TEXT, CharTokenizer
+
+TARGET, SOURCE = (CharTokenizer.from_text(text, [END_OF_TEXT]) for text in ("ABC ", "你好吗abc"))
+
+
+def write(path, config, task):
+    torch.manual_seed(0)
+    model = build_network(config)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    state = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
+    entry = {**describe(model.config, TARGET, task), "source_tokenizer": SOURCE.to_dict()}
+    torch.save({ENTRY: entry, "state_dict": state}, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    sizes = {"vocab_size": TARGET.vocab_size, "source_vocab_size": SOURCE.vocab_size, "context_length": 6}
+    config = TransformerConfig(**sizes, n_layer=1, n_head=2, n_embd=8)
+    return write(tmp_path_factory.mktemp("model") / "translate.ckpt", config, "translate")
+
+
+@pytest.fixture
+def translate(checkpoint, capsys, monkeypatch):
+    """Run the command; gives exit status, output and errors."""
+
+    def run(*words, stdin=None, ckpt=checkpoint):
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = main(["translate", "--ckpt", ckpt, *words])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_texts_files_and_standard_input_say_the_same(translate, tmp_path):
+    texts = ["你好", "abc", "吗"]
+    status, output, errors = translate(*(word for text in texts for word in ("--text", text)))
+    assert (status, errors) == (0, "")
+    assert len(output.split("\n")) == 4
+    assert set(output) <= set("ABC \n")
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(texts), encoding="utf-8")
+    assert translate("--text_file", str(file), "--batch_size", "2")[1] == output
+    assert translate(stdin="\r\n".join([*texts, ""]).encode())[1] == output
+
+
+def test_line_n_of_the_output_translates_line_n_of_the_input(translate):
+    _, output, _ = translate(stdin=b"abc\n\nab\n")
+    first, second, third, rest = output.split("\n")
+    assert (second, rest) == ("", "")
+    assert [first, third] == translate("--text=abc", "--text=ab")[1].splitlines()
+
+
+def test_json_says_how_good_a_translation_is(translate):
+    status, output, _ = translate("--text=你好", "--text=abc", "--json", "--beam=3", "--length_penalty=0")
+    records = [json.loads(line) for line in output.splitlines()]
+    assert status == 0
+    assert [record["source"] for record in records] == ["你好", "abc"]
+    assert TARGET.decode(records[0]["ids"]) == records[0]["translation"]
+    assert records[0]["score"] == records[0]["log_probability"] < 0
+    assert isinstance(records[0]["ended"], bool)
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "expected"),
+    [
+        (["--text", "   "], None, "there is nothing to translate in an empty text"),
+        ([], b" \n", "standard input is empty"),
+        ([], b"abc\nabd\n", "standard input, line 2: unknown character 'd' at line 1, column 3"),
+        (["--text=abcabc"], None, "a source has 7 tokens with its end token, the model's context holds 6"),
+        (["--text=a", "--beam=0"], None, "beam must be at least 1, got 0"),
+        (["--text=a", "--batch_size=0"], None, "batch_size must be at least 1, got 0"),
+        (["--text=a", "--length_penalty=-1"], None, "length_penalty must be at least 0, got -1.0"),
+        ([], b"\xff\n", "standard input is not UTF-8 text"),
+    ],
+)
+def test_what_can_not_be_translated_is_said_in_a_line(translate, words, stdin, expected):
+    status, output, errors = translate(*words, stdin=stdin)
+    assert (status, output) == (1, "")
+    (line,) = errors.splitlines()
+    assert line.startswith("error: ")
+    assert expected in line
+
+
+def test_a_checkpoint_of_another_task_is_refused(translate, tmp_path):
+    gpt = write(tmp_path / "gpt.ckpt", GPTConfig(TARGET.vocab_size, 6, n_layer=1, n_head=2, n_embd=8), "language")
+    status, _, errors = translate("--text=a", ckpt=gpt)
+    assert status == 1
+    assert "is of the task 'language', and this command is for those of the task 'translate'" in errors

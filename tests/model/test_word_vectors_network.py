@@ -1,0 +1,48 @@
+"""Contexts and logits of word vectors, against loops."""
+
+import pytest
+import torch
+
+from llm.config import WordVectorsConfig
+from llm.errors import ConfigError
+from llm.model import WordVectors, contexts_of
+
+
+def test_contexts_by_a_loop():
+    torch.manual_seed(0)
+    reach, lengths = torch.randint(1, 4, (5, 9)), torch.tensor([9, 5, 1, 0, 2])
+    found = contexts_of(reach, lengths)
+    for row in range(5):
+        for i in range(9):
+            for j in range(9):
+                is_context = i != j and abs(i - j) <= reach[row, i] and max(i, j) < lengths[row]
+                assert bool(found[row, i, j]) == bool(is_context)
+
+
+def test_a_bag_is_the_mean_of_its_context_and_a_skip_gram_the_word():
+    torch.manual_seed(0)
+    ids, reach, lengths = torch.randint(7, (2, 6)), torch.randint(1, 3, (2, 6)), torch.tensor([6, 4])
+    contexts = contexts_of(reach, lengths)
+    skip_gram = WordVectors(WordVectorsConfig(7, 4))
+    assert torch.equal(skip_gram(ids, contexts), skip_gram.token.weight[ids])
+    bag = WordVectors(WordVectorsConfig(7, 4, "cbow"))
+    found = bag(ids, contexts)
+    for row in range(2):
+        for place in range(6):
+            words = ids[row][contexts[row, place]]
+            expected = bag.token.weight[words].mean(0) if len(words) else torch.zeros(4)
+            torch.testing.assert_close(found[row, place], expected)
+
+
+def test_at_first_every_logit_is_zero():
+    network = WordVectors(WordVectorsConfig(7, 4))
+    ids = torch.arange(6).view(2, 3)
+    logits = network.logits(network(ids, torch.ones(2, 3, 3, dtype=torch.bool)), ids)
+    assert logits.shape == (2, 3, 3)
+    assert not logits.any()
+    assert network.n_parameters == 2 * 7 * 4
+
+
+def test_settings_that_can_not_be():
+    with pytest.raises(ConfigError, match=r"(?s)n_embd.*negatives"):
+        WordVectorsConfig(n_embd=0, negatives=0)
