@@ -221,7 +221,13 @@ class TrainingCLI(LightningCLI):
         if "corpus" in config.data:
             data = config.data
             text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
-            log.info("text:        %s", text or f"{data.corpus}, the last {data.validation_fraction:.0%} of it")
+            log.info("text:        %s", text or f"{data.corpus}, {self._held_out_part(data)}")
+
+    def _held_out_part(self, data: Any) -> str:
+        """Which part of the training corpus is measured on."""
+        if "test_fraction" not in data:
+            return f"the last {data.validation_fraction:.0%} of it"
+        return f"{data.test_fraction if self.subcommand == 'test' else data.validation_fraction:.0%} of each label"
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""
