@@ -100,7 +100,8 @@ def _of_text(path: Path, found: Iterator[tuple[int, list[str]]]) -> Table:
 
 def _of_records(path: Path, found: Iterator[tuple[str, dict[str, Any]]]) -> Table:
     names: list[str] | None = None
-    rows, places = [], []
+    rows: list[list[Any]] = []
+    places: list[str] = []
     for place, record in found:
         names = list(record) if names is None else names
         missing = [name for name in names if name not in record]
