@@ -118,9 +118,7 @@ def classify(
         seed=seed,
     )
     found = read_pretrained(pretrained).config.to_dict()
-    config = ClassifierConfig(
-        **{**found, "labels": data.labels, "context_length": CONTEXT, "dropout": dropout}  # type: ignore[arg-type]
-    )
+    config = ClassifierConfig(**{**found, "labels": data.labels, "context_length": CONTEXT, "dropout": dropout})
     module = TextClassifier(
         config,
         OptimConfig(learning_rate=RATES[way], warmup_steps=20),

@@ -84,7 +84,8 @@ def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _of_text(path: Path, found: Iterator[tuple[int, list[str]]]) -> Table:
-    lines, rows = [], []
+    lines: list[int] = []
+    rows: list[list[Any]] = []
     for line, row in found:
         if not any(field.strip() for field in row):
             continue
