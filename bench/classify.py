@@ -94,7 +94,7 @@ def pretrain(text: list[str], steps: int, folder: Path) -> str:
             "--trainer.max_steps",
             str(steps),
         ]
-        words += ["--data.validation_fraction", "0.01", "--trainer.val_check_interval", str(max(1, steps // 2))]
+        words += ["--data.validation_fraction", "0.03", "--trainer.val_check_interval", str(max(1, steps // 2))]
         words += ["--inspect.every", "0", "--samples.every", "0", "--trainer.logger.init_args.version", "pretrain"]
         words += ["--trainer.logger.init_args.save_dir", str(folder), "--trainer.logger.init_args.name", ""]
         if status := train(words):

@@ -16,6 +16,7 @@ from llm.runtime.shell import train_command_line
 
 COMMANDS = {
     "attention": "write a page with the attention weights of every head",
+    "chat": "talk with a model that was trained to answer",
     "classify": "say which label a text has",
     "compare": "compare runs: what differs, best loss, time",
     "import": "convert other people's weights to a checkpoint",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llm.data.loader import BatchLoader
     from llm.data.modules.classify import ClassifyDataModule
     from llm.data.modules.examples import ExampleDataModule
+    from llm.data.modules.instruct import InstructDataModule
     from llm.data.modules.masked import MaskedDataModule
     from llm.data.modules.text import TextDataModule
     from llm.data.modules.translate import TranslationDataModule
@@ -29,6 +30,7 @@ __all__ = [
     "BatchOrder",
     "ClassifyDataModule",
     "ExampleDataModule",
+    "InstructDataModule",
     "LengthOrder",
     "MaskedDataModule",
     "SlidingWindows",
@@ -47,6 +49,7 @@ _MODULES = {
     "BatchOrder": "order",
     "ClassifyDataModule": "modules.classify",
     "ExampleDataModule": "modules.examples",
+    "InstructDataModule": "modules.instruct",
     "LengthOrder": "order",
     "MaskedDataModule": "modules.masked",
     "SlidingWindows": "windows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import re
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llm.config import ClassifierConfig, GPTConfig
 from llm.inspection.probe import Capture, capture
-from llm.model import Stage, build_network
+from llm.model import EncoderDecoder, Stage, build_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, default_dtype
 
 _HEADERS = ("stage", "axes", "shape", "dtype", "bytes", "parameters")
@@ -78,7 +79,9 @@ def trace_shapes(
     with FakeTensorMode(), default_dtype(true):
         model = build_network(config)
         ids = torch.zeros(batch_size, length or config.context_length, dtype=torch.int64)
-        rows = shape_rows(capture(model, ids, ids if model.predicts_tokens else ids[:, -1], mixed))
+        targets = ids if model.predicts_tokens else ids[:, -1]
+        inputs = {"source": ids} if isinstance(model, EncoderDecoder) else {}
+        rows = shape_rows(capture(model, ids, targets, mixed, **inputs))
     return [row.cast(_dtype_within_attention(row, mixed or true)) for row in rows]
 
 
@@ -109,6 +112,14 @@ def markdown_table(rows: Iterable[ShapeRow]) -> str:
     cells = (row.cells() for row in _fold(list(rows)))
     lines = [_HEADERS, ("---", "---", "---", "---", "---:", "---:"), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def html_table(rows: Iterable[ShapeRow]) -> str:
+    """The same table in HTML, for notebooks."""
+    lines = [f"<tr>{''.join(f'<th>{name}</th>' for name in _HEADERS)}</tr>"]
+    for row in _fold(list(rows)):
+        lines.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row.cells())}</tr>")
+    return f"<table>{''.join(lines)}</table>"
 
 
 def _fold(rows: list[ShapeRow]) -> list[ShapeRow]:

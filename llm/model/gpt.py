@@ -12,7 +12,14 @@ from llm.model.base import Network
 from llm.model.block import build_blocks, initialize
 from llm.model.embeddings import Embeddings, Head
 from llm.model.norm import build_norm
-from llm.model.padding import Side, attention_mask, is_real, positions_of
+from llm.model.padding import (
+    Side,
+    attention_mask,
+    document_mask,
+    is_real,
+    positions_in_documents,
+    positions_of,
+)
 from llm.model.stages import AttentionHook, Hook
 
 
@@ -32,7 +39,9 @@ class Decoder(Network):
         self.blocks = build_blocks(config)
         self.final_norm = build_norm(config) if config.norm_first else nn.Identity()
 
-    def hidden_states(self, ids: Tensor, lengths: Tensor | None = None, side: Side = "right") -> Tensor:
+    def hidden_states(
+        self, ids: Tensor, lengths: Tensor | None = None, side: Side = "right", documents: Tensor | None = None
+    ) -> Tensor:
         """What the head reads: token ids `(B, T)` -> hidden states `(B, T, C)`, normalized if pre-norm.
 
         Args:
@@ -40,13 +49,19 @@ class Decoder(Network):
             lengths: (B) how many of them are real; the others are padding, which no real token sees, and whose hidden
                 states mean nothing. Default: all.
             side: where the padding stands.
+            documents: (B, T) the document that each token belongs to, where a row holds several: none sees another,
+                and positions begin anew in each. Rotary positions need not: scores depend on distances alone.
 
         Raises:
-            ConfigError: T is longer than the context.
+            ConfigError: T is longer than the context, or there are documents and attention is not causal.
         """
         refuse_too_long(ids, self.config)
         mask = positions = None
-        if lengths is not None:
+        if documents is not None:
+            if not self.config.is_causal:
+                raise ConfigError(f"packed documents need causal attention; {self.config.attention!r} is not")
+            mask, positions = document_mask(documents), positions_in_documents(documents)
+        elif lengths is not None:
             T, is_causal = ids.shape[1], self.config.is_causal
             positions = positions_of(lengths, T, side)
             if side == "left" or not is_causal:  # else no real token sees what comes later: the quick kernel is right

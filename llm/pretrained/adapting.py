@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
 from llm.config import ClassifierConfig, GPTConfig
@@ -13,6 +14,8 @@ from llm.pretrained.layout import HEAD, TOKEN, Tensors
 
 _FREE = ("dropout", "context_length", "vocab_multiple", "tie_head", "projection_init")
 """Settings in which a run may differ from the weights that it starts from."""
+_NOISE = 0.1
+"""How far the rows of new tokens are from the mean, as a fraction of the table's standard deviation."""
 
 
 def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
@@ -47,6 +50,31 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
         weights[HEAD] = weights[TOKEN]
     elif theirs.tie_head:
         weights[HEAD] = weights[HEAD].clone()
+    return dataclasses.replace(found, config=config, weights=weights)
+
+
+def grow_vocabulary(found: Pretrained, vocab_size: int) -> Pretrained:
+    """The same weights with rows for more tokens, behind the others.
+
+    A new row is the mean of the others and a little noise, so that the probabilities of the old tokens hardly change
+    (Hewitt 2021, https://nlp.stanford.edu/~johnhew/vocab-expansion.html).
+
+    Args:
+        found: the weights as they are.
+        vocab_size: V, with the new tokens; nothing changes if it is no more than theirs.
+    """
+    old = found.config.vocab_size
+    if vocab_size <= old:
+        return found
+    config = dataclasses.replace(found.config, vocab_size=vocab_size)
+    weights: Tensors = dict(found.weights)
+    for name in (TOKEN, HEAD):
+        kept = found.weights[name][:old]  # (V, C)
+        noise = torch.randn(vocab_size - old, kept.shape[1], generator=torch.Generator().manual_seed(0))
+        new = kept.float().mean(0) + _NOISE * kept.float().std() * noise  # (C) + (new V, C)
+        weights[name] = _pad(torch.cat([kept, new.to(kept.dtype)]), config)
+    if config.tie_head:
+        weights[HEAD] = weights[TOKEN]
     return dataclasses.replace(found, config=config, weights=weights)
 
 

@@ -11,6 +11,7 @@ from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from llm.tasks.classify import TextClassifier
+    from llm.tasks.instruct import InstructModel
     from llm.tasks.language import LanguageModel
     from llm.tasks.masked import MaskedLanguageModel
     from llm.tasks.table import TASKS, Task
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TASKS",
+    "InstructModel",
     "LanguageModel",
     "MaskedLanguageModel",
     "Task",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "InstructModel": "instruct",
     "LanguageModel": "language",
     "MaskedLanguageModel": "masked",
     "TASKS": "table",

@@ -20,7 +20,7 @@ from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.model import Network
 from llm.model.networks import is_known
 from llm.model.trained import Trained, trained_network
-from llm.pretrained.checkpoint import ENTRY, describe, read_checkpoint, task_of, weights_of
+from llm.pretrained.checkpoint import ENTRY, NEXT_TOKEN_TASKS, describe, read_checkpoint, task_of, weights_of
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
@@ -65,7 +65,7 @@ class TaskModule(L.LightningModule):
     architectures: ClassVar[Mapping[str, type]] = MappingProxyType({})
     """Of a task that can be done by several networks, the dataclass of each by the argument that it is; the argument
     `kind` says which is used."""
-    starts_from: ClassVar[tuple[str, ...]] = ("language",)
+    starts_from: ClassVar[tuple[str, ...]] = NEXT_TOKEN_TASKS
     """The tasks whose weights it can begin with, where it has a setting `pretrained`."""
     new_parts: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of what no pre-training knows, such as a head for labels: trained whatever `train` says."""

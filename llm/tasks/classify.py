@@ -15,6 +15,7 @@ from llm.data.modules.classify import ClassifyDataModule
 from llm.evaluation.baselines import baselines_of
 from llm.model import Classifier, last_real
 from llm.pretrained import begin_with
+from llm.pretrained.checkpoint import NEXT_TOKEN_TASKS
 from llm.tasks.base import TaskModule
 from llm.training.class_metrics import ClassMetrics
 from llm.training.loss import Prediction
@@ -52,7 +53,7 @@ class TextClassifier(TaskModule):
 
     task = "classify"
     network_config = ClassifierConfig
-    starts_from = ("language", "classify")
+    starts_from = (*NEXT_TOKEN_TASKS, "classify")
     new_parts = ("head",)
 
     def __init__(

@@ -103,6 +103,15 @@ TASKS: dict[str, Task] = {
         config="finetune/classify.yaml",
         usage=("classify", "--text", "{text}"),
     ),
+    "instruct": Task(
+        module="llm.tasks:InstructModel",
+        datamodule="llm.data:InstructDataModule",
+        summary="a GPT that learns to answer: instructions and conversations",
+        links={"data.context_length": "model.gpt.context_length", "data.vocab_size": "model.gpt.vocab_size"},
+        callbacks={"inspect": "llm.inspection:Inspection", "answers": "llm.tasks.answers:Answers"},
+        config="finetune/instruct.yaml",
+        usage=("chat",),
+    ),
     "translate": Task(
         module="llm.tasks:TranslationModel",
         datamodule="llm.data:TranslationDataModule",
@@ -112,6 +121,7 @@ TASKS: dict[str, Task] = {
             "data.vocab_size": "model.transformer.vocab_size",
             "data.source_vocab_size": "model.transformer.source_vocab_size",
         },
+        callbacks={"inspect": "llm.inspection:TranslationInspection"},
         config="contrasts/translate.yaml",
         usage=("translate", "--text", "{text}"),
     ),

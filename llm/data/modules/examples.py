@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from llm.data.examples import Examples
 from llm.data.loader import BatchLoader
@@ -137,8 +138,13 @@ class ExampleDataModule(ResumableDataModule):
 
     @cached_property
     def batch_tokens(self) -> int:
-        """Tokens in a batch of one device without padding: B times the mean length of the training examples."""
-        return max(1, round(self.batch_size * float(self.train_examples.lengths.mean())))
+        """Tokens in a batch of one device without padding: B times the mean length of a row."""
+        return max(1, round(self.batch_size * float(self.row_lengths.mean())))
+
+    @property
+    def row_lengths(self) -> npt.NDArray[np.int64]:
+        """(N) tokens in each row of a training batch."""
+        return self.train_examples.lengths
 
     @property
     def train_tokens(self) -> TokenArray:
@@ -191,8 +197,9 @@ class ExampleDataModule(ResumableDataModule):
         if self._running() == "fit" and self._rank_and_world_size()[0] == 0:
             order = self.train_order(0, self._rank_and_world_size()[1])
             measured = itertools.islice(order, _MEASURED_BATCHES)
-            fraction = padding_fraction(measured, self.train_examples.lengths)
-            log.info("%s examples to train on; %.1f %% of a batch is padding", f"{order.n_rows:,}", 100 * fraction)
+            fraction = padding_fraction(measured, self.row_lengths)
+            count = f"{len(self.train_examples):,}"
+            log.info("%s examples to train on; %.1f %% of a batch is padding", count, 100 * fraction)
 
     def train_source(self) -> Examples:
         """The training examples."""

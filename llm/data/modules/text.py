@@ -47,6 +47,8 @@ class TextDataModule(ResumableDataModule):
         test_corpus: what `test` uses. Default: the validation tokens.
         prompts: what `predict` continues or scores: a UTF-8 file with one prompt a line.
         num_workers: processes that gather batches; 0 is the training process itself, usually the fastest.
+        separate_documents: let no token see another document: attention ends at the end-of-text token, and positions
+            begin anew there. With learned positions, later positions are then trained by long documents only.
         seed: of the order of the training windows.
         cache_dir: folder for token ids, so that a text is tokenized only once.
         allow_changed_data: resume from a checkpoint although the corpus or the order of its windows is no longer
@@ -84,9 +86,11 @@ class TextDataModule(ResumableDataModule):
         seed: int = 123,
         cache_dir: str = "data/cache",
         allow_changed_data: bool = False,
+        separate_documents: bool = False,
     ) -> None:
         super().__init__(batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data)
         self.corpus = corpus
+        self.separate_documents = separate_documents
         self.context_length = context_length
         self.stride = context_length if stride is None else stride
         self.prompts = prompts
@@ -95,6 +99,8 @@ class TextDataModule(ResumableDataModule):
         self._check_settings(*([] if 0 <= validation_fraction < 1 else [fraction_problem]))
         self.tokenizer = self._make_tokenizer(tokenizer)
         self.vocab_size = int(self.tokenizer.vocab_size)
+        if separate_documents and self.tokenizer.end_of_text_id is None:
+            raise ConfigError("separate_documents needs an end-of-text token in the vocabulary: add <|endoftext|>")
         self.splits = TextSplits(corpus, self.tokenizer, cache_dir, validation_fraction, validation_corpus, test_corpus)
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
@@ -193,7 +199,8 @@ class TextDataModule(ResumableDataModule):
             training: whether they are to train on, rather than to evaluate on.
         """
         del training
-        return SlidingWindows(tokens, self.context_length, stride, self.vocab_size)
+        end_id = self.tokenizer.end_of_text_id if self.separate_documents else None
+        return SlidingWindows(tokens, self.context_length, stride, self.vocab_size, end_id)
 
     def train_source(self) -> RowSource:
         """The windows over the training tokens."""
@@ -238,6 +245,7 @@ class TextDataModule(ResumableDataModule):
             "corpus_bytes": self.corpus_store.n_bytes,
             "tokenizer": self.tokenizer.fingerprint,
             "train_tokens": self.splits.split_at,
+            **({"separate_documents": True} if self.separate_documents else {}),
         }
 
     def refuse_other_corpus(self, state_dict: dict[str, Any]) -> None:
