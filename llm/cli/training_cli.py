@@ -290,8 +290,13 @@ class TrainingCLI(LightningCLI):
         if "corpus" in config.data:
             data = config.data
             text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
-            part = "the last " if issubclass(self.task.datamodule_class(), TextDataModule) else ""
-            log.info("text:        %s", text or f"{data.corpus}, {part}{data.validation_fraction:.0%} of it")
+            log.info("text:        %s", text or f"{data.corpus}, {self._held_out_part(data)}")
+
+    def _held_out_part(self, data: Any) -> str:
+        """Which part of the training corpus is measured on."""
+        fraction = data.get("test_fraction") if self.subcommand == "test" else None
+        part = "the last " if issubclass(self.task.datamodule_class(), TextDataModule) else ""
+        return f"{part}{fraction or data.validation_fraction:.0%} of it"
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""

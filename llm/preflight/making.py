@@ -113,7 +113,7 @@ def _network_config(plan: Plan, task: Task) -> Any:
         if group == task.network_group:
             if hasattr(plan.datamodule, attribute):
                 told[name] = getattr(plan.datamodule, attribute)
-            elif attribute in plan.settings["data"]:
+            elif plan.settings["data"].get(attribute) is not None:
                 told[name] = plan.settings["data"][attribute]
     kind: Any = task.module_class()
     return kind.network_config(**{**plan.setting(task.network_group), **told})

@@ -22,8 +22,8 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         tokenizer = plan.datamodule.tokenizer
         name = tokenizer.to_dict().get("encoding", tokenizer.kind)
         files = f"{corpus.files[0]}" if len(corpus.files) == 1 else f"{len(corpus.files):,} files"
-        size = f"{files}, {in_bytes(corpus.bytes)}" if corpus.files else f"{data['corpus']}, generated"
-        yield "corpus", f"{size}; tokenizer {name}, {tokenizer.vocab_size:,} tokens"
+        source = f"{files}, {in_bytes(corpus.bytes)}" if corpus.files else f"{data['corpus']}, generated"
+        yield "corpus", f"{source}; tokenizer {name}, {tokenizer.vocab_size:,} tokens"
         yield "tokens", f"{corpus.train:,} to train on, {corpus.validation:,} to validate on"
         rows = plan.datamodule.rows_name
         if isinstance(plan.datamodule, TextDataModule):
