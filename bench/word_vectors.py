@@ -80,10 +80,15 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"rows": rows}))
         return
-    for row in rows:
-        print(
-            "  ".join(f"{name} {value:.3f}" if isinstance(value, float) else str(value) for name, value in row.items())
-        )
+    if arguments.ckpt:
+        for row in rows:
+            show(row)
+
+
+def show(row: dict[str, Any]) -> None:
+    """Print a row of the table."""
+    cells = (f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
+    print("  ".join(cells), flush=True)
 
 
 def read_pairs(path: Path) -> Pairs:
@@ -139,6 +144,8 @@ def compare_programs(arguments: argparse.Namespace, pairs: Sequence[Pairs]) -> l
                 for column, each in enumerate(pairs):
                     row[each.name] = statistics.mean(rho[column] for _, rho in runs)
                 rows.append(row)
+                if not arguments.json:
+                    show(row)
     return rows
 
 

@@ -116,7 +116,7 @@ def _values(shown: str) -> list[Any]:
 
 
 def check_settings(
-    path: str, settings: dict[Any, Any], known: Collection[str], links: Mapping[str, str], prefix: str = ""
+    path: str, settings: dict[Any, Any], known: Collection[str], sources: Mapping[str, str], prefix: str = ""
 ) -> None:
     """Refuse a file that sets what is not a setting, or what follows from another: the parser would ignore it silently.
 
@@ -124,7 +124,7 @@ def check_settings(
         path: of the file.
         settings: its content.
         known: the dotted names of all settings.
-        links: settings that follow from others, source to target.
+        sources: of settings that follow from others, by these.
         prefix: of the names, in a group.
 
     Raises:
@@ -132,7 +132,7 @@ def check_settings(
     """
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        if source := next((source for source, target in links.items() if target == name), None):
+        if source := sources.get(name):
             raise ConfigError(f"{path!r} sets {link_refusal(source, name, known)}")
         is_group = any(other.startswith(f"{name}.") for other in known)
         if not is_group and name not in known:
@@ -144,4 +144,4 @@ def check_settings(
             raise ConfigError(
                 f"{path!r}: {name} must hold settings by name, such as {_example(name, known)[2:]}; it holds {held}"
             )
-        check_settings(path, value, known, links, f"{name}.")
+        check_settings(path, value, known, sources, f"{name}.")

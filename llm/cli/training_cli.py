@@ -87,7 +87,7 @@ class TrainingCLI(LightningCLI):
         for group, callback in self.task.callback_classes().items():
             parser.add_lightning_class_args(callback, group)
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
-        for source, target in self.task.links.items():
+        for target, source in self.task.sources.items():
             parser.link_arguments(source, target, apply_on="instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -106,7 +106,7 @@ class TrainingCLI(LightningCLI):
         """Parse, then let a checkpoint decide what it already knows: architecture and tokenizer."""
         names = set().union(*map(setting_names, self._subcommand_parsers.values()))
         for path, settings in settings_of_files(args).items():
-            check_settings(path, settings, names, self.task.links)
+            check_settings(path, settings, names, self.task.sources)
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
@@ -140,7 +140,7 @@ class TrainingCLI(LightningCLI):
             for note in found.notes:
                 log.info("pretrained:  %s", note)
             self.start = Start(trained=found.config)
-            adopt_architecture(config, given, self.task.network_group, found.config.to_dict(), self.task.links)
+            adopt_architecture(config, given, self.task.network_group, found.config.to_dict(), self.task.sources)
             adopt_tokenizer(config, given, None if found.tokenizer is None else found.tokenizer.to_dict())
         elif subcommand != "fit":
             raise ConfigError(
@@ -163,7 +163,7 @@ class TrainingCLI(LightningCLI):
         if is_ours and module.architectures:
             group = adopt_kind(config, given, module.architectures, str(entry.get("architecture")))
         if isinstance(architecture, dict):
-            adopt_architecture(config, given, group, architecture, self.task.links)
+            adopt_architecture(config, given, group, architecture, self.task.sources)
         adopt_tokenizer(config, given, entry["tokenizer"])
         if (source_tokenizer := entry.get(SOURCE_TOKENIZER)) is not None:
             adopt_source_tokenizer(config, given, source_tokenizer, entry["tokenizer"])
