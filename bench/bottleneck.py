@@ -140,7 +140,7 @@ def train(name: str, arguments: argparse.Namespace, data: TranslationDataModule)
     optim = OptimConfig(learning_rate=arguments.learning_rate, warmup_steps=100, weight_decay=0.0)
     options: dict[str, Any] = {"optim": optim, "sentences": 0}
     if name == "transformer":
-        transformer = TransformerConfig(data.vocab_size, n_layer=2, n_head=4, n_embd=80, dropout=0.0, **sizes)
+        transformer = TransformerConfig(data.vocab_size, n_layer=2, n_head=4, n_embd=88, dropout=0.0, **sizes)
         module = TranslationModel(transformer, **options)
     else:
         hidden = 128 if name == "bahdanau" else 168  # the attention's parameters, too, for the state
@@ -186,9 +186,10 @@ def alignment(translator: Translator, source: str) -> bytes:
     (found,) = translator.translate([source])
     begin = translator.tokenizer.end_of_text_id
     assert begin is not None
-    inputs = torch.tensor([[begin, *found.hypothesis.ids]])
+    written, most = found.hypothesis.ids, translator.model.config.context_length
+    inputs = torch.tensor([[begin, *written][:most]])
     (weights,) = capture(translator.model, inputs, source=torch.tensor([ids])).maps("cross")
-    rows = [translator.tokenizer.decode([token]) for token in [*found.hypothesis.ids, begin]]
+    rows = [translator.tokenizer.decode([token]) for token in [*written, begin][:most]]
     columns = [translator.source_tokenizer.decode([token]) for token in ids]
     title = "where the decoder looked when it wrote each word"
     axes = ("written", "looked at")
