@@ -12,6 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from llm.cli.settings import hyperparameters
 from llm.inspection.tags import CONFIGURATION
+from llm.runs.checkpointing import BEST_LOSS
 from llm.runtime.files import write_whole
 
 
@@ -38,5 +39,5 @@ class SaveConfig(SaveConfigCallback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text(CONFIGURATION, "\n".join(f"    {line}" for line in text.splitlines()), 0)
                 # Lightning's own way would log a first value of the metric, before there is one.
-                for summary in hparams(settings, {"validation/loss": 0.0}):
+                for summary in hparams(settings, {BEST_LOSS: 0.0, "validation/loss": 0.0}):
                     logger.experiment.file_writer.add_summary(summary)

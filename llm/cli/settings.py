@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from llm.cli.words import CONFIG, read_settings, take
 from llm.config import OptimConfig
 from llm.errors import ConfigError
+from llm.runs.loggers import has_folder
 
 log = logging.getLogger("llm")
 
@@ -157,6 +158,19 @@ def adopt_tokenizer(config: Any, given: set[str], state: dict[str, Any] | None, 
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
 
 
+def adopt_template(config: Any, given: set[str], template: dict[str, Any] | None) -> None:
+    """Take the chat template from trained weights, unless the user set one.
+
+    Args:
+        config: of the run; changed in place.
+        given: the names that the user set.
+        template: theirs as a dict, or None.
+    """
+    if template is not None and "template" in config.data and not is_given("data.template", given):
+        config.data.template = template.get("source")
+        config.data.special_tokens = template.get("special_tokens")
+
+
 def _refuse_other(name: str, theirs: Any, given_value: Any, given: set[str]) -> None:
     """Hold what the user said of the tokenizer to the checkpoint's."""
     if is_given(name, given) and given_value is not None and given_value != theirs:
@@ -164,6 +178,25 @@ def _refuse_other(name: str, theirs: Any, given_value: Any, given: set[str]) -> 
             f"{name} is {theirs!r} in the checkpoint, {given_value!r} is given: leave it out, so that "
             "the checkpoint's tokenizer is used"
         )
+
+
+def name_run(trainer: Any, name: str) -> None:
+    """Keep a run in the folder of a name, below that of all runs.
+
+    Args:
+        trainer: the settings of the Trainer; changed in place.
+        name: the path of the run's folder, such as `lr/0.003`.
+
+    Raises:
+        ConfigError: the name is no path below the folder of all runs, or the run's logger keeps no folder.
+    """
+    path = PurePath(name)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"--name must be a name such as lr/0.003, below the folder of all runs; got {name!r}")
+    if not has_folder(trainer.logger) or isinstance(trainer.logger, list | bool):
+        raise ConfigError("--name needs a logger with a folder: give --trainer.logger TensorBoardLogger, or CSVLogger")
+    parent = "" if path.parent == PurePath() else path.parent.as_posix()
+    trainer.logger.init_args["name"], trainer.logger.init_args["version"] = parent, path.name
 
 
 def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None:
@@ -185,6 +218,7 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
 
 
 _OF_A_TEXT = ("corpus", "validation_corpus", "validation_fraction", "test_corpus", "fields", "skip_longer")
+_OF_LABELS = ("test_fraction", "split_seed", "balance", "text_column", "label_column")
 
 
 def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
@@ -197,11 +231,13 @@ def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
     """
     data = run.get("data")
     if isinstance(data, dict) and not any(is_given(f"data.{name}", given) for name in _OF_A_TEXT[:3]):
-        for name in _OF_A_TEXT:
+        for name in (*_OF_A_TEXT, *_OF_LABELS):
             if name in data and name in config.data and not is_given(f"data.{name}", given):
                 config.data[name] = data[name]
 
 
+_FIRST_HYPERPARAMETER = "model.optim.learning_rate"
+"""What is changed most often; TensorBoard shows the first five and hides the others."""
 _NO_HYPERPARAMETERS = (
     "data.allow_changed_data",
     "data.cache_dir",
@@ -216,9 +252,8 @@ _NO_HYPERPARAMETERS = (
 def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
     """What a run's result depends on, by dotted name: of model and data what is set, no paths, texts or speed."""
     found = flatten({key: value for key, value in settings.items() if key in ("model", "data")})
-    return {
-        name: value for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)
-    }
+    kept = [name for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)]
+    return {name: found[name] for name in sorted(kept, key=lambda name: name != _FIRST_HYPERPARAMETER)}
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

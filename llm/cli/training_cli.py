@@ -24,21 +24,24 @@ from llm.cli.settings import (
     adopt_optim,
     adopt_root,
     adopt_source_tokenizer,
+    adopt_template,
     adopt_text,
     adopt_tokenizer,
     given_by_flags,
     given_settings,
     is_given,
+    name_run,
     setting_names,
     settings_of_run,
 )
 from llm.cli.task import refuse_other_task, refuse_without_predictions
 from llm.cli.trainer import HELP, HELP_OF_FIT
 from llm.cli.words import settings_of_files
+from llm.data import TextDataModule
 from llm.errors import CheckpointError, ConfigError
 from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
-from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight
+from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight, preflight_of_samples
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint
 from llm.runs.beginning import begin_where_it_was_said
@@ -52,6 +55,7 @@ from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16
 from llm.runtime.trust import refuse_functions
 from llm.tasks import TASKS
+from llm.tasks.answers import Answers
 from llm.tasks.base import TaskModule
 from llm.training.progress import RunProgress, StartingPoint
 from llm.training.throughput import Throughput
@@ -93,6 +97,9 @@ class TrainingCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         fresh = "With --ckpt_path last: if there is no checkpoint yet, start at step 0."
+        name = "Where the run is kept: in runs/NAME, such as runs/lr/0.003 for lr/0.003."
+        visible = name if subcommand == "fit" else argparse.SUPPRESS
+        parser.add_argument("--name", type=str | None, default=None, help=visible)  # type: ignore[arg-type]
         alone = "Check the run without starting it: its plan, what it needs, and every problem."
         for name, help in (("--fresh", fresh), ("--preflight", alone)):
             # The other commands take them too, so that they can read the configuration of a run.
@@ -124,6 +131,8 @@ class TrainingCLI(LightningCLI):
         adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
         refuse_more_processes_than_cores(config.trainer)
         adopt_root(config.trainer, given, by_flags)
+        if subcommand == "fit" and config.name is not None:
+            name_run(config.trainer, config.name)
         if subcommand == "fit":
             adopt_length(config.trainer, given)
         config.ckpt_path = choose_checkpoint(config, subcommand)
@@ -136,12 +145,14 @@ class TrainingCLI(LightningCLI):
         elif config.model.get("pretrained") is not None:
             n_head = f"{self.task.network_group}.n_head"
             told = {"n_head": config[n_head]} if is_given(n_head, given) else {}
-            found = read_pretrained(config.model.pretrained, told)
+            kind: Any = self.task.module_class()
+            found = read_pretrained(config.model.pretrained, told, tasks=kind.starts_from)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
             self.start = Start(trained=found.config)
             adopt_architecture(config, given, self.task.network_group, found.config.to_dict(), self.task.sources)
             adopt_tokenizer(config, given, None if found.tokenizer is None else found.tokenizer.to_dict())
+            adopt_template(config, given, found.template)
         elif subcommand != "fit":
             raise ConfigError(
                 f"{subcommand} needs a trained model: "
@@ -165,6 +176,7 @@ class TrainingCLI(LightningCLI):
         if isinstance(architecture, dict):
             adopt_architecture(config, given, group, architecture, self.task.sources)
         adopt_tokenizer(config, given, entry["tokenizer"])
+        adopt_template(config, given, entry.get("template"))
         if (source_tokenizer := entry.get(SOURCE_TOKENIZER)) is not None:
             adopt_source_tokenizer(config, given, source_tokenizer, entry["tokenizer"])
         step = checkpoint.get("global_step", 0)
@@ -195,7 +207,7 @@ class TrainingCLI(LightningCLI):
             return
         if not can_be_planned(self.task):
             if config.preflight:
-                raise ConfigError(f"--preflight can't tell what a run of the task {self.word} needs")
+                preflight_of_samples(config.clone().as_dict(), self.task, self.word)
             return
         remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()
@@ -214,7 +226,8 @@ class TrainingCLI(LightningCLI):
         if "corpus" in config.data:
             data = config.data
             text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
-            log.info("text:        %s", text or f"{data.corpus}, the last {data.validation_fraction:.0%} of it")
+            part = "the last " if issubclass(self.task.datamodule_class(), TextDataModule) else ""
+            log.info("text:        %s", text or f"{data.corpus}, {part}{data.validation_fraction:.0%} of it")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""
@@ -230,7 +243,7 @@ class TrainingCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples))
+        callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples, Answers))
         always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
         their_own = any(isinstance(c, ProgressBar) for c in [*callbacks, *_as_list(config.get("callbacks"))])
         if config.get("enable_progress_bar") is not False and not their_own:

@@ -18,7 +18,7 @@ from llm.runs.loggers import folder_of
 from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runtime.files import keeping
 from llm.training.throughput import side_work
-from llm.training.trainer_state import is_accumulating
+from llm.training.trainer_state import is_accumulating, log_now
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -46,6 +46,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"(pytorch-lightning_version), and says {str(written_by)[:40]!r}"
             )
         return checkpoint
+
+
+BEST_LOSS = "validation/best_loss"
+"""The metric under which the lowest validation loss so far is logged, so that runs can be compared by it."""
 
 
 class BestAndLast(Checkpoint):
@@ -112,6 +116,8 @@ class BestAndLast(Checkpoint):
             self.best_loss, self.best_step = loss, trainer.global_step
             path = self._save(trainer, BEST)
             self.best_model_path = "" if path is None else str(path)
+        if math.isfinite(self.best_loss):
+            log_now(trainer, {BEST_LOSS: self.best_loss}, step=trainer.global_step)
         if is_accumulating(trainer):  # wait for the step
             self._due = True
         else:

@@ -119,7 +119,7 @@ def refuse_to_overwrite(folders: Iterable[Path], checkpoint: str | Path | None =
             continue
         raise ConfigError(
             f"{str(folder)!r} holds a run already ({', '.join(kept)}), which this one would overwrite: go on with that "
-            "run (--ckpt_path last), or give this one a name of its own (--trainer.logger.init_args.version NAME)"
+            "run (--ckpt_path last), or give this one a name of its own (--name NAME)"
         )
 
 

@@ -143,7 +143,7 @@ def test_of_two_files_the_later_wins():
 
 def test_commands_are_printed_as_a_shell_reads_them(capsys):
     name = "é ü/x y"
-    assert run("fit", *QUICK, *CHAR, "--trainer.logger.init_args.version", name) == 0
+    assert run("fit", *QUICK, *CHAR, "--name", name) == 0
     *_, checkpoint, look, generate = capsys.readouterr().err.strip().splitlines()
     path = checkpoint.partition(":")[2].strip()
     assert Path(path).is_file()

@@ -41,7 +41,7 @@ def hashes(folder: str) -> dict[str, str]:
 
 
 CSV = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=runs", "--trainer.logger.name=table"]
-NAMED = ["--trainer.logger.init_args.version", "rate-0.003"]
+NAMED = ["--name", "lr/0.003"]
 
 
 @pytest.mark.parametrize("words", [NAMED, [*CSV, "--trainer.logger.version=one"], ["--checkpoint.folder=kept"]])
@@ -136,3 +136,23 @@ def test_runs_go_to_default_root_dir(words):
 def test_where_a_logger_says_so_runs_go_there():
     assert fit("--trainer.default_root_dir=elsewhere", "--trainer.logger.init_args.save_dir=there") == 0
     assert {path.parts[0] for path in Path().rglob("*.ckpt")} == {"there"}
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"), [([], "runs/lr/3"), (CSV, "runs/lr/3"), (["--trainer.max_steps=1"], "runs/3")]
+)
+def test_a_run_is_kept_under_its_name(words, folder):
+    assert fit("--name", folder.removeprefix("runs/"), *words) == 0
+    assert step_of(Path(folder, "checkpoints", "last.ckpt")) >= 1
+    saved = Path(folder, "config.yaml").read_text()
+    assert yaml.safe_load(saved)["name"] == folder.removeprefix("runs/")
+    assert fit("--config", f"{folder}/config.yaml", "--name", "again") == 0
+    assert Path("runs/again/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("name", ["", "/tmp/x", "../x", "."])
+def test_a_name_that_leads_elsewhere_is_refused(name, capsys):
+    assert fit("--name", name) == 1
+    assert "--name must be a name such as lr/0.003" in capsys.readouterr().err
+    assert fit("--name", "x", "--trainer.logger=false") == 1
+    assert "--name needs a logger with a folder" in capsys.readouterr().err
