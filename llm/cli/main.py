@@ -113,7 +113,7 @@ def _parser_kwargs(task: str, default_files: list[str]) -> dict[str, Any]:
 
 def _explain(message: str, known: set[str], task: str) -> str:
     """The message of a parser, as a user can act on it."""
-    for source, target in TASKS[task].links.items():
+    for target, source in TASKS[task].sources.items():
         if f'Linked "{target}"' in message:
             return link_refusal(source, target, known)
     return reason_about(message) or explain(message, known)

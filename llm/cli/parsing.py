@@ -161,7 +161,7 @@ def _values(shown: str) -> list[Any]:
 
 
 def check_settings(
-    path: str, settings: dict[Any, Any], known: Collection[str], links: Mapping[str, str], prefix: str = ""
+    path: str, settings: dict[Any, Any], known: Collection[str], sources: Mapping[str, str], prefix: str = ""
 ) -> None:
     """Refuse a file that sets what is not a setting, or what follows from another: the parser would ignore it silently.
 
@@ -169,22 +169,22 @@ def check_settings(
         path: of the file.
         settings: its content.
         known: the dotted names of all settings.
-        links: settings that follow from others, source to target.
+        sources: of settings that follow from others, by these.
         prefix: of the names, in a group.
 
     Raises:
         ConfigError: a name is unknown or can't be set, or a group holds something other than settings by name.
     """
-    if problems := list(_problems_of(path, settings, known, links, prefix)):
+    if problems := list(_problems_of(path, settings, known, sources, prefix)):
         raise ConfigError(*problems)
 
 
 def _problems_of(
-    path: str, settings: dict[Any, Any], known: Collection[str], links: Mapping[str, str], prefix: str
+    path: str, settings: dict[Any, Any], known: Collection[str], sources: Mapping[str, str], prefix: str
 ) -> Iterator[str]:
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        if source := next((source for source, target in links.items() if target == name), None):
+        if source := sources.get(name):
             yield f"{path!r} sets {link_refusal(source, name, known)}"
             continue
         is_group = any(other.startswith(f"{name}.") for other in known)
@@ -197,4 +197,4 @@ def _problems_of(
             held = "nothing" if value is None else repr(value)
             yield f"{path!r}: {name} must hold settings by name, such as {_example(name, known)[2:]}; it holds {held}"
             continue
-        yield from _problems_of(path, value, known, links, f"{name}.")
+        yield from _problems_of(path, value, known, sources, f"{name}.")

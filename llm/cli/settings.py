@@ -115,7 +115,7 @@ def adopt_interval(trainer: Any, given: set[str]) -> None:
 
 
 def adopt_architecture(
-    config: Any, given: set[str], group: str, architecture: Mapping[str, Any], links: Mapping[str, str]
+    config: Any, given: set[str], group: str, architecture: Mapping[str, Any], sources: Mapping[str, str]
 ) -> None:
     """Take the architecture from trained weights, except for what the user set.
 
@@ -126,13 +126,12 @@ def adopt_architecture(
         given: the names that the user set.
         group: of the network's settings, such as `model.gpt`.
         architecture: the settings of the trained network.
-        links: settings that follow from the data, source to target: there the source is set, if it is a setting.
+        sources: of settings that follow from the data, by these: there the source is set, if it is a setting.
     """
-    sources = {target: source for source, target in links.items()}
     for name, value in architecture.items():
         setting = sources.get(f"{group}.{name}", f"{group}.{name}")
         if isinstance(value, dict):
-            adopt_architecture(config, given, setting, value, links)
+            adopt_architecture(config, given, setting, value, sources)
         elif setting in config and not is_given(setting, given):
             config[setting] = value
 

@@ -121,7 +121,7 @@ class TrainingCLI(LightningCLI):
         for group, callback in self.task.callback_classes().items():
             parser.add_lightning_class_args(callback, group)
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
-        for source, target in self.task.links.items():
+        for target, source in self.task.sources.items():
             parser.link_arguments(source, target, apply_on="instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -143,7 +143,7 @@ class TrainingCLI(LightningCLI):
         """Parse, then let a checkpoint decide what it already knows: architecture and tokenizer."""
         names = set().union(*map(setting_names, self._subcommand_parsers.values()))
         for path, settings in settings_of_files(args).items():
-            check_settings(path, settings, names, self.task.links)
+            check_settings(path, settings, names, self.task.sources)
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         config = self.config[subcommand]
@@ -189,7 +189,7 @@ class TrainingCLI(LightningCLI):
             for note in found.notes:
                 log.info("pretrained:  %s", note)
             self.start = Start(trained=found.config)
-            adopt_architecture(config, given, self.task.network_group, found.config.to_dict(), self.task.links)
+            adopt_architecture(config, given, self.task.network_group, found.config.to_dict(), self.task.sources)
             adopt_tokenizer(config, given, None if found.tokenizer is None else found.tokenizer.to_dict())
             adopt_template(config, given, found.template)
         elif subcommand != "fit":
@@ -213,7 +213,7 @@ class TrainingCLI(LightningCLI):
         if is_ours and module.architectures:
             group = adopt_kind(config, given, module.architectures, str(entry.get("architecture")))
         if isinstance(architecture, dict):
-            adopt_architecture(config, given, group, architecture, self.task.links)
+            adopt_architecture(config, given, group, architecture, self.task.sources)
         adopt_tokenizer(config, given, entry["tokenizer"])
         if "train" in config.model:
             adopt_trained(config, given, trained_of(checkpoint))

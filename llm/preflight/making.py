@@ -107,7 +107,7 @@ def _count_costs(plan: Plan, network: GPTConfig, supervised: float, device: str)
 def _network_config(plan: Plan, task: Task) -> Any:
     """The architecture, with what follows from the data, as far as there is a data module."""
     told = {}
-    for source, target in task.links.items():
+    for target, source in task.sources.items():
         group, _, name = target.rpartition(".")
         attribute = source.removeprefix("data.")
         if group == task.network_group:
