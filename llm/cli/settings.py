@@ -159,6 +159,19 @@ def adopt_tokenizer(config: Any, given: set[str], state: dict[str, Any] | None, 
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
 
 
+def adopt_template(config: Any, given: set[str], template: dict[str, Any] | None) -> None:
+    """Take the chat template from trained weights, unless the user set one.
+
+    Args:
+        config: of the run; changed in place.
+        given: the names that the user set.
+        template: theirs as a dict, or None.
+    """
+    if template is not None and "template" in config.data and not is_given("data.template", given):
+        config.data.template = template.get("source")
+        config.data.special_tokens = template.get("special_tokens")
+
+
 def _refuse_other(name: str, theirs: Any, given_value: Any, given: set[str]) -> None:
     """Hold what the user said of the tokenizer to the checkpoint's."""
     if is_given(name, given) and given_value is not None and given_value != theirs:
@@ -206,6 +219,7 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
 
 
 _OF_A_TEXT = ("corpus", "validation_corpus", "validation_fraction", "test_corpus", "fields", "skip_longer")
+_OF_LABELS = ("test_fraction", "split_seed", "balance", "text_column", "label_column")
 
 
 def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
@@ -218,7 +232,7 @@ def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
     """
     data = run.get("data")
     if isinstance(data, dict) and not any(is_given(f"data.{name}", given) for name in _OF_A_TEXT[:3]):
-        for name in _OF_A_TEXT:
+        for name in (*_OF_A_TEXT, *_OF_LABELS):
             if name in data and name in config.data and not is_given(f"data.{name}", given):
                 config.data[name] = data[name]
 

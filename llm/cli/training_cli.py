@@ -24,6 +24,7 @@ from llm.cli.settings import (
     adopt_optim,
     adopt_root,
     adopt_source_tokenizer,
+    adopt_template,
     adopt_text,
     adopt_tokenizer,
     given_by_flags,
@@ -40,7 +41,7 @@ from llm.data import TextDataModule
 from llm.errors import CheckpointError, ConfigError
 from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
-from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight
+from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight, preflight_of_samples
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint
 from llm.runs.beginning import begin_where_it_was_said
@@ -54,6 +55,7 @@ from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16
 from llm.runtime.trust import refuse_functions
 from llm.tasks import TASKS
+from llm.tasks.answers import Answers
 from llm.tasks.base import TaskModule
 from llm.training.progress import RunProgress, StartingPoint
 from llm.training.throughput import Throughput
@@ -143,12 +145,14 @@ class TrainingCLI(LightningCLI):
         elif config.model.get("pretrained") is not None:
             n_head = f"{self.task.network_group}.n_head"
             told = {"n_head": config[n_head]} if is_given(n_head, given) else {}
-            found = read_pretrained(config.model.pretrained, told)
+            kind: Any = self.task.module_class()
+            found = read_pretrained(config.model.pretrained, told, tasks=kind.starts_from)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
             self.start = Start(trained=found.config)
             adopt_architecture(config, given, self.task.network_group, found.config.to_dict(), self.task.links)
             adopt_tokenizer(config, given, None if found.tokenizer is None else found.tokenizer.to_dict())
+            adopt_template(config, given, found.template)
         elif subcommand != "fit":
             raise ConfigError(
                 f"{subcommand} needs a trained model: "
@@ -172,6 +176,7 @@ class TrainingCLI(LightningCLI):
         if isinstance(architecture, dict):
             adopt_architecture(config, given, group, architecture, self.task.links)
         adopt_tokenizer(config, given, entry["tokenizer"])
+        adopt_template(config, given, entry.get("template"))
         if (source_tokenizer := entry.get(SOURCE_TOKENIZER)) is not None:
             adopt_source_tokenizer(config, given, source_tokenizer, entry["tokenizer"])
         step = checkpoint.get("global_step", 0)
@@ -202,7 +207,7 @@ class TrainingCLI(LightningCLI):
             return
         if not can_be_planned(self.task):
             if config.preflight:
-                raise ConfigError(f"--preflight can't tell what a run of the task {self.word} needs")
+                preflight_of_samples(config.clone().as_dict(), self.task, self.word)
             return
         remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()
@@ -238,7 +243,7 @@ class TrainingCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples))
+        callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples, Answers))
         always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
         their_own = any(isinstance(c, ProgressBar) for c in [*callbacks, *_as_list(config.get("callbacks"))])
         if config.get("enable_progress_bar") is not False and not their_own:

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     wanted = {"context_length": arguments.context_length, "vocab_multiple": arguments.vocab_multiple}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     found = adapt(found, dataclasses.replace(found.config, **wanted))
-    write_checkpoint(checkpoint_of(found.config, found.weights, found.tokenizer), arguments.out)
+    write_checkpoint(checkpoint_of(found.config, found.weights, found.tokenizer, found.template), arguments.out)
 
     config = found.config
     shared = "head.weight" if config.tie_head else ""

@@ -12,7 +12,9 @@ from llm.runtime.lazy import lazy_names
 if TYPE_CHECKING:
     from llm.data.batch import TokenBatch
     from llm.data.loader import BatchLoader
+    from llm.data.modules.classify import ClassifyDataModule
     from llm.data.modules.examples import ExampleDataModule
+    from llm.data.modules.instruct import InstructDataModule
     from llm.data.modules.masked import MaskedDataModule
     from llm.data.modules.text import TextDataModule
     from llm.data.modules.translate import TranslationDataModule
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchLoader",
     "BatchOrder",
+    "ClassifyDataModule",
     "ExampleDataModule",
+    "InstructDataModule",
     "LengthOrder",
     "MaskedDataModule",
     "SlidingWindows",
@@ -43,7 +47,9 @@ __all__ = [
 _MODULES = {
     "BatchLoader": "loader",
     "BatchOrder": "order",
+    "ClassifyDataModule": "modules.classify",
     "ExampleDataModule": "modules.examples",
+    "InstructDataModule": "modules.instruct",
     "LengthOrder": "order",
     "MaskedDataModule": "modules.masked",
     "SlidingWindows": "windows",

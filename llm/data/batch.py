@@ -21,6 +21,8 @@ class TokenBatch(NamedTuple):
         lengths: (B) int64, how many tokens of each row are real; the rest is padding. None where all are.
         source: (B, S) int64, where each row is a translation, the token ids of what it translates.
         source_lengths: (B) int64, how many tokens of each source are real. None where all are.
+        documents: (B, T) int64, the number of the document that each token belongs to, where a row holds several: no
+            token sees another document, and positions begin anew in each. None where a row is one document.
     """
 
     inputs: Tensor
@@ -28,6 +30,7 @@ class TokenBatch(NamedTuple):
     lengths: Tensor | None = None
     source: Tensor | None = None
     source_lengths: Tensor | None = None
+    documents: Tensor | None = None
 
     @classmethod
     def of(cls, batch: TokenBatch | Sequence[Tensor]) -> TokenBatch:

@@ -27,18 +27,28 @@ class SlidingWindows(Dataset[tuple[Tensor, Tensor]]):
         context_length: T, tokens in a window.
         stride: tokens from the beginning of one window to the next.
         vocab_size: every id must be below it; None for no limit.
+        end_id: the token that stands before every document but the first: attention is then not to see across it. It is
+            the first token of the document, so that the first word is predicted from it alone. None: a window is one.
 
     Raises:
         ConfigError: the context length or the stride is below 1.
     """
 
-    def __init__(self, tokens: TokenArray, context_length: int, stride: int, vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        tokens: TokenArray,
+        context_length: int,
+        stride: int,
+        vocab_size: int | None = None,
+        end_id: int | None = None,
+    ) -> None:
         for name, value in (("context_length", context_length), ("stride", stride)):
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         self.tokens = tokens
         self.context_length = context_length
         self.vocab_size = vocab_size
+        self.end_id = end_id
         self.starts = window_starts(len(tokens), context_length, stride)
         self._offsets = np.arange(context_length + 1)
 
@@ -66,4 +76,6 @@ class SlidingWindows(Dataset[tuple[Tensor, Tensor]]):
                 f"{self.vocab_size:,}: the token ids are damaged; tokenize the text again"
             )
         ids = torch.from_numpy(windows.astype(np.int64))
-        return TokenBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+        inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        documents = None if self.end_id is None else (inputs == self.end_id).cumsum(dim=1)
+        return TokenBatch(inputs, targets, documents=documents)

@@ -66,6 +66,7 @@ def attention_page(report: Report) -> Page:
         "heads": config.heads,
         "causal": config.is_causal,
         "shift": int(report.model.predicts_next),
+        "labels": report.classes is not None,
         "steps": STEPS,
         "tokens": report.names(report.ids[:shown], _LONGEST_LABEL),
         "weights": _encode(torch.cat(maps), config.is_causal),
@@ -76,7 +77,7 @@ def attention_page(report: Report) -> Page:
         "lens": [
             {
                 "name": layer.name,
-                "guesses": [report.names(row, _LONGEST_LABEL) for row in layer.top_ids[:shown].tolist()],
+                "guesses": [report.guesses(row, _LONGEST_LABEL) for row in layer.top_ids[:shown].tolist()],
                 "chances": [[round(chance, 4) for chance in row] for row in layer.top_probabilities[:shown].tolist()],
                 "ranks": layer.ranks[:shown].tolist(),
             }

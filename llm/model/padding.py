@@ -53,6 +53,28 @@ def positions_of(lengths: Tensor, length: int, side: Side = "right") -> Tensor:
     return positions
 
 
+def document_mask(documents: Tensor) -> Tensor:
+    """What each query may see where a row holds several documents: no later tokens, and none of other documents.
+
+    Args:
+        documents: (B, T) the number of the document that each token belongs to; they stand one after the other.
+
+    Returns:
+        (B, 1, T, T), for all heads alike.
+    """
+    T = documents.shape[1]
+    same = documents[:, None, :, None] == documents[:, None, None, :]  # (B, 1, T, 1) == (B, 1, 1, T)
+    return same & causal_mask(T, T, documents.device)  # (B, 1, T, T) & (T, T)
+
+
+def positions_in_documents(documents: Tensor) -> Tensor:
+    """Where each token stands in its own document, counted from 0: `(B, T)` -> `(B, T)`."""
+    places = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)  # (T) -> (B, T)
+    begins = documents != documents.roll(1, dims=1)
+    begins[:, 0] = True
+    return places - places.where(begins, 0).cummax(dim=1).values
+
+
 def attention_mask(real: Tensor, n_queries: int, is_causal: bool) -> Tensor:
     """What each query may see of keys of which some are padding: `(B, S)` -> `(B, 1, T or 1, S)`, for all heads alike.
 

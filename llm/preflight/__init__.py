@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from llm.errors import LLMError
+from llm.config import TokenizerConfig
+from llm.data import InstructDataModule
+from llm.errors import ConfigError, LLMError
 from llm.inspection.tags import PREFLIGHT
 from llm.preflight.checks import HINTING, REFUSING
 from llm.preflight.making import can_be_planned, make_plan
@@ -18,6 +19,7 @@ from llm.preflight.plan import Plan, Start
 from llm.preflight.table import table
 from llm.preflight.timing import estimated_seconds, measure_steps
 from llm.runtime.randomness import preserve_rng_state
+from llm.tasks import Task
 from llm.training.schedule import batches_of_epoch
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "can_be_planned",
     "make_plan",
     "preflight",
+    "preflight_of_samples",
     "table",
 ]
 
@@ -83,6 +86,31 @@ def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool 
     return plan
 
 
+def preflight_of_samples(settings: dict[str, Any], task: Task, word: str) -> None:
+    """Read the samples of a run and show one, with what is supervised and what was lost.
+
+    Args:
+        settings: of `fit`, as nested dicts.
+        task: whose data module it is about.
+        word: the task's, for errors.
+
+    Raises:
+        ConfigError: the task has no such samples.
+        LLMError: they can't be read.
+        PreflightDone: they can.
+    """
+    kind: Any = task.datamodule_class()
+    if not issubclass(kind, InstructDataModule):
+        raise ConfigError(f"--preflight can't tell what a run of the task {word} needs")
+    data = settings["data"]
+    datamodule = kind(**{**data, "tokenizer": TokenizerConfig(**data["tokenizer"])})
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    datamodule.show_sample()
+    log.info("no problems found in the data; without --preflight, the run would begin now")
+    raise PreflightDone(0)
+
+
 def _find_out_time(plan: Plan, measured: bool) -> None:
     if plan.network is None or plan.optim is None or plan.costs is None or plan.device is None or plan.steps is None:
         return
@@ -98,8 +126,9 @@ def _find_out_time(plan: Plan, measured: bool) -> None:
         seconds, plan.measured = found.seconds, found.peak
     else:
         seconds = estimated_seconds(plan.network, plan.costs, *options)
-    if seconds is None:
+    if seconds is None or plan.corpus is None:
         return
+    seconds *= plan.corpus.batch_tokens / (batch_size * plan.corpus.longest)
     batches = max(0, plan.batches_until(plan.steps) - plan.batches_until(plan.start.step))
     plan.seconds = batches * seconds + _validations(plan, batches) * seconds / 3  # forward is a third
 
@@ -109,8 +138,7 @@ def _validations(plan: Plan, batches: int) -> float:
     every = plan.validates_every
     if every is None or plan.corpus is None:
         return 0
-    data = plan.settings["data"]
-    each = math.ceil(plan.corpus.validation / data["context_length"] / data["batch_size"] / plan.world_size)
+    each = plan.corpus.validation_batches
     each = plan.corpus.batches if plan.overfits else batches_of_epoch(each, plan.limit("val"))
     return each * (1 + batches // every)
 

@@ -6,15 +6,22 @@ other programs; `load` makes a model of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from llm.errors import CheckpointError
 from llm.model import Network, build_network
-from llm.pretrained.adapting import adapt
+from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
-from llm.pretrained.checkpoint import SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
+from llm.pretrained.checkpoint import (
+    LANGUAGE,
+    NEXT_TOKEN_TASKS,
+    SOURCE_TOKENIZER,
+    read_checkpoint,
+    tokenizer_of,
+)
 from llm.pretrained.exporting import FORMATS, export, refuse_existing
 from llm.pretrained.formats import read_pretrained
 from llm.tokenizers import Tokenizer
@@ -25,8 +32,10 @@ __all__ = [
     "Loaded",
     "Pretrained",
     "adapt",
+    "begin_with",
     "build",
     "export",
+    "grow_vocabulary",
     "load",
     "load_of_task",
     "read_pretrained",
@@ -66,11 +75,34 @@ def load_of_task(
     """
     pretrained = read_pretrained(source, any_task=True)
     network = build(pretrained)
-    if pretrained.task != task or not isinstance(network, kind):
+    allowed = NEXT_TOKEN_TASKS if task == LANGUAGE else (task,)
+    if pretrained.task not in allowed or not isinstance(network, kind):
         raise CheckpointError(
             f"{str(source)!r} is of the task {pretrained.task!r}, and this command is for those of the task {task!r}"
         )
     return Loaded(network.to(device).eval(), _tokenizer(pretrained, source))
+
+
+def begin_with(
+    network: Network, source: str | Path, tasks: Sequence[str] = NEXT_TOKEN_TASKS, grows_vocabulary: bool = False
+) -> None:
+    """Give a network the weights of a file or folder; a classifier's head stays new unless its labels are the same.
+
+    Args:
+        network: what a run begins with; changed in place.
+        source: what `read_pretrained` reads.
+        tasks: those whose checkpoints are taken.
+        grows_vocabulary: whether the network may have more tokens, whose embeddings then begin as the mean of the others.
+
+    Raises:
+        CheckpointError: it can't be read, or is of another task.
+        ConfigError: the weights are of another architecture.
+    """
+    found = read_pretrained(source, {"n_head": network.config.n_head}, tasks=tasks)
+    if grows_vocabulary:
+        found = grow_vocabulary(found, network.config.vocab_size)
+    weights = adapt(found, network.config).weights
+    network.load_state_dict({**network.state_dict(), **weights})
 
 
 def read_tokenizer(source: str | Path) -> Tokenizer:

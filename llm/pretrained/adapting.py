@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
-from llm.config import GPTConfig
+from llm.config import ClassifierConfig, GPTConfig
 from llm.errors import ConfigError
 from llm.pretrained.base import Pretrained
 from llm.pretrained.layout import HEAD, TOKEN, Tensors
 
 _FREE = ("dropout", "context_length", "vocab_multiple", "tie_head", "projection_init")
 """Settings in which a run may differ from the weights that it starts from."""
+_NOISE = 0.1
+"""How far the rows of new tokens are from the mean, as a fraction of the table's standard deviation."""
 
 
 def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
@@ -20,7 +23,7 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
 
     A shorter context keeps the first positions. Another `vocab_multiple` changes the rows that are padding, and no
     logit. A head that was shared may get its own copy. Dropout has no weights, and initialization does not matter
-    where weights are given.
+    where weights are given. A classifier takes a head only from one with the same labels.
 
     Args:
         found: the weights as they are.
@@ -37,12 +40,41 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
     position = "embeddings.position.weight"
     if position in weights:  # rotary positions have no table
         weights[position] = weights[position][: config.context_length]
-    for name in (TOKEN, HEAD):
-        weights[name] = _pad(weights[name], config)
+    weights[TOKEN] = _pad(weights[TOKEN], config)
+    if isinstance(config, ClassifierConfig):  # its head has a row for each label
+        if getattr(theirs, "labels", None) != config.labels:
+            weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+        return dataclasses.replace(found, config=config, weights=weights)
+    weights[HEAD] = _pad(weights[HEAD], config)
     if config.tie_head:
         weights[HEAD] = weights[TOKEN]
     elif theirs.tie_head:
         weights[HEAD] = weights[HEAD].clone()
+    return dataclasses.replace(found, config=config, weights=weights)
+
+
+def grow_vocabulary(found: Pretrained, vocab_size: int) -> Pretrained:
+    """The same weights with rows for more tokens, behind the others.
+
+    A new row is the mean of the others and a little noise, so that the probabilities of the old tokens hardly change
+    (Hewitt 2021, https://nlp.stanford.edu/~johnhew/vocab-expansion.html).
+
+    Args:
+        found: the weights as they are.
+        vocab_size: V, with the new tokens; nothing changes if it is no more than theirs.
+    """
+    old = found.config.vocab_size
+    if vocab_size <= old:
+        return found
+    config = dataclasses.replace(found.config, vocab_size=vocab_size)
+    weights: Tensors = dict(found.weights)
+    for name in (TOKEN, HEAD):
+        kept = found.weights[name][:old]  # (V, C)
+        noise = torch.randn(vocab_size - old, kept.shape[1], generator=torch.Generator().manual_seed(0))
+        new = kept.float().mean(0) + _NOISE * kept.float().std() * noise  # (C) + (new V, C)
+        weights[name] = _pad(torch.cat([kept, new.to(kept.dtype)]), config)
+    if config.tie_head:
+        weights[HEAD] = weights[TOKEN]
     return dataclasses.replace(found, config=config, weights=weights)
 
 
@@ -58,7 +90,7 @@ def differences(theirs: GPTConfig, config: GPTConfig) -> list[str]:
             f"context_length (the weights have {theirs.context_length} positions, {config.context_length} requested; "
             "set data.context_length to that or less)"
         )
-    if config.tie_head and not theirs.tie_head:
+    if config.tie_head and not theirs.tie_head and not isinstance(config, ClassifierConfig):
         different.append("tie_head (the weights have a head of their own)")
     return different
 

@@ -32,6 +32,7 @@ class Pretrained:
         tokenizer: or None, if the file has none.
         notes: what a user should know, a sentence each.
         task: that they were trained for.
+        template: how a conversation becomes text, as `ChatTemplate.to_dict` describes it; None if it is not known.
     """
 
     format: str
@@ -40,6 +41,7 @@ class Pretrained:
     tokenizer: Tokenizer | None = None
     notes: tuple[str, ...] = ()
     task: str = LANGUAGE
+    template: dict[str, Any] | None = None
 
 
 Told = dict[str, Any]

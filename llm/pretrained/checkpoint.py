@@ -33,6 +33,8 @@ BASE = "base"
 """Of the entry: which frozen weights the checkpoint leaves out, and where they are."""
 LANGUAGE = "language"
 """The task of a GPT that predicts the next token."""
+NEXT_TOKEN_TASKS = (LANGUAGE, "instruct")
+"""The tasks whose network is such a GPT: what one has trained, another can begin with, and `generate` can use."""
 
 
 class NetworkConfig(Protocol):
@@ -151,20 +153,23 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
         ) from error
 
 
-def checkpoint_of(config: GPTConfig, weights: dict[str, Tensor], tokenizer: Tokenizer | None) -> dict[str, Any]:
+def checkpoint_of(
+    config: GPTConfig, weights: dict[str, Tensor], tokenizer: Tokenizer | None, template: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """A checkpoint of weights alone, at step 0: enough to generate, to validate and to start a run from.
 
     Args:
         config: the architecture.
         weights: every tensor of that GPT, by its name in the model.
         tokenizer: or None, if it reads token ids.
+        template: how a conversation becomes text, if that is known.
     """
     return {
         "epoch": 0,
         "global_step": 0,
         "pytorch-lightning_version": version_of("lightning"),
         "state_dict": {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in weights.items()},
-        ENTRY: describe(config, tokenizer),
+        ENTRY: describe(config, tokenizer) | ({} if template is None else {"template": template}),
     }
 
 

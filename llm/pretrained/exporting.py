@@ -29,7 +29,7 @@ FORMATS = ("hf", "safetensors")
 
 _OF_A_MODEL = re.compile(
     r"config\.json|generation_config\.json|(model|pytorch_model).*\.(safetensors|bin|json)|"
-    r"vocab\.json|merges\.txt|tokenizer.*\.json|special_tokens_map\.json|added_tokens\.json"
+    r"vocab\.json|merges\.txt|tokenizer.*\.json|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja"
 )
 """The files of a model's folder, which an export replaces or removes."""
 
@@ -126,7 +126,12 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
     folder.mkdir()
     settings["dtype"] = str(pretrained.weights["embeddings.token.weight"].dtype).removeprefix("torch.")
     _write_json(folder / "config.json", settings)
-    _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
+    ends: int | list[int] | None = end
+    if pretrained.template is not None:
+        (folder / "chat_template.jinja").write_text(pretrained.template["source"], encoding="utf-8")
+        answers_end = None if tokenizer is None else tokenizer.special_ids.get(pretrained.template.get("end", ""))
+        ends = sorted({token for token in (end, answers_end) if token is not None}) or None
+    _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": ends})
     _save(tensors, folder / "model.safetensors", {"format": "pt"})
     if tokenizer is None:
         notes.append("there is no tokenizer, so no tokenizer files were written")
@@ -155,7 +160,8 @@ def to_hugging_face(
 
 
 def _write_safetensors(pretrained: Pretrained, file: Path) -> list[str]:
-    entry = json.dumps(describe(pretrained.config, pretrained.tokenizer))
+    described = describe(pretrained.config, pretrained.tokenizer)
+    entry = json.dumps(described | ({} if pretrained.template is None else {"template": pretrained.template}))
     shared = {HEAD} if pretrained.config.tie_head else set()  # stored once, with the token embedding
     tensors = {name: tensor.contiguous() for name, tensor in pretrained.weights.items() if name not in shared}
     _save(tensors, file, {ENTRY: entry})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
 from llm.pretrained import book, families, huggingface, nanogpt, openai
 from llm.pretrained.base import Pretrained, Told
-from llm.pretrained.checkpoint import ENTRY, LANGUAGE, config_of, plain_weights_of, read_checkpoint, task_of
+from llm.pretrained.checkpoint import ENTRY, NEXT_TOKEN_TASKS, config_of, plain_weights_of, read_checkpoint, task_of
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
 from llm.pretrained.hub import NAMES, fetch
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
@@ -26,13 +27,16 @@ READABLE = (
 )
 
 
-def read_pretrained(source: str | Path, told: Told | None = None, any_task: bool = False) -> Pretrained:
+def read_pretrained(
+    source: str | Path, told: Told | None = None, any_task: bool = False, tasks: Sequence[str] = NEXT_TOKEN_TASKS
+) -> Pretrained:
     """The weights, architecture and tokenizer in a file or folder, whatever program wrote it.
 
     Args:
         source: a path, or `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` for OpenAI's published weights.
         told: settings that some formats don't state, `n_head` and `activation`; not used where the format does.
-        any_task: take a checkpoint of another task than the language model's, too.
+        any_task: take a checkpoint of any task.
+        tasks: else those whose checkpoints are taken.
 
     Raises:
         CheckpointError: it can't be found, read, or recognised, or its tensors don't fit; says why.
@@ -48,7 +52,7 @@ def read_pretrained(source: str | Path, told: Told | None = None, any_task: bool
         if str(path) in str(error):
             raise
         raise CheckpointError(f"{str(path)!r}: {error}") from error
-    if found.task != LANGUAGE and not any_task:
+    if found.task not in tasks and not any_task:
         raise CheckpointError(f"{str(source)!r} is a checkpoint of the task {found.task!r}, not of a language model")
     return found
 
@@ -134,7 +138,7 @@ def _read_own(path: Path) -> Pretrained:
     """A checkpoint of this package."""
     checkpoint = read_checkpoint(path)
     own = _own(config_of(checkpoint, path), plain_weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
-    return dataclasses.replace(own, task=task_of(checkpoint))
+    return dataclasses.replace(own, task=task_of(checkpoint), template=checkpoint[ENTRY].get("template"))
 
 
 def _read_shared(tensors: Tensors, entry: str) -> Pretrained:
@@ -142,11 +146,12 @@ def _read_shared(tensors: Tensors, entry: str) -> Pretrained:
     try:
         described = json.loads(entry)
         config, tokenizer = GPTConfig(**described["network"]), described["tokenizer"]
+        template = described.get("template")
     except (ValueError, TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"its metadata describe no model that can be built: {error}") from error
     if config.tie_head and TOKEN in tensors:
         tensors = tensors | {HEAD: tensors[TOKEN]}
-    return _own(config, tensors, tokenizer)
+    return dataclasses.replace(_own(config, tensors, tokenizer), template=template)
 
 
 def _own(config: GPTConfig, weights: Tensors, tokenizer: dict[str, Any] | None) -> Pretrained:

@@ -10,19 +10,32 @@ from typing import TYPE_CHECKING
 from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from llm.tasks.classify import TextClassifier
+    from llm.tasks.instruct import InstructModel
     from llm.tasks.language import LanguageModel
     from llm.tasks.masked import MaskedLanguageModel
     from llm.tasks.table import TASKS, Task
     from llm.tasks.translate import TranslationModel
     from llm.tasks.word_vectors import WordVectorsModule
 
-__all__ = ["TASKS", "LanguageModel", "MaskedLanguageModel", "Task", "TranslationModel", "WordVectorsModule"]
+__all__ = [
+    "TASKS",
+    "InstructModel",
+    "LanguageModel",
+    "MaskedLanguageModel",
+    "Task",
+    "TextClassifier",
+    "TranslationModel",
+    "WordVectorsModule",
+]
 
 _MODULES = {
+    "InstructModel": "instruct",
     "LanguageModel": "language",
     "MaskedLanguageModel": "masked",
     "TASKS": "table",
     "Task": "table",
+    "TextClassifier": "classify",
     "TranslationModel": "translate",
     "WordVectorsModule": "word_vectors",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from llm.data.batch import TokenBatch
 from llm.data.reading.prompts import Prompt
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
-from llm.pretrained import adapt, read_pretrained
+from llm.pretrained import begin_with
 from llm.pretrained.checkpoint import LANGUAGE
 from llm.tasks.base import TaskModule
 from llm.training.throughput import flops_per_token
@@ -50,6 +50,8 @@ class LanguageModel(TaskModule):
 
     task = LANGUAGE
     network_config = GPTConfig
+    grows_vocabulary: ClassVar[bool] = False
+    """Whether pretrained weights may have fewer tokens than the run: it adds special tokens to their vocabulary."""
 
     def __init__(
         self,
@@ -64,8 +66,7 @@ class LanguageModel(TaskModule):
     ) -> None:
         network = GPT(gpt)
         if pretrained is not None:
-            found = read_pretrained(pretrained, {"n_head": gpt.n_head})
-            network.load_state_dict(adapt(found, gpt).weights)
+            begin_with(network, pretrained, self.starts_from, self.grows_vocabulary)
         super().__init__(network, optim, compile, non_finite, train, lora)
         self.sampling = sampling
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
@@ -88,7 +89,7 @@ class LanguageModel(TaskModule):
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """The hidden states `(B, T, C)`, which the head reads."""
-        return self.gpt.hidden_states(batch.inputs, batch.lengths)
+        return self.gpt.hidden_states(batch.inputs, batch.lengths, documents=batch.documents)
 
     def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[Continuation] | list[Tensor]:
         """What `prediction` says, for a batch of prompts.

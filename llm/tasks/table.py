@@ -90,6 +90,28 @@ TASKS: dict[str, Task] = {
         config="contrasts/masked.yaml",
         usage=("fill", "--text", "{text} [MASK]"),
     ),
+    "classify": Task(
+        module="llm.tasks:TextClassifier",
+        datamodule="llm.data:ClassifyDataModule",
+        summary="a GPT that says which label a text has",
+        links={
+            "data.context_length": "model.gpt.context_length",
+            "data.vocab_size": "model.gpt.vocab_size",
+            "data.labels": "model.gpt.labels",
+        },
+        callbacks={"inspect": "llm.inspection:Inspection"},
+        config="finetune/classify.yaml",
+        usage=("classify", "--text", "{text}"),
+    ),
+    "instruct": Task(
+        module="llm.tasks:InstructModel",
+        datamodule="llm.data:InstructDataModule",
+        summary="a GPT that learns to answer: instructions and conversations",
+        links={"data.context_length": "model.gpt.context_length", "data.vocab_size": "model.gpt.vocab_size"},
+        callbacks={"inspect": "llm.inspection:Inspection", "answers": "llm.tasks.answers:Answers"},
+        config="finetune/instruct.yaml",
+        usage=("chat",),
+    ),
     "translate": Task(
         module="llm.tasks:TranslationModel",
         datamodule="llm.data:TranslationDataModule",

@@ -11,12 +11,14 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from llm.data.examples import Examples
 from llm.data.loader import BatchLoader
 from llm.data.modules.base import ResumableDataModule
 from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, padding_fraction
 from llm.data.tokens.examples import Example, ExampleStore, open_or_build_examples
+from llm.data.tokens.mapped import TokenArray
 from llm.errors import DataError
 from llm.tokenizers import Tokenizer
 
@@ -136,8 +138,35 @@ class ExampleDataModule(ResumableDataModule):
 
     @cached_property
     def batch_tokens(self) -> int:
-        """Tokens in a batch of one device without padding: B times the mean length of the training examples."""
-        return max(1, round(self.batch_size * float(self.train_examples.lengths.mean())))
+        """Tokens in a batch of one device without padding: B times the mean length of a row."""
+        return max(1, round(self.batch_size * float(self.row_lengths.mean())))
+
+    @property
+    def row_lengths(self) -> npt.NDArray[np.int64]:
+        """(N) tokens in each row of a training batch."""
+        return self.train_examples.lengths
+
+    @property
+    def train_tokens(self) -> TokenArray:
+        """The token ids of the examples to train on, one example after the other."""
+        return self.train_examples.store.inputs
+
+    def split_tokens(self, split: str) -> int:
+        """How many tokens `train` or `validation` has."""
+        found = self.examples(split)
+        return 0 if found is None else int(found.lengths.sum())
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens in the longest example to train on."""
+        return int(self.train_examples.lengths.max())
+
+    def sample_ids(self, most: int) -> list[int]:
+        """The longest validation example of so few tokens, or the beginning of the shortest."""
+        found = self.examples("validation") or self.train_examples
+        fitting = np.where(found.lengths <= most, found.lengths, 0)
+        index = int(fitting.argmax() if fitting.any() else found.lengths.argmin())
+        return [int(token) for token in found[index][0][:most]]
 
     # What Lightning calls.
 
@@ -168,8 +197,9 @@ class ExampleDataModule(ResumableDataModule):
         if self._running() == "fit" and self._rank_and_world_size()[0] == 0:
             order = self.train_order(0, self._rank_and_world_size()[1])
             measured = itertools.islice(order, _MEASURED_BATCHES)
-            fraction = padding_fraction(measured, self.train_examples.lengths)
-            log.info("%s examples to train on; %.1f %% of a batch is padding", f"{order.n_rows:,}", 100 * fraction)
+            fraction = padding_fraction(measured, self.row_lengths)
+            count = f"{len(self.train_examples):,}"
+            log.info("%s examples to train on; %.1f %% of a batch is padding", count, 100 * fraction)
 
     def train_source(self) -> Examples:
         """The training examples."""

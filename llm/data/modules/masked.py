@@ -40,6 +40,8 @@ class MaskedDataModule(TextDataModule):
     def __init__(self, *, masked_fraction: float = 0.15, whole_words: bool = False, **options: Any) -> None:
         if not 0 < masked_fraction <= 1:
             raise ConfigError(f"masked_fraction must be in (0, 1], got {masked_fraction}")
+        if options.get("separate_documents"):
+            raise ConfigError("separate_documents needs causal attention; masked words are seen from both sides")
         super().__init__(**options)
         self.masked_fraction = masked_fraction
         self.whole_words = whole_words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
@@ -12,9 +13,10 @@ from llm.data.modules.base import ResumableDataModule
 from llm.data.modules.resuming import refuse_other_data
 from llm.data.modules.splits import TextSplits
 from llm.data.order import BatchOrder
+from llm.data.reading.corpus import resolve_corpus
 from llm.data.reading.prompts import Prompt, read_prompts
 from llm.data.tokens.mapped import TokenArray
-from llm.data.tokens.opening import choose_tokenizer, hash_of_corpus
+from llm.data.tokens.opening import choose_tokenizer, find_token_ids, hash_of_corpus
 from llm.data.tokens.store import TokenStore
 from llm.data.windows import SlidingWindows, window_starts
 from llm.errors import ConfigError, DataError
@@ -45,6 +47,8 @@ class TextDataModule(ResumableDataModule):
         test_corpus: what `test` uses. Default: the validation tokens.
         prompts: what `predict` continues or scores: a UTF-8 file with one prompt a line.
         num_workers: processes that gather batches; 0 is the training process itself, usually the fastest.
+        separate_documents: let no token see another document: attention ends at the end-of-text token, and positions
+            begin anew there. With learned positions, later positions are then trained by long documents only.
         seed: of the order of the training windows.
         cache_dir: folder for token ids, so that a text is tokenized only once.
         allow_changed_data: resume from a checkpoint although the corpus or the order of its windows is no longer
@@ -82,9 +86,11 @@ class TextDataModule(ResumableDataModule):
         seed: int = 123,
         cache_dir: str = "data/cache",
         allow_changed_data: bool = False,
+        separate_documents: bool = False,
     ) -> None:
         super().__init__(batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data)
         self.corpus = corpus
+        self.separate_documents = separate_documents
         self.context_length = context_length
         self.stride = context_length if stride is None else stride
         self.prompts = prompts
@@ -93,6 +99,8 @@ class TextDataModule(ResumableDataModule):
         self._check_settings(*([] if 0 <= validation_fraction < 1 else [fraction_problem]))
         self.tokenizer = self._make_tokenizer(tokenizer)
         self.vocab_size = int(self.tokenizer.vocab_size)
+        if separate_documents and self.tokenizer.end_of_text_id is None:
+            raise ConfigError("separate_documents needs an end-of-text token in the vocabulary: add <|endoftext|>")
         self.splits = TextSplits(corpus, self.tokenizer, cache_dir, validation_fraction, validation_corpus, test_corpus)
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
@@ -156,6 +164,32 @@ class TextDataModule(ResumableDataModule):
         """Tokens in a batch of one device, B * T."""
         return self.batch_size * self.context_length
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of the training corpus."""
+        path = find_token_ids(self.corpus)
+        if path is None:
+            return resolve_corpus(self.corpus)
+        return [path] if path.is_file() else sorted(path.glob("*.tokens"))
+
+    def split_tokens(self, split: str) -> int:
+        """How many tokens `train` or `validation` has."""
+        return len(self.train_tokens if split == "train" else self.validation_tokens)
+
+    @property
+    def longest_row(self) -> int:
+        """T: all windows have as many."""
+        return self.context_length
+
+    def sample_ids(self, most: int) -> list[int]:
+        """The beginning of the validation tokens, or of those to train on."""
+        tokens = self.validation_tokens
+        return list((tokens if len(tokens) else self.train_tokens)[:most].tolist())
+
+    def sample_text(self) -> str:
+        """The first words of the training text."""
+        return " ".join(self.tokenizer.decode(self.train_tokens[:4].tolist()).split()) or "Once"
+
     def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
         """The windows over a split, as batches are gathered from them; a subclass may change what they are given.
 
@@ -165,7 +199,8 @@ class TextDataModule(ResumableDataModule):
             training: whether they are to train on, rather than to evaluate on.
         """
         del training
-        return SlidingWindows(tokens, self.context_length, stride, self.vocab_size)
+        end_id = self.tokenizer.end_of_text_id if self.separate_documents else None
+        return SlidingWindows(tokens, self.context_length, stride, self.vocab_size, end_id)
 
     def train_source(self) -> RowSource:
         """The windows over the training tokens."""
@@ -210,6 +245,7 @@ class TextDataModule(ResumableDataModule):
             "corpus_bytes": self.corpus_store.n_bytes,
             "tokenizer": self.tokenizer.fingerprint,
             "train_tokens": self.splits.split_at,
+            **({"separate_documents": True} if self.separate_documents else {}),
         }
 
     def refuse_other_corpus(self, state_dict: dict[str, Any]) -> None:

@@ -1,0 +1,315 @@
+"""Instructions and conversations, of which the answers are to be learned."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from llm.config import TokenizerConfig
+from llm.data.chat.errands import errands
+from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
+from llm.data.chat.samples import Losses, SampleMaker
+from llm.data.chat.showing import as_text
+from llm.data.chat.templates import ChatTemplate
+from llm.data.loader import RowSource
+from llm.data.modules.examples import ExampleDataModule
+from llm.data.order import BatchOrder, KeyedPermutation
+from llm.data.packing import PackedExamples
+from llm.data.tokens.examples import Example
+from llm.data.tokens.mapped import TokenArray
+from llm.data.tokens.opening import cache_key
+from llm.errors import ConfigError, DataError, TokenizerError
+from llm.pretrained import read_tokenizer
+from llm.runtime.files import write_whole
+from llm.tokenizers import LEARNED, Tokenizer, build_tokenizer
+
+log = logging.getLogger("llm")
+
+ERRANDS = "errands"
+"""The corpus that comes with the code; see `llm.data.chat.errands`."""
+_SPLIT_SEED = 0
+_GPT2 = TokenizerConfig()
+_TEMPLATE = "alpaca"
+_Placed = tuple[str, Conversation]
+"""A conversation, and where it stands."""
+
+
+class InstructDataModule(ExampleDataModule):
+    """Instructions and their answers, or conversations, as samples of a chat template.
+
+    Samples with the same prompt are all in one split, so that none is validated on that was trained on.
+
+    Args:
+        corpus: what to train on: `errands`, which are generated; or files of records, `.json` or `.jsonl`, each with
+            `instruction`, `input` and `output` (Alpaca), with `messages`, or with `prompt` and `completion`.
+        tokenizer: which tokenizer, and its options; in Python also a ready one. A vocabulary that has to be learned is
+            that of the training conversations. It gets the special tokens of the template.
+        template: how a conversation becomes text: `alpaca`, `phi3`, `chatml`, `plain`, a file of Jinja, or Jinja
+            itself. Default: the one that comes with the tokenizer, else `alpaca`.
+        special_tokens: tokens that the template needs in the vocabulary, besides those it is known to need.
+        loss_on: what is learned: the `response`, that is each answer and the token that ends it, or `all`. Validation
+            and test are about the response in either case.
+        packing: put several training samples into one row of up to T tokens, in which none sees another: the same loss,
+            and less padding where samples differ in length. A batch then has `batch_size` such rows.
+        context_length: T, the most tokens of a sample. Longer prompts are truncated, answers never.
+        batch_size: samples in a batch, on each device.
+        shuffle: give the training samples a new order every epoch.
+        drop_last: skip the training samples that don't fill a last batch.
+        validation_fraction: fraction of the different prompts, chosen once for all seeds, that is kept for validation.
+        validation_corpus: validate on this instead. Default for `errands`: those with held-out wordings.
+        test_corpus: what `test` uses. Default: the validation samples.
+        num_workers: processes that gather batches; 0 is the training process itself.
+        seed: of the order of the training samples.
+        cache_dir: folder for token ids, so that conversations are tokenized only once.
+        allow_changed_data: resume from a checkpoint although the data or its order is no longer the same.
+
+    Raises:
+        ConfigError: a setting is invalid, or the template can't be used.
+        DataError: a file can't be read, or a record is none of the three forms.
+        TokenizerError: there is no such tokenizer.
+    """
+
+    rows_name: ClassVar[str] = "samples"
+
+    def __init__(
+        self,
+        corpus: str | list[str] = ERRANDS,
+        tokenizer: TokenizerConfig = _GPT2,
+        template: str | None = None,
+        special_tokens: list[str] | None = None,
+        loss_on: Literal["response", "all"] = "response",
+        packing: bool = False,
+        context_length: int = 256,
+        batch_size: int = 8,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        validation_fraction: float = 0.1,
+        validation_corpus: str | list[str] | None = None,
+        test_corpus: str | list[str] | None = None,
+        num_workers: int = 0,
+        seed: int = 123,
+        cache_dir: str = "data/cache",
+        allow_changed_data: bool = False,
+    ) -> None:
+        if validation_corpus is None and corpus == ERRANDS:
+            validation_corpus = f"{ERRANDS}/held_out"
+        self.corpus, self.validation_corpus, self.test_corpus = corpus, validation_corpus, test_corpus
+        self.validation_fraction = validation_fraction  # the base checks it
+        self._read: dict[str, list[_Placed]] = {}
+        self._sources: dict[str, str] = {}
+        found = self._make_tokenizer(tokenizer, template or _TEMPLATE, special_tokens or ())
+        name = template or getattr(found, "chat_template", None) or _TEMPLATE
+        self.template = ChatTemplate.find(name, special_tokens or (), found)
+        super().__init__(
+            self.template.prepare(found),
+            context_length=context_length,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            validation_fraction=validation_fraction,
+            num_workers=num_workers,
+            seed=seed,
+            cache_dir=cache_dir,
+            allow_changed_data=allow_changed_data,
+        )
+        self.loss_on, self.packing = loss_on, packing
+        self.maker = SampleMaker(self.template, self.tokenizer, context_length)
+
+    def _make_tokenizer(
+        self, tokenizer: TokenizerConfig | Tokenizer, template: str, special_tokens: Sequence[str]
+    ) -> Tokenizer:
+        if isinstance(tokenizer, Tokenizer):
+            return tokenizer
+        if tokenizer.checkpoint is not None:
+            return read_tokenizer(tokenizer.checkpoint)
+        if tokenizer.kind not in LEARNED:
+            return build_tokenizer(tokenizer)
+        found = ChatTemplate.find(template, special_tokens)
+        return build_tokenizer(
+            tokenizer,
+            (text for conversation in self.conversations("train") for text in found.plain_texts(conversation)),
+        )
+
+    # The conversations
+
+    def conversations(self, split: str) -> list[Conversation]:
+        """Those of `train`, `validation` or `test`, as they stand in the files.
+
+        Raises:
+            DataError: a file can't be read, or a record is none of the three forms.
+        """
+        return [conversation for _, conversation in self._placed(split)]
+
+    def sample_text(self) -> str:
+        """The first prompt that is held out, or trained on."""
+        return self.conversations("validation" if self.examples("validation") else "train")[0][0].content
+
+    def _placed(self, split: str) -> list[_Placed]:
+        if split == "test" and self.test_corpus is None:
+            split = "validation"
+        found = self._all(split)
+        if split == "test" or self.validation_corpus is not None:
+            return found
+        held = self._is_for_validation(found)
+        return [placed for placed, kept in zip(found, held, strict=True) if kept == (split == "validation")]
+
+    def _is_for_validation(self, found: list[_Placed]) -> list[bool]:
+        """Which conversations are kept for validation: a fraction of the different prompts, with all their answers."""
+        prompts = [tuple(message for message in each if message.role != ASSISTANT) for _, each in found]
+        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        count = math.ceil(len(numbers) * self.validation_fraction)
+        chosen = set(KeyedPermutation(len(numbers), _SPLIT_SEED, 0)(np.arange(count)).tolist()) if count else set()
+        return [numbers[prompt] in chosen for prompt in prompts]
+
+    def _all(self, split: str) -> list[_Placed]:
+        """The conversations of the corpus that a split comes from."""
+        corpus = {"validation": self.validation_corpus, "test": self.test_corpus}.get(split) or self.corpus
+        key = json.dumps(corpus)
+        if key not in self._read:
+            self._read[key] = list(_read_all(corpus))
+            if not self._read[key]:
+                raise DataError(f"{corpus!r} holds no conversation; give a file with at least one record")
+        return self._read[key]
+
+    # What the base asks for.
+
+    def source_of(self, split: str) -> str | None:
+        """A hash of the conversations, and of all that decides how they become samples."""
+        if split == "test" and self.test_corpus is None:
+            return None
+        if split == "validation" and self.validation_corpus is None and not self.validation_fraction:
+            return None
+        if split not in self._sources:
+            self._sources[split] = self._hash(split)
+        return self._sources[split]
+
+    def _hash(self, split: str) -> str:
+        told = [split, self.validation_fraction, self.context_length, self.loss_on, self.template.to_dict()]
+        whole = hashlib.sha256(json.dumps(told).encode())
+        for conversation in self.conversations(split):
+            whole.update(json.dumps([dataclasses.astuple(message) for message in conversation]).encode())
+        return whole.hexdigest()
+
+    def read_examples(self, split: str) -> Iterator[Example]:
+        """The samples of a split; what was lost is written beside the cache."""
+        losses = Losses()
+        # What is validated on is the response, whatever is learned.
+        maker = dataclasses.replace(self.maker, learn_all=self.loss_on == "all" and split == "train")
+        for where, conversation in self._placed(split):
+            try:
+                yield from maker.samples(conversation, losses, where)
+            except TokenizerError as error:
+                raise TokenizerError(f"{where}: {error}") from error
+        path = self._losses_path(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(dataclasses.asdict(losses)).encode())
+
+    def _losses_path(self, split: str) -> Path:
+        key = cache_key(str(self.source_of(split)), self.tokenizer.fingerprint, "losses")
+        return Path(self.cache_dir) / f"{key}.losses.json"
+
+    def losses(self, split: str) -> Losses:
+        """What was lost on the way from the conversations of a split to samples."""
+        self.examples(split)
+        try:
+            return Losses(**json.loads(self._losses_path(split).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # it is not in the cache any more: count again
+            losses = Losses()
+            for where, conversation in self._placed(split):
+                for _ in self.maker.samples(conversation, losses, where):
+                    pass
+            return losses
+
+    def setup(self, stage: str) -> None:
+        """Say how much is supervised, and what was lost.
+
+        Raises:
+            DataError: there is nothing to train or test on.
+        """
+        super().setup(stage)
+        if self._rank_and_world_size()[0] != 0:
+            return
+        if self._running() == "fit":
+            log.info("supervised:  %.0f %% of the tokens (loss_on %s)", 100 * self.supervised_fraction, self.loss_on)
+        for split in {"fit": ("train", "validation"), "validate": ("validation",)}.get(self._running(), ("test",)):
+            if self.examples(split) is not None:
+                own = "validation" if split == "test" and self.test_corpus is None else split
+                for sentence in self.losses(own).sentences(self.context_length):
+                    log.warning("%s: %s", split, sentence)
+
+    @property
+    def supervised_fraction(self) -> float:
+        """Fraction of the tokens to train on that have a target."""
+        store = self.train_examples.store
+        return store.n_supervised / store.n_tokens
+
+    # Packing
+
+    @cached_property
+    def _packed(self) -> PackedExamples:
+        return PackedExamples(self.train_examples, self.context_length)
+
+    def train_source(self) -> RowSource:
+        """The training samples, or rows of several."""
+        return self._packed if self.packing else super().train_source()
+
+    def make_train_order(self, rank: int, world_size: int) -> BatchOrder:
+        """Samples in batches of similar length; packed rows are shuffled alone, since all are nearly full."""
+        if not self.packing:
+            return super().make_train_order(rank, world_size)
+        options = self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size
+        return BatchOrder(len(self._packed), *options)
+
+    @property
+    def row_lengths(self) -> npt.NDArray[np.int64]:
+        """(N) tokens in each row: a sample, or several."""
+        return self._packed.lengths if self.packing else super().row_lengths
+
+    # What is looked at.
+
+    def show_sample(self) -> Example:
+        """Show the first sample to train on, with what is supervised in it; gives that sample."""
+        example = Example(*self.train_examples[0])
+        coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        marks = "in green" if coloured else "between [[ and ]]"
+        log.info("a sample, what is supervised %s:\n%s\n", marks, as_text(example, self.tokenizer, coloured))
+        return example
+
+    @property
+    def train_tokens(self) -> TokenArray:
+        """(N,) the token ids of all samples to train on, one after the other."""
+        return self.train_examples.store.inputs
+
+    @property
+    def validation_tokens(self) -> TokenArray:
+        """(N,) the token ids of the first sample to validate on, for the attention maps; else of one to train on."""
+        found = self.examples("validation") or self.train_examples
+        return found[0][0]
+
+    def data_identity(self) -> dict[str, Any]:
+        """Which samples, which tokenizer, which template, and whether they are packed."""
+        return {**super().data_identity(), "template": self.template.source, "packing": self.packing}
+
+
+def _read_all(corpus: str | list[str]) -> Iterable[_Placed]:
+    for source in [corpus] if isinstance(corpus, str) else corpus:
+        if source in (ERRANDS, f"{ERRANDS}/held_out"):
+            split: Any = "train" if source == ERRANDS else "held_out"
+            yield from ((f"errand {number}", each) for number, each in enumerate(errands(split), start=1))
+            continue
+        path = Path(source).expanduser()
+        if path.is_dir():
+            raise ConfigError(f"{source!r} is a folder; give the .json or .jsonl files in it")
+        yield from read_conversations(path)

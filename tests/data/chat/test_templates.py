@@ -1,0 +1,194 @@
+import functools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.data.chat.messages import Message
+from llm.data.chat.samples import SampleMaker
+from llm.data.chat.templates import NAMED, ChatTemplate, Piece
+from llm.errors import ConfigError, DataError
+from llm.tokenizers import BPETokenizer, CharTokenizer
+
+GPT2 = BPETokenizer("gpt2")
+TALK = (
+    Message("user", "Say it.", "hello"),
+    Message("assistant", " hi "),
+    Message("user", "Again"),
+    Message("assistant", "hi"),
+)
+UNMARKED = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIALS = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="<>|", exclude_categories=["Cs"]), max_size=12)
+talks = st.lists(st.tuples(texts.filter(str.strip), texts), min_size=1, max_size=3).map(
+    lambda turns: tuple(
+        m for question, answer in turns for m in (Message("user", question), Message("assistant", answer))
+    )
+)
+
+
+@functools.cache
+def make(name, special_tokens=()):
+    template = ChatTemplate.find(name, special_tokens, GPT2)
+    return template, template.prepare(GPT2)
+
+
+def text_of(pieces, supervised=(True, False)):
+    return "".join(text for text, learned in pieces if learned in supervised)
+
+
+def test_alpaca_is_that_of_the_book():
+    template, tokenizer = make("alpaca")
+    assert tokenizer.vocab_size == GPT2.vocab_size, "it needs no token that GPT-2 does not have"
+    assert template.pieces(TALK[:2], tokenizer) == [
+        Piece(
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+            "\n\n### Instruction:\nSay it.\n\n### Input:\nhello\n\n### Response:\n",
+            False,
+        ),
+        Piece(" hi ", True),
+        Piece("<|endoftext|>", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("phi3", "<|user|>\nSay it.\nhello<|end|>\n<|assistant|>\n[ hi <|end|>]\n<|user|>\nAgain<|end|>\n"),
+        ("chatml", "<|im_start|>user\nSay it.\nhello<|im_end|>\n<|im_start|>assistant\n[ hi <|im_end|>]\n<|im_start|>"),
+        ("plain", "Say it.\nhello\n[ hi <|endoftext|>]Again\n[hi<|endoftext|>]"),
+    ],
+)
+def test_the_other_templates_by_name(name, expected):
+    template, tokenizer = make(name)
+    marked = "".join(f"[{text}]" if learned else text for text, learned in template.pieces(TALK, tokenizer))
+    assert marked.replace("][", "").startswith(expected)
+    assert set(template.special_tokens) <= set(tokenizer.special_ids)
+
+
+def test_a_template_without_marks_is_told_apart_by_prefixes():
+    template, tokenizer = make(UNMARKED, SPECIALS)
+    marked, _ = make("phi3")
+    assert not template.marks_answers
+    assert marked.marks_answers
+    pieces = template.pieces(TALK, tokenizer)
+    assert text_of(pieces, (True,)) == " hi <|end|>hi<|end|>", "the line break behind the end is not learned"
+    assert text_of(pieces) == "<|user|>Say it.\nhello<|end|>\n<|assistant|> hi <|end|>\n" + (
+        "<|user|>Again<|end|>\n<|assistant|>hi<|end|>\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (UNMARKED.replace("m['content']", "m['content'] | trim"), None),
+        (
+            "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}>{% endif %}",
+            "prefix",
+        ),
+        ("{{ messages[-1]['content'] }}<|end|>", "prefix"),
+        ("{% for m in messages %}{% generation %}{{ m['content'] }}<|end|>{% endgeneration %}{% endfor %}", "marks 4"),
+        ("{{ messages[0]['content'] }}{% generation %}{% endgeneration %}", "marks 1 answer"),
+        ("{% for m in messages %}", "the template is not Jinja"),
+        ("{{ messages[0].content.nothing.at_all }}", "can't be rendered"),
+        ("{{ raise_exception('only Latin') }}", "only Latin"),
+    ],
+)
+def test_what_can_not_be_told_apart_is_refused_in_a_line(source, said):
+    if said is None:
+        make(source, SPECIALS)
+        return
+    with pytest.raises(ConfigError, match=said):
+        make(source, SPECIALS)
+
+
+def test_a_template_that_never_ends_an_answer_is_refused():
+    with pytest.raises(ConfigError, match="never learn to stop"):
+        make("{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append('x') }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{% include '/etc/passwd' %}",
+    ],
+)
+def test_a_template_reaches_nothing_outside_its_sandbox(attack):
+    with pytest.raises(ConfigError):
+        make(f"{attack}{UNMARKED}", SPECIALS)
+
+
+def test_a_template_can_be_a_file_and_is_kept_as_primitives(tmp_path):
+    (tmp_path / "my.jinja").write_text(UNMARKED)
+    template = ChatTemplate.find(str(tmp_path / "my.jinja"), SPECIALS, GPT2)
+    assert ChatTemplate.from_dict(template.to_dict()) == template
+    with pytest.raises(ConfigError, match="there is no template 'alpacca': give alpaca, phi3, chatml, plain, a file"):
+        ChatTemplate.find("alpacca")
+    with pytest.raises(ConfigError, match="describes no chat template"):
+        ChatTemplate.from_dict({"source": 1})
+
+
+def test_a_tokenizer_without_an_end_gets_one():
+    letters = CharTokenizer("abc\n")
+    tokenizer = ChatTemplate.find("plain", tokenizer=letters).prepare(letters)
+    assert tokenizer.special_ids == {"<|endoftext|>": 4}
+
+
+def test_text_that_would_be_read_as_a_special_token_is_refused():
+    template, tokenizer = make("phi3")
+    with pytest.raises(DataError, match=r"line 3: the text of the user holds the special token <\|end\|>"):
+        template.pieces((Message("user", "a <|end|> b"), Message("assistant", "c")), tokenizer, where="line 3")
+
+
+@pytest.mark.parametrize("name", [*NAMED, UNMARKED])
+@settings(max_examples=20)
+@given(talk=talks, split=st.integers(0, 2))
+def test_a_prompt_is_a_prefix_of_prompt_and_answer_in_ids_too(name, talk, split):
+    """Also where a tokenizer would merge the end of the prompt with the beginning of the answer."""
+    template, tokenizer = make(name, () if name in NAMED else SPECIALS)
+    maker = SampleMaker(template, tokenizer, 10_000)
+    turn = 2 * (split % (len(talk) // 2))
+    prompt = maker.encode(talk[: turn + 1], for_answer=True).ids
+    whole = maker.encode(talk[: turn + 2])
+    assert whole.ids[: len(prompt)] == prompt
+    answer = tokenizer.encode(talk[turn + 1].content)
+    if name in NAMED:
+        assert whole.ids[len(prompt) :] == [*answer, template.end_of_answer(tokenizer)]
+        assert whole.supervised[len(prompt) :] == [True] * (len(answer) + 1)
+    assert not any(whole.supervised[: len(maker.encode(talk[:1], for_answer=True).ids)])
+
+
+def test_the_marker_of_the_response_need_not_be_found_in_ids():
+    """In a text that is encoded as a whole its ids are not those that it has alone, and a search finds nothing."""
+    template, tokenizer = make("alpaca")
+    talk = (Message("user", "Go"), Message("assistant", "\n\nWent"))
+    marker, whole = tokenizer.encode("### Response:\n"), tokenizer.encode(text_of(template.pieces(talk, tokenizer)))
+    assert marker not in [whole[start : start + len(marker)] for start in range(len(whole))]
+    sample = SampleMaker(template, tokenizer, 1000).encode(talk)
+    learned = [token for token, supervised in zip(*sample, strict=True) if supervised]
+    assert tokenizer.decode(learned) == "\n\nWent<|endoftext|>"
+
+
+def test_it_renders_as_transformers_does():
+    """The same text, and the same supervised characters, as their own reading of `{% generation %}`."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    for name in NAMED:
+        template, tokenizer = make(name)
+        talk = tuple(Message(m.role, m.content) for m in TALK)
+        (theirs,), (spans,) = render_jinja_template(
+            conversations=[[{"role": m.role, "content": m.content} for m in talk]],
+            chat_template=template.source,
+            return_assistant_tokens_mask=True,
+            eos_token="<|endoftext|>",
+        )
+        pieces = template.pieces(talk, tokenizer)
+        assert text_of(pieces) == theirs
+        assert text_of(pieces, (True,)) == "".join(theirs[start:end] for start, end in spans)
