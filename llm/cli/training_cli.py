@@ -210,8 +210,8 @@ class TrainingCLI(LightningCLI):
         trained = config_of(checkpoint, config.ckpt_path) if is_ours else None
         architecture = entry.get("network") if trained is None else trained.to_dict()
         group = self.task.network_group
-        if is_ours and module.architectures:
-            group = adopt_kind(config, given, module.architectures, str(entry.get("architecture")))
+        if kinds := getattr(module, "architectures", {}):
+            group = adopt_kind(config, given, kinds, str(entry.get("architecture")))
         if isinstance(architecture, dict):
             adopt_architecture(config, given, group, architecture, self.task.sources)
         adopt_tokenizer(config, given, entry["tokenizer"])
