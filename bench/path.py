@@ -125,7 +125,7 @@ class Run:
     def _validate(self) -> None:
         self.model.eval()
         total, n_tokens = 0.0, 0
-        for inputs, targets, _ in self.datamodule.val_dataloader():
+        for inputs, targets, *_ in self.datamodule.val_dataloader():
             total += float(cross_entropy(self.model, inputs, targets)) * targets.numel()
             n_tokens += targets.numel()
         self.model.train()

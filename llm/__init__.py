@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING
 from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from llm.config import EncoderConfig, GPTConfig, LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig
-    from llm.data import MaskedDataModule, TextDataModule
+    from llm.config import (
+        ClassifierConfig,
+        EncoderConfig,
+        GPTConfig,
+        LoRAConfig,
+        OptimConfig,
+        SamplingConfig,
+        TokenizerConfig,
+    )
+    from llm.data import ClassifyDataModule, MaskedDataModule, TextDataModule
     from llm.errors import LLMError
+    from llm.evaluation.classifying import classify_texts
     from llm.generation import continue_texts, fill_masks, generate, generate_batch, stream_text
     from llm.inspection.report import inspect
     from llm.model import GPT
     from llm.pretrained import load
-    from llm.tasks import LanguageModel, MaskedLanguageModel
+    from llm.tasks import LanguageModel, MaskedLanguageModel, TextClassifier
     from llm.tokenizers import build_tokenizer
 
 # Huge pages of 2 MB for weights and activations: fewer TLB misses, up to 10 % less time on a CPU under Linux.
@@ -27,6 +36,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "GPT",
+    "ClassifierConfig",
+    "ClassifyDataModule",
     "EncoderConfig",
     "GPTConfig",
     "LLMError",
@@ -36,9 +47,11 @@ __all__ = [
     "MaskedLanguageModel",
     "OptimConfig",
     "SamplingConfig",
+    "TextClassifier",
     "TextDataModule",
     "TokenizerConfig",
     "build_tokenizer",
+    "classify_texts",
     "continue_texts",
     "fill_masks",
     "generate",
@@ -49,6 +62,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ClassifierConfig": "config",
+    "ClassifyDataModule": "data",
     "EncoderConfig": "config",
     "GPT": "model",
     "GPTConfig": "config",
@@ -59,9 +74,11 @@ _MODULES = {
     "MaskedLanguageModel": "tasks",
     "OptimConfig": "config",
     "SamplingConfig": "config",
+    "TextClassifier": "tasks",
     "TextDataModule": "data",
     "TokenizerConfig": "config",
     "build_tokenizer": "tokenizers",
+    "classify_texts": "evaluation.classifying",
     "continue_texts": "generation",
     "fill_masks": "generation",
     "generate": "generation",

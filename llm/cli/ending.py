@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from llm.data import InstructDataModule, TextDataModule, TranslationDataModule
+from llm.data.modules.base import ResumableDataModule
 from llm.preflight.sizes import in_time
 from llm.runs.checkpointing import best_and_last
 from llm.runs.stopping import command_to_resume
@@ -36,16 +36,6 @@ def _what_would_go_on(trainer: L.Trainer) -> str:
     if 0 <= trainer.max_steps <= trainer.global_step:
         return "set --trainer.max_steps above that"
     return f"set --trainer.max_epochs above {trainer.max_epochs}"
-
-
-def _some_text(datamodule: TextDataModule | TranslationDataModule | InstructDataModule) -> str:
-    """Some words of the data, to use a model on."""
-    if isinstance(datamodule, TranslationDataModule):
-        return min((pair.source for pair in datamodule.sentences("train", 100)), key=len)
-    if isinstance(datamodule, InstructDataModule):
-        return datamodule.conversations("validation" if datamodule.examples("validation") else "train")[0][0].content
-    opening = datamodule.tokenizer.decode(datamodule.train_tokens[:4].tolist())
-    return " ".join(opening.split()) or "Once"
 
 
 def say_how_to_use(
@@ -83,8 +73,8 @@ def say_how_to_use(
         if isinstance(logger, TensorBoardLogger):
             board = ["tensorboard", "--logdir", logger.log_dir, "--samples_per_plugin", "images=100,text=100"]
             log.info("look inside: %s", command_line(*board))
-    if usage and isinstance(datamodule, TextDataModule | TranslationDataModule | InstructDataModule):
-        text = _some_text(datamodule)
+    if usage and isinstance(datamodule, ResumableDataModule):
+        text = datamodule.sample_text()
         command, *words = (word.format(text=text) for word in usage)
         log.info("%-12s %s", f"{command}:", command_line("python", "-m", "llm", command, "--ckpt", path, *words))
     else:

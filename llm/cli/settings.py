@@ -219,6 +219,7 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
 
 
 _OF_A_TEXT = ("corpus", "validation_corpus", "validation_fraction", "test_corpus", "fields", "skip_longer")
+_OF_LABELS = ("test_fraction", "split_seed", "balance", "text_column", "label_column")
 
 
 def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
@@ -231,7 +232,7 @@ def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
     """
     data = run.get("data")
     if isinstance(data, dict) and not any(is_given(f"data.{name}", given) for name in _OF_A_TEXT[:3]):
-        for name in _OF_A_TEXT:
+        for name in (*_OF_A_TEXT, *_OF_LABELS):
             if name in data and name in config.data and not is_given(f"data.{name}", given):
                 config.data[name] = data[name]
 

@@ -37,6 +37,7 @@ from llm.cli.settings import (
 from llm.cli.task import refuse_other_task, refuse_without_predictions
 from llm.cli.trainer import HELP, HELP_OF_FIT
 from llm.cli.words import settings_of_files
+from llm.data import TextDataModule
 from llm.errors import CheckpointError, ConfigError
 from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
@@ -144,7 +145,8 @@ class TrainingCLI(LightningCLI):
         elif config.model.get("pretrained") is not None:
             n_head = f"{self.task.network_group}.n_head"
             told = {"n_head": config[n_head]} if is_given(n_head, given) else {}
-            found = read_pretrained(config.model.pretrained, told)
+            kind: Any = self.task.module_class()
+            found = read_pretrained(config.model.pretrained, told, tasks=kind.starts_from)
             for note in found.notes:
                 log.info("pretrained:  %s", note)
             self.start = Start(trained=found.config)
@@ -224,8 +226,8 @@ class TrainingCLI(LightningCLI):
         if "corpus" in config.data:
             data = config.data
             text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
-            part = "what is held out" if "template" in data else f"the last {data.validation_fraction:.0%}"
-            log.info("text:        %s", text or f"{data.corpus}, {part} of it")
+            part = "the last " if issubclass(self.task.datamodule_class(), TextDataModule) else ""
+            log.info("text:        %s", text or f"{data.corpus}, {part}{data.validation_fraction:.0%} of it")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""

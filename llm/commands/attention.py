@@ -9,7 +9,7 @@ import sys
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
-    parser.add_argument("--text", required=True, help="the text whose attention is written")
+    parser.add_argument("--text", required=True, help="the text whose attention is written, or what is translated")
     parser.add_argument("--out", default="attention.html", help="the page, one HTML file (%(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="maximum number of tokens (%(default)s)")
     parser.add_argument("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
@@ -26,8 +26,10 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.commands.devices import find_device
     from llm.commands.targets import refuse_source
     from llm.errors import ConfigError
-    from llm.inspection import inspect
-    from llm.pretrained import load
+    from llm.generation.translating import Translator
+    from llm.inspection import align, inspect
+    from llm.model import EncoderDecoder
+    from llm.pretrained import load, read_source_tokenizer
     from llm.runtime.files import size_text
 
     out = Path(arguments.out)
@@ -35,6 +37,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{arguments.out!r} is a folder; give --out the name of a file, such as attention.html")
     refuse_source(arguments.ckpt, arguments.out)
     loaded = load(arguments.ckpt, find_device(arguments.device))
+    if isinstance(loaded.model, EncoderDecoder):
+        translator = Translator(loaded.model, loaded.tokenizer, read_source_tokenizer(arguments.ckpt))
+        source = translator.encode(arguments.text)
+        target = translator.translate([arguments.text])[0].hypothesis.ids[: loaded.model.config.context_length - 1]
+        parts = loaded.model, source, target, translator.tokenizer, translator.source_tokenizer
+        align(*parts, f"Alignment of {Path(arguments.ckpt).name}").page(out)
+        print(f"open {out} in a browser ({size_text(out.stat().st_size)}; it needs no network)")
+        return
     report = inspect(loaded, arguments.text, tokens=arguments.tokens)
     report.title = f"Attention of {Path(arguments.ckpt).name}"
     for note in report.notes:

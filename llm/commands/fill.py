@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from llm.commands.devices import find_device
+    from llm.commands.standard_input import read_texts
     from llm.generation.filling import encode_masked, fill_masks
     from llm.model import Encoder
     from llm.pretrained import load_of_task
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
         raise ConfigError("nothing to fill: give --text TEXT, --text_file FILE, or a text on standard input")
     model, tokenizer = load_of_task(arguments.ckpt, "masked", Encoder, find_device(arguments.device))
-    texts, rows = _read_texts(arguments), []
+    texts, rows = read_texts(arguments.text, arguments.text_file, "texts with [MASK] in them"), []
     for where, text in texts:
         try:
             rows.append(torch.tensor(encode_masked(tokenizer, text)))
@@ -54,21 +55,3 @@ def run(arguments: argparse.Namespace) -> None:
         for place, candidates in enumerate(filling.masks, start=1):
             tokens = "  ".join(f"{candidate.token!r} {candidate.probability:.1%}" for candidate in candidates)
             print(f"  [MASK] {place}: {tokens}", flush=True)
-
-
-def _read_texts(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """Each text, and where it stands, if that has to be said."""
-    from llm.commands.standard_input import read_lines
-    from llm.data.reading.sources import read_document
-
-    if arguments.text is not None:
-        several = len(arguments.text) > 1
-        return [(f"text {number}" if several else "", text) for number, text in enumerate(arguments.text, start=1)]
-    if arguments.text_file is not None:
-        source, lines = repr(arguments.text_file), read_document(arguments.text_file).split("\n")
-    else:
-        source, lines = "standard input", read_lines()
-    texts = [(f"{source}, line {line}", text) for line, text in enumerate(lines, start=1) if text.strip()]
-    if not texts:
-        raise TokenizerError(f"{source} is empty; give texts with [MASK] in them, one a line")
-    return texts

@@ -4,6 +4,7 @@ Frozen dataclasses of primitives: what the command line parses, what a checkpoin
 reads are the same thing.
 """
 
+from llm.config.classifier import ClassifierConfig
 from llm.config.encoder import EncoderConfig
 from llm.config.gpt import GPT2_SIZES, AttentionKind, GPTConfig
 from llm.config.lora import LoRAConfig
@@ -18,6 +19,7 @@ from llm.config.word_vectors import WordVectorsConfig
 __all__ = [
     "GPT2_SIZES",
     "AttentionKind",
+    "ClassifierConfig",
     "EncoderConfig",
     "GPTConfig",
     "LoRAConfig",

@@ -225,6 +225,11 @@ class GPTConfig:
         return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
     @property
+    def n_logits(self) -> int:
+        """How many logits the head gives: one for each token."""
+        return self.vocab_size
+
+    @property
     def is_causal(self) -> bool:
         """Whether a position sees only itself and earlier ones, so that its next-token loss is meaningful."""
         return self.attention in ("causal", "multi_head") if self.causal is None else self.causal

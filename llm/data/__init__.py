@@ -12,6 +12,7 @@ from llm.runtime.lazy import lazy_names
 if TYPE_CHECKING:
     from llm.data.batch import TokenBatch
     from llm.data.loader import BatchLoader
+    from llm.data.modules.classify import ClassifyDataModule
     from llm.data.modules.examples import ExampleDataModule
     from llm.data.modules.instruct import InstructDataModule
     from llm.data.modules.masked import MaskedDataModule
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchLoader",
     "BatchOrder",
+    "ClassifyDataModule",
     "ExampleDataModule",
     "InstructDataModule",
     "LengthOrder",
@@ -45,6 +47,7 @@ __all__ = [
 _MODULES = {
     "BatchLoader": "loader",
     "BatchOrder": "order",
+    "ClassifyDataModule": "modules.classify",
     "ExampleDataModule": "modules.examples",
     "InstructDataModule": "modules.instruct",
     "LengthOrder": "order",

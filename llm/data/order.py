@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -190,6 +191,41 @@ class LengthOrder(BatchOrder):
             batches = np.concatenate(by_length).reshape(n_batches, at_once)
             full = batches[KeyedPermutation(n_batches, self.seed, epoch)(np.arange(n_batches))].reshape(-1)
         return np.concatenate([full, rest])
+
+
+class BalancedOrder(LengthOrder):
+    """As a `LengthOrder`, but an epoch has as many rows of every class as the most frequent class has.
+
+    Rows of the rarer classes come several times, each as often as the others of its class or once more; which those are
+    changes with the epoch.
+
+    Args:
+        classes: (N) the class of each row.
+        lengths: (N) tokens in each row.
+        **options: those of a `LengthOrder`.
+    """
+
+    def __init__(self, classes: npt.ArrayLike, lengths: npt.ArrayLike, **options: Any) -> None:
+        classes = np.asarray(classes)
+        self.members = [np.flatnonzero(classes == found) for found in np.unique(classes)]
+        self.most = max((len(rows) for rows in self.members), default=0)
+        self._options = options
+        self._by_epoch: tuple[int, Indices] | None = None
+        super().__init__(lengths, **options)
+        self.n_rows = len(self.members) * self.most
+
+    def permutation(self, epoch: int) -> Callable[[Indices], Indices]:
+        """The rows at given positions of an epoch."""
+        if self._by_epoch is None or self._by_epoch[0] != epoch:
+            rows = np.concatenate([self._repeated(rows, epoch) for rows in self.members])
+            order = LengthOrder(self.lengths[rows], **self._options).permutation(epoch)
+            self._by_epoch = (epoch, rows[order(np.arange(self.n_rows))])
+        return self._by_epoch[1].__getitem__
+
+    def _repeated(self, rows: Indices, epoch: int) -> Indices:
+        times, more = divmod(self.most, len(rows))
+        chosen = KeyedPermutation(len(rows), self.seed, epoch)(np.arange(more))
+        return np.concatenate([np.tile(rows, times), rows[chosen]])
 
 
 def padding_fraction(batches: Iterable[Sequence[int]], lengths: npt.ArrayLike) -> float:

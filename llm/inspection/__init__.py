@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from llm.inspection.alignment import Alignment, align
     from llm.inspection.callback import Inspection
     from llm.inspection.heads import HeadScores, head_scores
     from llm.inspection.lens import logit_lens
@@ -20,14 +21,18 @@ if TYPE_CHECKING:
     from llm.inspection.samples import TextSamples
     from llm.inspection.shapes import ShapeRow, markdown_table, shape_rows, text_table, trace_shapes
     from llm.inspection.ticks import tick_labels, visible
+    from llm.inspection.translations import TranslationInspection
 
 __all__ = [
+    "Alignment",
     "Capture",
     "HeadScores",
     "Inspection",
     "Report",
     "ShapeRow",
     "TextSamples",
+    "TranslationInspection",
+    "align",
     "attention_maps",
     "attention_page",
     "attention_rollout",
@@ -44,6 +49,7 @@ __all__ = [
 ]
 
 _NAMES = {
+    "alignment": ("Alignment", "align"),
     "callback": ("Inspection",),
     "heads": ("HeadScores", "head_scores"),
     "lens": ("logit_lens",),
@@ -54,6 +60,7 @@ _NAMES = {
     "samples": ("TextSamples",),
     "shapes": ("ShapeRow", "markdown_table", "shape_rows", "text_table", "trace_shapes"),
     "ticks": ("tick_labels", "visible"),
+    "translations": ("TranslationInspection",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -13,6 +13,7 @@ import torch
 
 from llm.errors import ConfigError, LLMError, TrainingError
 from llm.inspection import tags
+from llm.inspection.attribution import confusion_figure
 from llm.inspection.features import DEFAULT_FEATURES, FEATURES, OF_A_STEP, SEES_THE_FUTURE, Feature
 from llm.inspection.figures import Scale
 from llm.inspection.film import Film
@@ -26,6 +27,7 @@ from llm.runtime.files import write_whole
 from llm.runtime.process import Interrupted
 from llm.runtime.randomness import preserve_rng_state
 from llm.tasks.base import TaskModule
+from llm.tasks.classify import TextClassifier
 from llm.training.schedule import Every
 from llm.training.throughput import side_work
 
@@ -47,11 +49,12 @@ class Inspection(L.Callback):
         features: what to look at. `shapes`: the shape of every stage; `maps`: attention weights as pictures; `scores`:
             entropy, sink, previous-token, duplicate-token and induction score of every head as a picture, and
             their means over each layer as curves; `head_curves`: a curve for each head; `rollout`: attention
-            through all layers; `lens`: what each layer would predict; `positions`: how similar the positional
-            embeddings are; `neighbours`: nearest token embeddings; `projector`: token embeddings in TensorBoard's
-            projector; `gradients`: their norms, the size of steps, and how many values are NaN or infinite;
-            `histograms` of weights and gradients; `film`: the maps over training as a GIF; `page`: attention to
-            explore, as an HTML file. Default: all but `head_curves`.
+            through all layers; `lens`: what each layer would predict; of a classifier, `attribution`: which tokens its
+            label rests on, and `confusion`: which labels are taken for which, after each validation; `positions`: how
+            similar the positional embeddings are; `neighbours`: nearest token embeddings; `projector`: token
+            embeddings in TensorBoard's projector; `gradients`: their norms, the size of steps, and how many values are
+            NaN or infinite; `histograms` of weights and gradients; `film`: the maps over training as a GIF; `page`:
+            attention to explore, as an HTML file. Default: all but `head_curves`.
         scale: how a weight becomes a colour of an attention map: `sqrt`, by its square root; `linear`; or `log`, which
             shows small ones.
         hide_first: omit the column of the first token from attention maps.
@@ -152,6 +155,21 @@ class Inspection(L.Callback):
         if self.every.is_due(trainer):
             self._look(trainer, module)
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Of a classifier, show which labels are taken for which."""
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, TextClassifier):
+            return
+        writer = TensorBoard(experiments_of(trainer), trainer.global_step)
+        if self.every.never or not writer.experiments:
+            return
+
+        def show() -> None:
+            found = pl_module.class_metrics["validation"].confusion
+            title = f"validation after {trainer.global_step:,} steps"
+            writer.image(f"{tags.LABELS}/confusion matrix", confusion_figure(found, pl_module.labels, title))
+
+        self._try("confusion", pl_module, show)
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the trained model, and write what is there once: page, film, pictures, projector."""
         module = _ours(pl_module)
@@ -203,6 +221,7 @@ class Inspection(L.Callback):
                 ("head_curves", lambda: writer.head_curves(report)),
                 ("rollout", lambda: writer.rollout(report)),
                 ("lens", lambda: writer.lens(report)),
+                ("attribution", lambda: writer.attribution(report)),
                 ("positions", lambda: writer.positions(report)),
                 ("neighbours", lambda: writer.neighbours(report, self.words, self._trained(trainer))),
                 ("film", lambda: self._film.add(report.montage(f"step {step:,}", self.scale))),
@@ -228,9 +247,7 @@ class Inspection(L.Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         ids: Sequence[int]
         if self.text is None and datamodule is not None:
-            tokens = datamodule.validation_tokens
-            longest = min(self.tokens, longest_window(module.network.config))
-            ids = (tokens if len(tokens) else datamodule.train_tokens)[:longest].tolist()
+            ids = datamodule.sample_ids(min(self.tokens, longest_window(module.network.config)))
         elif module.tokenizer is None:
             raise ConfigError("this run has no tokenizer to read the text with")
         else:

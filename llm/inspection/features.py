@@ -11,6 +11,8 @@ Feature = Literal[
     "head_curves",
     "rollout",
     "lens",
+    "attribution",
+    "confusion",
     "positions",
     "neighbours",
     "projector",
@@ -27,5 +29,5 @@ SEES_THE_FUTURE = (
     "this attention is not causal: every position sees the very token that it has to predict, so the loss is not "
     "comparable with that of a causal model"
 )
-OF_A_STEP = {"shapes", "gradients", "histograms"}
-"""The features of an optimizer step, which need no capture."""
+OF_A_STEP = {"shapes", "gradients", "histograms", "confusion"}
+"""The features of an optimizer step or of a validation, which need no capture."""

@@ -27,7 +27,7 @@ class LensLayer:
         top_probabilities: (T, k) their probabilities.
         ranks: (T - 1,) the rank of the true next token, at each position but the last; 1 is the first.
             T is the number of positions that were asked for. Of a network that predicts the token at the position
-            itself: (T,) its rank.
+            itself: (T,) its rank. Of a classifier: empty, and what is predicted is the label.
     """
 
     name: str
@@ -62,15 +62,28 @@ def logit_lens(model: Network, found: Capture, k: int = 3, last: int = 0) -> lis
         top = logits.topk(min(k, logits.shape[-1]))
         probabilities = (top.values - logits.logsumexp(-1, keepdim=True)).exp()
         targets = ids[0, 1:] if model.predicts_next else ids[0]  # (T - 1) or (T)
+        if not model.predicts_tokens:
+            targets = targets[:0]
         true = logits[: len(targets)].gather(-1, targets[:, None])  # (T, V) -> (T - 1, 1)
         ranks = 1 + (logits[: len(targets)] > true).sum(-1)  # (T, V) -> (T - 1)
         layers.append(LensLayer(name, top.indices.cpu(), probabilities.cpu(), ranks.cpu()))
     return layers
 
 
-def lens_table(layers: Sequence[LensLayer], ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    """A Markdown table: a row for each position, a column for each layer with its guess and the true token's rank."""
+def lens_table(
+    layers: Sequence[LensLayer], ids: Sequence[int], tokenizer: Tokenizer, classes: Sequence[str] | None = None
+) -> str:
+    """A Markdown table: a row for each position, a column for each layer with its guess and the true token's rank.
+
+    Args:
+        layers: of the lens.
+        ids: the tokens at its positions.
+        tokenizer: names them.
+        classes: the labels, if these are what is predicted.
+    """
     labels = [markdown(label) for label in tick_labels(tokenizer, ids)]
+    if classes is not None:
+        return _label_table(layers, labels, classes)
     predicts_next = len(layers[0].ranks) < len(labels)
     head = ["token", "next" if predicts_next else "target", *(layer.name for layer in layers)]
     lines = [head, ["---"] * len(head)]
@@ -83,4 +96,12 @@ def lens_table(layers: Sequence[LensLayer], ids: Sequence[int], tokenizer: Token
             probability = float(layer.top_probabilities[position, 0])
             cells.append(f"“{markdown(guess[position])}” ({probability:.0%}{rank})")
         lines.append([label, following, *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _label_table(layers: Sequence[LensLayer], tokens: Sequence[str], classes: Sequence[str]) -> str:
+    lines = [["token", *(layer.name for layer in layers)], ["---"] * (1 + len(layers))]
+    for position, token in enumerate(tokens):
+        best = [(layer.top_ids[position, 0], layer.top_probabilities[position, 0]) for layer in layers]
+        lines.append([token, *(f"{markdown(classes[int(label)])} ({float(chance):.0%})" for label, chance in best)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -25,7 +25,7 @@ from llm.runtime.files import write_whole
 if TYPE_CHECKING:
     from llm.inspection.report import Report
 
-_STEPS = 65535
+STEPS = 65535
 """A weight is stored as an integer of 16 bits: to within 0.000008."""
 
 _MOST_VALUES = 1_400_000
@@ -66,7 +66,8 @@ def attention_page(report: Report) -> Page:
         "heads": config.heads,
         "causal": config.is_causal,
         "shift": int(report.model.predicts_next),
-        "steps": _STEPS,
+        "labels": report.classes is not None,
+        "steps": STEPS,
         "tokens": report.names(report.ids[:shown], _LONGEST_LABEL),
         "weights": _encode(torch.cat(maps), config.is_causal),
         "rollout": _encode(report.rollout()[None, :shown, :shown], config.is_causal),
@@ -76,7 +77,7 @@ def attention_page(report: Report) -> Page:
         "lens": [
             {
                 "name": layer.name,
-                "guesses": [report.names(row, _LONGEST_LABEL) for row in layer.top_ids[:shown].tolist()],
+                "guesses": [report.guesses(row, _LONGEST_LABEL) for row in layer.top_ids[:shown].tolist()],
                 "chances": [[round(chance, 4) for chance in row] for row in layer.top_probabilities[:shown].tolist()],
                 "ranks": layer.ranks[:shown].tolist(),
             }
@@ -84,17 +85,21 @@ def attention_page(report: Report) -> Page:
         ],
         "notes": notes,
     }
-    files = resources.files("llm.inspection") / "page_files"
-    page = (files / "page.html").read_text(encoding="utf-8")
-    script = "\n".join((files / name).read_text(encoding="utf-8") for name in ("weights.js", "map.js", "page.js"))
-    # the data last, so that nothing in it is taken for a placeholder
-    for place, content in (
-        ("{{title}}", html.escape(report.title)),
-        ("{{style}}", (files / "page.css").read_text(encoding="utf-8")),
-        ("{{script}}", script),
-        ("{{data}}", _json(data)),
-    ):
-        page = page.replace(place, content, 1)
+    script = "\n".join(map(page_file, ("weights.js", "map.js", "page.js")))
+    content = {"title": html.escape(report.title), "style": page_file("page.css"), "script": script}
+    return fill_in("page.html", content, data)
+
+
+def page_file(name: str) -> str:
+    """A part of a page: a file of `page_files`."""
+    return (resources.files("llm.inspection") / "page_files" / name).read_text(encoding="utf-8")
+
+
+def fill_in(name: str, content: dict[str, str], data: dict[str, Any]) -> Page:
+    """A page, its places `{{...}}` filled in; the data last, so that nothing in it is taken for a place."""
+    page = page_file(name)
+    for place, part in (*content.items(), ("data", _json(data))):
+        page = page.replace(f"{{{{{place}}}}}", part, 1)
     return Page(page)
 
 
@@ -107,7 +112,7 @@ def most_tokens(n_layer: int, heads: int, causal: bool) -> int:
 def _encode(maps: Tensor, causal: bool) -> str:
     """Weights (N, T, T) as base64 of little-endian 16-bit numbers, row by row; of causal ones the visible part."""
     T = maps.shape[-1]
-    values = torch.nan_to_num(maps.detach().float().cpu(), 0.0).clamp(0, 1).mul(_STEPS).round().numpy()
+    values = torch.nan_to_num(maps.detach().float().cpu(), 0.0).clamp(0, 1).mul(STEPS).round().numpy()
     if causal:
         rows, columns = np.tril_indices(T)
         values = values[:, rows, columns]  # (N, T, T) -> (N, T (T + 1) / 2)

@@ -81,7 +81,7 @@ def capture(
     Args:
         model: any network that names its stages.
         ids: (B, T) token ids; keep B x T small, since every (T, T) matrix of every head is held.
-        targets: (B, T) the tokens that its logits are of, for the loss as a last stage.
+        targets: (B, T) the tokens that its logits are of, or (B) the labels, for the loss as a last stage.
         autocast: the dtype of mixed precision, if the stages are to be in it.
         inputs: what else its `forward` takes, such as `lengths`.
     """
@@ -90,7 +90,7 @@ def capture(
     with eager(model, ids, autocast), torch.no_grad(), _hooks(model, found.record):
         logits = model.forward(ids, **inputs)  # not `model(ids)`, which might be compiled
         if targets is not None:
-            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())  # (B, T, V) -> (B T, V)
+            loss = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())  # (B, T, V) -> (B T, V)
             found.record(Stage("loss", "()", loss))
     return found
 

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from llm.config import ClassifierConfig
 from llm.errors import ConfigError
+from llm.inspection.attribution import attribution_figure, leave_one_out
 from llm.inspection.figures import Scale, head_grid, montage
 from llm.inspection.heads import HeadScores, head_scores, heads_table
 from llm.inspection.lens import LensLayer, logit_lens
@@ -20,7 +22,7 @@ from llm.inspection.probe import Capture, capture, longest_window
 from llm.inspection.rollout import attention_rollout
 from llm.inspection.shapes import shape_rows, text_table
 from llm.inspection.ticks import tick_labels
-from llm.model import Network
+from llm.model import Classifier, Network
 from llm.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -77,6 +79,30 @@ class Report(Mapping[str, Tensor]):
     def names(self, ids: Sequence[int], longest: int = 14) -> list[str]:
         """A label for each token id."""
         return list(map(str, ids)) if self.tokenizer is None else tick_labels(self.tokenizer, ids, longest)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The labels, of a classifier."""
+        config = self.model.config
+        return config.labels if isinstance(config, ClassifierConfig) else None
+
+    def guesses(self, ids: Sequence[int], longest: int = 14) -> list[str]:
+        """The names of what is predicted: tokens, or labels."""
+        return self.names(ids, longest) if self.classes is None else [self.classes[number] for number in ids]
+
+    def attribution(self) -> Image.Image:
+        """Which tokens speak for the label that a classifier gives, as a picture.
+
+        Raises:
+            ConfigError: the model is no classifier.
+        """
+        if not isinstance(self.model, Classifier):
+            raise ConfigError("an attribution is for the label of a classifier, and this model gives none")
+        logits = self["logits"][0].float()
+        label = int(logits.argmax())
+        ids = self["token ids"][0]
+        values, name = leave_one_out(self.model, ids), self.model.config.labels[label]
+        return attribution_figure(values, self.labels, name, float(logits.softmax(-1)[label]))
 
     @property
     def maps(self) -> list[Tensor]:

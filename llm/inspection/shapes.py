@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from llm.config import GPTConfig
+from llm.config import ClassifierConfig, GPTConfig
 from llm.inspection.probe import Capture, capture
-from llm.model import Stage, build_network
+from llm.model import EncoderDecoder, Stage, build_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, default_dtype
 
 _HEADERS = ("stage", "axes", "shape", "dtype", "bytes", "parameters")
@@ -78,7 +78,9 @@ def trace_shapes(
     with FakeTensorMode(), default_dtype(true):
         model = build_network(config)
         ids = torch.zeros(batch_size, length or config.context_length, dtype=torch.int64)
-        rows = shape_rows(capture(model, ids, ids, mixed))
+        targets = ids if model.predicts_tokens else ids[:, -1]
+        inputs = {"source": ids} if isinstance(model, EncoderDecoder) else {}
+        rows = shape_rows(capture(model, ids, targets, mixed, **inputs))
     return [row.cast(_dtype_within_attention(row, mixed or true)) for row in rows]
 
 
@@ -91,9 +93,11 @@ def _dtype_within_attention(row: ShapeRow, fused: torch.dtype) -> torch.dtype | 
 def legend(config: GPTConfig, batch_size: int, length: int | None = None) -> str:
     """What the letters stand for, with their values."""
     kv_heads = f"K = {config.kv_heads} (key and value heads), " if config.kv_heads < config.heads else ""
+    labels = f", N = {len(config.labels)} (labels)" if isinstance(config, ClassifierConfig) else ""
     return (
         f"B = {batch_size} (batch), T = {length or config.context_length} (tokens), C = {config.n_embd} (embedding), "
         f"H = {config.heads} (heads), {kv_heads}D = {config.head_dim} (head size), V = {config.vocab_size} (vocabulary)"
+        f"{labels}"
     )
 
 

@@ -15,6 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from llm.inspection import tags
+from llm.inspection.attribution import last_token_figure
 from llm.inspection.embeddings import (
     choose_words,
     neighbours_table,
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _NOT_HELD = "Fused attention, which training runs on, never holds scores and weights: they are recomputed in float32."
 _LENS = "What each layer would predict (its probability, and the rank of the true token)."
+_LABEL_LENS = "Which label each layer would give, were it the last and read at this token (its probability)."
 _LENS_POSITIONS = 6
 _POSITIONS = 128
 _HISTOGRAM_VALUES = 10_000
@@ -120,8 +122,14 @@ class TensorBoard:
         """The logit lens at the last positions of the text."""
         if report.tokenizer is not None:
             layers = logit_lens(report.model, report.capture, 1, _LENS_POSITIONS)
-            table = lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer)
-            self.text(tags.LENS, f"{_LENS}\n\n{table}")
+            table = lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer, report.classes)
+            self.text(tags.LENS, f"{_LENS if report.classes is None else _LABEL_LENS}\n\n{table}")
+
+    def attribution(self, report: Report) -> None:
+        """Of a classifier: which tokens its label rests on, and what its last token looks at."""
+        if report.classes is not None:
+            self.image(f"{tags.LABELS}/attribution", report.attribution())
+            self.image(f"{tags.ATTENTION}/last token", last_token_figure(report.capture, report.labels))
 
     def positions(self, report: Report) -> None:
         """How similar the positional embeddings are."""

@@ -10,6 +10,7 @@ from llm.model.attention import (
 from llm.model.base import Network
 from llm.model.block import MLP, Block, SquaredReLU
 from llm.model.cache import KeyValueCache, decode, prefill
+from llm.model.classifier import Classifier, last_real
 from llm.model.cross_attention import CrossAttention
 from llm.model.embeddings import Embeddings, Head
 from llm.model.encoder import Encoder
@@ -31,6 +32,7 @@ __all__ = [
     "AttentionHook",
     "Block",
     "CausalAttention",
+    "Classifier",
     "CrossAttention",
     "DecoderState",
     "DotAttention",
@@ -54,5 +56,6 @@ __all__ = [
     "contexts_of",
     "decode",
     "is_real",
+    "last_real",
     "prefill",
 ]

@@ -22,6 +22,8 @@ class Network(nn.Module):
     embeddings: Embeddings
     predicts_next = True
     """Whether the logits at a position are of the token after it, or of the token that belongs there itself."""
+    predicts_tokens = True
+    """Whether the logits are of tokens at all."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

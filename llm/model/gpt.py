@@ -1,4 +1,4 @@
-"""The language model: embeddings, blocks, and a head that gives the logits of the next token."""
+"""The decoder, of embeddings and blocks, and the language model: a decoder with a head for the next token."""
 
 from __future__ import annotations
 
@@ -23,27 +23,21 @@ from llm.model.padding import (
 from llm.model.stages import AttentionHook, Hook
 
 
-class GPT(Network):
-    """A decoder-only Transformer (Radford et al. 2019).
+class Decoder(Network):
+    """The body of a decoder-only Transformer (Radford et al. 2019): all but its head.
 
-    With `multi_head`, `layer_norm`, `gelu`, biases and a tied head it is GPT-2; with the other choices it is each of
-    the steps on the way there, or beyond it. Weights start as GPT-2's do, unless configured otherwise.
+    With `multi_head`, `layer_norm`, `gelu` and biases it is GPT-2's; with the other choices it is each of the steps on
+    the way there, or beyond it.
 
     Args:
         config: the architecture.
     """
-
-    config: GPTConfig
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)
         self.blocks = build_blocks(config)
         self.final_norm = build_norm(config) if config.norm_first else nn.Identity()
-        self.head = Head(config)
-        if config.tie_head:
-            self.head.weight = self.embeddings.token.weight
-        initialize(self, config)
 
     def hidden_states(
         self, ids: Tensor, lengths: Tensor | None = None, side: Side = "right", documents: Tensor | None = None
@@ -77,6 +71,30 @@ class GPT(Network):
             x = block(x, mask)  # (B, T, C) -> (B, T, C)
         return self.final_norm(x)
 
+    def stages(self) -> Iterator[Hook | AttentionHook]:
+        """What is worth a look, in the order in which it runs."""
+        yield from self.embeddings.stages()
+        for layer, block in enumerate(self.blocks):
+            yield from block.stages(f"block {layer}")  # type: ignore[operator]
+        yield Hook("final norm", self.final_norm)
+
+
+class GPT(Decoder):
+    """A decoder with a head that gives the logits of the next token.
+
+    Weights start as GPT-2's do, unless configured otherwise.
+
+    Args:
+        config: the architecture.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.head = Head(config)
+        if config.tie_head:
+            self.head.weight = self.embeddings.token.weight
+        initialize(self, config)
+
     def forward(self, ids: Tensor, lengths: Tensor | None = None, side: Side = "right") -> Tensor:
         """Token ids `(B, T)` -> logits `(B, T, V)`: at each position, those of the next token."""
         return self.head(self.hidden_states(ids, lengths, side))  # (B, T, C) -> (B, T, V)
@@ -92,10 +110,7 @@ class GPT(Network):
 
     def stages(self) -> Iterator[Hook | AttentionHook]:
         """What is worth a look, in the order in which it runs."""
-        yield from self.embeddings.stages()
-        for layer, block in enumerate(self.blocks):
-            yield from block.stages(f"block {layer}")  # type: ignore[operator]
-        yield Hook("final norm", self.final_norm)
+        yield from super().stages()
         yield Hook("logits", self.head, "(B, T, V)")
 
 

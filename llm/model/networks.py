@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llm.config import EncoderConfig, GPTConfig, RNNConfig, TransformerConfig
+from llm.config import ClassifierConfig, EncoderConfig, GPTConfig, RNNConfig, TransformerConfig
 from llm.model.base import Network
+from llm.model.classifier import Classifier
 from llm.model.encoder import Encoder
 from llm.model.gpt import GPT
 from llm.model.rnn import RNN
@@ -15,6 +16,7 @@ from llm.model.transformer import Transformer
 NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {
     GPTConfig: GPT,
     EncoderConfig: Encoder,
+    ClassifierConfig: Classifier,
     TransformerConfig: Transformer,
     RNNConfig: RNN,  # type: ignore[dict-item]
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import lightning as L
@@ -127,8 +126,9 @@ def _find_out_time(plan: Plan, measured: bool) -> None:
         seconds, plan.measured = found.seconds, found.peak
     else:
         seconds = estimated_seconds(plan.network, plan.costs, *options)
-    if seconds is None:
+    if seconds is None or plan.corpus is None:
         return
+    seconds *= plan.corpus.batch_tokens / (batch_size * plan.corpus.longest)
     batches = max(0, plan.batches_until(plan.steps) - plan.batches_until(plan.start.step))
     plan.seconds = batches * seconds + _validations(plan, batches) * seconds / 3  # forward is a third
 
@@ -138,8 +138,7 @@ def _validations(plan: Plan, batches: int) -> float:
     every = plan.validates_every
     if every is None or plan.corpus is None:
         return 0
-    data = plan.settings["data"]
-    each = math.ceil(plan.corpus.validation / data["context_length"] / data["batch_size"] / plan.world_size)
+    each = plan.corpus.validation_batches
     each = plan.corpus.batches if plan.overfits else batches_of_epoch(each, plan.limit("val"))
     return each * (1 + batches // every)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from llm.data import TextDataModule
+from llm.preflight.labels import doubtful_labels
 from llm.preflight.plan import Plan, existing
 from llm.preflight.sizes import in_bytes
 from llm.preflight.special_tokens import special_tokens_in_the_text
@@ -151,6 +153,8 @@ def data_and_size(plan: Plan) -> Iterator[str]:
             f"every token is seen about {times:,.0f} times: the model will memorize the text, and the validation "
             "loss will rise again; more text helps (best.ckpt keeps the best)"
         )
+    elif not isinstance(plan.datamodule, TextDataModule):
+        return  # labels and answers are learned from far fewer tokens
     elif each < _TOKENS_PER_PARAMETER / 20 and plan.start.trained is None:
         longer = "train longer" if times < _OFTEN else "take more text and train longer"
         yield (
@@ -163,7 +167,9 @@ def data_and_size(plan: Plan) -> Iterator[str]:
 
 def skipped_text(plan: Plan) -> Iterator[str]:
     """Windows with skipped text between them."""
-    if plan.datamodule is not None and (stride := plan.datamodule.stride) > plan.datamodule.context_length:
+    if isinstance(plan.datamodule, TextDataModule) and (
+        (stride := plan.datamodule.stride) > plan.datamodule.context_length
+    ):
         skipped = 1 - plan.datamodule.context_length / stride
         yield (
             f"data.stride {stride:,} is more than data.context_length {plan.datamodule.context_length:,}: "
@@ -251,6 +257,7 @@ HINTING: tuple[Check, ...] = (
     two_lengths,
     data_and_size,
     skipped_text,
+    doubtful_labels,
     special_tokens_in_the_text,
     averaging,
     validation,

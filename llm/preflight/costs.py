@@ -35,7 +35,7 @@ def step_costs(
         supervised: fraction of the tokens that have a target.
         trained: what is not frozen.
     """
-    fused = config.vocab_size >= LARGE_VOCABULARY
+    fused = config.n_logits >= LARGE_VOCABULARY
     N = batch_size * config.context_length
     rows = max(1, round(supervised * N)) if device == "cpu" else N  # elsewhere, the head sees every token
 

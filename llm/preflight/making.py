@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import math
 import shutil
 import warnings
 from pathlib import Path
@@ -13,13 +15,11 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm.config import GPTConfig, LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig
-from llm.data import TextDataModule
-from llm.data.reading.corpus import resolve_corpus
-from llm.data.tokens.opening import find_token_ids
-from llm.data.windows import window_starts
+from llm.data import ClassifyDataModule, ExampleDataModule, TextDataModule
 from llm.model.networks import is_known
 from llm.model.trained import ALL, Trained
 from llm.preflight.costs import step_costs
+from llm.preflight.labels import label_lines
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.plan import Corpus, Plan, Start, existing
 from llm.runs.checkpointing import BestAndLast
@@ -35,10 +35,10 @@ _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", 
 
 
 def can_be_planned(task: Task) -> bool:
-    """Whether all that a run needs can be known before it: of a network of ours, on windows of a text."""
+    """Whether all that a run needs can be known before it: of a network of ours, on windows or on examples."""
     module = task.module_class()
     is_ours = issubclass(module, TaskModule) and is_known(module.network_config)
-    return is_ours and issubclass(task.datamodule_class(), TextDataModule)
+    return is_ours and issubclass(task.datamodule_class(), TextDataModule | ExampleDataModule)
 
 
 def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
@@ -71,7 +71,7 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         plan.make(lambda: refuse_to_overwrite(map(Path, folders), *begin))
     tokenizer = plan.make(lambda: TokenizerConfig(**data["tokenizer"]))
     if tokenizer is not None and plan.folder_is_writable:  # a corpus may take minutes to read
-        kind = cast(type[TextDataModule], task.datamodule_class())
+        kind: Any = task.datamodule_class()
         plan.datamodule = plan.make(lambda: kind(**{**data, "tokenizer": tokenizer}))
     if plan.datamodule is not None:
         plan.corpus = plan.make(lambda: _read_corpus(plan, plan.datamodule))
@@ -96,6 +96,8 @@ def _count_costs(plan: Plan, network: GPTConfig, supervised: float, device: str)
     """Find out what a step costs and needs."""
     assert plan.parameters is not None
     batch_size = plan.settings["data"]["batch_size"]
+    longest = min(network.context_length, plan.corpus.longest if plan.corpus is not None else network.context_length)
+    network = dataclasses.replace(network, context_length=longest)  # no batch is wider
     plan.costs = step_costs(network, batch_size, plan.precision, device, supervised, plan.trained)
     held = process_memory() if device == "cpu" else 0
     plan.memory = expected_memory(plan.parameters, plan.costs, plan.precision, device, plan.world_size, held)
@@ -121,20 +123,20 @@ def _read_corpus(plan: Plan, datamodule: Any) -> Corpus:
     datamodule.refuse_other_corpus(plan.start.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
-    tokens = len(datamodule.train_tokens)
-    path = find_token_ids(datamodule.corpus)
-    if path is None:
-        files = tuple(resolve_corpus(datamodule.corpus))
-    else:
-        files = (path,) if path.is_file() else tuple(sorted(path.glob("*.tokens")))
+    files = tuple(datamodule.files)
     batches = len(datamodule.train_order(world_size=plan.world_size))
+    validation = datamodule.validation_loader()
     return Corpus(
         files,
         sum(file.stat().st_size for file in files),
-        tokens,
-        len(datamodule.validation_tokens),
-        len(window_starts(tokens, datamodule.context_length, datamodule.stride)),
+        datamodule.split_tokens("train"),
+        datamodule.split_tokens("validation"),
+        len(datamodule.train_source()),
         batches_of_epoch(batches, plan.limit("train")),
+        datamodule.batch_tokens,
+        math.ceil(len(validation) / plan.world_size),
+        datamodule.longest_row,
+        tuple(label_lines(datamodule)) if isinstance(datamodule, ClassifyDataModule) else (),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llm.config import GPTConfig, OptimConfig
-from llm.data import TextDataModule
+from llm.data.modules.base import ResumableDataModule
 from llm.errors import LLMError, reason_of
 from llm.model.trained import ALL, Trained
 from llm.preflight.memory import Memory, Parameters
@@ -29,8 +29,12 @@ class Corpus:
         bytes: their size.
         train: tokens to train on.
         validation: tokens to validate on.
-        windows: training windows.
+        windows: training windows, or examples.
         batches: of an epoch, in each process.
+        batch_tokens: tokens of a batch of one process, without padding.
+        validation_batches: of a validation, in each process.
+        longest: tokens in the longest row.
+        lines: what the task has to say, a name and a text each.
     """
 
     files: tuple[Path, ...]
@@ -39,6 +43,10 @@ class Corpus:
     validation: int
     windows: int
     batches: int
+    batch_tokens: int
+    validation_batches: int
+    longest: int
+    lines: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Plan:
     settings: dict[str, Any]
     start: Start = field(default_factory=Start)
     problems: list[str] = field(default_factory=list)
-    datamodule: TextDataModule | None = None
+    datamodule: ResumableDataModule | None = None
     corpus: Corpus | None = None
     network: GPTConfig | None = None
     optim: OptimConfig | None = None
@@ -127,7 +135,8 @@ class Plan:
         if self.steps is None:
             return None
         data = self.settings["data"]
-        return int(self.batches_until(self.steps) * data["batch_size"] * data["context_length"] * self.world_size)
+        each = data["batch_size"] * data["context_length"] if self.corpus is None else self.corpus.batch_tokens
+        return int(self.batches_until(self.steps) * each * self.world_size)
 
     @property
     def epochs(self) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llm.data import TextDataModule
 from llm.data.tokens.counting import count_tokens
 from llm.errors import DataError
 from llm.preflight.plan import Plan
@@ -14,7 +15,7 @@ _COUNTED = 100_000_000
 
 def special_tokens_in_the_text(plan: Plan) -> Iterator[str]:
     """`<|endoftext|>` in the text itself ends a document there, as it does between files."""
-    if plan.corpus is None or plan.datamodule is None or plan.corpus.train > _COUNTED:
+    if plan.corpus is None or not isinstance(plan.datamodule, TextDataModule) or plan.corpus.train > _COUNTED:
         return
     tokenizer, store = plan.datamodule.tokenizer, plan.datamodule.corpus_store
     end = tokenizer.end_of_text_id

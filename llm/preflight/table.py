@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llm.data import TextDataModule
 from llm.preflight.plan import Plan
 from llm.preflight.sizes import in_bytes, in_fraction, in_time
 
@@ -21,13 +22,17 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         tokenizer = plan.datamodule.tokenizer
         name = tokenizer.to_dict().get("encoding", tokenizer.kind)
         files = f"{corpus.files[0]}" if len(corpus.files) == 1 else f"{len(corpus.files):,} files"
-        yield "corpus", f"{files}, {in_bytes(corpus.bytes)}; tokenizer {name}, {tokenizer.vocab_size:,} tokens"
+        size = f"{files}, {in_bytes(corpus.bytes)}" if corpus.files else f"{data['corpus']}, generated"
+        yield "corpus", f"{size}; tokenizer {name}, {tokenizer.vocab_size:,} tokens"
         yield "tokens", f"{corpus.train:,} to train on, {corpus.validation:,} to validate on"
-        yield (
-            "windows",
-            f"{corpus.windows:,} of {data['context_length']:,} tokens, one every {plan.datamodule.stride:,}; an epoch "
-            f"is {corpus.batches:,} batches of {data['batch_size']:,}{_shared(plan)}",
-        )
+        rows = plan.datamodule.rows_name
+        if isinstance(plan.datamodule, TextDataModule):
+            each = f"of {data['context_length']:,} tokens, one every {plan.datamodule.stride:,}"
+        else:
+            each = f"of up to {corpus.longest:,} tokens"
+        epoch = f"an epoch is {corpus.batches:,} batches of {data['batch_size']:,}{_shared(plan)}"
+        yield rows, f"{corpus.windows:,} {each}; {epoch}"
+        yield from corpus.lines
         yield "steps", _steps(plan)
     if (parameters := plan.parameters) is not None:
         frozen = (

@@ -73,7 +73,7 @@ def estimated_seconds(
         tokens = batch_size * config.context_length
         dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
         rate = _FRACTION_OF_PRODUCTS[dtype] * product_rate(config, tokens, dtype)
-        kept = costs.kept + 2 * supervised * tokens * config.vocab_size
+        kept = costs.kept + 2 * supervised * tokens * config.n_logits
         return costs.flops / rate + kept * _SECONDS_PER_BYTE / min(torch.get_num_threads(), _MEMORY_THREADS)
     if device == "cuda" and (peak := peak_flops(torch.device("cuda", torch.cuda.current_device()), precision)):
         return costs.flops / (_FRACTION_OF_PEAK * peak)
@@ -108,7 +108,7 @@ def measure_steps(
     mixed = MIXED_PRECISIONS.get(precision)
     optimizer = build_optimizer(model, optim)
     ids = torch.randint(config.vocab_size, (batch_size, config.context_length + 1), device=place)
-    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:] % config.n_logits
     targets[torch.rand(targets.shape, device=place) >= supervised] = IGNORED
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -6,6 +6,7 @@ other programs; `load` makes a model of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ __all__ = [
     "Loaded",
     "Pretrained",
     "adapt",
+    "begin_with",
     "build",
     "export",
     "grow_vocabulary",
@@ -79,6 +81,28 @@ def load_of_task(
             f"{str(source)!r} is of the task {pretrained.task!r}, and this command is for those of the task {task!r}"
         )
     return Loaded(network.to(device).eval(), _tokenizer(pretrained, source))
+
+
+def begin_with(
+    network: Network, source: str | Path, tasks: Sequence[str] = NEXT_TOKEN_TASKS, grows_vocabulary: bool = False
+) -> None:
+    """Give a network the weights of a file or folder; a classifier's head stays new unless its labels are the same.
+
+    Args:
+        network: what a run begins with; changed in place.
+        source: what `read_pretrained` reads.
+        tasks: those whose checkpoints are taken.
+        grows_vocabulary: whether the network may have more tokens, whose embeddings then begin as the mean of the others.
+
+    Raises:
+        CheckpointError: it can't be read, or is of another task.
+        ConfigError: the weights are of another architecture.
+    """
+    found = read_pretrained(source, {"n_head": network.config.n_head}, tasks=tasks)
+    if grows_vocabulary:
+        found = grow_vocabulary(found, network.config.vocab_size)
+    weights = adapt(found, network.config).weights
+    network.load_state_dict({**network.state_dict(), **weights})
 
 
 def read_tokenizer(source: str | Path) -> Tokenizer:

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from llm.config import GPTConfig
+from llm.config import ClassifierConfig, GPTConfig
 from llm.errors import ConfigError
 from llm.pretrained.base import Pretrained
 from llm.pretrained.layout import HEAD, TOKEN, Tensors
@@ -23,7 +23,7 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
 
     A shorter context keeps the first positions. Another `vocab_multiple` changes the rows that are padding, and no
     logit. A head that was shared may get its own copy. Dropout has no weights, and initialization does not matter
-    where weights are given.
+    where weights are given. A classifier takes a head only from one with the same labels.
 
     Args:
         found: the weights as they are.
@@ -40,8 +40,12 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
     position = "embeddings.position.weight"
     if position in weights:  # rotary positions have no table
         weights[position] = weights[position][: config.context_length]
-    for name in (TOKEN, HEAD):
-        weights[name] = _pad(weights[name], config)
+    weights[TOKEN] = _pad(weights[TOKEN], config)
+    if isinstance(config, ClassifierConfig):  # its head has a row for each label
+        if getattr(theirs, "labels", None) != config.labels:
+            weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+        return dataclasses.replace(found, config=config, weights=weights)
+    weights[HEAD] = _pad(weights[HEAD], config)
     if config.tie_head:
         weights[HEAD] = weights[TOKEN]
     elif theirs.tie_head:
@@ -86,7 +90,7 @@ def differences(theirs: GPTConfig, config: GPTConfig) -> list[str]:
             f"context_length (the weights have {theirs.context_length} positions, {config.context_length} requested; "
             "set data.context_length to that or less)"
         )
-    if config.tie_head and not theirs.tie_head:
+    if config.tie_head and not theirs.tie_head and not isinstance(config, ClassifierConfig):
         different.append("tie_head (the weights have a head of their own)")
     return different
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,16 @@ READABLE = (
 )
 
 
-def read_pretrained(source: str | Path, told: Told | None = None, any_task: bool = False) -> Pretrained:
+def read_pretrained(
+    source: str | Path, told: Told | None = None, any_task: bool = False, tasks: Sequence[str] = NEXT_TOKEN_TASKS
+) -> Pretrained:
     """The weights, architecture and tokenizer in a file or folder, whatever program wrote it.
 
     Args:
         source: a path, or `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` for OpenAI's published weights.
         told: settings that some formats don't state, `n_head` and `activation`; not used where the format does.
-        any_task: take a checkpoint of another task than the language model's, too.
+        any_task: take a checkpoint of any task.
+        tasks: else those whose checkpoints are taken.
 
     Raises:
         CheckpointError: it can't be found, read, or recognised, or its tensors don't fit; says why.
@@ -48,7 +52,7 @@ def read_pretrained(source: str | Path, told: Told | None = None, any_task: bool
         if str(path) in str(error):
             raise
         raise CheckpointError(f"{str(path)!r}: {error}") from error
-    if found.task not in NEXT_TOKEN_TASKS and not any_task:
+    if found.task not in tasks and not any_task:
         raise CheckpointError(f"{str(source)!r} is a checkpoint of the task {found.task!r}, not of a language model")
     return found
 

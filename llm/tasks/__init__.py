@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from llm.tasks.classify import TextClassifier
     from llm.tasks.instruct import InstructModel
     from llm.tasks.language import LanguageModel
     from llm.tasks.masked import MaskedLanguageModel
@@ -23,6 +24,7 @@ __all__ = [
     "LanguageModel",
     "MaskedLanguageModel",
     "Task",
+    "TextClassifier",
     "TranslationModel",
     "WordVectorsModule",
 ]
@@ -33,6 +35,7 @@ _MODULES = {
     "MaskedLanguageModel": "masked",
     "TASKS": "table",
     "Task": "table",
+    "TextClassifier": "classify",
     "TranslationModel": "translate",
     "WordVectorsModule": "word_vectors",
 }

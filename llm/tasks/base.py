@@ -20,7 +20,7 @@ from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.model import Network
 from llm.model.networks import is_known
 from llm.model.trained import Trained, trained_network
-from llm.pretrained.checkpoint import ENTRY, describe, read_checkpoint, task_of, weights_of
+from llm.pretrained.checkpoint import ENTRY, NEXT_TOKEN_TASKS, describe, read_checkpoint, task_of, weights_of
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
@@ -65,10 +65,10 @@ class TaskModule(L.LightningModule):
     architectures: ClassVar[Mapping[str, type]] = MappingProxyType({})
     """Of a task that can be done by several networks, the dataclass of each by the argument that it is; the argument
     `kind` says which is used."""
+    starts_from: ClassVar[tuple[str, ...]] = NEXT_TOKEN_TASKS
+    """The tasks whose weights it can begin with, where it has a setting `pretrained`."""
     new_parts: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of what no pre-training knows, such as a head for labels: trained whatever `train` says."""
-    is_cross_entropy: ClassVar[bool] = True
-    """Whether the loss is that of tokens among V, so that perplexity and token accuracy mean something."""
 
     def __init__(
         self,
@@ -223,16 +223,18 @@ class TaskModule(L.LightningModule):
                 self.note("train/batches_without_targets", float(self.unsupervised_batches))
 
     def _note_step(self, optimizer: torch.optim.Optimizer, totals: StepTotals, norm: Tensor) -> None:
-        loss = torch.tensor(totals.loss / totals.n_tokens)
-        self.note("train/loss", loss)
-        if self.is_cross_entropy:
-            self.note("train/perplexity", loss.exp())
-        if self.is_cross_entropy and self._counts_correct:
-            self.note("train/token_accuracy", totals.n_correct / totals.n_tokens)
+        accuracy = totals.n_correct / totals.n_tokens if self._counts_correct else None
+        for name, value in self.step_values(torch.tensor(totals.loss / totals.n_tokens), accuracy).items():
+            self.note(f"train/{name}", value)
         self.note("train/gradient_norm", norm)
         self.note("train/learning_rate", optimizer.param_groups[0]["lr"])
         if self.optim.kind == "muon":
             self.note("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
+
+    def step_values(self, loss: Tensor, accuracy: float | None) -> dict[str, Tensor | float]:
+        """What is logged of a step, by name, from its mean loss and its accuracy, where that was counted."""
+        values: dict[str, Tensor | float] = {"loss": loss, "perplexity": loss.exp()}
+        return values if accuracy is None else {**values, "token_accuracy": accuracy}
 
     def note(self, name: str, value: Tensor | float) -> None:
         """A value of this step, for the progress bar now and for the loggers when the step is made."""
@@ -270,11 +272,11 @@ class TaskModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Reset the validation metrics."""
-        self._split_metrics["validation"].begin(self.device)
+        self.begin_split("validation")
 
     def on_test_epoch_start(self) -> None:
         """Reset the test metrics."""
-        self._split_metrics["test"].begin(self.device)
+        self.begin_split("test")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add one batch to the validation metrics."""
@@ -294,20 +296,25 @@ class TaskModule(L.LightningModule):
         """Log the metrics over all test tokens."""
         self.log_split("test")
 
+    def begin_split(self, split: str) -> None:
+        """Reset the metrics of a split; a task with metrics of its own resets them here."""
+        self._split_metrics[split].begin(self.device)
+
     def add_to_split(self, batch: TokenBatch, split: str) -> None:
         """Add one batch to the metrics of a split; a task with metrics of its own adds to them here."""
         prediction = self.loss_of(self.hidden_states(batch), batch, with_accuracy=True)
         self._split_metrics[split].update(prediction)
 
+    def split_values(self, split: str) -> dict[str, float]:
+        """What is logged of a split, by name, now that all its batches have been added."""
+        bytes_of = getattr(getattr(self.trainer, "datamodule", None), "bytes_per_token", None)
+        return self._split_metrics[split].values(None if bytes_of is None else bytes_of(split))
+
     def log_split(self, split: str) -> None:
         """Log the metrics of a split, now that all its batches have been added."""
-        bytes_of = getattr(getattr(self.trainer, "datamodule", None), "bytes_per_token", None)
-        metrics = self._split_metrics[split]
-        if self.trainer.sanity_checking and metrics.is_empty:  # a few batches only, in which nothing is supervised
+        if self.trainer.sanity_checking and self._split_metrics[split].is_empty:  # a few batches, nothing supervised
             return
-        values = metrics.values(None if bytes_of is None else bytes_of(split))
-        if not self.is_cross_entropy:
-            values = {"loss": values["loss"]}
+        values = self.split_values(split)
         self.log_values({f"{split}/{name}": torch.tensor(float(value)) for name, value in values.items()})
 
     def log_values(self, found: dict[str, Tensor]) -> None:

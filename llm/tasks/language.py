@@ -12,7 +12,7 @@ from llm.data.batch import TokenBatch
 from llm.data.reading.prompts import Prompt
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
-from llm.pretrained import adapt, grow_vocabulary, read_pretrained
+from llm.pretrained import begin_with
 from llm.pretrained.checkpoint import LANGUAGE
 from llm.tasks.base import TaskModule
 from llm.training.throughput import flops_per_token
@@ -66,10 +66,7 @@ class LanguageModel(TaskModule):
     ) -> None:
         network = GPT(gpt)
         if pretrained is not None:
-            found = read_pretrained(pretrained, {"n_head": gpt.n_head})
-            if self.grows_vocabulary:
-                found = grow_vocabulary(found, gpt.vocab_size)
-            network.load_state_dict(adapt(found, gpt).weights)
+            begin_with(network, pretrained, self.starts_from, self.grows_vocabulary)
         super().__init__(network, optim, compile, non_finite, train, lora)
         self.sampling = sampling
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"

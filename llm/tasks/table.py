@@ -90,6 +90,19 @@ TASKS: dict[str, Task] = {
         config="contrasts/masked.yaml",
         usage=("fill", "--text", "{text} [MASK]"),
     ),
+    "classify": Task(
+        module="llm.tasks:TextClassifier",
+        datamodule="llm.data:ClassifyDataModule",
+        summary="a GPT that says which label a text has",
+        links={
+            "data.context_length": "model.gpt.context_length",
+            "data.vocab_size": "model.gpt.vocab_size",
+            "data.labels": "model.gpt.labels",
+        },
+        callbacks={"inspect": "llm.inspection:Inspection"},
+        config="finetune/classify.yaml",
+        usage=("classify", "--text", "{text}"),
+    ),
     "instruct": Task(
         module="llm.tasks:InstructModel",
         datamodule="llm.data:InstructDataModule",
@@ -108,6 +121,7 @@ TASKS: dict[str, Task] = {
             "data.vocab_size": "model.transformer.vocab_size",
             "data.source_vocab_size": "model.transformer.source_vocab_size",
         },
+        callbacks={"inspect": "llm.inspection:TranslationInspection"},
         config="contrasts/translate.yaml",
         usage=("translate", "--text", "{text}"),
     ),

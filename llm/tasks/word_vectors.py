@@ -34,7 +34,6 @@ class WordVectorsModule(TaskModule):
 
     task = "word_vectors"
     network_config = WordVectorsConfig
-    is_cross_entropy = False
 
     def __init__(
         self,
@@ -43,6 +42,15 @@ class WordVectorsModule(TaskModule):
         non_finite: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__(WordVectors(words), optim, non_finite=non_finite)  # type: ignore[arg-type]
+
+    def step_values(self, loss: Tensor, accuracy: float | None) -> dict[str, Tensor | float]:
+        """The loss: pairs are no tokens among V, so that there is no perplexity."""
+        del accuracy
+        return {"loss": loss}
+
+    def split_values(self, split: str) -> dict[str, float]:
+        """The loss."""
+        return {"loss": super().split_values(split)["loss"]}
 
     @property
     def words(self) -> WordVectors:

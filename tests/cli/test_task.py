@@ -136,7 +136,7 @@ def test_a_printed_configuration_holds_the_task(capsys):
     [
         (["--task=toi"], "there is no task 'toi'; did you mean toy?"),
         (["--task"], "there is no task ''"),
-        (["--task=poetry"], "there is no task 'poetry'; there is language, masked, word_vectors, toy"),
+        (["--task=poetry"], "there is no task 'poetry'; there is language, masked"),
         (["--task=toy", "--model.gpt.n_layer=2"], "unrecognized arguments: --model.gpt.n_layer=2"),
         (["--task=toy", "--samples.every=2"], "unrecognized arguments: --samples.every=2"),
         (["--model.learning_rate=2"], "did you mean --model.optim.learning_rate?"),

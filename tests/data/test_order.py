@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data import BatchOrder, LengthOrder
-from llm.data.order import KeyedPermutation, padding_fraction
+from llm.data.order import BalancedOrder, KeyedPermutation, padding_fraction
 
 # The shuffle
 
@@ -220,3 +220,39 @@ def test_padding_fraction_counts_what_a_batch_has_beyond_its_tokens(row):
     tokens, positions = sum(row["lengths"]), sum(B * T for B, T in grids)
     assert padding_fraction(batches, row["lengths"]) == pytest.approx(1 - tokens / positions)
     assert padding_fraction([], row["lengths"]) == 0
+
+
+# Balanced classes
+
+
+@given(
+    classes=st.lists(st.sampled_from("aaab"), min_size=4, max_size=40).filter(lambda found: len(set(found)) == 2),
+    batch_size=st.integers(1, 5),
+    epoch=st.integers(0, 3),
+    world_size=st.integers(1, 2),
+)
+def test_a_balanced_epoch_has_as_many_of_each_class(classes, batch_size, epoch, world_size):
+    lengths = np.arange(len(classes)) % 7 + 1
+    options = {"batch_size": batch_size, "drop_last": False, "world_size": world_size, "seed": 3}
+    orders = [BalancedOrder(classes, lengths, rank=rank, **options) for rank in range(world_size)]
+    rows = orders[0].permutation(epoch)(np.arange(orders[0].n_rows)).tolist()
+    most = max(classes.count(name) for name in "ab")
+    for name in "ab":
+        times = [rows.count(row) for row, found in enumerate(classes) if found == name]
+        assert sum(times) == most
+        assert max(times) - min(times) <= 1, "each comes as often as the others of its class, or once more"
+    for order in orders:
+        order.set_epoch(epoch)
+    assert {row for order in orders for batch in order for row in batch} == set(rows)
+
+
+def test_a_balanced_order_depends_on_seed_epoch_and_position_alone():
+    classes = [0] * 30 + [1] * 7
+    used, fresh = (BalancedOrder(classes, np.arange(37) % 9 + 1, batch_size=4, seed=5) for _ in range(2))
+    used.set_epoch(1)
+    first = list(used)
+    used.set_epoch(2)
+    fresh.set_epoch(2, 6)
+    assert list(fresh) == list(used)[6:]
+    assert list(used) != first
+    assert len(fresh) == 60 // 4

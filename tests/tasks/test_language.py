@@ -69,7 +69,7 @@ def test_the_logged_loss_is_that_of_the_whole_step(module, datamodule, accumulat
 
     class Watch(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            inputs, targets, _ = batch
+            inputs, targets, *_ = batch
             with torch.no_grad():
                 logits = pl_module.gpt(inputs)
             expected.append(float(F.cross_entropy(logits.flatten(0, 1), targets.flatten())))

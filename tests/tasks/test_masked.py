@@ -126,14 +126,17 @@ def test_a_run_shows_what_happens_inside_it(trained, capsys):
     assert "| head / dense | (B, T, C) | 2x16x8 |" in (folder / "shapes.md").read_text()
     events = EventAccumulator(str(folder), {"images": 0, "tensors": 0, "scalars": 0, "histograms": 0}).Reload()
     tags = events.Tags()
-    assert {"attention/layer 0", "attention/rollout", "positional embeddings"} <= set(tags["images"])
-    assert {"train/loss", "validation/loss", "validation/token_accuracy", "heads/entropy/layer 0 head 1"} <= set(
-        tags["scalars"]
+    assert {"within attention/layer 0", "within attention/rollout", "within embeddings/positions"} <= set(
+        tags["images"]
     )
-    assert {"gradients/norm/block 0", "gradients/norm/head"} <= set(tags["scalars"])
+    assert {"train/loss", "validation/loss", "validation/token_accuracy"} <= set(tags["scalars"])
+    within = {"heads/entropy/layer 0", "gradients/norm/block 0", "gradients/norm/head"}
+    assert {f"within {name}" for name in within} <= set(tags["scalars"])
     assert "validation/bits_per_byte" not in tags["scalars"]
-    assert "weights/head" in tags["histograms"]
-    assert {f"{name}/text_summary" for name in ("shapes", "logit lens", "config", "preflight")} <= set(tags["tensors"])
+    assert "within weights/head" in tags["histograms"]
+    assert {f"{name}/text_summary" for name in ("2 shapes", "5 logit lens", "3 configuration", "4 preflight")} <= set(
+        tags["tensors"]
+    )
     page = (folder / "attention.html").read_text(encoding="utf-8")
     assert '"causal":false' in page
     assert (folder / "attention.gif").stat().st_size > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
@@ -12,6 +13,9 @@ from llm.data.modules.resuming import refuse_other_data
 from llm.data.order import BatchOrder
 from llm.errors import CheckpointError, ConfigError, DataError
 from llm.tokenizers import Tokenizer
+
+_SAMPLE = 16
+"""Tokens of an example at the most, in the command that uses a model."""
 
 
 class ResumableDataModule(L.LightningDataModule, ABC):
@@ -99,6 +103,37 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     @abstractmethod
     def validation_loader(self) -> BatchLoader | list[Any]:
         """The batches of the validation split; empty where there is none."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the training corpus; none if it is of no file."""
+        return []
+
+    @abstractmethod
+    def split_tokens(self, split: str) -> int:
+        """How many tokens `train` or `validation` has."""
+
+    @property
+    @abstractmethod
+    def longest_row(self) -> int:
+        """Tokens in the longest row."""
+
+    def refuse_other_corpus(self, state_dict: dict[str, Any]) -> None:
+        """As `load_state_dict`, as far as that can be told before the corpus is tokenized.
+
+        Raises:
+            CheckpointError: it is another one, and `allow_changed_data` is off.
+            DataError: it can't be read.
+        """
+        del state_dict
+
+    @abstractmethod
+    def sample_ids(self, most: int) -> list[int]:
+        """Token ids to look at, `most` at the most: of the validation split, or of the training split without one."""
+
+    def sample_text(self) -> str:
+        """Some words to use a trained model on."""
+        return " ".join(self.tokenizer.decode(self.sample_ids(_SAMPLE)).split()) or "Once"
 
     # Loaders
 

@@ -18,6 +18,7 @@ from llm.data.loader import BatchLoader, RowSource
 from llm.data.modules.base import ResumableDataModule
 from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, padding_fraction
 from llm.data.tokens.examples import Example, ExampleStore, open_or_build_examples
+from llm.data.tokens.mapped import TokenArray
 from llm.errors import DataError
 from llm.tokenizers import Tokenizer
 
@@ -144,6 +145,28 @@ class ExampleDataModule(ResumableDataModule):
     def row_lengths(self) -> npt.NDArray[np.int64]:
         """(N) tokens in each row of a training batch."""
         return self.train_examples.lengths
+
+    @property
+    def train_tokens(self) -> TokenArray:
+        """The token ids of the examples to train on, one example after the other."""
+        return self.train_examples.store.inputs
+
+    def split_tokens(self, split: str) -> int:
+        """How many tokens `train` or `validation` has."""
+        found = self.examples(split)
+        return 0 if found is None else int(found.lengths.sum())
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens in the longest example to train on."""
+        return int(self.train_examples.lengths.max())
+
+    def sample_ids(self, most: int) -> list[int]:
+        """The longest validation example of so few tokens, or the beginning of the shortest."""
+        found = self.examples("validation") or self.train_examples
+        fitting = np.where(found.lengths <= most, found.lengths, 0)
+        index = int(fitting.argmax() if fitting.any() else found.lengths.argmin())
+        return [int(token) for token in found[index][0][:most]]
 
     # What Lightning calls.
 

@@ -152,6 +152,10 @@ class InstructDataModule(ExampleDataModule):
         """
         return [conversation for _, conversation in self._placed(split)]
 
+    def sample_text(self) -> str:
+        """The first prompt that is held out, or trained on."""
+        return self.conversations("validation" if self.examples("validation") else "train")[0][0].content
+
     def _placed(self, split: str) -> list[_Placed]:
         if split == "test" and self.test_corpus is None:
             split = "validation"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
@@ -12,9 +13,10 @@ from llm.data.modules.base import ResumableDataModule
 from llm.data.modules.resuming import refuse_other_data
 from llm.data.modules.splits import TextSplits
 from llm.data.order import BatchOrder
+from llm.data.reading.corpus import resolve_corpus
 from llm.data.reading.prompts import Prompt, read_prompts
 from llm.data.tokens.mapped import TokenArray
-from llm.data.tokens.opening import choose_tokenizer, hash_of_corpus
+from llm.data.tokens.opening import choose_tokenizer, find_token_ids, hash_of_corpus
 from llm.data.tokens.store import TokenStore
 from llm.data.windows import SlidingWindows, window_starts
 from llm.errors import ConfigError, DataError
@@ -161,6 +163,32 @@ class TextDataModule(ResumableDataModule):
     def batch_tokens(self) -> int:
         """Tokens in a batch of one device, B * T."""
         return self.batch_size * self.context_length
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the training corpus."""
+        path = find_token_ids(self.corpus)
+        if path is None:
+            return resolve_corpus(self.corpus)
+        return [path] if path.is_file() else sorted(path.glob("*.tokens"))
+
+    def split_tokens(self, split: str) -> int:
+        """How many tokens `train` or `validation` has."""
+        return len(self.train_tokens if split == "train" else self.validation_tokens)
+
+    @property
+    def longest_row(self) -> int:
+        """T: all windows have as many."""
+        return self.context_length
+
+    def sample_ids(self, most: int) -> list[int]:
+        """The beginning of the validation tokens, or of those to train on."""
+        tokens = self.validation_tokens
+        return list((tokens if len(tokens) else self.train_tokens)[:most].tolist())
+
+    def sample_text(self) -> str:
+        """The first words of the training text."""
+        return " ".join(self.tokenizer.decode(self.train_tokens[:4].tolist()).split()) or "Once"
 
     def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
         """The windows over a split, as batches are gathered from them; a subclass may change what they are given.

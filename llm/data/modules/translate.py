@@ -197,6 +197,24 @@ class TranslationDataModule(ResumableDataModule):
         """Tokens to predict in a batch of one device: B times the mean length of the targets."""
         return max(1, round(self.batch_size * float(self.rows("train").targets.lengths.mean() + 1)))
 
+    def split_tokens(self, split: str) -> int:
+        """How many tokens the targets of `train` or `validation` have."""
+        return int(self.rows(split).targets.lengths.sum())
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens in the longer side of the longest pair to train on, the token before or behind it included."""
+        return int(self.rows("train").lengths.max()) + 1
+
+    def sample_ids(self, most: int) -> list[int]:
+        """The beginning of the shortest target."""
+        pair = min(self.sentences("validation", 100) or self.sentences("train", 100), key=lambda pair: len(pair.target))
+        return self.tokenizer.encode(pair.target)[:most]
+
+    def sample_text(self) -> str:
+        """The shortest of some sources."""
+        return min((pair.source for pair in self.sentences("train", 100)), key=len)
+
     # What Lightning calls.
 
     def setup(self, stage: str) -> None:

@@ -5,25 +5,19 @@ from __future__ import annotations
 import contextlib
 import difflib
 import glob
-import hashlib
-import http.client
 import os
-import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from llm.data.reading.hashing import file_hash
+from llm.data.reading.downloads import download, refuse_other_file
 from llm.errors import DataError
 from llm.runtime import shipped
-from llm.runtime.files import write_whole
 
 KNOWN_CORPORA = {"story": "story.txt", "the-verdict": "the-verdict.txt"}
 """The corpora with a name of their own, and their files in the folder `data`."""
 
 VERDICT_URL = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/01_main-chapter-code/the-verdict.txt"
 VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
-
-_DOWNLOAD_SECONDS = 30
 
 
 def resolve_corpus(corpus: str | Sequence[str], data_dir: str | Path = "data") -> list[Path]:
@@ -92,36 +86,13 @@ def _known(name: str, data_dir: Path) -> Path:
     here = data_dir / file_name
     path = next((path for path in (here, shipped.DATA / file_name) if path.is_file()), here)
     if name == "the-verdict":
-        if not path.is_file():
-            _download_verdict(path)
-        elif (found := file_hash(path)) != VERDICT_SHA256:
-            raise DataError(
-                f"{str(path)!r} is not The Verdict: expected SHA-256 {VERDICT_SHA256}, got {found}; "
-                f"remove the file to download it again"
-            )
+        if path.is_file():
+            refuse_other_file(path, "The Verdict", VERDICT_SHA256)
+        else:
+            download("The Verdict", VERDICT_URL, path, VERDICT_SHA256)
     elif not path.is_file():
         raise DataError(f"{str(here)!r} is missing, and so is the package's own: install it again, or give a text file")
     return path
-
-
-def _download_verdict(target: Path) -> None:
-    """Fetch The Verdict and, if it is what was expected, put it at `target` in one move."""
-    by_hand = f"put the file from {VERDICT_URL} at {str(target)!r} by hand"
-    try:
-        with urllib.request.urlopen(VERDICT_URL, timeout=_DOWNLOAD_SECONDS) as response:
-            content: bytes = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise DataError(f"can't download The Verdict ({error}); {by_hand}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != VERDICT_SHA256:
-        raise DataError(
-            f"the download of The Verdict is damaged: expected SHA-256 {VERDICT_SHA256}, got {found}; {by_hand}"
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, content)
-    except OSError as error:
-        raise DataError(f"can't write {str(target)!r}: {error.strerror}; make the folder writable") from error
 
 
 def _suggestion(path: Path, data_dir: Path) -> str:

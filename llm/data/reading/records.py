@@ -32,6 +32,21 @@ def json_lines(path: Path, field: str, start: int) -> Iterator[tuple[int, str, i
     Raises:
         DataError: a line holds no record with this field, the file is damaged, or a package is missing.
     """
+    for line, record, read in json_records(path, start, example=field):
+        yield line, _field_of(f"{str(path)!r}, line {line}", record, field), read
+
+
+def json_records(path: Path, start: int = 0, example: str = "text") -> Iterator[tuple[int, dict[str, Any], int]]:
+    """As `json_lines`, whole records.
+
+    Args:
+        path: the file.
+        start: the line after which to begin.
+        example: a field for the example in an error.
+
+    Raises:
+        DataError: a line holds no record, the file is damaged, or a package is missing.
+    """
     line = 0
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(path.open("rb"))
@@ -39,7 +54,7 @@ def json_lines(path: Path, field: str, start: int) -> Iterator[tuple[int, str, i
         try:
             for line, content in enumerate(_short_lines(path, lines), start=1):
                 if line > start and content.strip():
-                    yield line, _field_of(path, line, content, field), raw.tell()
+                    yield line, _record_of(path, line, content, example), raw.tell()
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"{str(path)!r} is damaged after line {line}: {error}; fetch it again") from error
         except Exception as error:
@@ -112,7 +127,7 @@ class _ZstdFile(io.RawIOBase):
         return count
 
 
-def _field_of(path: Path, line: int, content: bytes, field: str) -> str:
+def _record_of(path: Path, line: int, content: bytes, example: str) -> dict[str, Any]:
     where = f"{str(path)!r}, line {line}"
     try:
         record = json.loads(content.decode("utf-8-sig" if line == 1 else "utf-8"))
@@ -125,7 +140,11 @@ def _field_of(path: Path, line: int, content: bytes, field: str) -> str:
     except RecursionError as error:
         raise DataError(f"{where}: the record is nested too deep") from error
     if not isinstance(record, dict):
-        raise DataError(f"{where}: expected a record such as {{{field!r}: ...}}, got {str(record)[:40]!r}")
+        raise DataError(f"{where}: expected a record such as {{{example!r}: ...}}, got {str(record)[:40]!r}")
+    return record
+
+
+def _field_of(where: str, record: dict[str, Any], field: str) -> str:
     if field not in record:
         raise DataError(f"{where}: no field {field!r}; the record has {', '.join(record)[:80] or 'none'} (--field)")
     text = record[field]

@@ -1,0 +1,128 @@
+"""Where a translation looked: the attention of each token of the target to the tokens of its source."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from llm.errors import ConfigError
+from llm.inspection.figures import map_grid
+from llm.inspection.page import STEPS, Page, fill_in, page_file
+from llm.inspection.probe import capture
+from llm.inspection.ticks import tick_labels
+from llm.model import EncoderDecoder
+from llm.tokenizers import Tokenizer
+
+_LONGEST_LABEL = 32
+_AXES = ("target: what is written", "source: what is looked at")
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The attention of one target to its source.
+
+    Args:
+        source: S labels, the tokens of the source and its end.
+        target: T labels, each token that is written, its end too.
+        layers: for each attention to the source its weights (H, T, S): where each head looked when it wrote a token.
+        names: of these attentions, such as `block 0`.
+        title: what it is of.
+    """
+
+    source: list[str]
+    target: list[str]
+    layers: list[Tensor]
+    names: list[str]
+    title: str = "Alignment"
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over all heads of all layers, (T, S)."""
+        return torch.cat(self.layers).mean(0)
+
+    def figure(self, layer: int) -> Image.Image:
+        """The heads of one layer, a row for each token that is written."""
+        weights = self.layers[layer]
+        heads = [f"head {head}" for head in range(len(weights))]
+        return self._grid(weights, heads, f"{self.title}: {self.names[layer]}, attention to the source")
+
+    def mean_figure(self) -> Image.Image:
+        """The mean over all heads of all layers."""
+        return self._grid(self.mean[None], ["mean of all heads"], f"{self.title}: attention to the source")
+
+    def _grid(self, weights: Tensor, names: Sequence[str], title: str) -> Image.Image:
+        values = weights.float().cpu().numpy()
+        return map_grid(values, names, title, self.target, self.source, axes=_AXES, masked=False)
+
+    def page(self, path: str | Path | None = None) -> Page:
+        """A page to explore it, one HTML file that loads nothing: point at a word to see where it looked.
+
+        Args:
+            path: write it there, too.
+        """
+        heads = [
+            {"name": f"{name}, head {head}", "weights": _encode(weights[head])}
+            for name, weights in zip(self.names, self.layers, strict=True)
+            for head in range(len(weights))
+        ]
+        data = {
+            "title": self.title,
+            "steps": STEPS,
+            "source": self.source,
+            "target": self.target,
+            "heads": [{"name": "mean of all heads", "weights": _encode(self.mean)}, *heads],
+        }
+        content = {"title": html.escape(self.title), "style": page_file("page.css") + page_file("alignment.css")}
+        page = fill_in("alignment.html", {**content, "script": page_file("alignment.js")}, data)
+        if path is not None:
+            page.save(path)
+        return page
+
+
+def align(
+    model: EncoderDecoder,
+    source: Sequence[int],
+    target: Sequence[int],
+    tokenizer: Tokenizer,
+    source_tokenizer: Tokenizer,
+    title: str = "Alignment",
+) -> Alignment:
+    """Run a network on one pair, and keep its attention to the source.
+
+    Args:
+        model: any network that translates.
+        source: token ids with the end token, as the encoder was trained on them.
+        target: token ids without it.
+        tokenizer: the target's.
+        source_tokenizer: the source's.
+        title: what it is of.
+
+    Raises:
+        ConfigError: the network has no attention to the source, or one of them is longer than the context.
+    """
+    hooks = [hook for hook in model.stages() if getattr(hook, "kind", None) == "cross"]
+    if not hooks:
+        raise ConfigError("this network has no attention to the source, so there is no alignment to show")
+    end_id = tokenizer.end_of_text_id
+    assert end_id is not None
+    device = next(model.parameters()).device
+    ids = torch.tensor([[end_id, *target]], device=device)
+    found = capture(model, ids, source=torch.tensor([list(source)], device=device))
+    labels = tick_labels(source_tokenizer, source, _LONGEST_LABEL)
+    written = tick_labels(tokenizer, [*target, end_id], _LONGEST_LABEL)
+    layers = [weights[0].cpu() for weights in found.maps("cross")]
+    names = [hook.name.removesuffix(" / cross") for hook in hooks]
+    return Alignment(labels, written, layers, names, title)
+
+
+def _encode(weights: Tensor) -> str:
+    """Weights (T, S) as base64 of little-endian 16-bit numbers, row by row."""
+    values = torch.nan_to_num(weights.float().cpu(), 0.0).clamp(0, 1).mul(STEPS).round().numpy()
+    return base64.b64encode(values.astype("<u2").tobytes()).decode("ascii")
