@@ -92,7 +92,7 @@ def begin_with(
         network: what a run begins with; changed in place.
         source: what `read_pretrained` reads.
         tasks: those whose checkpoints are taken.
-        grows_vocabulary: whether the network may have more tokens, whose embeddings then begin as the mean of the others.
+        grows_vocabulary: whether the network may have more tokens, whose embeddings then begin as the others' mean.
 
     Raises:
         CheckpointError: it can't be read, or is of another task.
