@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -248,4 +247,4 @@ def endless(data: TranslationDataModule) -> Iterator[TokenBatch]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,7 +7,8 @@ vocabulary are left out. Speed is in words of the text, rare and frequent ones i
 from the clock of the wall; the programs take turns, a seed at a time.
 
 With `--ckpt`, nothing is trained: tables of vectors are measured on the pairs whose words all of them have, and it is
-counted how many of the ten nearest neighbours of frequent words two tables have in common.
+counted how many of the ten nearest neighbours of frequent words two tables have in common. `--picture` draws the same
+words in each table, on the two axes along which they differ most (principal components).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from llm import OptimConfig
@@ -60,6 +62,8 @@ def main() -> None:
     add("--corpus", nargs="+", default=["story"], help="text files and folders (%(default)s)")
     add("--pairs", nargs="*", default=[], metavar="FILE", help="two words and a number, with tabs between them")
     add("--ckpt", nargs="*", default=[], metavar="FILE", help="measure these vectors, and train none")
+    add("--picture", type=Path, metavar="FILE", help="with --ckpt: a PNG of words in each of the tables")
+    add("--words", nargs="*", default=[], help="those in the picture; default: the first 40 of four letters or more")
     add("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="(%(default)s)")
     add("--epochs", type=int, default=5, help="(%(default)s)")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(%(default)s)")
@@ -80,10 +84,17 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"rows": rows}))
         return
-    for row in rows:
-        print(
-            "  ".join(f"{name} {value:.3f}" if isinstance(value, float) else str(value) for name, value in row.items())
-        )
+    if arguments.ckpt:
+        for row in rows:
+            show(row)
+        if arguments.picture:
+            draw(arguments.ckpt, arguments.words, arguments.picture)
+
+
+def show(row: dict[str, Any]) -> None:
+    """Print a row of the table."""
+    cells = (f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
+    print("  ".join(cells), flush=True)
 
 
 def read_pairs(path: Path) -> Pairs:
@@ -139,6 +150,8 @@ def compare_programs(arguments: argparse.Namespace, pairs: Sequence[Pairs]) -> l
                 for column, each in enumerate(pairs):
                     row[each.name] = statistics.mean(rho[column] for _, rho in runs)
                 rows.append(row)
+                if not arguments.json:
+                    show(row)
     return rows
 
 
@@ -236,12 +249,48 @@ def compare_tables(
         for each in pairs:
             row[each.name], row[f"pairs of {each.name}"] = agreement(table, each, in_all)
         rows.append(row)
-    words = [name for name in tables[0].names if name.isalpha() and len(name) > 3 and in_all(name)][:n_words]
+    words = common_words(tables)[:n_words]
     neighbours = [neighbours_within(table, words, k) for table in tables]
     for row, found in zip(rows, neighbours, strict=True):
         both = (found[:, :, None] == neighbours[0][:, None]).any(-1)  # (N, k, k) -> (N, k)
         row[f"of {k} neighbours, in common with the first"] = float(both.float().sum(1).mean())
     return rows
+
+
+def common_words(tables: Sequence[NamedVectors]) -> list[str]:
+    """Words of at least four letters that all tables have, in the order of the first: of word vectors by frequency."""
+    names = (name.strip() for name in tables[0].names)
+    return [
+        name
+        for name in names
+        if name.isalpha() and len(name) > 3 and all(table.find(name) is not None for table in tables)
+    ]
+
+
+def draw(sources: Sequence[str], words: Sequence[str], picture: Path) -> None:
+    """The same words in each table, on its two first principal components."""
+    tables = [read_vectors(source) for source in sources]
+    shown = [
+        word for word in words or common_words(tables)[:40] if all(table.find(word) is not None for table in tables)
+    ]
+    figure = Figure(figsize=(5.2 * len(tables), 5), dpi=110, layout="constrained")
+    for axis, table, source in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables, sources, strict=True):
+        ids = torch.tensor([number for word in shown if (number := table.find(word)) is not None])
+        unit = F.normalize(table.table[ids], dim=-1)
+        centered = unit - unit.mean(0)
+        _, _, directions = torch.linalg.svd(centered, full_matrices=False)
+        first, second = (centered @ directions[:2].mT).mT.tolist()  # (N, C) x (C, 2) -> (2, N)
+        axis.scatter(first, second, s=6, color="#0b6e99")
+        for word, x, y in zip(shown, first, second, strict=True):
+            axis.annotate(word, (x, y), fontsize=8, xytext=(2, 2), textcoords="offset points")
+        axis.set(title=_name(source), xticks=[], yticks=[])
+    figure.savefig(picture, metadata={"Software": None})
+
+
+def _name(source: str) -> str:
+    """A file's name; of a checkpoint that of its run, such as `gpt` of `runs/gpt/version_0/checkpoints/last.ckpt`."""
+    path = Path(source)
+    return path.parts[-4] if path.parent.name == "checkpoints" and len(path.parts) > 3 else path.name
 
 
 def neighbours_within(vectors: NamedVectors, words: Sequence[str], k: int) -> Tensor:

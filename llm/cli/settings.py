@@ -6,14 +6,17 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from llm.cli.words import CONFIG, read_settings, take
 from llm.config import OptimConfig
 from llm.errors import ConfigError
+from llm.model.trained import Trained
 from llm.runs.loggers import has_folder
 
 log = logging.getLogger("llm")
@@ -52,6 +55,18 @@ def is_given(name: str, given: set[str]) -> bool:
     return any(f"{other}.".startswith(f"{name}.") or f"{name}.".startswith(f"{other}.") for other in given)
 
 
+def plain_values(settings: Any) -> Any:
+    """Settings in which the members of enumerations are their values, which YAML can hold; changed in place."""
+    if isinstance(settings, Enum):
+        return settings.value
+    if isinstance(settings, list):
+        return [plain_values(value) for value in settings]
+    if isinstance(settings, Namespace):
+        for name, value in vars(settings).items():
+            setattr(settings, name, plain_values(value))
+    return settings
+
+
 def adopt_root(trainer: Any, given: set[str], by_flags: set[str]) -> None:
     """Keep runs below `default_root_dir`, where the user set that and did not set where the logger keeps them.
 
@@ -83,8 +98,24 @@ def adopt_length(trainer: Any, given: set[str]) -> None:
     log.info("length:      trainer.max_epochs %s, in place of the default of %s steps", epochs, steps)
 
 
+def adopt_interval(trainer: Any, given: set[str]) -> None:
+    """Let what the user gave of validation's interval beat what they did not give, as Lightning documents it.
+
+    A fraction is one of an epoch, so epochs are counted; where these are counted, the default is once an epoch.
+
+    Args:
+        trainer: the settings of the Trainer; changed in place.
+        given: the names that the user set.
+    """
+    interval, epochs = (is_given(f"trainer.{n}", given) for n in ("val_check_interval", "check_val_every_n_epoch"))
+    if interval and not epochs and isinstance(trainer.val_check_interval, float):
+        trainer.check_val_every_n_epoch = 1
+    if epochs and not interval and trainer.check_val_every_n_epoch is not None:
+        trainer.val_check_interval = 1.0
+
+
 def adopt_architecture(
-    config: Any, given: set[str], group: str, architecture: Mapping[str, Any], links: Mapping[str, str]
+    config: Any, given: set[str], group: str, architecture: Mapping[str, Any], sources: Mapping[str, str]
 ) -> None:
     """Take the architecture from trained weights, except for what the user set.
 
@@ -95,13 +126,12 @@ def adopt_architecture(
         given: the names that the user set.
         group: of the network's settings, such as `model.gpt`.
         architecture: the settings of the trained network.
-        links: settings that follow from the data, source to target: there the source is set, if it is a setting.
+        sources: of settings that follow from the data, by these: there the source is set, if it is a setting.
     """
-    sources = {target: source for source, target in links.items()}
     for name, value in architecture.items():
         setting = sources.get(f"{group}.{name}", f"{group}.{name}")
         if isinstance(value, dict):
-            adopt_architecture(config, given, setting, value, links)
+            adopt_architecture(config, given, setting, value, sources)
         elif setting in config and not is_given(setting, given):
             config[setting] = value
 
@@ -217,6 +247,20 @@ def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None
     for name, value in dataclasses.asdict(optim).items() if optim is not None else ():
         if not is_given(f"model.optim.{name}", given):
             config.model.optim[name] = value
+
+
+def adopt_trained(config: Any, given: set[str], trained: Trained) -> None:
+    """Take from a checkpoint what of it is trained, and its adapters, except for what the user set.
+
+    If that differs, the checkpoint is refused when it is loaded.
+    """
+    if trained.is_all:
+        return
+    if not is_given("model.train", given):
+        config.model.train = list(trained.words)
+    for name, value in dataclasses.asdict(trained.lora).items():
+        if "lora" in config.model and not is_given(f"model.lora.{name}", given):
+            config.model.lora[name] = value
 
 
 def settings_of_run(folder: Path) -> dict[str, Any]:

@@ -11,8 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         required=True,
-        help="a Hugging Face folder or file, nanoGPT's or minGPT's checkpoint, a state dict of the book "
-        "LLMs-from-scratch, or a name on the Hugging Face hub, such as gpt2 or owner/name",
+        help="a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), nanoGPT's or minGPT's checkpoint, a "
+        "state dict of the book LLMs-from-scratch, a name on the Hugging Face hub, such as gpt2 or owner/name; or a "
+        "folder of adapters (LoRA) that peft wrote",
+    )
+    parser.add_argument(
+        "--base", help="what adapters were trained on, if --from is a folder of peft (as that names it)"
     )
     parser.add_argument("--out", required=True, help="the checkpoint to write, such as gpt2.ckpt")
     parser.add_argument(
@@ -40,11 +44,15 @@ def run(arguments: argparse.Namespace) -> None:
 
     from llm.commands.targets import refuse_source
     from llm.commands.tokenizer import named_tokenizer
-    from llm.pretrained import adapt, read_pretrained, refuse_existing
+    from llm.pretrained import adapt, import_adapters, is_peft, read_pretrained, refuse_existing
     from llm.pretrained.checkpoint import checkpoint_of, write_checkpoint
 
     refuse_source(arguments.source, arguments.out)
     refuse_existing(Path(arguments.out), arguments.overwrite)
+    if is_peft(arguments.source):
+        write_checkpoint(import_adapters(arguments.source, arguments.base), arguments.out)
+        print(f"written to {arguments.out}")
+        return
     told = {"n_head": arguments.n_head, "activation": arguments.activation}
     tokenizer = None if arguments.tokenizer is None else named_tokenizer(arguments.tokenizer)
     found = read_pretrained(arguments.source, told, tokenizer=tokenizer)

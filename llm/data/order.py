@@ -260,7 +260,7 @@ def keyed_uniforms(seed: int, epoch: int, stream: int, rows: npt.ArrayLike, n: i
     key = np.random.SeedSequence([seed, epoch], spawn_key=(stream,)).generate_state(2, np.uint64)
     first = _mix(np.asarray(rows, np.uint64)[:, None] * _GOLDEN ^ key[0])  # (B, 1), where in the sequence a row begins
     bits = _mix(first + np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN ^ key[1])  # (B, n)
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -27,7 +27,7 @@ from llm.model.gpt import refuse_too_long
 from llm.model.padding import is_real
 from llm.model.stages import AttentionHook, Hook, Stage
 
-_CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+_CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 def build_recurrent(config: RNNConfig, input_size: int, bidirectional: bool) -> nn.RNNBase:
@@ -136,8 +136,9 @@ class RNNState:
 
     def select(self, rows: Tensor) -> Self:
         """The state of these rows, (R), in this order."""
-        of_source = (None if part is None else part[rows] for part in (self.keys, self.values, self.real))
-        return type(self)(tuple(part[:, rows] for part in self.hidden), *of_source, length=self.length)
+        hidden = tuple(part[:, rows] for part in self.hidden)
+        keys, values, real = (None if part is None else part[rows] for part in (self.keys, self.values, self.real))
+        return type(self)(hidden, keys, values, real, self.length)
 
 
 class RecurrentDecoder(nn.Module):

@@ -1,11 +1,13 @@
 """Other people's weights in, ours out.
 
 `read_pretrained` recognizes what a file or folder holds and reads it; `adapt` fits it to a run; `export` writes it for
-other programs; `load` makes a model of it.
+other programs; `load` makes a model of it; `Adapters`
+puts one of several adapters on it.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 
 from llm.errors import CheckpointError
 from llm.model import Network, build_network
+from llm.model.rotary import Rotary
 from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
 from llm.pretrained.checkpoint import (
@@ -22,20 +25,26 @@ from llm.pretrained.checkpoint import (
     read_checkpoint,
     tokenizer_of,
 )
-from llm.pretrained.exporting import FORMATS, export, refuse_existing
-from llm.pretrained.formats import read_pretrained
+from llm.pretrained.exporting import FORMATS, export, export_adapters, refuse_existing
+from llm.pretrained.formats import import_adapters, read_pretrained
+from llm.pretrained.peft import is_peft
+from llm.pretrained.switching import Adapters
 from llm.pretrained.vocabulary_files import VOCABULARIES, read_vocabulary_file
 from llm.tokenizers import IdTokenizer, Tokenizer
 
 __all__ = [
     "FORMATS",
+    "Adapters",
     "Loaded",
     "Pretrained",
     "adapt",
     "begin_with",
     "build",
     "export",
+    "export_adapters",
     "grow_vocabulary",
+    "import_adapters",
+    "is_peft",
     "load",
     "load_of_task",
     "read_pretrained",
@@ -135,9 +144,25 @@ def read_source_tokenizer(source: str | Path) -> Tokenizer:
 
 
 def build(pretrained: Pretrained) -> Network:
-    """A network with these weights."""
-    model = build_network(pretrained.config)
-    model.load_state_dict(pretrained.weights)
+    """A network of these weights: the very tensors and no copies of them, where their type can stay.
+
+    bfloat16 stays, if all are; whatever else becomes float32.
+    """
+    with torch.device("meta"):  # no memory, and no random numbers, for what is replaced
+        model = build_network(pretrained.config)
+    names = defaultdict(list)  # of one parameter
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    is_short = all(tensor.dtype == torch.bfloat16 for tensor in pretrained.weights.values())
+    dtype = torch.bfloat16 if is_short else torch.float32
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in pretrained.weights.items()}
+    model.load_state_dict(weights, assign=True)
+    for first, *others in names.values():  # what was shared is so again
+        for owner, _, attribute in (other.rpartition(".") for other in others):
+            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+    for module in model.modules():
+        if isinstance(module, Rotary):
+            module.compute_tables()
     return model
 
 

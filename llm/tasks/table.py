@@ -25,8 +25,8 @@ class Task(NamedTuple):
         module: import path of the LightningModule, such as `llm.tasks:LanguageModel`.
         datamodule: import path of the LightningDataModule.
         summary: one line for --help.
-        links: settings of the module that follow from the data, source to target. A source is an attribute of the
-            data module as it is after `__init__`.
+        links: settings of the module that follow from the data, source to target, or to several. A source is an
+            attribute of the data module as it is after `__init__`.
         callbacks: import paths of the callbacks that every run of this task has, each by the group of its options.
         config: the YAML file that a run takes where none is named, a path below `configs/`. Default: `WORD.yaml`.
         usage: words behind `python -m llm` with which a trained model is used, but for its `--ckpt`; in them `{text}`
@@ -36,7 +36,7 @@ class Task(NamedTuple):
     module: str
     datamodule: str
     summary: str
-    links: Mapping[str, str] = MappingProxyType({})
+    links: Mapping[str, str | tuple[str, ...]] = MappingProxyType({})
     callbacks: Mapping[str, str] = MappingProxyType({})
     config: str | None = None
     usage: tuple[str, ...] = ()
@@ -48,6 +48,12 @@ class Task(NamedTuple):
     def datamodule_class(self) -> type[L.LightningDataModule]:
         """The LightningDataModule, imported."""
         return resolve(self.datamodule)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What each setting that follows from the data follows from: target to source."""
+        each = {source: (found,) if isinstance(found, str) else found for source, found in self.links.items()}
+        return {target: source for source, targets in each.items() for target in targets}
 
     @property
     def network_group(self) -> str:
@@ -117,9 +123,8 @@ TASKS: dict[str, Task] = {
         datamodule="llm.data:TranslationDataModule",
         summary="an encoder and a decoder that translate sentences",
         links={
-            "data.context_length": "model.transformer.context_length",
-            "data.vocab_size": "model.transformer.vocab_size",
-            "data.source_vocab_size": "model.transformer.source_vocab_size",
+            f"data.{name}": (f"model.transformer.{name}", f"model.rnn.{name}")
+            for name in ("context_length", "vocab_size", "source_vocab_size")
         },
         callbacks={"inspect": "llm.inspection:TranslationInspection"},
         config="contrasts/translate.yaml",

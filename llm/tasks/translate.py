@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from llm.config import LoRAConfig, OptimConfig, TransformerConfig
+from llm.config import LoRAConfig, OptimConfig, RNNConfig, TransformerConfig
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError
 from llm.evaluation.translation import Tokenization, translation_metrics
@@ -32,19 +32,21 @@ from llm.training.loss import Prediction, head_loss
 log = logging.getLogger("llm")
 
 _TRANSFORMER = TransformerConfig()
+_RNN = RNNConfig()
 _OPTIM = OptimConfig()
 _LORA = LoRAConfig()
 
 
 class TranslationModel(TaskModule):
-    """Trains an encoder and a decoder to translate (Vaswani et al. 2017).
+    """Trains an encoder and a decoder to translate (Vaswani et al. 2017; Bahdanau et al. 2014).
 
     Validation measures loss and token accuracy of all pairs, and translates some of them, for BLEU and chrF against
     their references; test translates all.
 
     Args:
         transformer: the architecture, where `kind` is `transformer`.
-        kind: which network: a `transformer`.
+        kind: which network: a `transformer`, or an `rnn`.
+        rnn: the architecture, where `kind` is `rnn`.
         optim: optimizer and learning rate.
         label_smoothing: how much of each target's probability all tokens share alike while training (Szegedy et al.
             2015); 0 for none. The training loss is the smoothed one.
@@ -70,12 +72,13 @@ class TranslationModel(TaskModule):
 
     task = TRANSLATE
     network_config = TransformerConfig
-    architectures: ClassVar[Mapping[str, type]] = MappingProxyType({"transformer": TransformerConfig})
+    architectures: ClassVar[Mapping[str, type]] = MappingProxyType({"transformer": TransformerConfig, "rnn": RNNConfig})
 
     def __init__(
         self,
         transformer: TransformerConfig = _TRANSFORMER,
-        kind: Literal["transformer"] = "transformer",
+        kind: Literal["transformer", "rnn"] = "transformer",
+        rnn: RNNConfig = _RNN,
         optim: OptimConfig = _OPTIM,
         label_smoothing: float = 0.0,
         beam: int = 1,
@@ -100,7 +103,7 @@ class TranslationModel(TaskModule):
         ]
         if problems:
             raise ConfigError(*problems)
-        network = build_network({"transformer": transformer}[kind])
+        network = build_network({"transformer": transformer, "rnn": rnn}[kind])
         super().__init__(network, optim, compile, non_finite, train, lora)
         self.label_smoothing = label_smoothing
         self.beam = beam

@@ -64,7 +64,8 @@ class CharTokenizer(VocabularyTokenizer):
         places = (match.start() for match in self._pieces.finditer(text) if match[0] == piece)
         offset = text.index(piece) if as_text else next(places)
         advice = (
-            f"this vocabulary has {self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
+            f"this vocabulary has {self.vocab_size} tokens: leave it out, or "
+            "train with <|unk|> among data.tokenizer.specials to allow unknown characters"
         )
         return UnknownPieceError.at(f"character {piece!r}", text, offset, advice)
 

@@ -85,7 +85,8 @@ class WordTokenizer(VocabularyTokenizer):
     def unknown(self, piece: str, text: str, as_text: bool = False) -> UnknownPieceError:
         """The error of a word; where the first that equals it begins."""
         advice = (
-            f"this vocabulary of {self.vocab_size} tokens is strict: add <|unk|> to its specials to allow unknown words"
+            f"this vocabulary of {self.vocab_size} tokens is strict: leave it out, or "
+            "train with <|unk|> among data.tokenizer.specials to allow unknown words"
         )
         return UnknownPieceError.at(f"word {piece!r}", text, self._offset(text, piece, as_text), advice)
 
