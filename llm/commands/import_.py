@@ -12,8 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="source",
         required=True,
         help="a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), nanoGPT's or minGPT's checkpoint, a "
-        "state dict of the book LLMs-from-scratch, a name on the Hugging Face hub, such as gpt2 or owner/name; or a folder of "
-        "adapters (LoRA) that peft wrote",
+        "state dict of the book LLMs-from-scratch, a name on the Hugging Face hub, such as gpt2 or owner/name; or a "
+        "folder of adapters (LoRA) that peft wrote",
     )
     parser.add_argument(
         "--base", help="what adapters were trained on, if --from is a folder of peft (as that names it)"

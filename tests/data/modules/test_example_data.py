@@ -47,7 +47,7 @@ def texts(loader):
     """The words of a loader, batch by batch."""
     return [
         [LETTERS.decode(ids[:length]) for ids, length in zip(inputs, lengths, strict=True)]
-        for inputs, _, lengths in loader
+        for inputs, _, lengths, *_ in loader
     ]
 
 
@@ -91,7 +91,7 @@ def test_only_what_a_run_needs_is_read(make):
 
 def test_padding_is_known_by_lengths(make):
     for batch in make().train_dataloader():
-        for ids, targets, length in zip(*batch, strict=True):
+        for ids, targets, length in zip(*batch[:3], strict=True):
             assert targets[: length - 1].tolist() == ids[1:length].tolist()
             assert (targets[length:] == IGNORED).all()
 
