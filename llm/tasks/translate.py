@@ -103,7 +103,8 @@ class TranslationModel(TaskModule):
         ]
         if problems:
             raise ConfigError(*problems)
-        network = build_network({"transformer": transformer, "rnn": rnn}[kind])
+        configs: dict[str, Any] = {"transformer": transformer, "rnn": rnn}
+        network = build_network(configs[kind])
         super().__init__(network, optim, compile, non_finite, train, lora)
         self.label_smoothing = label_smoothing
         self.beam = beam
