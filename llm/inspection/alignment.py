@@ -107,8 +107,7 @@ def align(
     Raises:
         ConfigError: the network has no attention to the source, or one of them is longer than the context.
     """
-    hooks = [hook for hook in model.stages() if getattr(hook, "kind", None) == "cross"]
-    if not hooks:
+    if not model.attends_to_source:
         raise ConfigError("this network has no attention to the source, so there is no alignment to show")
     end_id = tokenizer.end_of_text_id
     assert end_id is not None
@@ -118,7 +117,7 @@ def align(
     labels = tick_labels(source_tokenizer, source, _LONGEST_LABEL)
     written = tick_labels(tokenizer, [*target, end_id], _LONGEST_LABEL)
     layers = [weights[0].cpu() for weights in found.maps("cross")]
-    names = [hook.name.removesuffix(" / cross") for hook in hooks]
+    names = [hook.name.removesuffix(" / cross") for hook in found.attentions if hook.kind == "cross"]
     return Alignment(labels, written, layers, names, title)
 
 
