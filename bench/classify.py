@@ -34,7 +34,7 @@ from llm.tasks import TextClassifier
 
 MODERN = Path(__file__).parents[1] / "configs" / "modern.yaml"
 STARTS = ("pre-trained", "random")
-RATES = {"all": 1e-3, "last_block": 1e-3, "lora": 3e-3, "head": 1e-2}
+RATES = {"all": 1e-3, "lora": 3e-3, "last_block": 1e-3, "head": 1e-2}
 """The learning rate of each way to train."""
 CONTEXT, BATCH = 128, 16
 
@@ -68,9 +68,9 @@ def main() -> None:
     kept = arguments.folder / "runs.jsonl"
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     settings = {name: getattr(arguments, name) for name in ("corpus", "pretrained", "epochs", "dropout", "precision")}
-    for seed in range(arguments.seeds):
+    for way in arguments.ways:
         for start in STARTS:
-            for way in arguments.ways:
+            for seed in range(arguments.seeds):
                 wanted = {**settings, "start": start, "way": way, "seed": seed}
                 if not any(wanted.items() <= run.items() for run in runs):
                     runs.append({**wanted, **classify(**wanted)})
@@ -94,7 +94,7 @@ def pretrain(text: list[str], steps: int, folder: Path) -> str:
             "--trainer.max_steps",
             str(steps),
         ]
-        words += ["--data.validation_fraction", "0.01", "--trainer.val_check_interval", str(max(1, steps // 2))]
+        words += ["--data.validation_fraction", "0.03", "--trainer.val_check_interval", str(max(1, steps // 2))]
         words += ["--inspect.every", "0", "--samples.every", "0", "--trainer.logger.init_args.version", "pretrain"]
         words += ["--trainer.logger.init_args.save_dir", str(folder), "--trainer.logger.init_args.name", ""]
         if status := train(words):
@@ -118,9 +118,7 @@ def classify(
         seed=seed,
     )
     found = read_pretrained(pretrained).config.to_dict()
-    config = ClassifierConfig(
-        **{**found, "labels": data.labels, "context_length": CONTEXT, "dropout": dropout}  # type: ignore[arg-type]
-    )
+    config = ClassifierConfig(**{**found, "labels": data.labels, "context_length": CONTEXT, "dropout": dropout})
     module = TextClassifier(
         config,
         OptimConfig(learning_rate=RATES[way], warmup_steps=20),

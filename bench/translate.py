@@ -4,8 +4,8 @@ Both get the same pairs, split the same way, the same token ids, sizes, batch si
 processor time, so that what else the machine does matters less; each has its own network, initial weights, batches,
 loop, loss and search. Ours is trained by the Trainer as `fit` does it, theirs by the loop that a person writes: torch's
 modules as they come, learned positions, AdamW, a linear warm-up, and a decay to zero over the time that there is. Both
-translate the same validation sentences greedily; BLEU, chrF and the loss in nats for each token, the end token included,
-are of those.
+translate the same validation sentences greedily; BLEU, chrF and the loss in nats for each token, the end token
+included, are of those.
 
 `dates` needs no file. For Chinese to English: `--corpus cmn.txt --fields 2 1`, a file of tatoeba.org's pairs as
 https://www.manythings.org/anki/ has them.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -248,4 +247,4 @@ def endless(data: TranslationDataModule) -> Iterator[TokenBatch]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
         OptimConfig,
         SamplingConfig,
         TokenizerConfig,
+        TransformerConfig,
     )
-    from llm.data import ClassifyDataModule, MaskedDataModule, TextDataModule
+    from llm.data import ClassifyDataModule, MaskedDataModule, TextDataModule, TranslationDataModule
     from llm.errors import LLMError
     from llm.evaluation.classifying import classify_texts
     from llm.generation import continue_texts, fill_masks, generate, generate_batch, stream_text
+    from llm.generation.translating import load_translator
     from llm.inspection.report import inspect
     from llm.model import GPT
-    from llm.pretrained import load
-    from llm.tasks import LanguageModel, MaskedLanguageModel, TextClassifier
+    from llm.pretrained import Adapters, load
+    from llm.tasks import LanguageModel, MaskedLanguageModel, TextClassifier, TranslationModel
     from llm.tokenizers import build_tokenizer
 
 # Huge pages of 2 MB for weights and activations: fewer TLB misses, up to 10 % less time on a CPU under Linux.
@@ -36,6 +38,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "GPT",
+    "Adapters",
     "ClassifierConfig",
     "ClassifyDataModule",
     "EncoderConfig",
@@ -50,6 +53,9 @@ __all__ = [
     "TextClassifier",
     "TextDataModule",
     "TokenizerConfig",
+    "TransformerConfig",
+    "TranslationDataModule",
+    "TranslationModel",
     "build_tokenizer",
     "classify_texts",
     "continue_texts",
@@ -58,10 +64,12 @@ __all__ = [
     "generate_batch",
     "inspect",
     "load",
+    "load_translator",
     "stream_text",
 ]
 
 _MODULES = {
+    "Adapters": "pretrained",
     "ClassifierConfig": "config",
     "ClassifyDataModule": "data",
     "EncoderConfig": "config",
@@ -77,7 +85,11 @@ _MODULES = {
     "TextClassifier": "tasks",
     "TextDataModule": "data",
     "TokenizerConfig": "config",
+    "TransformerConfig": "config",
+    "TranslationDataModule": "data",
+    "TranslationModel": "tasks",
     "build_tokenizer": "tokenizers",
+    "load_translator": "generation.translating",
     "classify_texts": "evaluation.classifying",
     "continue_texts": "generation",
     "fill_masks": "generation",

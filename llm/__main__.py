@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import io
 import keyword
@@ -25,6 +26,7 @@ COMMANDS = {
     "fill": "fill in the masked words of a text",
     "neighbours": "find the words whose vectors are nearest to a word, or to an analogy",
     "generate": "continue a prompt with a trained model",
+    "merge": "make the adapters of a checkpoint (LoRA) part of its weights",
     "tokenize": "turn text of any size into token ids to train on",
     "tokenizer": "learn a byte-pair encoding, and show the tokens of a text",
     "translate": "translate sentences with a trained model",
@@ -45,6 +47,11 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     if words and words[0] in TRAINING_COMMANDS:
         print(f"error: {words[0]} is a command of training: use {train_command_line(*words)}", file=sys.stderr)
+        return 2
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"there is {', '.join(COMMANDS)}"
+        print(f"error: there is no command {words[0]!r}; {meant}", file=sys.stderr)
         return 2
     parser = argparse.ArgumentParser("python -m llm", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -65,6 +65,7 @@ def test_there_is_something_to_check():
     """The patterns above find what they are meant to find."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert len(list(links(REPOSITORY / "README.md"))) > 20
-    assert "configs/char.yaml" in PATH.findall(readme)
+    assert "configs/modern.yaml" in PATH.findall(readme)
     assert "llm/model/gpt.py" in PATH.findall(readme)
-    assert "bench.faults" in MODULE.findall(readme)
+    assert "llm" in MODULE.findall(readme)
+    assert "bench.faults" in MODULE.findall((REPOSITORY / "docs" / "be-sure.md").read_text(encoding="utf-8"))

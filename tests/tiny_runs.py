@@ -88,7 +88,9 @@ def fit(
     )
     torch.manual_seed(1 if ckpt is None else 2)
     config = GPTConfig(datamodule.vocab_size, 8, n_layer=1, n_head=2, n_embd=8, dropout=0.3)
-    module = LanguageModel(config, OptimConfig(**{"warmup_steps": 3, **options.pop("optim", {})}))
+    module = LanguageModel(
+        config, OptimConfig(**{"warmup_steps": 3, **options.pop("optim", {})}), **options.pop("module", {})
+    )
     trainer = L.Trainer(
         accelerator="cpu",
         logger=curve or Curve(),

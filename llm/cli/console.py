@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from pathlib import Path
 
 from jsonargparse import DefaultHelpFormatter
 from tqdm import tqdm
@@ -39,12 +40,22 @@ class _AboveTheBar(logging.Handler):
         tqdm.write(f"{prefix}{record.getMessage()}", file=sys.stderr)
 
 
+_ANY = "utilities.rank_zero"
+
+
+def _is_of_a_callback(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's is a warning, or a callback's, such as `verbose` of ModelCheckpoint."""
+    return record.levelno >= logging.WARNING or Path(record.pathname).parent.name == "callbacks"
+
+
 def be_quiet() -> None:
     """Leave out what a user can do nothing about."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    reports = logging.getLogger("lightning.pytorch.profilers.profiler")  # whoever sets trainer.profiler wants them
-    for logger in (log, reports):
+    # Whoever sets a profiler or a callback wants its reports; callbacks write theirs under two names.
+    reports = [logging.getLogger(f"lightning.pytorch.{name}") for name in ("profilers.profiler", "callbacks", _ANY)]
+    reports[-1].addFilter(_is_of_a_callback)
+    for logger in (log, *reports):
         if not logger.handlers:
             logger.addHandler(_AboveTheBar())
             logger.setLevel(logging.WARNING if rank() else logging.INFO)  # several processes say things once

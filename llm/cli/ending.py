@@ -14,6 +14,7 @@ from llm.preflight.sizes import in_time
 from llm.runs.checkpointing import best_and_last
 from llm.runs.stopping import command_to_resume
 from llm.runtime.shell import command_line, train_command_line
+from llm.training.progress import values_of
 
 log = logging.getLogger("llm")
 
@@ -57,6 +58,8 @@ def say_how_to_use(
         last = "" if (saved := best_and_last(trainer)) is None else saved.last_model_path
         on = command_to_resume(trainer, last, "--trainer.max_time", "DD:HH:MM:SS") if last else "raise it"
         log.info("stopped at step %d: %s; resume with: %s", trainer.global_step, _spent(timer), on)
+    if trainer.progress_bar_callback is None and (values := values_of(trainer)):
+        log.info("trained:     step %d, %s", trainer.global_step, values)
     checkpoint = best_and_last(trainer)
     if checkpoint is None:
         return

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from llm.cli.console import KeepsLines, be_quiet, fail
 from llm.cli.help import description
 from llm.cli.parsing import explain, link_refusal
+from llm.cli.refusals import reason_about
 from llm.cli.save_config import SaveConfig
 from llm.cli.settings import setting_names
 from llm.cli.task import choose_task
@@ -42,6 +43,8 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     """
     words = config_first(sys.argv[1:] if args is None else args)
     be_quiet()
+    if words and words[0].startswith("--task"):
+        return fail(f"give a command first: {train_command()} fit {' '.join(words)}", 2)
     parsers: list[LightningArgumentParser] = []
     task = DEFAULT_TASK
 
@@ -113,7 +116,7 @@ def _explain(message: str, known: set[str], task: str) -> str:
     for target, source in TASKS[task].sources.items():
         if f'Linked "{target}"' in message:
             return link_refusal(source, target, known)
-    return explain(message, known)
+    return reason_about(message) or explain(message, known)
 
 
 def _is_about_a_setting(error: Exception) -> bool:

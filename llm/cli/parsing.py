@@ -4,23 +4,66 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import inspect
 import pydoc
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
 from llm.runtime.trust import refusal
+from llm.tasks import TASKS
+
+_ALSO_CALLED = {
+    "batch_size": {"bs", "batch", "micro_batch_size", "per_device_train_batch_size"},
+    "context_length": {"block_size", "seq_len", "seq_length", "sequence_length", "max_length", "n_ctx", "n_positions"},
+    "gradient_clip_val": {"grad_clip", "clip_grad", "max_grad_norm"},
+    "accumulate_grad_batches": {"gradient_accumulation_steps", "grad_accum"},
+    "learning_rate": {"lr", "rate", "max_lr"},
+    "max_epochs": {"epochs", "n_epochs", "num_epochs", "num_train_epochs"},
+    "max_steps": {"steps", "max_iters", "iterations", "n_steps"},
+    "n_embd": {"d_model", "hidden_size", "dim", "emb_dim", "embedding_size", "n_embed", "width"},
+    "n_head": {"heads", "num_heads", "n_heads", "num_attention_heads"},
+    "n_layer": {"layers", "num_layers", "n_layers", "num_hidden_layers", "depth"},
+    "validation_fraction": {"validation_share", "val_fraction", "val_split", "val_size", "validation_split"},
+    "corpus": {"text", "file", "dataset", "train_file", "data"},
+}
+"""What other programs, and earlier versions, call a setting."""
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """`; did you mean ...?` with the known name that is nearest as a whole, or in what follows its last dot."""
+    """`; did you mean ...?` with the known name of the same meaning, or the nearest, whole or behind its last dot."""
+    group, _, last = name.rpartition(".")
     endings = {key.rpartition(".")[2]: key for key in sorted(known)}
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    near = near or [endings[end] for end in difflib.get_close_matches(name.rpartition(".")[2], endings, n=1)]
+    meant = [word for word, others in _ALSO_CALLED.items() if last in others]
+    of_meaning = [key for word in meant for key in sorted(known) if key.rpartition(".")[2] == word]
+    of_meaning.sort(key=lambda key: not key.startswith(f"{group}."))
+    near = of_meaning[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    near = near or [endings[end] for end in difflib.get_close_matches(last, endings, n=1)]
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def other_task(name: str, known: Collection[str]) -> str:
+    """`, but a setting of ...` with the tasks that have a setting of this dotted name; empty where none has.
+
+    Only the first two parts are looked at: these are arguments of a task's module, data module and callbacks.
+    """
+    parts = name.split(".")
+    if any(f"{key}.".startswith(f"{'.'.join(parts[:2])}.") for key in known):
+        return ""
+    tasks = [word for word, task in TASKS.items() if len(parts) > 1 and tuple(parts[:2]) in _arguments_of(word)]
+    if not tasks:
+        return ""
+    return f": it is a setting of the task {' or '.join(tasks)}, which --task chooses"
+
+
+@functools.cache
+def _arguments_of(word: str) -> frozenset[tuple[str, str]]:
+    task = TASKS[word]
+    made = {"model": task.module_class(), "data": task.datamodule_class(), **task.callback_classes()}
+    return frozenset((group, name) for group, kind in made.items() for name in inspect.signature(kind).parameters)
 
 
 def explain(message: str, known: Collection[str]) -> str:
@@ -31,6 +74,8 @@ def explain(message: str, known: Collection[str]) -> str:
         known: the dotted names of all settings.
     """
     if wrong := re.search(r"unrecognized arguments: --([\w.]+)|Subcommand .* option '([\w.]+)'", message):
+        if other := other_task(wrong[1] or wrong[2], known):
+            return f"{message}{other}"
         near = suggestion(wrong[1] or wrong[2], known)
         return f"{message}{near.replace('mean ', 'mean --') or '; see --help'}"
     key = re.search(r'Parser key "([\w.]+)"', message)
@@ -130,18 +175,26 @@ def check_settings(
     Raises:
         ConfigError: a name is unknown or can't be set, or a group holds something other than settings by name.
     """
+    if problems := list(_problems_of(path, settings, known, sources, prefix)):
+        raise ConfigError(*problems)
+
+
+def _problems_of(
+    path: str, settings: dict[Any, Any], known: Collection[str], sources: Mapping[str, str], prefix: str
+) -> Iterator[str]:
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if source := sources.get(name):
-            raise ConfigError(f"{path!r} sets {link_refusal(source, name, known)}")
+            yield f"{path!r} sets {link_refusal(source, name, known)}"
+            continue
         is_group = any(other.startswith(f"{name}.") for other in known)
         if not is_group and name not in known:
-            raise ConfigError(f"{path!r} sets {name}, which is not a setting{suggestion(name, known)}")
+            yield f"{path!r} sets {name}, which is not a setting{other_task(name, known) or suggestion(name, known)}"
+            continue
         if not is_group or (isinstance(value, str) and Path(value).is_file()):
             continue
         if not isinstance(value, dict):
             held = "nothing" if value is None else repr(value)
-            raise ConfigError(
-                f"{path!r}: {name} must hold settings by name, such as {_example(name, known)[2:]}; it holds {held}"
-            )
-        check_settings(path, value, known, sources, f"{name}.")
+            yield f"{path!r}: {name} must hold settings by name, such as {_example(name, known)[2:]}; it holds {held}"
+            continue
+        yield from _problems_of(path, value, known, sources, f"{name}.")

@@ -6,14 +6,17 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from llm.cli.words import CONFIG, read_settings, take
 from llm.config import OptimConfig
 from llm.errors import ConfigError
+from llm.model.trained import Trained
 from llm.runs.loggers import has_folder
 
 log = logging.getLogger("llm")
@@ -52,6 +55,18 @@ def is_given(name: str, given: set[str]) -> bool:
     return any(f"{other}.".startswith(f"{name}.") or f"{name}.".startswith(f"{other}.") for other in given)
 
 
+def plain_values(settings: Any) -> Any:
+    """Settings in which the members of enumerations are their values, which YAML can hold; changed in place."""
+    if isinstance(settings, Enum):
+        return settings.value
+    if isinstance(settings, list):
+        return [plain_values(value) for value in settings]
+    if isinstance(settings, Namespace):
+        for name, value in vars(settings).items():
+            setattr(settings, name, plain_values(value))
+    return settings
+
+
 def adopt_root(trainer: Any, given: set[str], by_flags: set[str]) -> None:
     """Keep runs below `default_root_dir`, where the user set that and did not set where the logger keeps them.
 
@@ -81,6 +96,22 @@ def adopt_length(trainer: Any, given: set[str]) -> None:
         return
     trainer.max_steps = -1
     log.info("length:      trainer.max_epochs %s, in place of the default of %s steps", epochs, steps)
+
+
+def adopt_interval(trainer: Any, given: set[str]) -> None:
+    """Let what the user gave of validation's interval beat what they did not give, as Lightning documents it.
+
+    A fraction is one of an epoch, so epochs are counted; where these are counted, the default is once an epoch.
+
+    Args:
+        trainer: the settings of the Trainer; changed in place.
+        given: the names that the user set.
+    """
+    interval, epochs = (is_given(f"trainer.{n}", given) for n in ("val_check_interval", "check_val_every_n_epoch"))
+    if interval and not epochs and isinstance(trainer.val_check_interval, float):
+        trainer.check_val_every_n_epoch = 1
+    if epochs and not interval and trainer.check_val_every_n_epoch is not None:
+        trainer.val_check_interval = 1.0
 
 
 def adopt_architecture(
@@ -142,17 +173,26 @@ def adopt_tokenizer(config: Any, given: set[str], state: dict[str, Any] | None, 
     Raises:
         ConfigError: the user set another tokenizer.
     """
-    if state is None or name not in config.data:
+    if name not in config.data:
+        return
+    if state is None:
+        taken = config.data[name].checkpoint or config.data[name].kind or "gpt2"
+        log.warning(
+            "the weights state no tokenizer: %s is taken, and if they were trained with another, the loss means "
+            "nothing; give theirs with --data.%s.checkpoint (a checkpoint, tokenizer.json, vocab.txt, meta.pkl)",
+            taken,
+            name,
+        )
         return
     tokenizer, theirs, group = config.data[name], state.get("encoding", state["kind"]), f"data.{name}"
     _refuse_other(f"{group}.kind", theirs, tokenizer.kind, given)
     if "pattern" in state:  # else the tokenizer is of a kind that has none
         _refuse_other(f"{group}.pattern", state["pattern"], tokenizer.pattern, given)
-    specials, ours = state.get("specials"), tokenizer.specials
-    _refuse_other(f"{group}.specials", specials and list(specials), ours and list(ours), given)
+    specials, ours = (None if names is None else list(names) for names in (state.get("specials"), tokenizer.specials))
+    _refuse_other(f"{group}.specials", specials, ours, given)
     if is_given(f"{group}.checkpoint", given):  # loading the weights will say if it is another
         return
-    if state["kind"] == "bpe":  # the name says it all
+    if state["kind"] == "bpe" and "roles" not in state:  # the name says it all
         tokenizer.kind = theirs
     else:
         tokenizer.checkpoint = config.ckpt_path or config.model.pretrained
@@ -209,6 +249,20 @@ def adopt_optim(config: Any, given: set[str], optim: OptimConfig | None) -> None
             config.model.optim[name] = value
 
 
+def adopt_trained(config: Any, given: set[str], trained: Trained) -> None:
+    """Take from a checkpoint what of it is trained, and its adapters, except for what the user set.
+
+    If that differs, the checkpoint is refused when it is loaded.
+    """
+    if trained.is_all:
+        return
+    if not is_given("model.train", given):
+        config.model.train = list(trained.words)
+    for name, value in dataclasses.asdict(trained.lora).items():
+        if "lora" in config.model and not is_given(f"model.lora.{name}", given):
+            config.model.lora[name] = value
+
+
 def settings_of_run(folder: Path) -> dict[str, Any]:
     """What the configuration in a run's folder says; nothing where there is none that can be read."""
     try:
@@ -217,7 +271,15 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
         return {}
 
 
-_OF_A_TEXT = ("corpus", "validation_corpus", "validation_fraction", "test_corpus", "fields", "skip_longer")
+_OF_A_TEXT = (
+    "corpus",
+    "validation_corpus",
+    "validation_fraction",
+    "test_corpus",
+    "special_tokens",
+    "fields",
+    "skip_longer",
+)
 _OF_LABELS = ("test_fraction", "split_seed", "balance", "text_column", "label_column")
 
 

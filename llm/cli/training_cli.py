@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from llm.cli.ending import say_how_to_use
 from llm.cli.parsing import check_settings
+from llm.cli.refusals import refuse_of_lightning
 from llm.cli.settings import (
     adopt_architecture,
+    adopt_interval,
     adopt_kind,
     adopt_length,
     adopt_optim,
@@ -27,32 +30,59 @@ from llm.cli.settings import (
     adopt_template,
     adopt_text,
     adopt_tokenizer,
+    adopt_trained,
     given_by_flags,
     given_settings,
     is_given,
     name_run,
+    plain_values,
     setting_names,
     settings_of_run,
 )
 from llm.cli.task import refuse_other_task, refuse_without_predictions
 from llm.cli.trainer import HELP, HELP_OF_FIT
+from llm.cli.tuning import (
+    ON_ONE_DEVICE,
+    adopt_batch_size,
+    refuse_batch_size_finder,
+    settings_found_before,
+    take_finders,
+    tune,
+)
 from llm.cli.words import settings_of_files
 from llm.data import TextDataModule
 from llm.errors import CheckpointError, ConfigError
 from llm.inspection import Inspection, TextSamples
 from llm.model.networks import is_known
-from llm.preflight import Plan, PreflightDone, RecordPreflight, Start, can_be_planned, preflight, preflight_of_samples
+from llm.preflight import (
+    Plan,
+    PreflightDone,
+    RecordPreflight,
+    Start,
+    can_be_planned,
+    possible_plan,
+    preflight,
+    preflight_of_samples,
+)
 from llm.pretrained import read_pretrained
-from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint
+from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint, trained_of
 from llm.runs.beginning import begin_where_it_was_said
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
 from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
 from llm.runs.ending import EndPoint
-from llm.runs.processes import EndTogether, adopt_launcher, refuse_more_processes_than_cores, without_looks
+from llm.runs.processes import (
+    EndTogether,
+    adopt_launcher,
+    refuse_more_processes_than_cores,
+    refuse_nodes_that_nobody_starts,
+    without_looks,
+)
+from llm.runs.recording import end_records
 from llm.runs.run_folder import CHECKPOINTS, OneCurve, locked, refuse_to_overwrite, run_folder_of
 from llm.runs.stopping import StopSafely
 from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16
+from llm.runtime.randomness import preserve_rng_state
 from llm.runtime.trust import refuse_functions
 from llm.tasks import TASKS
 from llm.tasks.answers import Answers
@@ -119,6 +149,8 @@ class TrainingCLI(LightningCLI):
         config = self.config[subcommand]
         if subcommand == "predict":
             refuse_without_predictions(self.word)
+        refuse_of_lightning(config.trainer)
+        config.trainer.callbacks = plain_values(config.trainer.callbacks)
         refuse_functions(config, self.allowed_classes)
         words = args[args.index(subcommand) + 1 :]
         given = given_settings(self._parser(subcommand), words)
@@ -130,18 +162,25 @@ class TrainingCLI(LightningCLI):
             _refuse_what_is_for_fit(by_flags)
         adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
         refuse_more_processes_than_cores(config.trainer)
+        refuse_nodes_that_nobody_starts(config.trainer)
         adopt_root(config.trainer, given, by_flags)
         if subcommand == "fit" and config.name is not None:
             name_run(config.trainer, config.name)
         if subcommand == "fit":
             adopt_length(config.trainer, given)
+            adopt_interval(config.trainer, given)
         config.ckpt_path = choose_checkpoint(config, subcommand)
+        self.finders: dict[str, Any] = {}
+        if subcommand == "fit":
+            self.finders = take_finders(config)
+        else:
+            refuse_batch_size_finder(config, subcommand)
         if subcommand != "fit" and not is_given("trainer.logger", by_flags):
             config.trainer.logger = False
         if subcommand != "fit":
             self.save_config_callback = None  # there is no folder of this run
         if config.ckpt_path is not None:
-            self._adopt_checkpoint(config, subcommand, given)
+            self._adopt_checkpoint(config, subcommand, given - settings_found_before(self.finders))
         elif config.model.get("pretrained") is not None:
             n_head = f"{self.task.network_group}.n_head"
             told = {"n_head": config[n_head]} if is_given(n_head, given) else {}
@@ -171,11 +210,13 @@ class TrainingCLI(LightningCLI):
         trained = config_of(checkpoint, config.ckpt_path) if is_ours else None
         architecture = entry.get("network") if trained is None else trained.to_dict()
         group = self.task.network_group
-        if is_ours and module.architectures:
-            group = adopt_kind(config, given, module.architectures, str(entry.get("architecture")))
+        if kinds := getattr(module, "architectures", {}):
+            group = adopt_kind(config, given, kinds, str(entry.get("architecture")))
         if isinstance(architecture, dict):
             adopt_architecture(config, given, group, architecture, self.task.sources)
         adopt_tokenizer(config, given, entry["tokenizer"])
+        if "train" in config.model:
+            adopt_trained(config, given, trained_of(checkpoint))
         adopt_template(config, given, entry.get("template"))
         if (source_tokenizer := entry.get(SOURCE_TOKENIZER)) is not None:
             adopt_source_tokenizer(config, given, source_tokenizer, entry["tokenizer"])
@@ -189,6 +230,10 @@ class TrainingCLI(LightningCLI):
             if "optim" in config.model:
                 adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
             data = checkpoint.get(self.task.datamodule_class().__qualname__)
+            if self.finders:
+                adopt_batch_size(config, self.finders, data)
+                log.info("resuming with what %s found before", " and ".join(self.finders))
+                self.finders = {}
             folder = folder_to_go_on_in(config)
             self.start = Start(step, trained, data if isinstance(data, dict) else {}, folder)
 
@@ -202,9 +247,12 @@ class TrainingCLI(LightningCLI):
             return
         config = self.config.fit
         if not is_first:
+            if self.finders:
+                raise ConfigError(ON_ONE_DEVICE)
             if config.preflight:
                 raise PreflightDone(0)
             return
+        self._tune(config)
         if not can_be_planned(self.task):
             if config.preflight:
                 preflight_of_samples(config.clone().as_dict(), self.task, self.word)
@@ -218,6 +266,22 @@ class TrainingCLI(LightningCLI):
         datamodule: Any = weakref.ref(plan.datamodule)
         self.parser.add_instantiator(lambda *_, **__: datamodule(), self.datamodule_class, subclasses=False)
 
+    def _tune(self, config: Any) -> None:
+        """Search for what the finders are to find, once it is certain that the run can be."""
+        if not self.finders or config.trainer.fast_dev_run:
+            return
+
+        def make(settings: Any) -> tuple[L.LightningModule, L.LightningDataModule]:
+            whole = self.config.clone()
+            whole.fit = settings
+            made = self.parser.instantiate(whole).fit
+            return made.model, made.data
+
+        known = can_be_planned(self.task)
+        plan = possible_plan(config.clone().as_dict(), self.start) if known else None
+        with preserve_rng_state(torch.device("cpu")):
+            tune(self.finders, config, make, plan)
+
     def _say_what_is_measured(self) -> None:
         """Which model, on which text."""
         config = self.config[self.subcommand]
@@ -226,8 +290,13 @@ class TrainingCLI(LightningCLI):
         if "corpus" in config.data:
             data = config.data
             text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
-            part = "the last " if issubclass(self.task.datamodule_class(), TextDataModule) else ""
-            log.info("text:        %s", text or f"{data.corpus}, {part}{data.validation_fraction:.0%} of it")
+            log.info("text:        %s", text or f"{data.corpus}, {self._held_out_part(data)}")
+
+    def _held_out_part(self, data: Any) -> str:
+        """Which part of the training corpus is measured on."""
+        fraction = data.get("test_fraction") if self.subcommand == "test" else None
+        part = "the last " if issubclass(self.task.datamodule_class(), TextDataModule) else ""
+        return f"{part}{fraction or data.validation_fraction:.0%} of it"
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""
@@ -264,7 +333,12 @@ class TrainingCLI(LightningCLI):
                 folders, config = self._folders(), self.config["fit"]
                 refuse_to_overwrite(folders, config.ckpt_path, config.fresh)
                 stack.enter_context(locked(folders))
-            super()._run_subcommand(subcommand)
+            status = 1
+            try:
+                super()._run_subcommand(subcommand)
+                status = 0
+            finally:
+                end_records(self.trainer, status)
 
     def _folders(self) -> list[Path]:
         """Where the run writes to: the loggers' folders and that of the checkpoints."""

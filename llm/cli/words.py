@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import yaml
 
 from llm.errors import ConfigError
+from llm.runtime.shipped import DEFAULT_CONFIG
 
 CONFIG = ("-c", "--config")
 TASK = "--task"
+CONFIGS = DEFAULT_CONFIG.parent
 _MOST_VALUES = 100_000
 
 
@@ -57,9 +60,20 @@ def settings_of_files(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         if "://" in path:
             raise ConfigError(f"{path!r} is a URL: download the file yourself, read it, and give its path")
         found.pop(path, None)
-        if Path(path).is_file():  # else the parser will say so
-            found[path] = read_settings(path)
+        if not Path(path).is_file():
+            raise ConfigError(f"there is no file {path!r}{_near_file(path)}")
+        found[path] = read_settings(path)
     return found
+
+
+def _near_file(path: str) -> str:
+    """`; did you mean ...?` with a YAML file here or of those that come with the code."""
+    shipped = {str(file.relative_to(CONFIGS.parent)): file.stem for file in CONFIGS.rglob("*.yaml")}
+    here = {str(file): file.stem for file in (*Path().glob("*.yaml"), *Path().glob("configs/**/*.yaml"))}
+    every = shipped | here
+    near = difflib.get_close_matches(path, every, n=1)
+    near = near or [file for file, stem in sorted(every.items()) if stem == Path(path).stem][:1]
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def read_settings(path: str) -> dict[str, Any]:

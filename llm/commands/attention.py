@@ -39,10 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     loaded = load(arguments.ckpt, find_device(arguments.device))
     if isinstance(loaded.model, EncoderDecoder):
         translator = Translator(loaded.model, loaded.tokenizer, read_source_tokenizer(arguments.ckpt))
-        source = translator.encode(arguments.text)
-        target = translator.translate([arguments.text])[0].hypothesis.ids[: loaded.model.config.context_length - 1]
-        parts = loaded.model, source, target, translator.tokenizer, translator.source_tokenizer
-        align(*parts, f"Alignment of {Path(arguments.ckpt).name}").page(out)
+        align(translator, arguments.text, title=f"Alignment of {Path(arguments.ckpt).name}").page(out)
         print(f"open {out} in a browser ({size_text(out.stat().st_size)}; it needs no network)")
         return
     report = inspect(loaded, arguments.text, tokens=arguments.tokens)

@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
         model.to(getattr(torch, arguments.precision))
     chat = Chat(model, tokenizer, template, sampling, arguments.system)
     if arguments.prompt is not None:
-        text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-        if not text.strip():
+        text = (sys.stdin.read() if arguments.prompt == "-" else arguments.prompt).strip()
+        if not text:
             raise ConfigError("the prompt is empty; give a message to answer")
         _answer(chat, text)
     else:

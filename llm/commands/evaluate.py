@@ -19,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data.cache_dir", dest="cache_dir", default="data/cache", help="folder for token ids (%(default)s)"
     )
+    parser.add_argument(
+        "--data.special_tokens",
+        dest="special_tokens",
+        choices=("as_tokens", "as_text"),
+        default="as_tokens",
+        help="what a special token in a text is: itself, or ordinary text (%(default)s)",
+    )
     parser.add_argument("--stride", type=int, help="tokens from one window to the next (half the context)")
     parser.add_argument(
         "--batch_size", type=int, default=8, help="windows in a batch; no effect on results (%(default)s)"
@@ -50,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.stride,
         arguments.batch_size,
         show_progress=sys.stderr.isatty(),
+        special_tokens=arguments.special_tokens,
     )
     if arguments.json:
         print(json.dumps(found.to_dict()))

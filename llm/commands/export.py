@@ -11,12 +11,13 @@ _WORD2VEC = {"word2vec": False, "word2vec-binary": True}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
-    parser.add_argument("--out", required=True, help="the folder (hf) or file (the others) to write")
+    parser.add_argument("--out", required=True, help="the folder (hf, peft) or file (the others) to write")
     parser.add_argument(
         "--format",
-        choices=("hf", "safetensors", *_WORD2VEC),
+        choices=("hf", "safetensors", "peft", *_WORD2VEC),
         default="hf",
-        help="hf: a folder that transformers opens; safetensors: one file to share, which import reads; word2vec and "
+        help="hf: a folder that transformers opens; safetensors: one file to share, which import reads; in both, "
+        "adapters (LoRA) are merged; peft: a folder of the adapters alone, which peft opens; word2vec and "
         "word2vec-binary: the vectors of words, which gensim opens (%(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
         LLMError: the checkpoint can't be read, the format has no place for it, or the target is there already.
     """
     from llm.commands.targets import refuse_source
-    from llm.pretrained import export, read_pretrained
+    from llm.pretrained import export, export_adapters, read_pretrained
 
     refuse_source(arguments.ckpt, arguments.out)
     if arguments.format in _WORD2VEC:
@@ -39,7 +40,10 @@ def run(arguments: argparse.Namespace) -> None:
         write_word2vec(read_vectors(arguments.ckpt), arguments.out, binary, arguments.overwrite)
         print(f"written to {arguments.out}")
         return
-    found = read_pretrained(arguments.ckpt)
-    for note in export(found, arguments.out, arguments.format, arguments.overwrite):
+    if arguments.format == "peft":
+        notes = export_adapters(arguments.ckpt, arguments.out, arguments.overwrite)
+    else:
+        notes = export(read_pretrained(arguments.ckpt), arguments.out, arguments.format, arguments.overwrite)
+    for note in notes:
         print(f"note: {note}")
     print(f"written to {arguments.out}")

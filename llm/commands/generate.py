@@ -112,9 +112,9 @@ def _read_prompts(arguments: argparse.Namespace, tokenizer: Tokenizer) -> list[P
         return prompts
     prompts = []
     for number, text in enumerate(arguments.prompt, start=1):
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode_prompt(text) or tokenizer.start_ids
         if not ids:
-            raise TokenizerError("the prompt is empty; give at least one word")
+            raise TokenizerError("the prompt is empty, and the vocabulary has no token to begin from: give a word")
         prompts.append(Prompt(number, text, torch.tensor(ids)))
     return prompts
 

@@ -11,10 +11,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         required=True,
-        help="a Hugging Face GPT-2 folder or file, nanoGPT's or minGPT's checkpoint, a state dict of the book "
-        "LLMs-from-scratch, or gpt2, gpt2-medium, gpt2-large, gpt2-xl",
+        help="a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), nanoGPT's or minGPT's checkpoint, a "
+        "state dict of the book LLMs-from-scratch, a name on the Hugging Face hub, such as gpt2 or owner/name; or a "
+        "folder of adapters (LoRA) that peft wrote",
+    )
+    parser.add_argument(
+        "--base", help="what adapters were trained on, if --from is a folder of peft (as that names it)"
     )
     parser.add_argument("--out", required=True, help="the checkpoint to write, such as gpt2.ckpt")
+    parser.add_argument(
+        "--tokenizer",
+        help="the tokenizer of the weights, where it is not beside them: meta.pkl, vocab.txt, chars.txt, "
+        "tokenizer.json, a folder with one, a checkpoint, or gpt2",
+    )
     parser.add_argument("--context_length", type=int, help="keep this many of the first positions only (all)")
     parser.add_argument("--vocab_multiple", type=int, help="pad the vocabulary to a multiple, for speed (as it is)")
     parser.add_argument("--n_head", type=int, help="number of attention heads, for files that don't state it")
@@ -34,12 +43,19 @@ def run(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from llm.commands.targets import refuse_source
-    from llm.pretrained import adapt, read_pretrained, refuse_existing
+    from llm.commands.tokenizer import named_tokenizer
+    from llm.pretrained import adapt, import_adapters, is_peft, read_pretrained, refuse_existing
     from llm.pretrained.checkpoint import checkpoint_of, write_checkpoint
 
     refuse_source(arguments.source, arguments.out)
     refuse_existing(Path(arguments.out), arguments.overwrite)
-    found = read_pretrained(arguments.source, {"n_head": arguments.n_head, "activation": arguments.activation})
+    if is_peft(arguments.source):
+        write_checkpoint(import_adapters(arguments.source, arguments.base), arguments.out)
+        print(f"written to {arguments.out}")
+        return
+    told = {"n_head": arguments.n_head, "activation": arguments.activation}
+    tokenizer = None if arguments.tokenizer is None else named_tokenizer(arguments.tokenizer)
+    found = read_pretrained(arguments.source, told, tokenizer=tokenizer)
     wanted = {"context_length": arguments.context_length, "vocab_multiple": arguments.vocab_multiple}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     found = adapt(found, dataclasses.replace(found.config, **wanted))

@@ -20,10 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         default="gpt2",
-        help="gpt2, word, char, bpe, an encoding of tiktoken's, a checkpoint, or what `tokenizer train` wrote "
-        "(%(default)s)",
+        help="gpt2, word, char, bpe, an encoding of tiktoken's, a checkpoint, what `tokenizer train` wrote, or a "
+        "tokenizer.json or its folder (%(default)s)",
     )
     parser.add_argument("--vocab_size", type=int, help="for bpe: how many tokens it learns")
+    parser.add_argument(
+        "--special_tokens",
+        choices=("as_tokens", "as_text"),
+        default="as_tokens",
+        help="what a special token in a text is, such as <|endoftext|>: itself, or ordinary text (%(default)s)",
+    )
     parser.add_argument("--field", default="text", help="field or column of a record that holds the text (%(default)s)")
     parser.add_argument(
         "--shard_tokens", type=int, default=SHARD_TOKENS, help="token ids per file, approximately (%(default)s)"
@@ -51,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.errors import ConfigError, DataError
     from llm.runtime.files import size_text
     from llm.runtime.shell import train_command_line
+    from llm.tokenizers import LEARNED
 
     for name in ("output", "tokenizer"):
         if not getattr(arguments, name).strip():
@@ -61,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"{name} must be at least 1, got {value}")
     started = time.perf_counter()
     paths = resolve_corpus(arguments.input)
-    if Path(arguments.tokenizer).is_file():
+    if arguments.tokenizer not in LEARNED and Path(arguments.tokenizer).exists():
         tokenizer = named_tokenizer(arguments.tokenizer)
     else:
         config = TokenizerConfig(arguments.tokenizer, arguments.vocab_size)
@@ -73,6 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         cache_dir=arguments.cache_dir,
         shard_tokens=arguments.shard_tokens,
         threads=arguments.threads,
+        special_tokens=arguments.special_tokens,
     )
     try:
         store = tokenize(plan, Path(arguments.output))

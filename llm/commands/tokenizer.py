@@ -32,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = show.add_mutually_exclusive_group(required=True)
     text.add_argument("--text", help="the text")
     text.add_argument("--file", help="a UTF-8 file with the text")
-    show.add_argument("--tokenizer", default="gpt2", help="a tokenizer's .json, a checkpoint, or gpt2 (%(default)s)")
+    show.add_argument(
+        "--tokenizer",
+        default="gpt2",
+        help="a tokenizer's .json, vocabulary or folder, a checkpoint, or gpt2 (%(default)s)",
+    )
     show.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="colours (%(default)s)")
 
 
@@ -93,12 +97,9 @@ def named_tokenizer(name: str) -> Tokenizer:
     """
     from llm.config import TokenizerConfig
     from llm.tokenizers import build_tokenizer
-    from llm.tokenizers.files import read_tokenizer_file
 
-    path = Path(name)
-    if path.suffix == ".json":
-        return read_tokenizer_file(path)
-    if path.exists():
+    path = Path(name).expanduser()
+    if path.suffix or path.exists():
         from llm.pretrained import read_tokenizer  # loads torch
 
         return read_tokenizer(path)

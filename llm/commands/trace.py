@@ -149,7 +149,7 @@ def _what_to_trace(arguments: argparse.Namespace) -> tuple[GPT, Tokenizer, list[
         raise ConfigError(f"seed must be from 0 to 2**63 - 1, got {arguments.seed}")
     if arguments.ckpt is not None:
         model, tokenizer = load_of_task(arguments.ckpt, LANGUAGE, GPT)
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode_prompt(text)
     else:
         tokenizer = build_tokenizer(TokenizerConfig(kind="word", specials=()), [text])
         ids = tokenizer.encode(text)

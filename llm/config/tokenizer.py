@@ -27,7 +27,8 @@ class TokenizerConfig:
             among them, unknown words and characters become that token; without, they are an error (the strict
             tokenizer). Default: `<|endoftext|>` and `<|unk|>` for words, else `<|endoftext|>`.
         checkpoint: take the tokenizer of this checkpoint, or of other weights that have one, or the one that
-            `python -m llm tokenizer train` wrote; the options above are then not used.
+            `python -m llm tokenizer train` wrote, or of a `tokenizer.json`, `vocab.txt` or nanoGPT's `meta.pkl`; the
+            options above are then not used.
     """
 
     kind: str | None = None

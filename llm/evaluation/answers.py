@@ -104,5 +104,7 @@ def measure(answers: Sequence[Answer], overlap: bool = False) -> dict[str, float
         rouge = rouge_score(given, wanted, rouge_keys="rougeL", tokenizer=str.split, normalizer=str.lower)
         found["rouge_l"] = float(rouge["rougeL_fmeasure"])
         found["bleu"] = float(bleu_score(given, [[text] for text in wanted]))
-        found["chrf"] = float(chrf_score(given, [[text] for text in wanted]))
+        chrf = chrf_score(given, [[text] for text in wanted])
+        assert isinstance(chrf, torch.Tensor)  # and not one for each sentence
+        found["chrf"] = float(chrf)
     return found

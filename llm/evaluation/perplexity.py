@@ -17,9 +17,11 @@ from llm.data.reading.sources import read_chunks
 from llm.data.tokens.counting import text_size
 from llm.data.tokens.mapped import TokenArray
 from llm.data.tokens.opening import find_token_ids, open_corpus
+from llm.data.tokens.store import TokenStore
+from llm.data.tokens.tokenize import SpecialTokens
 from llm.errors import ConfigError, DataError
 from llm.model import GPT
-from llm.tokenizers import Tokenizer
+from llm.tokenizers import IdTokenizer, Tokenizer
 from llm.training.loss import token_losses
 
 
@@ -158,6 +160,7 @@ def evaluate_text(
     stride: int | None = None,
     batch_size: int = 8,
     show_progress: bool = False,
+    special_tokens: SpecialTokens = "as_tokens",
 ) -> Evaluation:
     """Measure a model on a corpus; documents are joined by the end-of-text token where the tokenizer has one.
 
@@ -172,11 +175,15 @@ def evaluate_text(
         stride: see `losses`.
         batch_size: see `losses`.
         show_progress: draw a bar.
+        special_tokens: what those in a text are, as in training.
 
     Raises:
         LLMError: the text, an option or the kind of attention can't be used.
     """
-    store = open_corpus(corpus, tokenizer, cache_dir)
+    path = find_token_ids(corpus)
+    if isinstance(tokenizer, IdTokenizer) and path is not None and path.is_dir():
+        tokenizer = TokenStore.open(path).make_tokenizer()  # the ids are the model's, if anything is
+    store = open_corpus(corpus, tokenizer, cache_dir, special_tokens)
     n_tokens, nats = 0, 0.0
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for targets, lost in losses(model, store.tokens(), stride, batch_size, show_progress):
@@ -186,7 +193,7 @@ def evaluate_text(
     if tokenizer.lossless:
         return Evaluation(n_tokens, nats, *text_size(counts, tokenizer))
     share, n_characters = n_tokens / store.n_tokens, 0
-    if find_token_ids(corpus) is None:
+    if path is None:
         chunks = read_chunks(resolve_corpus(corpus), tokenizer.cuts)
         n_characters = sum(len(text) for chunk in chunks for text in chunk.texts)
     return Evaluation(n_tokens, nats, store.n_bytes * share, n_characters * share)

@@ -42,7 +42,7 @@ def continue_texts(
 
     Args:
         model: any GPT; only with causal attention can its text make sense.
-        tokenizer: the model's; its end of text ends a continuation.
+        tokenizer: the model's; its end of text, or another of its `end_ids`, ends a continuation.
         prompts: texts, or (T,) token ids each.
         sampling: how to choose, how many tokens, how many samples of each prompt, and when to stop.
         batch_size: prompts in a batch.
@@ -81,7 +81,7 @@ def stream_text(model: GPT, tokenizer: Tokenizer, prompt: Tensor | str, sampling
 
 
 def _ids(tokenizer: Tokenizer, prompt: Tensor | str) -> Tensor:
-    return torch.tensor(tokenizer.encode(prompt), dtype=torch.long) if isinstance(prompt, str) else prompt
+    return torch.tensor(tokenizer.encode_prompt(prompt), dtype=torch.long) if isinstance(prompt, str) else prompt
 
 
 def _steps(
@@ -92,7 +92,8 @@ def _steps(
     def is_ended(row: int, token_id: int) -> bool:
         return texts[row].add(token_id)
 
-    return generate_rows(model, prompts, sampling, tokenizer.end_of_text_id, is_ended)
+    sampling = replace(sampling, stop_ids=(*sampling.stop_ids, *tokenizer.end_ids))
+    return generate_rows(model, prompts, sampling, is_ended=is_ended)
 
 
 class GrowingText:

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from llm.errors import ConfigError
+from llm.generation.translating import Translator
 from llm.inspection.figures import map_grid
 from llm.inspection.page import STEPS, Page, fill_in, page_file
 from llm.inspection.probe import capture
 from llm.inspection.ticks import tick_labels
-from llm.model import EncoderDecoder
-from llm.tokenizers import Tokenizer
+from llm.model import AttentionHook
 
 _LONGEST_LABEL = 32
 _AXES = ("target: what is written", "source: what is looked at")
@@ -86,32 +86,35 @@ class Alignment:
         return page
 
 
-def align(
-    model: EncoderDecoder,
-    source: Sequence[int],
-    target: Sequence[int],
-    tokenizer: Tokenizer,
-    source_tokenizer: Tokenizer,
-    title: str = "Alignment",
-) -> Alignment:
+def align(translator: Translator, source: str, target: str | None = None, title: str = "Alignment") -> Alignment:
     """Run a network on one pair, and keep its attention to the source.
 
     Args:
-        model: any network that translates.
-        source: token ids with the end token, as the encoder was trained on them.
-        target: token ids without it.
-        tokenizer: the target's.
-        source_tokenizer: the source's.
+        translator: any network that translates, and its tokenizers.
+        source: the text to translate.
+        target: its translation, which the network is shown. Default: what it makes of the source itself, greedily.
         title: what it is of.
 
     Raises:
-        ConfigError: the network has no attention to the source, or one of them is longer than the context.
+        ConfigError: the network has no attention to the source, or one of the texts is longer than the context.
+        TokenizerError: a text can't be encoded, or the source is empty.
     """
+<<<<<<< HEAD
     if not model.attends_to_source:
+=======
+    model, tokenizer, source_tokenizer = translator
+    hooks = [hook for hook in model.stages() if isinstance(hook, AttentionHook) and hook.kind == "cross"]
+    if not hooks:
+>>>>>>> main
         raise ConfigError("this network has no attention to the source, so there is no alignment to show")
-    end_id = tokenizer.end_of_text_id
+    read, end_id = translator.encode(source), tokenizer.end_of_text_id
     assert end_id is not None
+    if target is None:  # what has no end may fill the context, and its last token is never read
+        written = translator.translate([source])[0].hypothesis.ids[: model.config.context_length - 1]
+    else:
+        written = tokenizer.encode(target)
     device = next(model.parameters()).device
+<<<<<<< HEAD
     ids = torch.tensor([[end_id, *target]], device=device)
     found = capture(model, ids, source=torch.tensor([list(source)], device=device))
     labels = tick_labels(source_tokenizer, source, _LONGEST_LABEL)
@@ -119,6 +122,17 @@ def align(
     layers = [weights[0].cpu() for weights in found.maps("cross")]
     names = [hook.name.removesuffix(" / cross") for hook in found.attentions if hook.kind == "cross"]
     return Alignment(labels, written, layers, names, title)
+=======
+    ids = torch.tensor([[end_id, *written]], device=device)  # (T) -> (1, T)
+    found = capture(model, ids, source=torch.tensor([read], device=device))
+    return Alignment(
+        tick_labels(source_tokenizer, read, _LONGEST_LABEL),
+        tick_labels(tokenizer, [*written, end_id], _LONGEST_LABEL),
+        [weights[0].cpu() for weights in found.maps("cross")],
+        [hook.name.removesuffix(" / cross") for hook in hooks],
+        title,
+    )
+>>>>>>> main
 
 
 def _encode(weights: Tensor) -> str:

@@ -103,7 +103,7 @@ class Inspection(L.Callback):
         if not trainer.is_global_zero:
             return
         self._failed = set()
-        module, writer = _ours(pl_module), TensorBoard(experiments_of(trainer), 0)
+        module, writer = _ours(pl_module), TensorBoard.of(trainer, 0)
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
         self._try(
             "shapes",
@@ -150,7 +150,7 @@ class Inspection(L.Callback):
         module = _ours(pl_module)
         if (flow := self._flow) is not None:
             self._flow = None
-            writer = TensorBoard(experiments_of(trainer), trainer.global_step)
+            writer = TensorBoard.of(trainer, trainer.global_step)
             self._try("gradients", module, lambda: writer.gradients(flow.after_step()))
         if self.every.is_due(trainer):
             self._look(trainer, module)
@@ -188,7 +188,7 @@ class Inspection(L.Callback):
             flows = GradientFlow(module.network, keep_weights=False).before
             if any(flow.non_finite for flow in flows):
                 log.warning(f"gradients of step {trainer.global_step}:\n{flow_table(flows)}")
-                TensorBoard(experiments_of(trainer), trainer.global_step + 1).gradients(flows)
+                TensorBoard.of(trainer, trainer.global_step + 1).gradients(flows)
 
         if isinstance(exception, TrainingError):
             self._try("gradients", module, say)
@@ -212,7 +212,7 @@ class Inspection(L.Callback):
         if not reports:
             return
         report, step = reports[0], trainer.global_step
-        writer = TensorBoard(experiments_of(trainer), step)
+        writer = TensorBoard.of(trainer, step)
         works: list[tuple[Feature, Callable[[], None]]] = []
         if due:
             works += [
@@ -251,7 +251,7 @@ class Inspection(L.Callback):
         elif module.tokenizer is None:
             raise ConfigError("this run has no tokenizer to read the text with")
         else:
-            ids = module.tokenizer.encode(self.text or "")
+            ids = module.tokenizer.encode_prompt(self.text or "")
         self._ids, self._notes = choose_window(ids, module.network, self.tokens)
         for note in self._notes:
             log.warning(f"inspection: {note}")

@@ -15,12 +15,12 @@ from llm.config import ClassifierConfig
 from llm.errors import ConfigError
 from llm.inspection.attribution import attribution_figure, leave_one_out
 from llm.inspection.figures import Scale, head_grid, montage
-from llm.inspection.heads import HeadScores, head_scores, heads_table
+from llm.inspection.heads import SCORES, HeadScores, head_scores, heads_table
 from llm.inspection.lens import LensLayer, logit_lens
 from llm.inspection.page import Page, attention_page
 from llm.inspection.probe import Capture, capture, longest_window
 from llm.inspection.rollout import attention_rollout
-from llm.inspection.shapes import shape_rows, text_table
+from llm.inspection.shapes import ShapeRow, html_table, shape_rows, text_table
 from llm.inspection.ticks import tick_labels
 from llm.model import Classifier, Network
 from llm.tokenizers import Tokenizer
@@ -31,10 +31,41 @@ if TYPE_CHECKING:
 
 
 class HeadTable(list[HeadScores]):
-    """The scores of all heads; printed, a table."""
+    """The scores of all heads; printed, a table, and in a notebook a table with colours."""
 
     def __repr__(self) -> str:
         return heads_table(self)
+
+    def _repr_html_(self) -> str:
+        header = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("head", *SCORES))
+        rows = (
+            f"<tr><td>{row.layer}.{row.head}</td>{''.join(_score_cell(getattr(row, name)) for name in SCORES)}</tr>"
+            for row in self
+        )
+        return f"<table><tr>{header}</tr>{''.join(rows)}</table>"
+
+
+def _score_cell(score: float | None) -> str:
+    """A cell as dark as its score is high."""
+    if score is None:
+        return "<td>-</td>"
+    colour = "white" if score > 0.6 else "inherit"
+    return f'<td style="background: rgba(38, 84, 124, {max(0.0, score):.2f}); color: {colour}">{score:.3f}</td>'
+
+
+class ShapeTable(str):
+    """The shape of every stage: text, and in a notebook a table."""
+
+    rows: Sequence[ShapeRow]
+
+    def __new__(cls, rows: Sequence[ShapeRow]) -> ShapeTable:
+        """The table of some rows."""
+        table = super().__new__(cls, text_table(rows))
+        table.rows = rows
+        return table
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows)
 
 
 class Report(Mapping[str, Tensor]):
@@ -125,9 +156,9 @@ class Report(Mapping[str, Tensor]):
         """Attention rollout, (T, T)."""
         return attention_rollout(self.maps, self.model.config.residual)
 
-    def table(self) -> str:
+    def table(self) -> ShapeTable:
         """The shape of every stage."""
-        return text_table(shape_rows(self.capture))
+        return ShapeTable(shape_rows(self.capture))
 
     def figure(self, layer: int = 0, scale: Scale = "sqrt", hide_first: bool = False) -> Image.Image:
         """The attention maps of one layer as a picture."""
@@ -177,7 +208,7 @@ def inspect(
             raise ConfigError(
                 "a network alone can't read text: give tokenizer=..., or token ids, or inspect what llm.load gives"
             )
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode_prompt(text)
     else:
         ids = [int(i) for i in text]
     chosen, notes = choose_window(ids, gpt, tokens)

@@ -15,7 +15,8 @@ from llm.config import SamplingConfig
 from llm.errors import LLMError
 from llm.generation import stream_text
 from llm.inspection.tags import SAMPLES
-from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
+from llm.inspection.writers import TensorBoard
+from llm.runs.run_folder import goes_on_in_its_folder
 from llm.tasks.language import LanguageModel
 from llm.training.schedule import Every
 from llm.training.throughput import side_work
@@ -73,7 +74,7 @@ class TextSamples(L.Callback):
         encoded = {}
         for prompt in prompts:
             try:
-                ids = tokenizer.encode(prompt)
+                ids = tokenizer.encode_prompt(prompt)
             except LLMError as error:
                 log.warning(f"no sample for the prompt {prompt!r}: {error}")
                 continue
@@ -84,15 +85,15 @@ class TextSamples(L.Callback):
         return encoded
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        experiments = experiments_of(trainer)
-        if not experiments or not self._encoded or not trainer.is_global_zero:
+        writer = TensorBoard.of(trainer, trainer.global_step)
+        if not (writer.experiments or writer.records) or not self._encoded or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LanguageModel)
         with side_work(trainer):
             texts = [_continue(pl_module, prompt, ids) for prompt, ids in self._encoded.items()]
             text = "\n\n".join(_code_block(text) for text in texts if text is not None)
-            for experiment in experiments if text else ():
-                experiment.add_text(SAMPLES, f"{_settings(pl_module.sampling)}\n\n{text}", trainer.global_step)
+            if text:
+                writer.text(SAMPLES, f"{_settings(pl_module.sampling)}\n\n{text}")
 
 
 def _continue(module: LanguageModel, prompt: str, ids: torch.Tensor) -> str | None:

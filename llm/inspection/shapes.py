@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import re
 from collections.abc import Iterable
@@ -117,6 +118,14 @@ def markdown_table(rows: Iterable[ShapeRow]) -> str:
     cells = (row.cells() for row in _fold(list(rows)))
     lines = [_HEADERS, ("---", "---", "---", "---", "---:", "---:"), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def html_table(rows: Iterable[ShapeRow]) -> str:
+    """The same table in HTML, for notebooks."""
+    lines = [f"<tr>{''.join(f'<th>{name}</th>' for name in _HEADERS)}</tr>"]
+    for row in _fold(list(rows)):
+        lines.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row.cells())}</tr>")
+    return f"<table>{''.join(lines)}</table>"
 
 
 def _fold(rows: list[ShapeRow]) -> list[ShapeRow]:

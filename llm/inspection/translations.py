@@ -12,7 +12,7 @@ import lightning as L
 from llm.errors import ConfigError
 from llm.generation.translating import Translator
 from llm.inspection import tags
-from llm.inspection.alignment import align
+from llm.inspection.alignment import Alignment, align
 from llm.inspection.figures import to_png
 from llm.inspection.ticks import markdown
 from llm.inspection.writers import TensorBoard, write_shapes
@@ -96,21 +96,14 @@ class TranslationInspection(L.Callback):
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
-    def _alignment(self, trainer: L.Trainer, module: TranslationModel) -> Any:
+    def _alignment(self, trainer: L.Trainer, module: TranslationModel) -> Alignment:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        translator, source, target = _translator(module), self.source, self.target
+        source, target = self.source, self.target
         if source is None:
             pairs = datamodule.sentences("validation", 100) or datamodule.sentences("train", 100)
             source, target = sorted(pairs, key=lambda pair: len(pair.source))[len(pairs) // 2]
-        ids = translator.encode(source)
-        if target is None:
-            target_ids = translator.translate([source])[0].hypothesis.ids
-        else:
-            target_ids = translator.tokenizer.encode(target)
         title = f"Alignment after {trainer.global_step:,} steps"
-        # What the network wrote without an end may fill its context, which holds the begin token, too.
-        longest = translator.model.config.context_length - 1
-        return align(*_parts(translator, ids, target_ids[:longest]), title)
+        return align(_translator(module), source, target, title)
 
     def _write_maps(self, trainer: L.Trainer, module: TranslationModel, writer: TensorBoard) -> None:
         alignment = self._alignment(trainer, module)
@@ -138,10 +131,6 @@ class TranslationInspection(L.Callback):
                 self._failed.add(what)
             finally:
                 module.train(was_training)
-
-
-def _parts(translator: Translator, ids: list[int], target_ids: list[int]) -> tuple[Any, ...]:
-    return translator.model, ids, target_ids, translator.tokenizer, translator.source_tokenizer
 
 
 def _translator(module: TranslationModel) -> Translator:

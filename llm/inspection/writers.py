@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -33,6 +34,8 @@ from llm.inspection.shapes import legend, markdown_table, text_table, trace_shap
 from llm.inspection.ticks import markdown
 from llm.model import Network
 from llm.model.trained import count_trained
+from llm.runs.recording import Record, records_of
+from llm.runs.run_folder import experiments_of
 from llm.runtime.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -51,19 +54,32 @@ class TensorBoard:
     Args:
         experiments: SummaryWriters.
         step: the optimizer step.
+        records: other loggers, which take texts and pictures too.
     """
 
-    def __init__(self, experiments: Iterable[Any], step: int) -> None:
+    def __init__(self, experiments: Iterable[Any], step: int, records: Sequence[Record] = ()) -> None:
         self.experiments = list(experiments)
         self.step = step
+        self.records = records
+
+    @classmethod
+    def of(cls, trainer: L.Trainer, step: int) -> TensorBoard:
+        """What writes a step of a run, for all of its loggers."""
+        return cls(experiments_of(trainer), step, records_of(trainer))
 
     def text(self, tag: str, text: str) -> None:
         """Markdown; TensorBoard strips HTML."""
         for experiment in self.experiments:
             experiment.add_text(tag, text, self.step)
+        for record in self.records:
+            record.text(tag, text, self.step)
 
     def image(self, tag: str, image: Image.Image) -> None:
         """A picture, with its own palette: `add_image` would make it three times as large, ten times as slowly."""
+        for record in self.records:
+            record.image(tag, image, self.step)
+        if not self.experiments:
+            return
         width, height = image.size
         png = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=to_png(image))
         summary = Summary(value=[Summary.Value(tag=tag, image=png)])

@@ -95,6 +95,8 @@ def merge_lora(network: nn.Module) -> None:
 @torch.no_grad()
 def merged(weights: dict[str, Tensor], config: LoRAConfig) -> dict[str, Tensor]:
     """The weights of a network with adapters, by name, as those of one without."""
+    if not config.rank:
+        return weights
     plain = {name: tensor for name, tensor in weights.items() if not is_lora(name)}
     for name in [name for name in weights if name.endswith(f".{A}")]:
         layer = name.removesuffix(A)

@@ -26,6 +26,12 @@ class Rotary(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        self.config = config
+        self.compute_tables()
+
+    def compute_tables(self) -> None:
+        """Sine and cosine of every angle; to be called again if they were made on the meta device."""
+        config = self.config
         speeds, length = scaled_speeds(config.rope_theta, config.head_dim, config.rope_scaling)
         angles = torch.outer(torch.arange(config.context_length), speeds)  # (context) x (D / 2) -> (context, D / 2)
         cos, sin = angles.cos() * length, angles.sin() * length

@@ -7,12 +7,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.config import TokenizerConfig
 from llm.data import InstructDataModule
 from llm.errors import ConfigError, LLMError
 from llm.inspection.tags import PREFLIGHT
+from llm.inspection.writers import TensorBoard
 from llm.preflight.checks import HINTING, REFUSING
 from llm.preflight.making import can_be_planned, make_plan
 from llm.preflight.plan import Plan, Start
@@ -32,6 +32,7 @@ __all__ = [
     "Start",
     "can_be_planned",
     "make_plan",
+    "possible_plan",
     "preflight",
     "preflight_of_samples",
     "table",
@@ -83,6 +84,22 @@ def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool 
     if alone:
         log.info("no problems found; without --preflight, the run would begin now")
         raise PreflightDone(0)
+    return plan
+
+
+def possible_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
+    """The plan of a run that can be; nothing is printed.
+
+    Args:
+        settings: of `fit`, as nested dicts.
+        start: what it begins with besides.
+
+    Raises:
+        Problems: the run can't be.
+    """
+    plan = make_plan(settings, start)
+    if problems := [problem for check in REFUSING for problem in check(plan)]:
+        raise Problems(*dict.fromkeys(problems))
     return plan
 
 
@@ -144,7 +161,7 @@ def _validations(plan: Plan, batches: int) -> float:
 
 
 class RecordPreflight(L.Callback):
-    """Leaves the table of a preflight with the run, in TensorBoard.
+    """Leaves the table of a preflight with the run, in its loggers.
 
     Args:
         plan: what was found.
@@ -156,6 +173,5 @@ class RecordPreflight(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write it."""
         del pl_module
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.add_text(PREFLIGHT, self.text, trainer.global_step)
+        if trainer.is_global_zero:
+            TensorBoard.of(trainer, trainer.global_step).text(PREFLIGHT, self.text)

@@ -86,7 +86,10 @@ def folder_that_can_not_be_written(plan: Plan) -> Iterator[str]:
     """A run folder that can't be written to."""
     if plan.folder is not None and not plan.folder_is_writable:
         folder = str(existing(plan.folder))
-        yield f"the run folder can't be made: {folder!r} is not writable; set another trainer.logger save_dir"
+        yield (
+            f"the run folder can't be made: {folder!r} is not writable; choose another with "
+            "--trainer.default_root_dir FOLDER"
+        )
 
 
 def validation_that_never_comes(plan: Plan) -> Iterator[str]:
@@ -200,8 +203,10 @@ def validation(plan: Plan) -> Iterator[str]:
     if plan.corpus is None or not plan.steps:
         return
     every = plan.validates_every
-    if every is None:
+    if not plan.validates:
         yield "there is no validation, so no best.ckpt; set data.validation_fraction or data.validation_corpus"
+    elif every is None or plan.start.step:  # by time; or it depends on what was validated before
+        return
     elif (epochs := plan.setting("trainer.check_val_every_n_epoch")) is None:
         if every > (batches := plan.batches_until(plan.steps)):
             yield (
@@ -221,8 +226,7 @@ def accumulation(plan: Plan) -> Iterator[str]:
     most = accumulation if isinstance(accumulation, int) else max(accumulation.values())
     if plan.corpus is not None and most > plan.corpus.batches:
         yield (
-            f"a step accumulates {most} batches and an epoch has {plan.corpus.batches} batches: "
-            "a step ends with the epoch"
+            f"a step accumulates {most} batches and an epoch has only {plan.corpus.batches}: a step ends with the epoch"
         )
 
 

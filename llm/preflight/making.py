@@ -30,7 +30,7 @@ from llm.tasks.base import TaskModule
 from llm.tasks.table import DEFAULT_TASK
 from llm.training.schedule import batches_of_epoch, steps_of_run
 
-_NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", "max_time", "barebones"}
+_NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", "barebones"}
 """Arguments of the Trainer that are not tried out: they are no plain values, or leave something behind."""
 
 
@@ -113,7 +113,7 @@ def _network_config(plan: Plan, task: Task) -> Any:
         if group == task.network_group:
             if hasattr(plan.datamodule, attribute):
                 told[name] = getattr(plan.datamodule, attribute)
-            elif attribute in plan.settings["data"]:
+            elif plan.settings["data"].get(attribute) is not None:
                 told[name] = plan.settings["data"][attribute]
     kind: Any = task.module_class()
     return kind.network_config(**{**plan.setting(task.network_group), **told})

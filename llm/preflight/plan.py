@@ -175,10 +175,21 @@ class Plan:
         return weights + self.memory.optimizer
 
     @property
+    def validates(self) -> bool:
+        """Whether there is anything to validate on."""
+        has_data = self.corpus is not None and bool(self.corpus.validation or self.overfits)
+        return has_data and self.limit("val") != 0
+
+    @property
+    def validates_by_time(self) -> bool:
+        """Whether the interval between validations is one of time."""
+        return not isinstance(self.setting("trainer.val_check_interval"), int | float | None)
+
+    @property
     def validates_every(self) -> int | None:
-        """Training batches between validations; None where there are none."""
+        """Training batches between validations; None where there are none, or none that are counted."""
         interval = self.setting("trainer.val_check_interval")
-        if self.corpus is None or not (self.corpus.validation or self.overfits) or self.limit("val") == 0:
+        if not self.validates or self.validates_by_time or self.corpus is None:
             return None
         if isinstance(interval, float):
             return max(1, int(self.corpus.batches * interval))

@@ -22,15 +22,16 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         tokenizer = plan.datamodule.tokenizer
         name = tokenizer.to_dict().get("encoding", tokenizer.kind)
         files = f"{corpus.files[0]}" if len(corpus.files) == 1 else f"{len(corpus.files):,} files"
-        size = f"{files}, {in_bytes(corpus.bytes)}" if corpus.files else f"{data['corpus']}, generated"
-        yield "corpus", f"{size}; tokenizer {name}, {tokenizer.vocab_size:,} tokens"
+        source = f"{files}, {in_bytes(corpus.bytes)}" if corpus.files else f"{data['corpus']}, generated"
+        yield "corpus", f"{source}; tokenizer {name}, {tokenizer.vocab_size:,} tokens"
         yield "tokens", f"{corpus.train:,} to train on, {corpus.validation:,} to validate on"
         rows = plan.datamodule.rows_name
         if isinstance(plan.datamodule, TextDataModule):
             each = f"of {data['context_length']:,} tokens, one every {plan.datamodule.stride:,}"
         else:
             each = f"of up to {corpus.longest:,} tokens"
-        epoch = f"an epoch is {corpus.batches:,} batches of {data['batch_size']:,}{_shared(plan)}"
+        batches = f"{corpus.batches:,} batch{'' if corpus.batches == 1 else 'es'} of {data['batch_size']:,}"
+        epoch = f"an epoch is {batches}{_shared(plan)}"
         yield rows, f"{corpus.windows:,} {each}; {epoch}"
         yield from corpus.lines
         yield "steps", _steps(plan)
@@ -91,4 +92,6 @@ def _steps(plan: Plan) -> str:
         of = f" of {first[1]} batches" + "".join(f", {batches} from epoch {epoch} on" for epoch, batches in later)
         if every is not None:
             validation = f"validation every {every:,} batches"
+    if plan.validates and plan.validates_by_time:
+        validation = f"validation every {plan.setting('trainer.val_check_interval')} (days:hours:minutes:seconds)"
     return f"{plan.steps:,}{of}{begin}: {plan.tokens:,} tokens{epochs}; {validation}"

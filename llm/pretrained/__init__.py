@@ -1,11 +1,13 @@
 """Other people's weights in, ours out.
 
 `read_pretrained` recognizes what a file or folder holds and reads it; `adapt` fits it to a run; `export` writes it for
-other programs; `load` makes a model of it.
+other programs; `load` makes a model of it; `Adapters`
+puts one of several adapters on it.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 
 from llm.errors import CheckpointError
 from llm.model import Network, build_network
+from llm.model.rotary import Rotary
 from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
 from llm.pretrained.checkpoint import (
@@ -22,20 +25,26 @@ from llm.pretrained.checkpoint import (
     read_checkpoint,
     tokenizer_of,
 )
-from llm.pretrained.exporting import FORMATS, export, refuse_existing
-from llm.pretrained.formats import read_pretrained
-from llm.tokenizers import Tokenizer
-from llm.tokenizers.files import read_tokenizer_file
+from llm.pretrained.exporting import FORMATS, export, export_adapters, refuse_existing
+from llm.pretrained.formats import import_adapters, read_pretrained
+from llm.pretrained.peft import is_peft
+from llm.pretrained.switching import Adapters
+from llm.pretrained.vocabulary_files import VOCABULARIES, read_vocabulary_file
+from llm.tokenizers import IdTokenizer, Tokenizer
 
 __all__ = [
     "FORMATS",
+    "Adapters",
     "Loaded",
     "Pretrained",
     "adapt",
     "begin_with",
     "build",
     "export",
+    "export_adapters",
     "grow_vocabulary",
+    "import_adapters",
+    "is_peft",
     "load",
     "load_of_task",
     "read_pretrained",
@@ -52,11 +61,14 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Loaded[Netwo
         source: what `read_pretrained` reads: a `.ckpt` of any task, a Hugging Face folder, `gpt2`, and others.
         device: where the weights go.
 
+    Returns:
+        Both; where the file says nothing of a tokenizer, texts are token ids written as numbers.
+
     Raises:
-        CheckpointError: it can't be read, or has no tokenizer.
+        CheckpointError: it can't be read.
     """
     pretrained = read_pretrained(source, any_task=True)
-    return Loaded(build(pretrained).to(device).eval(), _tokenizer(pretrained, source))
+    return Loaded(build(pretrained).to(device).eval(), _tokenizer(pretrained))
 
 
 def load_of_task(
@@ -71,7 +83,7 @@ def load_of_task(
         device: where the weights go.
 
     Raises:
-        CheckpointError: it can't be read, has no tokenizer, or is of another task.
+        CheckpointError: it can't be read, or is of another task.
     """
     pretrained = read_pretrained(source, any_task=True)
     network = build(pretrained)
@@ -80,7 +92,7 @@ def load_of_task(
         raise CheckpointError(
             f"{str(source)!r} is of the task {pretrained.task!r}, and this command is for those of the task {task!r}"
         )
-    return Loaded(network.to(device).eval(), _tokenizer(pretrained, source))
+    return Loaded(network.to(device).eval(), _tokenizer(pretrained))
 
 
 def begin_with(
@@ -92,7 +104,7 @@ def begin_with(
         network: what a run begins with; changed in place.
         source: what `read_pretrained` reads.
         tasks: those whose checkpoints are taken.
-        grows_vocabulary: whether the network may have more tokens, whose embeddings then begin as the mean of the others.
+        grows_vocabulary: whether the network may have more tokens, whose embeddings then begin as the others' mean.
 
     Raises:
         CheckpointError: it can't be read, or is of another task.
@@ -106,17 +118,20 @@ def begin_with(
 
 
 def read_tokenizer(source: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint or of any other file that can be read; or that `write_tokenizer_file` wrote.
+    """The tokenizer of a checkpoint or of any other weights; or one that is alone in a file or folder.
 
     Raises:
         CheckpointError: it can't be read, or has no tokenizer.
-        TokenizerError: it is a `.json` file that describes none.
+        TokenizerError: it is a vocabulary or a `tokenizer.json` that can't be used.
     """
-    if Path(source).suffix == ".json":
-        return read_tokenizer_file(Path(source))
+    if (alone := read_vocabulary_file(Path(source).expanduser())) is not None:
+        return alone
     if Path(source).suffix == ".ckpt":  # of any task, whose network may be none that this package can build
         return tokenizer_of(read_checkpoint(source), source)
-    return _tokenizer(read_pretrained(source, any_task=True), source)
+    pretrained = read_pretrained(source, any_task=True)
+    if pretrained.tokenizer is None:
+        raise CheckpointError(f"{str(source)!r} has no tokenizer; what has one: {VOCABULARIES}")
+    return pretrained.tokenizer
 
 
 def read_source_tokenizer(source: str | Path) -> Tokenizer:
@@ -129,13 +144,27 @@ def read_source_tokenizer(source: str | Path) -> Tokenizer:
 
 
 def build(pretrained: Pretrained) -> Network:
-    """A network with these weights."""
-    model = build_network(pretrained.config)
-    model.load_state_dict(pretrained.weights)
+    """A network of these weights: the very tensors and no copies of them, where their type can stay.
+
+    bfloat16 stays, if all are; whatever else becomes float32.
+    """
+    with torch.device("meta"):  # no memory, and no random numbers, for what is replaced
+        model = build_network(pretrained.config)
+    names = defaultdict(list)  # of one parameter
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    is_short = all(tensor.dtype == torch.bfloat16 for tensor in pretrained.weights.values())
+    dtype = torch.bfloat16 if is_short else torch.float32
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in pretrained.weights.items()}
+    model.load_state_dict(weights, assign=True)
+    for first, *others in names.values():  # what was shared is so again
+        for owner, _, attribute in (other.rpartition(".") for other in others):
+            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+    for module in model.modules():
+        if isinstance(module, Rotary):
+            module.compute_tables()
     return model
 
 
-def _tokenizer(pretrained: Pretrained, source: str | Path) -> Tokenizer:
-    if pretrained.tokenizer is None:
-        raise CheckpointError(f"{str(source)!r} has no tokenizer, so it can't read or write text")
-    return pretrained.tokenizer
+def _tokenizer(pretrained: Pretrained) -> Tokenizer:
+    return IdTokenizer(pretrained.config.vocab_size) if pretrained.tokenizer is None else pretrained.tokenizer

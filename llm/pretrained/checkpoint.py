@@ -96,10 +96,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     tokenizer = checkpoint[ENTRY].setdefault("tokenizer", None)
     if tokenizer is not None and not (isinstance(tokenizer, dict) and isinstance(tokenizer.get("kind"), str)):
         raise CheckpointError(f"{shown} is damaged: its tokenizer is not a dict with a kind")
-    if BASE in checkpoint[ENTRY]:
-        from llm.pretrained.adapters import add_base  # which reads other people's weights too
-
-        add_base(checkpoint, path)
     if wrong := [name for name, tensor in checkpoint["state_dict"].items() if not isinstance(tensor, Tensor)]:
         raise CheckpointError(f"{shown} is damaged: {wrong[0]!r} is not a tensor")
     return checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -17,19 +18,23 @@ from safetensors.torch import save_file
 
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, ConfigError, TokenizerError
-from llm.pretrained import huggingface
+from llm.pretrained import card, huggingface, peft
 from llm.pretrained.base import Pretrained
-from llm.pretrained.checkpoint import ENTRY, describe
+from llm.pretrained.checkpoint import BASE, ENTRY, config_of, describe, read_checkpoint, trained_of, weights_of
 from llm.pretrained.families import family_of
+from llm.pretrained.hub import NAMES
 from llm.pretrained.layout import HEAD, Tensors
-from llm.pretrained.vocabulary import write_tokenizer
+from llm.pretrained.roles import stated_ids
+from llm.pretrained.tokenizer_files import write_tokenizer
 from llm.runtime.files import move_into_place, temporary_for
+from llm.tokenizers import Tokenizer
 
 FORMATS = ("hf", "safetensors")
 
 _OF_A_MODEL = re.compile(
-    r"config\.json|generation_config\.json|(model|pytorch_model).*\.(safetensors|bin|json)|"
-    r"vocab\.json|merges\.txt|tokenizer.*\.json|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja"
+    r"config\.json|adapter_config\.json|adapter_model\.(safetensors|bin)|generation_config\.json|"
+    r"(model|pytorch_model).*\.(safetensors|bin|json)|vocab\.json|merges\.txt|tokenizer.*\.json|"
+    r"special_tokens_map\.json|added_tokens\.json|chat_template\.jinja"
 )
 """The files of a model's folder, which an export replaces or removes."""
 
@@ -57,25 +62,54 @@ def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrit
     is_folder = format == "hf"
     if is_folder:
         family_of(pretrained.config)  # or say what stands in the way
-    refuse_existing(target, overwrite, is_folder)
+    refuse_existing(target, overwrite, "config.json" if is_folder else None)
     write = _write_hugging_face if is_folder else _write_safetensors
-    try:
-        with _in_one_move(target) as temporary:
-            return write(pretrained, temporary)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"can't write {str(target)!r}: {reason}") from error
+    with _in_one_move(target) as temporary:
+        return write(pretrained, temporary)
 
 
-def refuse_existing(target: Path, overwrite: bool, is_folder: bool = False) -> None:
+def export_adapters(source: str | Path, out: str | Path, overwrite: bool = False) -> list[str]:
+    """Write the adapters of a checkpoint as a folder that `peft` opens; its base is not needed.
+
+    Args:
+        source: a checkpoint with adapters.
+        out: the folder.
+        overwrite: replace the adapters that are there; other files stay.
+
+    Returns:
+        What a user should know, a sentence each.
+
+    Raises:
+        ConfigError: there are none, more than they is trained, or `transformers` has no such architecture.
+        CheckpointError: the source can't be read, or the target is there already, or can't be written.
+    """
+    checkpoint, target, notes = read_checkpoint(source), Path(out), []
+    trained, base = trained_of(checkpoint), checkpoint[ENTRY].get(BASE, {}).get("source")
+    if base is not None and not (base in NAMES or (Path(base) / "config.json").is_file()):
+        base = None
+    settings, tensors = peft.to_peft(config_of(checkpoint, source), trained, weights_of(checkpoint), base)
+    if base is None:
+        notes.append("it does not name its base: for peft, export that with --format hf")
+    if trained.lora.base_precision == "bfloat16":
+        notes.append("it was trained on a base in bfloat16: on one in float32, logits differ by the rounding")
+    refuse_existing(target, overwrite, peft.CONFIG)
+    with _in_one_move(target) as temporary:
+        temporary.mkdir()
+        _write_json(temporary / peft.CONFIG, settings)
+        _save(tensors, temporary / peft.WEIGHTS, {"format": "pt"})
+    return notes
+
+
+def refuse_existing(target: Path, overwrite: bool, of_a_folder: str | None = None) -> None:
     """Refuse to replace what is at the target, unless `overwrite` is on.
 
     Raises:
         CheckpointError: there is something, and `overwrite` is off; or it is a file where a folder should be, or the
-            other way round.
+            other way round; or a folder without the file `of_a_folder`, which only what may be replaced has.
     """
     if not target.exists():
         return
+    is_folder = of_a_folder is not None
     if target.is_dir() != is_folder:
         kind, wanted = ("folder", "file") if target.is_dir() else ("file", "folder")
         raise CheckpointError(f"{str(target)!r} is a {kind}, and a {wanted} is to be written: choose another name")
@@ -83,13 +117,20 @@ def refuse_existing(target: Path, overwrite: bool, is_folder: bool = False) -> N
         return
     if not overwrite:
         raise CheckpointError(f"{str(target)!r} is there already: choose another name, or replace it with --overwrite")
-    if is_folder and not (target / "config.json").is_file():
-        raise CheckpointError(f"{str(target)!r} holds no model that could be replaced, but other files: choose another")
+    if of_a_folder is not None and not (target / of_a_folder).is_file():
+        what = "adapters" if of_a_folder == peft.CONFIG else "model"
+        raise CheckpointError(
+            f"{str(target)!r} holds no {what} that could be replaced, but other files: choose another"
+        )
 
 
 @contextlib.contextmanager
 def _in_one_move(target: Path) -> Iterator[Path]:
-    """A path beside the target to write to, moved into its place at the end, or removed if something went wrong."""
+    """A path beside the target to write to, moved into its place at the end, or removed if something went wrong.
+
+    Raises:
+        CheckpointError: it can't be written.
+    """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(target)
@@ -106,15 +147,24 @@ def _in_one_move(target: Path) -> Iterator[Path]:
             old.rename(target)
             raise
         for file in old.iterdir():
-            if not _OF_A_MODEL.fullmatch(file.name):
+            if not _is_of_a_model(file):
                 file.rename(target / file.name)
         shutil.rmtree(old)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"can't write {str(target)!r}: {reason}") from error
     finally:
         shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
+def _is_of_a_model(file: Path) -> bool:
+    if file.name == card.NAME:
+        return card.MARK in file.read_text(encoding="utf-8", errors="replace")
+    return _OF_A_MODEL.fullmatch(file.name) is not None
+
+
 def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
-    config, tokenizer = pretrained.config, pretrained.tokenizer
+    config, tokenizer = pretrained.config, _with_template(pretrained)
     notes = []
     end = None if tokenizer is None else tokenizer.end_of_text_id
     settings, tensors, adds_biases = to_hugging_face(config, pretrained.weights, end)
@@ -124,23 +174,32 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
         padding = config.padded_vocab_size - config.vocab_size
         notes.append(f"the {padding} rows of padding were omitted: they belong to no token")
     folder.mkdir()
+    settings |= stated_ids(tokenizer)
     settings["dtype"] = str(pretrained.weights["embeddings.token.weight"].dtype).removeprefix("torch.")
     _write_json(folder / "config.json", settings)
-    ends: int | list[int] | None = end
-    if pretrained.template is not None:
-        (folder / "chat_template.jinja").write_text(pretrained.template["source"], encoding="utf-8")
-        answers_end = None if tokenizer is None else tokenizer.special_ids.get(pretrained.template.get("end", ""))
-        ends = sorted({token for token in (end, answers_end) if token is not None}) or None
-    _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": ends})
+    _write_json(folder / "generation_config.json", stated_ids(tokenizer))
     _save(tensors, folder / "model.safetensors", {"format": "pt"})
-    if tokenizer is None:
-        notes.append("there is no tokenizer, so no tokenizer files were written")
-        return notes
+    reason = "the weights came without a tokenizer" if tokenizer is None else None
     try:
-        write_tokenizer(tokenizer, folder, config.context_length)
+        if tokenizer is not None:
+            write_tokenizer(tokenizer, folder, config.context_length)
     except TokenizerError as error:
-        notes.append(f"no tokenizer files were written: {error}")
+        reason = str(error)
+    if reason is not None:
+        notes.append(f"no tokenizer files were written: {reason}")
+    n_parameters = sum(tensor.numel() for tensor in tensors.values())
+    (folder / card.NAME).write_text(card.model_card(config, n_parameters, reason), encoding="utf-8")
     return notes
+
+
+def _with_template(pretrained: Pretrained) -> Tokenizer | None:
+    """The tokenizer with the chat template that the model was trained with, whose end of an answer ends a text too."""
+    tokenizer, template = pretrained.tokenizer, pretrained.template
+    if tokenizer is None or template is None:
+        return tokenizer
+    ends = (*tokenizer.end_ids, tokenizer.special_ids.get(template.get("end", "")))
+    known = tuple(dict.fromkeys(token_id for token_id in ends if token_id is not None))
+    return tokenizer.with_roles(dataclasses.replace(tokenizer.roles, end_ids=known, chat_template=template["source"]))
 
 
 def to_hugging_face(

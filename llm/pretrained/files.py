@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llm.errors import CheckpointError
+from llm.pretrained.other_kinds import kind_of_file, kind_of_folder
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "ckpt.pt", "model.pt")
@@ -42,6 +43,8 @@ def read_content(path: Path) -> Content:
         raise CheckpointError(f"can't read {str(path)!r}: {error.strerror}") from error
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return _read_safetensors(path)
+    if (kind := kind_of_file(path)) is not None:
+        raise CheckpointError(f"{str(path)!r} is {kind}")
     return Content(_read_torch(path), {})
 
 
@@ -54,6 +57,8 @@ def find_weights(folder: Path) -> Path:
     for name in (*INDEXES, *WEIGHTS, "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
         if (folder / name).is_file():
             return folder / name
+    if (kind := kind_of_folder(folder)) is not None:
+        raise CheckpointError(f"{str(folder)!r} {kind}")
     found = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
     raise CheckpointError(
         f"the folder {str(folder)!r} holds no weights: expected {', '.join((*WEIGHTS, *INDEXES))}; found {found}"

@@ -12,14 +12,26 @@ from torch import Tensor
 
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
+from llm.model.trained import Trained
 from llm.pretrained import book, families, huggingface, nanogpt, openai
+from llm.pretrained.adapters import add_base, base_of
+from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import Pretrained, Told
-from llm.pretrained.checkpoint import ENTRY, NEXT_TOKEN_TASKS, config_of, plain_weights_of, read_checkpoint, task_of
+from llm.pretrained.checkpoint import (
+    ENTRY,
+    NEXT_TOKEN_TASKS,
+    checkpoint_of,
+    config_of,
+    plain_weights_of,
+    read_checkpoint,
+    task_of,
+)
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
-from llm.pretrained.hub import NAMES, fetch
+from llm.pretrained.hub import NAMES, fetch, repository_of
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
-from llm.pretrained.vocabulary import add_tokenizer
-from llm.tokenizers import tokenizer_from_dict
+from llm.pretrained.peft import CONFIG, from_peft, is_peft
+from llm.pretrained.vocabulary import add_nanogpt_tokenizer, add_tokenizer, replace_tokenizer
+from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 READABLE = (
     "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), "
@@ -28,7 +40,11 @@ READABLE = (
 
 
 def read_pretrained(
-    source: str | Path, told: Told | None = None, any_task: bool = False, tasks: Sequence[str] = NEXT_TOKEN_TASKS
+    source: str | Path,
+    told: Told | None = None,
+    any_task: bool = False,
+    tasks: Sequence[str] = NEXT_TOKEN_TASKS,
+    tokenizer: Tokenizer | None = None,
 ) -> Pretrained:
     """The weights, architecture and tokenizer in a file or folder, whatever program wrote it.
 
@@ -37,6 +53,7 @@ def read_pretrained(
         told: settings that some formats don't state, `n_head` and `activation`; not used where the format does.
         any_task: take a checkpoint of any task.
         tasks: else those whose checkpoints are taken.
+        tokenizer: the model's, in place of the one that is found.
 
     Raises:
         CheckpointError: it can't be found, read, or recognised, or its tensors don't fit; says why.
@@ -45,16 +62,43 @@ def read_pretrained(
     path = locate(source)
     if path.is_dir():
         openai.refuse(path)
+        if is_peft(path):
+            raise CheckpointError(
+                f"{str(path)!r} holds adapters (LoRA) without their base: join them with python -m llm import --from "
+                f"{path} --base BASE --out FILE"
+            )
         path = find_weights(path)
     try:
-        found = _read_file(path, told)
+        found = _read_file(path, told, tokenizer)
     except CheckpointError as error:
-        if str(path) in str(error):
+        if str(path) in str(error) or repr(str(path.parent)) in str(error):
             raise
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     if found.task not in tasks and not any_task:
         raise CheckpointError(f"{str(source)!r} is a checkpoint of the task {found.task!r}, not of a language model")
     return found
+
+
+def import_adapters(folder: str | Path, base: str | None = None) -> dict[str, Any]:
+    """A checkpoint of the adapters in a folder of `peft` and of their base.
+
+    Args:
+        folder: with `adapter_config.json`.
+        base: what they were trained on. Default: what the folder names.
+
+    Raises:
+        CheckpointError: the folder or the base can't be read, or they do not belong together.
+        ConfigError: the base is of no family of `transformers`.
+    """
+    named = str(read_json(Path(folder) / CONFIG).get("base_model_name_or_path") or "")
+    source = base or named.removeprefix("openai-community/")
+    if not source or (base is None and source not in NAMES and not Path(source).exists()):
+        raise CheckpointError(f"{str(folder)!r} was trained on {named or 'a base without a name'!r}: give it as --base")
+    found = read_pretrained(source)
+    lora, adapters = from_peft(Path(folder), found.config)
+    checkpoint = checkpoint_of(found.config, found.weights | adapters, found.tokenizer)
+    checkpoint[ENTRY]["trained"] = Trained(lora=lora).to_dict()
+    return checkpoint
 
 
 def locate(source: str | Path) -> Path:
@@ -70,32 +114,34 @@ def locate(source: str | Path) -> Path:
         return path
     if "://" in str(source):
         raise CheckpointError(f"{str(source)!r} is a URL: download it yourself, and only from where you trust")
-    if str(source) in NAMES:
-        return fetch(str(source))
+    if (repository := repository_of(str(source))) is not None:
+        return fetch(repository)
     raise CheckpointError(
-        f"there is no file or folder {str(source)!r}; give {READABLE}, or one of the names {', '.join(NAMES)}"
+        f"there is no file or folder {str(source)!r}; give {READABLE}, one of the names {', '.join(NAMES)}, or "
+        "owner/name on the Hugging Face hub"
     )
 
 
-def _read_file(path: Path, told: Told) -> Pretrained:
+def _read_file(path: Path, told: Told, given: Tokenizer | None) -> Pretrained:
     content, metadata = read_content(path)
     if ENTRY in metadata:
-        return _read_shared(content, metadata[ENTRY])
+        return replace_tokenizer(_read_shared(content, metadata[ENTRY]), given)
     if isinstance(content, dict) and ENTRY in content:
-        return _read_own(path)
+        return replace_tokenizer(_read_own(path), given)
     if isinstance(content, dict) and "model_args" in content and is_tensors(content.get("model")):
-        return add_tokenizer(nanogpt.read_nanogpt(content, told), None)
+        found = nanogpt.read_nanogpt(content, told)
+        return add_nanogpt_tokenizer(found, path, content.get("config"), given)
     tensors = clean_names(_state_dict(content))
     if (config := _stated_config(path.parent)) is not None:
-        return _read_stated(config, tensors, path.parent)
+        return _read_stated(config, tensors, path, given)
     if "tok_emb.weight" in tensors and any(name.startswith("trf_blocks.") for name in tensors):
-        return add_tokenizer(book.read(tensors, told), None)
+        return add_tokenizer(book.read(tensors, told), None, given)
     if "tok_emb.weight" in tensors and "pos_emb" in tensors:
-        return add_tokenizer(nanogpt.read_old_mingpt(tensors, told), None)
+        return add_tokenizer(nanogpt.read_old_mingpt(tensors, told), None, given)
     if "wte.weight" in tensors and (qkv := _first(tensors, ".attn.c_attn.weight")) is not None:
         if qkv.ndim == 2 and qkv.shape[0] > qkv.shape[1]:  # (3 C, C): nn.Linear
-            return add_tokenizer(nanogpt.read_mingpt(tensors, path.parent, told), None)
-        return add_tokenizer(huggingface.read(tensors, path.parent, told), path.parent)
+            return add_tokenizer(nanogpt.read_mingpt(tensors, path.parent, told), None, given)
+        return add_tokenizer(huggingface.read(tensors, path.parent, told), path.parent, given)
     if any(".self_attn." in name for name in tensors):
         raise CheckpointError(
             "these are weights of a Hugging Face model, but there is no config.json with a model_type beside them, and "
@@ -112,11 +158,12 @@ def _stated_config(folder: Path) -> dict[str, Any] | None:
     return config if "model_type" in config else None
 
 
-def _read_stated(config: dict[str, Any], tensors: Tensors, folder: Path) -> Pretrained:
+def _read_stated(config: dict[str, Any], tensors: Tensors, path: Path, given: Tokenizer | None) -> Pretrained:
     """A model whose `config.json` says what it is, whatever its tensors look like."""
+    folder = path.parent
     if config["model_type"] == "gpt2":
-        return add_tokenizer(huggingface.read(tensors, folder, {}), folder)
-    return add_tokenizer(families.read(config, tensors, str(folder)), folder)
+        return add_tokenizer(huggingface.read(tensors, folder, {}), folder, given)
+    return add_tokenizer(families.read(config, tensors, str(path if folder == Path() else folder)), folder, given)
 
 
 def _first(tensors: Tensors, ending: str) -> Tensor | None:
@@ -134,9 +181,24 @@ def _state_dict(content: Any) -> Tensors:
     raise CheckpointError(f"there is no state dict in it ({what}). What can be read: {READABLE}")
 
 
+def read_with_base(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, as `read_checkpoint` gives it, with the frozen weights that it may leave out.
+
+    Raises:
+        CheckpointError: it can't be read, or those weights can't be found, or are others.
+    """
+    checkpoint = read_checkpoint(path)
+    if (source := base_of(checkpoint, path)) is not None:
+        config = config_of(checkpoint, path)
+        found = read_pretrained(source, {"n_head": config.n_head}, any_task=True)
+        base = adapt(grow_vocabulary(found, config.vocab_size), config)  # as the run did
+        add_base(checkpoint, path, source, base.weights)
+    return checkpoint
+
+
 def _read_own(path: Path) -> Pretrained:
     """A checkpoint of this package."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_with_base(path)
     own = _own(config_of(checkpoint, path), plain_weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
     return dataclasses.replace(own, task=task_of(checkpoint), template=checkpoint[ENTRY].get("template"))
 

@@ -1,18 +1,34 @@
-"""OpenAI's published weights, by name, from the Hugging Face hub."""
+"""Published weights, by name, from the Hugging Face hub."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from llm.errors import CheckpointError
 
 NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
-_FILES = ["config.json", "model.safetensors", "vocab.json", "merges.txt"]
+"""OpenAI's weights, which go without an owner's name."""
+
+_REPOSITORIES = {name: f"openai-community/{name}" for name in NAMES} | {"distilgpt2": "distilbert/distilgpt2"}
+_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_OF_FILES = re.compile(r".*\.(ckpt|pth?|bin|safetensors|json|gguf|pkl|txt|html|ya?ml)", re.IGNORECASE)
+_FILES = ["*.json", "*.txt", "*.jinja"]
 
 
-def fetch(name: str) -> Path:
+def repository_of(name: str) -> str | None:
+    """The repository that a name stands for: one of `NAMES`, or `owner/name`; None if it is no such name."""
+    if _ID.fullmatch(name) and not _OF_FILES.fullmatch(name) and not Path(name).parent.exists():
+        return name
+    return _REPOSITORIES.get(name)
+
+
+def fetch(repository: str) -> Path:
     """The folder of published weights: downloaded, resuming where a download was cut off, or already here.
+
+    Args:
+        repository: as `repository_of` gives it.
 
     What was downloaded is checked against the SHA-256 that the hub states.
 
@@ -20,10 +36,10 @@ def fetch(name: str) -> Path:
         CheckpointError: huggingface_hub is not installed, there is no network and no earlier download, or a file is
             damaged; says where a folder can be put by hand.
     """
-    repository = f"openai-community/{name}"
+    name = next((name for name, found in _REPOSITORIES.items() if found == repository), repository)
     by_hand = (
-        f"put config.json and model.safetensors of {repository} into a folder {str(Path(name))!r} here, "
-        "or give the path of such a folder"
+        f"put config.json, model.safetensors and the tokenizer's files of {repository} into a folder {name!r} here, or "
+        "give the path of such a folder"
     )
     try:
         from huggingface_hub import HfApi, snapshot_download
@@ -37,13 +53,18 @@ def fetch(name: str) -> Path:
         revision = HfApi().model_info(repository, files_metadata=True, timeout=10)
     except Exception as reason:  # its kinds are those of several libraries
         try:
-            return Path(snapshot_download(repository, allow_patterns=_FILES, local_files_only=True))
+            return Path(snapshot_download(repository, local_files_only=True))
         except LocalEntryNotFoundError:
             raise CheckpointError(
                 f"can't download {repository} ({type(reason).__name__}: no network?): {by_hand}"
             ) from reason
+    names = [file.rfilename for file in revision.siblings or ()]
+    weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
+    wanted = [*_FILES, weights]
     try:
-        folder = Path(snapshot_download(repository, revision=revision.sha, allow_patterns=_FILES))
+        folder = Path(
+            snapshot_download(repository, revision=revision.sha, allow_patterns=wanted, ignore_patterns=["*/*"])
+        )
     except Exception as error:
         raise CheckpointError(
             f"the download of {repository} stopped ({type(error).__name__}); start again to resume it, or {by_hand}"

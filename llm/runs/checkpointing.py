@@ -13,7 +13,8 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from llm.errors import CheckpointError, ConfigError
-from llm.pretrained.checkpoint import read_checkpoint, write_checkpoint
+from llm.pretrained.checkpoint import write_checkpoint
+from llm.pretrained.formats import read_with_base
 from llm.runs.loggers import folder_of
 from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runtime.files import keeping
@@ -38,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             CheckpointError: it is missing, no checkpoint of ours, or damaged.
         """
         del map_location, weights_only
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_with_base(path)
         written_by = checkpoint.get("pytorch-lightning_version")  # Lightning compares it before it calls any hook
         if not isinstance(written_by, str) or not re.fullmatch(r"\d+(\.[\w+]+)*", written_by):
             raise CheckpointError(

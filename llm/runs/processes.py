@@ -25,6 +25,8 @@ from llm.runtime.process import Interrupted, name_of
 
 log = logging.getLogger("llm")
 
+_SAY_WHERE = {"MASTER_ADDR", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "KUBERNETES_PORT", "PMI_RANK"}
+"""Variables by which Lightning knows a cluster."""
 _SECONDS_TO_END = 30.0
 _SECONDS_OF_GRACE = 10.0
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -48,6 +50,22 @@ def refuse_more_processes_than_cores(trainer: Any) -> None:
         raise ConfigError(
             f"trainer.devices {asked} on a CPU means {asked} processes, and this one has {cores} cores: "
             f"use at most {cores}, or 1, which uses all cores"
+        )
+
+
+def refuse_nodes_that_nobody_starts(trainer: Any) -> None:
+    """Without a word of where the first machine is, this process would wait half an hour for the others.
+
+    Args:
+        trainer: the setting `num_nodes`.
+
+    Raises:
+        ConfigError: what to do.
+    """
+    if int(trainer.num_nodes or 1) > 1 and not _SAY_WHERE & os.environ.keys():
+        raise ConfigError(
+            f"trainer.num_nodes is {trainer.num_nodes}, and nothing says where the other machines are: start the "
+            "command on each with torchrun, which sets num_nodes itself, or under SLURM"
         )
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from llm.config import OptimConfig
 from llm.errors import CheckpointError, LLMError
-from llm.pretrained.checkpoint import ENTRY, optim_of, task_of, weights_of
+from llm.model.trained import Trained
+from llm.pretrained.checkpoint import ENTRY, optim_of, task_of, trained_of, weights_of
 from llm.runtime.randomness import run_seed
 from llm.tokenizers.base import Tokenizer, fingerprint_of
 from llm.training.optimizer import build_optimizer, build_schedule
@@ -25,6 +26,7 @@ log = logging.getLogger("llm")
 SETTINGS = "settings"
 _WEIGHTLESS = ("dropout", "projection_init")
 """Settings of the architecture that the shapes and the meaning of trained weights do not depend on."""
+_NEW_RUN = "start a new run from its weights with --model.pretrained FILE in place of --ckpt_path"
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 _MUON = {"step", "momentum_buffer"}
 _GROUP_SETTINGS = {"betas", "eps", "weight_decay", "momentum", "matrices"}
@@ -50,6 +52,7 @@ def refuse_what_does_not_fit(
     checkpoint: dict[str, Any],
     task: str,
     network: nn.Module,
+    trained: Trained,
     tokenizer: Any,
     optim: OptimConfig,
     trainer: L.Trainer | None,
@@ -60,6 +63,7 @@ def refuse_what_does_not_fit(
         checkpoint: as it was read.
         task: the word of the run's.
         network: with a `config`.
+        trained: what of it is trained, and its adapters.
         tokenizer: the run's; None if it has none.
         optim: the run's settings of the optimizer.
         trainer: the run's.
@@ -73,6 +77,7 @@ def refuse_what_does_not_fit(
         raise CheckpointError(
             f"the checkpoint is of the task {theirs!r}, this run is of {task!r}: give --task {theirs}"
         )
+    _refuse_other_adapters(checkpoint, trained)
     _refuse_other_architecture(checkpoint, network)
     refuse_other_tokenizer(checkpoint, tokenizer)
     if trainer is None or trainer.state.fn != "fit":
@@ -82,11 +87,29 @@ def refuse_what_does_not_fit(
             "the checkpoint holds weights alone, so there is no run to resume: start one from them with "
             "--model.pretrained FILE in place of --ckpt_path"
         )
+    if (words := trained_of(checkpoint).words) != trained.words:
+        raise CheckpointError(
+            f"in the checkpoint, {', '.join(words)} is trained, in this run {', '.join(trained.words)}: omit "
+            f"model.train to resume as before, or {_NEW_RUN}"
+        )
     _refuse_to_lose_an_average(checkpoint, trainer)
     _refuse_other_settings(checkpoint, optim, trainer)
     _refuse_damaged_progress(checkpoint, trainer)
     _refuse_damaged_optimizer(checkpoint, network, optim, trainer)
     _refuse_damaged_callbacks(checkpoint, trainer)
+
+
+def _refuse_other_adapters(checkpoint: dict[str, Any], trained: Trained) -> None:
+    theirs, ours = trained_of(checkpoint).lora, trained.lora
+    if ours.rank and not theirs.rank:
+        raise CheckpointError(
+            f"the checkpoint has no adapters (model.lora), and no run with adapters can be it: {_NEW_RUN}"
+        )
+    wanted = {name: getattr(ours, name) for name in ("rank", "alpha", "modules", "base_precision")}
+    if theirs.rank and (different := _differences(dataclasses.asdict(theirs), wanted)):
+        raise CheckpointError(
+            f"the checkpoint has other adapters: {different}; omit model.lora to use them as they are, or {_NEW_RUN}"
+        )
 
 
 def other_architecture(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
@@ -172,7 +195,7 @@ def _refuse_other_settings(checkpoint: dict[str, Any], optim: OptimConfig, train
     if different := _differences(dataclasses.asdict(theirs), dataclasses.asdict(optim)):
         raise CheckpointError(
             f"the checkpoint was trained with other settings of model.optim: {different}; omit them to resume as "
-            "before, or start a new run from its weights with --model.pretrained FILE in place of --ckpt_path"
+            f"before, or {_NEW_RUN}"
         )
     now = settings_of(trainer, optim)
     if different := _differences(checkpoint[ENTRY][SETTINGS], {name: now[name] for name in now if name != "optim"}):
@@ -182,7 +205,8 @@ def _refuse_other_settings(checkpoint: dict[str, Any], optim: OptimConfig, train
 def _refuse_damaged_progress(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
     step, loops = checkpoint.get("global_step"), checkpoint.get("loops")
     _check(isinstance(step, int), f"its global_step is {step!r}")
-    expected = {"fit_loop": trainer.fit_loop.state_dict()}
+    # `state_dict` is of the loaders, which Lightning makes later; their position is the loop's.
+    expected = {"fit_loop": {**trainer.fit_loop.state_dict(), "state_dict": {}}}
     _check_structure(loops, expected, "loops")
     progress = loops["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]  # type: ignore[index]
     done = progress["optimizer"]["step"]["total"]["completed"]
@@ -199,6 +223,11 @@ def _refuse_damaged_optimizer(
     optimizer = build_optimizer(network, optim)
     schedules = checkpoint.get("lr_schedulers")
     _check(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers is not a list of one schedule")
+    if isinstance(schedules[0], dict) and "anneal_epochs" in schedules[0]:  # type: ignore[index]
+        raise CheckpointError(
+            "StochasticWeightAveraging has begun to average in this checkpoint, and no run can resume exactly from "
+            "there: begin a new run from its weights with --model.pretrained FILE, or use EMAWeightAveraging"
+        )
     schedule = build_schedule(optimizer, optim, None).state_dict()
     _check_structure(schedules[0], schedule, "lr_schedulers[0]")  # type: ignore[index]
     for name in ("base_lrs", "_last_lr"):

@@ -259,5 +259,5 @@ def _is_mine(file: IO[str]) -> bool:
 def _unwritable(folder: Path, error: OSError) -> ConfigError:
     return ConfigError(
         f"can't write to {str(folder)!r}, where this run is to be kept: {error.strerror}; make room or choose another "
-        "folder, such as --trainer.logger.init_args.save_dir FOLDER"
+        "folder with --trainer.default_root_dir FOLDER"
     )

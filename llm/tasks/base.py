@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,18 @@ from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.model import Network
 from llm.model.networks import is_known
 from llm.model.trained import Trained, trained_network
-from llm.pretrained.checkpoint import ENTRY, NEXT_TOKEN_TASKS, describe, read_checkpoint, task_of, weights_of
+from llm.pretrained.adapters import leave_out_base
+from llm.pretrained.checkpoint import (
+    BASE,
+    ENTRY,
+    NEXT_TOKEN_TASKS,
+    describe,
+    task_of,
+    trained_of,
+    weights_of,
+)
+from llm.pretrained.formats import read_with_base
+from llm.runs.finding import keep_rate_of_checkpoint, refuse_batch_size_finder
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
@@ -38,6 +51,8 @@ from llm.training.non_finite import NonFiniteGuard
 from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
 from llm.training.step import MicroBatch, StepTotals, correction, loss_scale, totals_of
 from llm.training.trainer_state import is_accumulating, is_logging, log_now, steps_of
+
+log = logging.getLogger("llm")
 
 _OPTIM = OptimConfig()
 _LORA = LoRAConfig()
@@ -83,6 +98,7 @@ class TaskModule(L.LightningModule):
         self.trained = Trained(train, lora, self.new_parts)
         self.trained.apply_to(network)
         self.network = network
+        self.pretrained: str | None = None  # what the frozen weights were read from
         self.optim = optim
         self.compile_network = compile
         self.guard = NonFiniteGuard(non_finite)
@@ -141,6 +157,7 @@ class TaskModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Compile what training calls, if asked to; the network, its parameter names and its hooks are unchanged."""
         self._micro_batches = []
+        refuse_batch_size_finder(self.trainer)
         remember_shapes(self.network)
         if self.compile_network and stage == "fit":
             self._compiled["hidden_states"] = Compiled(self.hidden_states)
@@ -150,6 +167,18 @@ class TaskModule(L.LightningModule):
         """Whether a part of the training step really has been compiled."""
         called: Any = self.cross_entropy if part == "cross_entropy" else self._compiled.get(part)
         return getattr(called, "is_compiled", False)
+
+    def on_fit_start(self) -> None:
+        """Refuse to leave weights out of checkpoints that no file has.
+
+        Raises:
+            ConfigError: `lora.adapter_only` without `pretrained`.
+        """
+        if self.trained.lora.adapter_only and self.pretrained is None:
+            raise ConfigError(
+                "model.lora.adapter_only leaves the frozen weights to the file that model.pretrained names: give it, "
+                "or let checkpoints hold all"
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout from (seed, batch, process) alone, so that a resumed run repeats it."""
@@ -209,8 +238,8 @@ class TaskModule(L.LightningModule):
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             if not totals.norm * factor <= gradient_clip_val:  # else each gradient would be multiplied by one
                 torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
-        elif gradient_clip_val:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:  # not `self.clip_gradients`, which refuses a fused optimizer whatever it does
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         if is_logging(self.trainer):
             self._note_step(optimizer, totals, norm)
 
@@ -262,6 +291,24 @@ class TaskModule(L.LightningModule):
         optimizer = build_optimizer(self.network, self.optim, scaled=self.has_loss_scaler)
         schedule = build_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate of `optim`, under the name by which Lightning's tuner sets it."""
+        return self.optim.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        log.info("learning rate set to %.3g, was %.3g", rate, self.optim.learning_rate)
+        self.optim = dataclasses.replace(self.optim, learning_rate=rate)
+        if self._trainer is not None and self._trainer.optimizers:
+            self._trainer.strategy.setup_optimizers(self._trainer)
+
+    def on_train_start(self) -> None:
+        """Begin with the rates of the schedule; Lightning's tuner, which sets one, knows no warm-up."""
+        for optimizer, schedule in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+            for group, rate in zip(optimizer.param_groups, schedule.scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
 
     @property
     def total_steps(self) -> int | None:
@@ -337,12 +384,14 @@ class TaskModule(L.LightningModule):
         Raises:
             CheckpointError: it can't be read, is another task's, or its weights do not fit its architecture.
         """
-        checkpoint = read_checkpoint(checkpoint_path)
+        checkpoint = read_with_base(checkpoint_path)
         if (found := task_of(checkpoint)) != cls.task:
             raise CheckpointError(f"{str(checkpoint_path)!r} is a checkpoint of the task {found!r}, not {cls.task!r}")
         try:
-            entry = checkpoint[ENTRY]
+            entry, trained = checkpoint[ENTRY], trained_of(checkpoint)
             module = cls.of_architecture(str(entry.get("architecture")), entry["network"])
+            trained.apply_to(module.network)
+            module.trained = trained
             module.network.load_state_dict(weights_of(checkpoint))
         except (TypeError, KeyError, RuntimeError, LLMError) as error:
             raise CheckpointError(f"{str(checkpoint_path)!r} holds a network that can't be built: {error}") from error
@@ -354,9 +403,18 @@ class TaskModule(L.LightningModule):
         del name  # a task with several says which
         return cls(cls.network_config(**settings))
 
+    def _frozen(self) -> dict[str, Tensor]:
+        """The frozen parameters, by name; a shared one has several."""
+        parameters = self.network.named_parameters(remove_duplicate=False)
+        return {name: parameter for name, parameter in parameters if not parameter.requires_grad}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add task, architecture and tokenizer, so that the file alone is enough to use it; and the settings."""
         checkpoint[ENTRY] = describe(self.network.config, self.tokenizer, self.task)
+        if not self.trained.is_all:
+            checkpoint[ENTRY]["trained"] = self.trained.to_dict()
+        if self.trained.lora.adapter_only and "state_dict" in checkpoint and self.pretrained is not None:
+            leave_out_base(checkpoint, self._frozen(), self.pretrained)
         checkpoint[ENTRY][SETTINGS] = settings_of(self.trainer, self.optim)
         checkpoint[ENTRY]["skipped_steps"] = self.guard.state()
         checkpoint[ENTRY]["unsupervised_batches"] = self.unsupervised_batches
@@ -367,7 +425,12 @@ class TaskModule(L.LightningModule):
         Raises:
             CheckpointError: they don't, and says what differs; or a run is to resume from weights alone.
         """
-        refuse_what_does_not_fit(checkpoint, self.task, self.network, self.tokenizer, self.optim, self._trainer)
+        run = self.tokenizer, self.optim, self._trainer
+        refuse_what_does_not_fit(checkpoint, self.task, self.network, self.trained, *run)
+        if self._trainer is not None:
+            keep_rate_of_checkpoint(self._trainer)
+        if (base := checkpoint[ENTRY].get(BASE)) is not None:
+            self.pretrained = base["source"]
         self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))
         count = checkpoint[ENTRY].get("unsupervised_batches", 0)
         self.unsupervised_batches = count if isinstance(count, int) else 0

@@ -70,6 +70,7 @@ class TextClassifier(TaskModule):
         if pretrained is not None:
             begin_with(network, pretrained, self.starts_from)
         super().__init__(network, optim, compile, non_finite, train, lora)
+        self.pretrained = pretrained
         self.class_metrics = {split: ClassMetrics(len(gpt.labels)) for split in ("validation", "test")}
         self._best: dict[str, float] = {}
 

@@ -32,7 +32,7 @@ class LanguageModel(TaskModule):
         sampling: how text is generated, in samples while training and by `predict`.
         compile: fuse what comes before the head, and the loss, with torch.compile: up to a minute to begin with, then
             faster steps. Where that can't be done, a line says why, and the run continues without.
-        pretrained: begin with these weights: a checkpoint, a Hugging Face GPT-2 folder, nanoGPT's or the book's
+        pretrained: begin with these weights: a checkpoint, a Hugging Face folder, nanoGPT's or the book's
             file, or `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`. On the command line, architecture and tokenizer
             come from there too.
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
@@ -68,6 +68,7 @@ class LanguageModel(TaskModule):
         if pretrained is not None:
             begin_with(network, pretrained, self.starts_from, self.grows_vocabulary)
         super().__init__(network, optim, compile, non_finite, train, lora)
+        self.pretrained = pretrained
         self.sampling = sampling
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
 

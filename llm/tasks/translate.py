@@ -72,9 +72,7 @@ class TranslationModel(TaskModule):
 
     task = TRANSLATE
     network_config = TransformerConfig
-    architectures: ClassVar[Mapping[str, type]] = MappingProxyType(
-        {"transformer": TransformerConfig, "rnn": RNNConfig}
-    )
+    architectures: ClassVar[Mapping[str, type]] = MappingProxyType({"transformer": TransformerConfig, "rnn": RNNConfig})
 
     def __init__(
         self,

@@ -30,6 +30,10 @@ class WordVectorsModule(TaskModule):
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` the run before the weights
             become NaN, or `skip` the step and count it. Either way the batch is written to the
             folder `non_finite` of the run.
+        train: which parameters are trained: `all`, or names and patterns, such as `predicted`.
+
+    Raises:
+        ConfigError: `train` names what is not there.
     """
 
     task = "word_vectors"
@@ -40,8 +44,9 @@ class WordVectorsModule(TaskModule):
         words: WordVectorsConfig = _WORDS,
         optim: OptimConfig = _OPTIM,
         non_finite: Literal["stop", "skip"] = "stop",
+        train: list[str] | str | None = None,
     ) -> None:
-        super().__init__(WordVectors(words), optim, non_finite=non_finite)  # type: ignore[arg-type]
+        super().__init__(WordVectors(words), optim, non_finite=non_finite, train=train)  # type: ignore[arg-type]
 
     def step_values(self, loss: Tensor, accuracy: float | None) -> dict[str, Tensor | float]:
         """The loss: pairs are no tokens among V, so that there is no perplexity."""

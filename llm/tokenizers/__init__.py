@@ -1,4 +1,4 @@
-"""Text to token ids and back: words, characters, byte-pair encodings of one's own and tiktoken's."""
+"""Text to token ids and back: words, characters, byte-pair encodings of one's own and tiktoken's, Hugging Face's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from llm.tokenizers.base import END_OF_TEXT, MASK, Tokenizer
 from llm.tokenizers.bpe import BPETokenizer, gpt2_files, is_local
 from llm.tokenizers.byte_pairs import SPLIT_PATTERNS, BytePairTokenizer, from_merges
 from llm.tokenizers.char import CharTokenizer
+from llm.tokenizers.hugging_face import HuggingFaceTokenizer
+from llm.tokenizers.ids import IdTokenizer
+from llm.tokenizers.roles import Roles
 from llm.tokenizers.word import PATTERNS, WordTokenizer, split_words
 
 __all__ = [
@@ -22,6 +25,9 @@ __all__ = [
     "BPETokenizer",
     "BytePairTokenizer",
     "CharTokenizer",
+    "HuggingFaceTokenizer",
+    "IdTokenizer",
+    "Roles",
     "Tokenizer",
     "WordTokenizer",
     "build_tokenizer",
@@ -33,7 +39,8 @@ __all__ = [
 ]
 
 _CLASSES: dict[str, type[Tokenizer]] = {
-    cls.kind: cls for cls in (WordTokenizer, CharTokenizer, BPETokenizer, BytePairTokenizer)
+    cls.kind: cls
+    for cls in (WordTokenizer, CharTokenizer, BPETokenizer, BytePairTokenizer, HuggingFaceTokenizer, IdTokenizer)
 }
 
 LEARNED: dict[str, type[Tokenizer]] = {"word": WordTokenizer, "char": CharTokenizer, "bpe": BytePairTokenizer}

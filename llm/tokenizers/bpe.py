@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -18,6 +19,7 @@ import tiktoken
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
 from llm.tokenizers.base import END_OF_TEXT, Tokenizer, check_specials
+from llm.tokenizers.roles import Roles
 
 # The hashes that tiktoken itself pins for the two files (tiktoken_ext/openai_public.py).
 _MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
@@ -78,23 +80,37 @@ class BPETokenizer(Tokenizer):
         """The special tokens and their ids: GPT-2 has `<|endoftext|>`, 50256, alone."""
         return {name: self._encoding.encode_single_token(name) for name in sorted(self._encoding.special_tokens_set)}
 
-    def encode(self, text: str) -> list[int]:
+    def with_roles(self, roles: Roles) -> Self:
+        """This tokenizer with other roles of its special tokens.
+
+        Raises:
+            TokenizerError: an id is outside the vocabulary.
+        """
+        other = super().with_roles(roles)
+        if not other.roles.end_ids:  # GPT-2's one special token is the begin and the unknown token too
+            end = self.end_of_text_id
+            begin, unknown = (None if i == end else i for i in (roles.begin_id, roles.unknown_id))
+            other.roles = dataclasses.replace(other.roles, begin_id=begin, unknown_id=unknown)
+        return other
+
+    def encode(self, text: str, *, as_text: bool = False) -> list[int]:
         """The ids of `text`.
 
         Raises:
             TokenizerError: the text has half a surrogate pair in it, which UTF-8 can't hold.
         """
-        _check_unicode(text)
-        return self._encoding.encode(text, allowed_special="all")
+        check_unicode(text)
+        return self._encoding.encode_ordinary(text) if as_text else self._encoding.encode(text, allowed_special="all")
 
-    def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
+    def encode_array(self, text: str, *, as_text: bool = False) -> npt.NDArray[np.uint32]:
         """The ids of `text`, (N,). Releases the GIL, and makes no Python integers.
 
         Raises:
             TokenizerError: the text has half a surrogate pair in it.
         """
-        _check_unicode(text)
-        return self._encoding.encode_to_numpy(text, allowed_special="all")
+        check_unicode(text)
+        allowed: Any = set() if as_text else "all"
+        return self._encoding.encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8, as when a character is cut in two, become U+FFFD."""
@@ -109,24 +125,32 @@ class BPETokenizer(Tokenizer):
 
     def with_special(self, name: str) -> Self:
         """This tokenizer with one more special token, whose id is the next; itself if it has that token."""
-        return self if name in self.special_ids else type(self)(self.encoding, [*self.added, name])
+        if name in self.special_ids:
+            return self
+        return self.from_dict({**self.to_dict(), "added": [*self.added, name]})
 
     def without_special(self, name: str) -> Self:
         """The tokenizer of which `with_special` made this one; itself if that token is not its last."""
-        return type(self)(self.encoding, self.added[:-1]) if self.added[-1:] == (name,) else self
+        if self.added[-1:] != (name,):
+            return self
+        return self.from_dict({**self.to_dict(), "added": list(self.added[:-1])})
 
-    def to_dict(self) -> dict[str, Any]:
-        """Kind and name of the encoding, and the special tokens that were added to it, if any."""
-        added = {"added": list(self.added)} if self.added else {}
-        return {"kind": self.kind, "encoding": self.encoding, **added}
+    def state(self) -> dict[str, Any]:
+        """Name of the encoding, and the special tokens that were added to it, if any."""
+        return {"encoding": self.encoding, **({"added": list(self.added)} if self.added else {})}
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> Self:
-        """The tokenizer that `to_dict` described."""
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """The tokenizer that `state` described."""
         return cls(state["encoding"], state.get("added", ()))
 
 
-def _check_unicode(text: str) -> None:
+def check_unicode(text: str) -> None:
+    """Refuse what UTF-8 can't hold.
+
+    Raises:
+        TokenizerError: the text has half a surrogate pair in it.
+    """
     try:
         text.isascii() or text.encode()
     except UnicodeEncodeError as error:

@@ -33,6 +33,7 @@ class BytePairTokenizer(BPETokenizer):
     """
 
     kind: ClassVar[str] = "byte_pairs"
+    end_names: ClassVar[tuple[str, ...]] = (END_OF_TEXT, "</s>", "[EOS]")
 
     def __init__(self, vocabulary: Mapping[str, int], specials: Mapping[str, int], pattern: str = "gpt2") -> None:
         if pattern not in SPLIT_PATTERNS:
@@ -77,11 +78,6 @@ class BytePairTokenizer(BPETokenizer):
         """Number of tokens and special tokens."""
         return len(self.vocabulary) + len(self.specials)
 
-    @property
-    def end_of_text_id(self) -> int | None:
-        """The id of `<|endoftext|>`, or of what other vocabularies call the same, or None."""
-        return next((self.specials[name] for name in ("<|endoftext|>", "</s>", "[EOS]") if name in self.specials), None)
-
     def merges(self) -> list[tuple[str, str]]:
         """The merges: pairs of tokens that are joined, in order.
 
@@ -110,23 +106,23 @@ class BytePairTokenizer(BPETokenizer):
         if name in self.specials:
             return self
         (name,) = check_specials([name])
-        return type(self)(self.vocabulary, {**self.specials, name: self.vocab_size}, self.pattern)
+        return self.from_dict({**self.to_dict(), "specials": {**self.specials, name: self.vocab_size}})
 
     def without_special(self, name: str) -> Self:
         """The tokenizer of which `with_special` made this one; itself if that token is not its last."""
         if self.specials.get(name) != self.vocab_size - 1:
             return self
         others = {other: token_id for other, token_id in self.specials.items() if other != name}
-        return type(self)(self.vocabulary, others, self.pattern)
+        return self.from_dict({**self.to_dict(), "specials": others})
 
-    def to_dict(self) -> dict[str, Any]:
-        """Kind, tokens and special tokens, and the split pattern where it is not GPT-2's."""
+    def state(self) -> dict[str, Any]:
+        """Tokens and special tokens, and the split pattern where it is not GPT-2's."""
         pattern = {} if self.pattern == "gpt2" else {"pattern": self.pattern}
-        return {"kind": self.kind, "vocabulary": self.vocabulary, "specials": self.specials, **pattern}
+        return {"vocabulary": self.vocabulary, "specials": self.specials, **pattern}
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> Self:
-        """The tokenizer that `to_dict` described."""
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """The tokenizer that `state` described."""
         return cls(state["vocabulary"], state["specials"], state.get("pattern", "gpt2"))
 
 

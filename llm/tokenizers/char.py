@@ -55,32 +55,34 @@ class CharTokenizer(VocabularyTokenizer):
             characters.update(text)
         return cls(sorted(characters - set(specials)), specials)
 
-    def pieces(self, text: str) -> Sequence[str]:
+    def pieces(self, text: str, as_text: bool = False) -> Sequence[str]:
         """The characters."""
-        return self._pieces.findall(text) if self.specials else text
+        return self._pieces.findall(text) if self.specials and not as_text else text
 
-    def unknown(self, piece: str, text: str) -> UnknownPieceError:
+    def unknown(self, piece: str, text: str, as_text: bool = False) -> UnknownPieceError:
         """The error of a character; the first that equals it is where it is."""
-        offset = next(match.start() for match in self._pieces.finditer(text) if match[0] == piece)
+        places = (match.start() for match in self._pieces.finditer(text) if match[0] == piece)
+        offset = text.index(piece) if as_text else next(places)
         advice = (
-            f"this vocabulary has {self.vocab_size} tokens: add <|unk|> to its specials to allow unknown characters"
+            f"this vocabulary has {self.vocab_size} tokens: leave it out, or "
+            "train with <|unk|> among data.tokenizer.specials to allow unknown characters"
         )
         return UnknownPieceError.at(f"character {piece!r}", text, offset, advice)
 
-    def encode_array(self, text: str) -> npt.NDArray[np.unsignedinteger[Any]]:
+    def encode_array(self, text: str, *, as_text: bool = False) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The ids of `text`, (N,): all characters looked up at once.
 
         Raises:
             TokenizerError: a character is not in the vocabulary.
         """
-        if any(special in text for special in self.specials):
+        if not as_text and any(special in text for special in self.specials):
             return super().encode_array(text)
         table = self._table
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
         ids = table[np.minimum(codes, len(table) - 1)]
         if (unknown := ids == _UNKNOWN).any():
             if self._unknown_id is None:
-                return super().encode_array(text)  # which says what and where
+                return super().encode_array(text, as_text=as_text)  # which says what and where
             ids[unknown] = self._unknown_id
         return ids
 
@@ -96,11 +98,11 @@ class CharTokenizer(VocabularyTokenizer):
         """The characters, one after the other."""
         return "".join(map(self.token, ids))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Kind, characters and special tokens."""
-        return {"kind": self.kind, "vocabulary": self.vocabulary, "specials": list(self.specials)}
+    def state(self) -> dict[str, Any]:
+        """Characters and special tokens."""
+        return {"vocabulary": self.vocabulary, "specials": list(self.specials)}
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> Self:
-        """The tokenizer that `to_dict` described."""
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """The tokenizer that `state` described."""
         return cls(state["vocabulary"], state["specials"])

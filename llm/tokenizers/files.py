@@ -35,5 +35,5 @@ def read_tokenizer_file(path: Path) -> Tokenizer:
         raise TokenizerError(f"can't read {str(path)!r}: {error.strerror or error}") from error
     except (ValueError, RecursionError, TokenizerError) as error:
         raise TokenizerError(
-            f"{str(path)!r} is not what `python -m llm tokenizer train` writes: {str(error)[:120]}"
+            f"{str(path)!r} is not what `python -m llm tokenizer train` writes, nor a tokenizer.json: {str(error)[:99]}"
         ) from error

@@ -31,6 +31,7 @@ class VocabularyTokenizer(Tokenizer):
     def __init__(self, vocabulary: Sequence[str], specials: Sequence[str] = ()) -> None:
         self.specials = check_specials(specials)
         self._tokens, self._ids = _build_vocabulary(vocabulary, self.specials)
+        self._text_ids = {token: token_id for token_id, token in enumerate(vocabulary)}
         self._unknown_id = _find_unknown_token(self.special_ids)
 
     @property
@@ -56,26 +57,27 @@ class VocabularyTokenizer(Tokenizer):
         return self.from_dict({**self.to_dict(), "specials": list(self.specials[:-1])})
 
     @abstractmethod
-    def pieces(self, text: str) -> Sequence[str]:
-        """What is looked up in the vocabulary, one after the other; special tokens as wholes."""
+    def pieces(self, text: str, as_text: bool = False) -> Sequence[str]:
+        """What is looked up in the vocabulary, one after the other; special tokens as wholes, or as ordinary text."""
 
     @abstractmethod
-    def unknown(self, piece: str, text: str) -> UnknownPieceError:
+    def unknown(self, piece: str, text: str, as_text: bool = False) -> UnknownPieceError:
         """The error of the first piece of a text that is not in the vocabulary; says where it is."""
 
-    def encode(self, text: str) -> list[int]:
-        """The id of each piece; special tokens in the text become themselves.
+    def encode(self, text: str, *, as_text: bool = False) -> list[int]:
+        """The id of each piece; special tokens in the text become themselves, or as ordinary text what their pieces do.
 
         Raises:
             TokenizerError: strict, and a piece is not in the vocabulary; names the piece and its place.
         """
-        pieces = self.pieces(text)
+        pieces = self.pieces(text, as_text)
+        known = self._text_ids if as_text else self._ids
         if self._unknown_id is not None:
-            return [self._ids.get(piece, self._unknown_id) for piece in pieces]
+            return [known.get(piece, self._unknown_id) for piece in pieces]
         try:
-            return [self._ids[piece] for piece in pieces]
+            return [known[piece] for piece in pieces]
         except KeyError as error:
-            raise self.unknown(error.args[0], text) from None
+            raise self.unknown(error.args[0], text, as_text) from None
 
     def token(self, token_id: int) -> str:
         """The piece behind an id.

@@ -18,7 +18,8 @@ PATTERNS = {
 }
 """The split patterns in use; which one built a vocabulary is part of the tokenizer."""
 
-_NO_SPACE_BEFORE = frozenset(""",.?!"()'""")
+NO_SPACE_BEFORE = frozenset(""",.?!"()'""")
+"""A piece that begins with one of these is joined to the one before it."""
 
 
 def split_words(text: str, pattern: str = "with_colon") -> list[str]:
@@ -49,7 +50,7 @@ class WordTokenizer(VocabularyTokenizer):
     """
 
     kind: ClassVar[str] = "word"
-    lossless: ClassVar[bool] = False
+    lossless = False
 
     def __init__(self, vocabulary: Sequence[str], pattern: str = "with_colon", specials: Sequence[str] = ()) -> None:
         if pattern not in PATTERNS:
@@ -72,19 +73,22 @@ class WordTokenizer(VocabularyTokenizer):
         pieces = {piece for text in texts for piece in split_words(text, pattern)}
         return cls(sorted(pieces - set(specials)), pattern, specials)
 
-    def pieces(self, text: str) -> Sequence[str]:
+    def pieces(self, text: str, as_text: bool = False) -> Sequence[str]:
         """The words and punctuation marks."""
+        if as_text:
+            return split_words(text, self.pattern)
         pieces: list[str] = []
         for part in self._special_pattern.split(text):
             pieces += [part] if part in self.specials else split_words(part, self.pattern)
         return pieces
 
-    def unknown(self, piece: str, text: str) -> UnknownPieceError:
+    def unknown(self, piece: str, text: str, as_text: bool = False) -> UnknownPieceError:
         """The error of a word; where the first that equals it begins."""
         advice = (
-            f"this vocabulary of {self.vocab_size} tokens is strict: add <|unk|> to its specials to allow unknown words"
+            f"this vocabulary of {self.vocab_size} tokens is strict: leave it out, or "
+            "train with <|unk|> among data.tokenizer.specials to allow unknown words"
         )
-        return UnknownPieceError.at(f"word {piece!r}", text, self._offset(text, piece), advice)
+        return UnknownPieceError.at(f"word {piece!r}", text, self._offset(text, piece, as_text), advice)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The pieces joined with spaces, none before punctuation."""
@@ -95,30 +99,29 @@ class WordTokenizer(VocabularyTokenizer):
         first = True
         for token_id in ids:
             piece = self.token(token_id)
-            yield piece if first or piece[0] in _NO_SPACE_BEFORE else f" {piece}"
+            yield piece if first or piece[0] in NO_SPACE_BEFORE else f" {piece}"
             first = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """Kind, vocabulary, pattern and special tokens."""
+    def state(self) -> dict[str, Any]:
+        """Vocabulary, pattern and special tokens."""
         return {
-            "kind": self.kind,
             "vocabulary": list(self.vocabulary),
             "pattern": self.pattern,
             "specials": list(self.specials),
         }
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> Self:
-        """The tokenizer that `to_dict` described."""
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """The tokenizer that `state` described."""
         return cls(state["vocabulary"], state["pattern"], state["specials"])
 
-    def _offset(self, text: str, piece: str) -> int:
+    def _offset(self, text: str, piece: str, as_text: bool) -> int:
         """Where the first piece that equals `piece` begins; searched only to report it."""
         if self.pattern == "lowercase":
             found = re.search(rf"(?<![^\W\d_]){re.escape(piece)}(?![^\W\d_])", text, re.IGNORECASE)
             return found.start() if found else 0
         offset = 0
-        for part in self._special_pattern.split(text):
+        for part in [text] if as_text else self._special_pattern.split(text):
             for cut in [part] if part in self.specials else PATTERNS[self.pattern].split(part):
                 if cut.strip() == piece:
                     return offset + cut.index(piece)

@@ -37,9 +37,11 @@ class ClassMetrics:
 
     def begin(self, device: torch.device) -> None:
         """Reset; the batches to come are on this device."""
-        for metric in filter(None, (self._of_classes, self._ranking)):
-            metric.to(device)
-            metric.reset()
+        self._of_classes.to(device)
+        self._of_classes.reset()
+        if self._ranking is not None:
+            self._ranking.to(device)
+            self._ranking.reset()
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Add one batch.

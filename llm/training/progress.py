@@ -63,7 +63,7 @@ class RunProgress(ProgressBar):
         if self._bar is not None:
             # Reading a value synchronizes with the GPU: only when there is a new one.
             if is_logging(trainer):
-                self._bar.set_postfix_str(self._values(trainer), refresh=False)
+                self._bar.set_postfix_str(values_of(trainer), refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
             self._print_line()
 
@@ -71,7 +71,7 @@ class RunProgress(ProgressBar):
         """Leave the last state standing."""
         del pl_module
         if self._bar is not None:
-            self._bar.set_postfix_str(self._values(trainer))
+            self._bar.set_postfix_str(values_of(trainer))
             self._print_line(last=True)
             self._close()
 
@@ -155,11 +155,13 @@ class RunProgress(ProgressBar):
         if self._first is None and bar.n > bar.initial:
             self._first = now, bar.n
 
-    def _values(self, trainer: L.Trainer) -> str:
-        metrics = trainer.callback_metrics
-        names = {
-            "train/loss": "loss {:.3f}",
-            "validation/loss": "validation {:.3f}",
-            "train/tokens_per_second": "{:,.0f} tokens/s",
-        }
-        return ", ".join(text.format(float(metrics[name])) for name, text in names.items() if name in metrics)
+
+def values_of(trainer: L.Trainer) -> str:
+    """The losses and the rate of a run, as far as they are known."""
+    metrics = trainer.callback_metrics
+    names = {
+        "train/loss": "loss {:.3f}",
+        "validation/loss": "validation {:.3f}",
+        "train/tokens_per_second": "{:,.0f} tokens/s",
+    }
+    return ", ".join(text.format(float(metrics[name])) for name, text in names.items() if name in metrics)

@@ -174,7 +174,7 @@ def use(store: Path, folder: Path) -> None:
     TokenStore.open(store).tokens().tolist()
     datamodule = TextDataModule(str(store), context_length=8, cache_dir=str(folder / "cache"))
     datamodule.setup("fit")
-    for inputs, targets, _ in datamodule.train_dataloader():
+    for inputs, targets, *_ in datamodule.train_dataloader():
         assert max(int(inputs.max()), int(targets.max())) < datamodule.vocab_size
 
 

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from llm.__main__ import main
-from llm.config import GPTConfig
+from llm.config import GPTConfig, SamplingConfig
+from llm.generation import stream_text
 from llm.model import GPT
+from llm.pretrained import load
 from llm.pretrained.checkpoint import ENTRY, WEIGHTS_PREFIX, describe
 from llm.tokenizers.char import CharTokenizer
 
@@ -101,11 +103,18 @@ def test_every_option_reaches_the_sampling(generate):
     assert generate("--prompt", "abc", "--precision", "bfloat16")[0] == 0
 
 
+def test_an_empty_prompt_begins_from_the_end_of_text(generate, checkpoint):
+    status, text, _ = generate("--prompt", "", "--temperature", "0")
+    assert status == 0
+    end = torch.tensor([TOKENIZER.end_of_text_id])
+    sampling = SamplingConfig(temperature=0, max_new_tokens=10)
+    assert text == "".join(stream_text(*load(checkpoint), end, sampling)) + "\n"
+
+
 @pytest.mark.parametrize(
     ("words", "stdin", "message"),
     [
         (["--prompt", "xyz"], None, "unknown character 'x'"),
-        (["--prompt", ""], None, "the prompt is empty"),
         (["--prompt_file", "gone.txt"], None, "can't read 'gone.txt'"),
         ([], b"", "standard input is empty"),
         ([], b"abc\nxyz", "standard input, prompt on line 2: unknown character 'x'"),

@@ -66,6 +66,51 @@ def fit(*words):
     return train(["fit", "--config", str(FINETUNE), *QUICK, *words])
 
 
+@pytest.fixture
+def qwen():
+    """A tiny random Qwen3 in bfloat16 with GPT-2's vocabulary and a sliding window, in the folder `qwen`."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 1, "head_dim": 6, "vocab_size": 50257, "max_position_embeddings": 64}
+    window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    config = transformers.Qwen3Config(**sizes, **window, tie_word_embeddings=True)
+    transformers.Qwen3ForCausalLM(config).bfloat16().save_pretrained("qwen")
+
+
+def test_the_tour_with_a_modern_decoder(qwen, text, capsys):
+    assert main(["generate", "--ckpt", "qwen", "--prompt", "It was", "--max_new_tokens", "12"]) == 0
+    assert capsys.readouterr().out.startswith("It was")
+    assert main(["attention", "--ckpt", "qwen", "--text", "the cat sat on the mat", "--out", "page.html"]) == 0
+    assert Path("page.html").stat().st_size > 10_000
+
+    words = ["--model.pretrained", "qwen", "--data.corpus", text, "--data.context_length", "32"]
+    assert fit(*words) == 0
+    assert fit(*words, "--ckpt_path", "last", "--trainer.max_steps", "5") == 0
+    capsys.readouterr()
+    assert "qk_gain" in error(capsys, train, "fit", "--config", str(FINETUNE), *words, "--model.gpt.qk_gain=shared")
+
+    assert main(["export", "--ckpt", last_checkpoint(), "--out", "mine"]) == 0
+    theirs, (ours, _) = transformers.AutoModelForCausalLM.from_pretrained("mine").eval(), llm.load(last_checkpoint())
+    assert isinstance(theirs, transformers.Qwen3ForCausalLM)
+    ids = torch.randint(50257, (1, 30))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, ours(ids), atol=1e-4, rtol=0)
+
+
+def test_what_a_folder_is_comes_before_what_it_holds(qwen, capsys):
+    settings = json.loads(Path("qwen/config.json").read_text())
+    Path("qwen/config.json").write_text(
+        json.dumps(settings | {"model_type": "mamba", "architectures": ["MambaForCausalLM"]})
+    )
+    for command in (
+        ["generate", "--prompt", "a", "--ckpt"],
+        ["export", "--out", "x", "--ckpt"],
+        ["import", "--out", "x", "--from"],
+    ):
+        assert error(capsys, main, *command, "qwen").startswith("error: 'qwen' is a Mamba (model_type 'mamba'), which")
+    assert "'qwen' is a Mamba" in error(capsys, train, "fit", "--model.pretrained", "qwen")
+
+
 def last_checkpoint():
     return str(max(Path("runs").rglob("last.ckpt"), key=lambda path: path.stat().st_mtime))
 

@@ -10,7 +10,7 @@ def test_the_loader_asks_for_its_position_at_the_first_batch():
     loader = BatchLoader(windows, BatchOrder(len(windows), 4), lambda: position)
     iterator = iter(loader)
     position = (2, 5)
-    found = [inputs[:, 0].tolist() for inputs, _, _ in iterator]
+    found = [inputs[:, 0].tolist() for inputs, *_ in iterator]
     order = BatchOrder(len(windows), 4)
     order.set_epoch(2)
     assert found == list(order)[5:]
@@ -34,7 +34,7 @@ def test_ranks_and_workers_share_an_epoch_without_overlap(many_tokens, workers):
         order = BatchOrder(len(windows), 8, rank=rank, world_size=2)
         order.set_epoch(3, 2)
         loader = BatchLoader(windows, order, num_workers=workers)
-        seen.append([inputs[:, 0].tolist() for inputs, _, _ in loader])
+        seen.append([inputs[:, 0].tolist() for inputs, *_ in loader])
         assert seen[-1] == [[4 * index for index in batch] for batch in order]
     every = [start for batches in seen for batch in batches for start in batch]
     assert len(set(every)) == len(every) == (len(windows) // 16 - 2) * 16

@@ -61,7 +61,7 @@ def test_a_mask_depends_on_seed_epoch_and_row_alone(batch, seed, epoch, data):
     for row, number in enumerate(numbers):
         alone = TokenBatch(*(part[row : row + 1] for part in batch[:3]))
         found = masking(seed=seed)(alone, [number], epoch)
-        assert [part[0].tolist() for part in found] == [part[row].tolist() for part in together]
+        assert [part[0].tolist() for part in found[:3]] == [part[row].tolist() for part in together[:3]]
 
 
 def test_rates_are_those_of_bert():

@@ -26,7 +26,7 @@ def batches(windows, batch_size, **options):
 
 def test_first_batch_of_the_notes(figures):
     golden = figures["windows"]["first_batch_L4_stride2_batch2"]
-    inputs, targets, _ = batches(SlidingWindows(first_ids(figures), 4, 2), 2)[0]
+    inputs, targets, *_ = batches(SlidingWindows(first_ids(figures), 4, 2), 2)[0]
     assert inputs.tolist() == golden["inputs"]
     assert targets.tolist() == golden["targets"]
     assert inputs.dtype == targets.dtype == torch.int64
@@ -35,7 +35,7 @@ def test_first_batch_of_the_notes(figures):
 def test_first_windows_side_by_side(figures):
     golden = figures["windows"]["first_inputs_L4_stride4_batch8"]
     ids = first_ids(figures)
-    inputs, _, _ = batches(SlidingWindows(np.append(ids, ids[:1]), 4, 4), 8)[0]
+    inputs, *_ = batches(SlidingWindows(np.append(ids, ids[:1]), 4, 4), 8)[0]
     assert inputs.tolist() == golden
     assert inputs.flatten().tolist() == ids.tolist()
 

@@ -15,7 +15,8 @@ from torch import nn
 from llm.__main__ import main as command
 from llm.cli.main import main
 from llm.config import TransformerConfig
-from llm.errors import ConfigError
+from llm.errors import ConfigError, TokenizerError
+from llm.generation.translating import Translator
 from llm.inspection import align, capture, trace_shapes
 from llm.model import Transformer
 from llm.tokenizers import END_OF_TEXT, CharTokenizer
@@ -30,17 +31,17 @@ def aligned():
     model = Transformer(TransformerConfig(**sizes, n_layer=2, n_head=2, n_embd=8, dropout=0.0)).eval()
     for parameter in model.requires_grad_(False).parameters():
         nn.init.normal_(parameter, std=0.5)
-    source, target = [*SOURCE.encode("你好"), SOURCE.end_of_text_id], TARGET.encode("BA<B")
-    return model, source, target, align(model, source, target, TARGET, SOURCE, "</script>")
+    return model, align(Translator(model, TARGET, SOURCE), "你好", "BA<B", "</script>")
 
 
 def test_rows_are_what_is_written_and_columns_what_is_looked_at(aligned):
-    model, source, target, found = aligned
+    model, found = aligned
     assert found.source == ["你", "好", "<|endoftext|>"]
     assert found.target == ["B", "A", "<", "B", "<|endoftext|>"]
     assert found.names == ["block 0", "block 1"]
-    end = TARGET.end_of_text_id
-    maps = capture(model, torch.tensor([[end, *target]]), source=torch.tensor([source])).maps("cross")
+    target = torch.tensor([[TARGET.end_of_text_id, *TARGET.encode("BA<B")]])
+    source = torch.tensor([[*SOURCE.encode("你好"), SOURCE.end_of_text_id]])
+    maps = capture(model, target, source=source).maps("cross")
     for weights, expected in zip(found.layers, maps, strict=True):
         assert torch.equal(weights, expected[0])
         assert weights.shape == (2, 5, 3)
@@ -48,7 +49,7 @@ def test_rows_are_what_is_written_and_columns_what_is_looked_at(aligned):
 
 
 def test_pictures_show_their_weights(aligned):
-    *_, found = aligned
+    _, found = aligned
     pictures = [found.figure(0), found.figure(1), found.mean_figure()]
     assert len({picture.tobytes() for picture in pictures}) == 3
     assert found.figure(0).tobytes() == pictures[0].tobytes()
@@ -57,7 +58,7 @@ def test_pictures_show_their_weights(aligned):
 
 
 def test_the_page_holds_the_weights_and_takes_no_token_for_markup(aligned, tmp_path):
-    *_, found = aligned
+    _, found = aligned
     page = found.page(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == page
     data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
@@ -73,7 +74,7 @@ def test_the_page_holds_the_weights_and_takes_no_token_for_markup(aligned, tmp_p
 def test_to_point_at_a_word_shows_where_it_looked(aligned, browser, tmp_path):  # noqa: F811
     from selenium.webdriver import ActionChains
 
-    *_, found = aligned
+    _, found = aligned
     found.page(tmp_path / "page.html")
     browser.get_log("browser")
     browser.get((tmp_path / "page.html").as_uri())
@@ -98,10 +99,10 @@ def test_to_point_at_a_word_shows_where_it_looked(aligned, browser, tmp_path):  
 
 
 def test_a_network_without_attention_to_the_source_has_no_alignment(aligned, monkeypatch):
-    model, source, target, _ = aligned
+    model, _ = aligned
     monkeypatch.setattr(type(model), "stages", lambda self: iter(()))
     with pytest.raises(ConfigError, match="no attention to the source"):
-        align(model, source, target, TARGET, SOURCE)
+        align(Translator(model, TARGET, SOURCE), "你好")
 
 
 def test_the_shape_table_has_source_and_target():
@@ -133,3 +134,13 @@ def test_a_run_writes_what_it_looks_at(tmp_path, monkeypatch, capsys):
     checkpoint = str(next(Path("runs").rglob("last.ckpt")))
     assert command(["attention", "--ckpt", checkpoint, "--text=ba"]) == 0
     assert '"source":["b","a"' in Path("attention.html").read_text(encoding="utf-8")
+
+
+def test_without_a_target_it_is_of_what_the_network_writes(aligned):
+    translator = Translator(aligned[0], TARGET, SOURCE)
+    found, wrote = align(translator, "你好吗"), translator.translate(["你好吗"])[0]
+    assert found.target[:-1] == list(wrote.text)[:7]
+    with pytest.raises(TokenizerError, match="nothing to translate"):
+        align(translator, " ")
+    with pytest.raises(ConfigError, match="context holds 8"):
+        align(translator, "你好吗", "AB" * 5)

@@ -88,3 +88,12 @@ def test_one_token_is_enough(loaded):
     report = llm.inspect(loaded, "t")
     assert report.heads()[0].entropy is None
     assert report.page()
+
+
+def test_a_notebook_shows_tables(tiny):
+    report = llm.inspect(make(tiny), list(range(8)))
+    heads, shapes = report.heads()._repr_html_(), report.table()._repr_html_()
+    assert heads.count("<tr>") == 1 + tiny.n_layer * tiny.n_head
+    assert f"{report.heads()[0].sink:.3f}" in heads
+    assert shapes.count("<tr>") == len(report.table().splitlines())
+    assert "<td>logits</td>" in shapes

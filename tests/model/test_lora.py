@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -111,6 +112,17 @@ def test_cross_attention_sees_the_adapter() -> None:
     merge_lora(merged)
     x, memory = torch.randn(1, 3, 16), torch.randn(1, 5, 16)
     torch.testing.assert_close(attention(x, memory=memory), merged(x, memory=memory))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_compiles_without_a_break(precision: Literal["float32", "bfloat16"]) -> None:
+    network = GPT(TINY)
+    add_lora(network, LoRAConfig(rank=2, base_precision=precision))
+    stir(network)
+    compiled = torch.compile(network.hidden_states, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(ids()), network.hidden_states(ids()))
+    compiled(ids()).square().sum().backward()
+    assert all(layer.lora_a.grad is not None and layer.lora_a.grad.any() for _, layer in lora_layers(network))
 
 
 def gradients(network: GPT, of: Callable[[str], bool]) -> dict[str, Tensor]:

@@ -33,6 +33,8 @@ def test_an_end_of_text_in_the_text_is_counted_and_those_between_files_are_not(h
     words = ["--data.corpus=[a.txt, b.txt]", f"--data.tokenizer.kind={kind[0]}", *kind[1:]]
     (hint,) = hints(*words)
     assert f"{END_OF_TEXT} occurs 2 time(s) in the text itself" in hint
+    assert "--data.special_tokens as_text" in hint
+    assert hints(*words, "--data.special_tokens=as_text") == []
     Path("a.txt").write_text("One story. " * 40)
     assert hints(*words) == []
 
@@ -40,3 +42,10 @@ def test_an_end_of_text_in_the_text_is_counted_and_those_between_files_are_not(h
 def test_of_raw_token_ids_nobody_knows_where_documents_begin(hints):
     np.full(400, 50256, "<u2").tofile("train.bin")
     assert hints("--data.corpus=train.bin") == []
+
+
+def test_other_special_tokens_are_counted_too_and_unknown_words_are_not(hints):
+    Path("a.txt").write_text("One <|im_end|> story. " * 40)
+    words = ["--data.corpus=a.txt", "--data.tokenizer.kind=word"]
+    (hint,) = hints(*words, "--data.tokenizer.specials=['<|endoftext|>', '<|unk|>', '<|im_end|>']")
+    assert "<|im_end|> occurs 40 time(s) in the text itself, and each is that token there" in hint

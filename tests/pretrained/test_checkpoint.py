@@ -7,8 +7,9 @@ import torch
 import llm
 from llm.errors import CheckpointError
 from llm.model import GPT
+from llm.pretrained import read_tokenizer
 from llm.pretrained.checkpoint import describe, read_checkpoint
-from llm.tokenizers import CharTokenizer
+from llm.tokenizers import CharTokenizer, IdTokenizer
 
 
 @pytest.fixture
@@ -31,6 +32,18 @@ def test_one_line_gives_model_and_tokenizer(saved):
     assert torch.equal(loaded(ids), model(ids))
 
 
+def test_a_checkpoint_without_a_tokenizer_is_of_ids(saved):
+    path, model, _ = saved
+    content = torch.load(path, weights_only=True)
+    content["llm"]["tokenizer"] = None
+    torch.save(content, path)
+    loaded, tokenizer = llm.load(path)
+    assert tokenizer == IdTokenizer(model.config.vocab_size)
+    assert torch.equal(loaded(torch.tensor([[1]])), model(torch.tensor([[1]])))
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
+        read_tokenizer(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -44,7 +57,6 @@ def test_one_line_gives_model_and_tokenizer(saved):
         (lambda c: c["llm"].update(version=99), "has version 99"),
         (lambda c: c["llm"]["network"].update(n_head=3), "can't be built"),
         (lambda c: c["llm"]["network"].update(unheard_of=1), "can't be built"),
-        (lambda c: c["llm"].update(tokenizer=None), "has no tokenizer"),
         (lambda c: c["llm"]["tokenizer"].update(kind="?"), "its tokenizer can't be built"),
         (lambda c: c["state_dict"].popitem(), "do not fit the architecture"),
     ],

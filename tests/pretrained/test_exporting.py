@@ -12,7 +12,7 @@ from llm.config import GPTConfig
 from llm.errors import CheckpointError, ConfigError
 from llm.model import GPT
 from llm.pretrained import Pretrained, export, exporting, load, read_pretrained
-from llm.tokenizers import CharTokenizer, WordTokenizer
+from llm.tokenizers import BPETokenizer, CharTokenizer
 
 CONFIG = GPTConfig(vocab_size=17, context_length=8, n_layer=2, n_head=2, n_embd=8)
 
@@ -59,15 +59,38 @@ def test_others_may_read_what_is_written(tmp_path):
         assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
-@pytest.mark.parametrize("tokenizer", [CharTokenizer("abcdefghijklmnopq"), WordTokenizer.from_text("a b c")])
-def test_other_tokenizers_stay_behind_and_it_is_said(tmp_path, tokenizer):
-    notes = export(pretrained(tokenizer), tmp_path / "out")
-    assert "no tokenizer files were written" in notes[0]
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-    ]
+def test_a_tokenizer_without_files_stays_behind_and_it_is_said(tmp_path):
+    other = BPETokenizer()
+    other.encoding = "o200k_base"  # which would have to be downloaded
+    for name, tokenizer in (("other", other), ("none", None)):
+        (note,) = export(pretrained(tokenizer), tmp_path / name)
+        assert "no tokenizer files were written" in note
+        files = sorted(file.name for file in (tmp_path / name).iterdir())
+        assert files == ["README.md", "config.json", "generation_config.json", "model.safetensors"]
+        assert "There are no tokenizer files here" in (tmp_path / name / "README.md").read_text()
+
+
+def test_the_card_says_what_it_is_and_its_code_runs(tmp_path):
+    tokenizer = CharTokenizer("OnceabdtTh, iu.ly", ("<|endoftext|>",))
+    found = pretrained(tokenizer, vocab_size=tokenizer.vocab_size, context_length=64)
+    export(found, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    transformers = pytest.importorskip("transformers")
+    n_parameters = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters()
+    assert f"| {n_parameters:,} | 2 | 2 | 8 | 64 | {tokenizer.vocab_size} |" in card
+    code = card.split("```python")[1].split("```")[0].replace("FOLDER", str(tmp_path / "out"))
+    printed = []
+    exec(code, {"print": printed.append})
+    assert printed[0].startswith("Once")
+
+
+def test_a_card_is_replaced_with_its_model_and_somebodys_own_is_not(tmp_path):
+    export(pretrained(), tmp_path / "out")
+    export(pretrained(CharTokenizer("abcdefghijklmnopq")), tmp_path / "out", overwrite=True)
+    assert "AutoTokenizer.from_pretrained" in (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "out" / "README.md").write_text("mine")
+    export(pretrained(), tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("format", ["hf", "safetensors"])

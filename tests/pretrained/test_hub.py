@@ -98,3 +98,32 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 def test_a_folder_of_that_name_needs_no_network(hugging_face):
     hugging_face(name="gpt2-large")
     assert read_pretrained("gpt2-large").config.n_embd == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("distilgpt2", "distilbert/distilgpt2"),
+        ("openai-community/gpt2", "openai-community/gpt2"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    ],
+)
+def test_names_with_an_owner(hugging_face, monkeypatch, name, repository):
+    _, folder = hugging_face()
+    fake = Fake(folder)
+    use(monkeypatch, fake)
+    assert read_pretrained(name).config.n_embd == 12
+    assert fake.asked == [(repository, "abc")]
+
+
+@pytest.mark.parametrize(
+    "name", ["out/ckpt.pt", "a/b/c", "here/model", "../x", "nosuchname", "runs/best.ckpt", "a b/c"]
+)
+def test_a_path_that_is_not_there_is_not_asked_for(hugging_face, monkeypatch, tmp_path, name):
+    _, folder = hugging_face()
+    fake = Fake(folder)
+    use(monkeypatch, fake)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(CheckpointError, match="there is no file or folder"):
+        read_pretrained(name)
+    assert fake.asked == []

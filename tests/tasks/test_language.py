@@ -64,7 +64,7 @@ def test_training_lowers_the_loss_and_logs(module, datamodule):
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_the_logged_loss_is_that_of_the_whole_step(module, datamodule, accumulated):
+def test_the_logged_loss_is_that_of_the_whole_step(module, datamodule, accumulated, tmp_path):
     expected, logged = [], []
 
     class Watch(L.Callback):
@@ -79,7 +79,7 @@ def test_the_logged_loss_is_that_of_the_whole_step(module, datamodule, accumulat
             if "train/loss" in metrics:
                 logged.append((step, metrics["train/loss"], metrics["train/perplexity"]))
 
-    options = {**QUIET, "logger": Log("nowhere"), "limit_val_batches": 0, "accumulate_grad_batches": accumulated}
+    options = {**QUIET, "logger": Log(tmp_path), "limit_val_batches": 0, "accumulate_grad_batches": accumulated}
     L.Trainer(max_steps=4, log_every_n_steps=2, callbacks=[Watch()], **options).fit(module, datamodule)
     means = torch.tensor(expected).view(4, accumulated).mean(dim=1).tolist()
     assert [step for step, *_ in logged] == [2, 4]
@@ -89,7 +89,7 @@ def test_the_logged_loss_is_that_of_the_whole_step(module, datamodule, accumulat
     )
 
 
-def test_a_validation_amid_a_step_counts_to_the_step_to_come(module, datamodule):
+def test_a_validation_amid_a_step_counts_to_the_step_to_come(module, datamodule, tmp_path):
     logged = []
 
     class Log(L.pytorch.loggers.CSVLogger):
@@ -97,7 +97,7 @@ def test_a_validation_amid_a_step_counts_to_the_step_to_come(module, datamodule)
             if "validation/loss" in metrics:
                 logged.append(step)
 
-    options = {**QUIET, "logger": Log("nowhere"), "num_sanity_val_steps": -1, "val_check_interval": 3, "max_steps": 4}
+    options = {**QUIET, "logger": Log(tmp_path), "num_sanity_val_steps": -1, "val_check_interval": 3, "max_steps": 4}
     trainer = L.Trainer(**options, accumulate_grad_batches=2)
     trainer.fit(module, datamodule)
     assert logged == [2, 3], "after batch 3, which is within step 2, and after batch 6, with which step 3 is made"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,6 +113,19 @@ def test_what_is_written_for_a_compiler_is_the_same(dtype, scale):
     torch.testing.assert_close(cross_entropy_with_grad_(theirs, targets, scale), expected)
     torch.testing.assert_close(mine, theirs)
     assert torch.equal(mine, before) is (scale is None)
+
+
+@pytest.mark.parametrize("way", [cross_entropy_with_grad_, compilable_cross_entropy_with_grad_])
+@pytest.mark.parametrize("vocab_size", [None, 5])
+def test_smoothed_labels_are_those_of_torch(way, vocab_size):
+    torch.manual_seed(0)
+    logits, targets = torch.randn(6, 7, dtype=torch.float64).float(), torch.tensor([0, 4, IGNORED, 2, 1, 3])
+    wanted = logits[:, :vocab_size].clone().requires_grad_()
+    losses = F.cross_entropy(wanted, targets, label_smoothing=0.2, reduction="none")
+    (3.0 * losses.sum()).backward()
+    torch.testing.assert_close(way(logits, targets, 3.0, vocab_size, 0.2), losses.detach())
+    torch.testing.assert_close(logits[:, :vocab_size], wanted.grad)
+    assert (logits[:, 7 if vocab_size is None else vocab_size :] == 0).all()
 
 
 @pytest.mark.parametrize("way", [cross_entropy_with_grad_, compilable_cross_entropy_with_grad_])

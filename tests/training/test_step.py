@@ -12,15 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from llm.config import GPTConfig, OptimConfig
+from llm.config import GPTConfig, LoRAConfig, OptimConfig
 from llm.data.batch import IGNORED, TokenBatch
 from llm.errors import TrainingError
 from llm.model import GPT
+from llm.model.trained import Trained, trained_network
 from llm.tasks import LanguageModel
 from llm.training.non_finite import MOST_OVERFLOWS, NonFiniteGuard
 
 CONFIG = GPTConfig(vocab_size=17, context_length=8, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 OPTIM = OptimConfig(learning_rate=1e-3, warmup_steps=0)
+WITHOUT = LoRAConfig()
 EXACT = {"atol": 1e-6, "rtol": 1e-5}
 
 
@@ -40,10 +42,10 @@ def batches(data, *sizes):
     return DataLoader([TokenBatch(*part) for part in parts], batch_size=None)
 
 
-def fit(loader, **options):
+def fit(loader, lora=WITHOUT, **options):
     """The module after a run."""
     torch.manual_seed(0)
-    module = LanguageModel(CONFIG, OPTIM)
+    module = LanguageModel(CONFIG, OPTIM, lora=lora)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = L.Trainer(
         accelerator="cpu", limit_val_batches=0, log_every_n_steps=1, **{"max_steps": 1, **quiet, **options}
@@ -63,13 +65,13 @@ def expected(data, network=None):
     return float(loss), {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
-def check(module, data):
-    loss, gradients = expected(data)
+def check(module, data, network=None):
+    loss, gradients = expected(data, network)
     for name, parameter in module.network.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], **EXACT)
     metrics = module.trainer.callback_metrics
     assert float(metrics["train/loss"]) == pytest.approx(loss, rel=1e-5)
-    norm = torch.nn.utils.get_total_norm(gradients.values())
+    norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients.values() if gradient is not None])
     assert float(metrics["train/gradient_norm"]) == pytest.approx(float(norm), rel=1e-5)
 
 
@@ -101,6 +103,13 @@ def test_a_last_batch_that_is_not_full():
 def test_micro_batches_with_unequal_numbers_of_supervised_tokens():
     data = rows(8, fractions=(1.0, 0.2, 0.6))
     check(fit(batches(data, 2, 2, 2, 2), accumulate_grad_batches=4), data)
+
+
+def test_adapters_get_the_gradient_of_the_sum_too():
+    data, lora = rows(8, fractions=(1.0, 0.2, 0.6)), LoRAConfig(rank=2)
+    torch.manual_seed(0)
+    network = trained_network(CONFIG, Trained(lora=lora))
+    check(fit(batches(data, 2, 2, 2, 2), lora, accumulate_grad_batches=4), data, network)
 
 
 def test_a_micro_batch_with_nothing_supervised_adds_nothing_and_is_counted():

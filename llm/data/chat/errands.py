@@ -246,7 +246,8 @@ _KINDS: tuple[Callable[[_Draw, Split], Errand], ...] = (_classify, _shorter, _tr
 
 def errands(split: Split) -> Iterator[Conversation]:
     """The conversations of a split, all different; no errand of the held-out ones stands in the training ones."""
-    draw, seen = _Draw(_SEEDS[split]), set()
+    draw = _Draw(_SEEDS[split])
+    seen: set[tuple[Errand, ...]] = set()
     while len(seen) < SIZES[split]:
         turns = [draw.one(_KINDS)(draw, split) for _ in range(draw.one(_TURNS))]
         if len({turn[:2] for turn in turns}) < len(turns) or tuple(turns) in seen:

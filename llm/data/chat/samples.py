@@ -171,7 +171,7 @@ class SampleMaker:
             kept = self.tokenizer.decode(ids[: max(0, len(ids) - excess)]).rstrip("\ufffd")
             if len(kept) >= len(getattr(message, name)):  # a tokenizer that does not give a text back as it was
                 kept = ""
-            message = replace(message, **{name: kept})
+            message = replace(message, content=kept) if name == "content" else replace(message, input=kept)
             messages = (*messages[:place], message, *messages[place + 1 :])
 
 

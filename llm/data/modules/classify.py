@@ -166,12 +166,13 @@ class ClassifyDataModule(ExampleDataModule):
             found = list(given)
             if len(found) < 2 or len(set(found)) < len(found):
                 raise ConfigError(f"labels must be two or more, all different, got {found}")
+        new = "; --data.labels null takes those of the corpus, with a new head"
         for split, rows in self.rows.items():
             for row in rows:
                 if row.label not in found:
                     raise DataError(
                         f"{row.place}: the label {row.label!r} ({split}) is none of those that are trained: "
-                        f"{', '.join(found)[:80]}"
+                        f"{', '.join(found)[:80]}{new if split == 'train' else ''}"
                     )
         return found
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.data.examples import Examples
-from llm.data.loader import BatchLoader
+from llm.data.loader import BatchLoader, RowSource
 from llm.data.modules.base import ResumableDataModule
 from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, padding_fraction
 from llm.data.tokens.examples import Example, ExampleStore, open_or_build_examples
@@ -201,7 +201,7 @@ class ExampleDataModule(ResumableDataModule):
             count = f"{len(self.train_examples):,}"
             log.info("%s examples to train on; %.1f %% of a batch is padding", count, 100 * fraction)
 
-    def train_source(self) -> Examples:
+    def train_source(self) -> RowSource:
         """The training examples."""
         return self.train_examples
 

@@ -28,7 +28,6 @@ from llm.data.modules.examples import ExampleDataModule
 from llm.data.order import BatchOrder, KeyedPermutation
 from llm.data.packing import PackedExamples
 from llm.data.tokens.examples import Example
-from llm.data.tokens.mapped import TokenArray
 from llm.data.tokens.opening import cache_key
 from llm.errors import ConfigError, DataError, TokenizerError
 from llm.pretrained import read_tokenizer
@@ -286,17 +285,6 @@ class InstructDataModule(ExampleDataModule):
         marks = "in green" if coloured else "between [[ and ]]"
         log.info("a sample, what is supervised %s:\n%s\n", marks, as_text(example, self.tokenizer, coloured))
         return example
-
-    @property
-    def train_tokens(self) -> TokenArray:
-        """(N,) the token ids of all samples to train on, one after the other."""
-        return self.train_examples.store.inputs
-
-    @property
-    def validation_tokens(self) -> TokenArray:
-        """(N,) the token ids of the first sample to validate on, for the attention maps; else of one to train on."""
-        found = self.examples("validation") or self.train_examples
-        return found[0][0]
 
     def data_identity(self) -> dict[str, Any]:
         """Which samples, which tokenizer, which template, and whether they are packed."""

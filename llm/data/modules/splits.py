@@ -10,6 +10,7 @@ from llm.data.tokens.counting import count_tokens, text_size
 from llm.data.tokens.mapped import TokenArray
 from llm.data.tokens.opening import open_corpus
 from llm.data.tokens.store import TokenStore
+from llm.data.tokens.tokenize import SpecialTokens
 from llm.tokenizers import Tokenizer
 
 _STORES = {
@@ -30,6 +31,7 @@ class TextSplits:
         validation_fraction: fraction of the tokens, from the end of the corpus, that is kept for validation.
         validation_corpus: validate on this instead, and train on the whole corpus.
         test_corpus: what a test uses. Default: the validation tokens.
+        special_tokens: what those in a text are.
     """
 
     corpus: str | list[str]
@@ -38,6 +40,7 @@ class TextSplits:
     validation_fraction: float = 0.1
     validation_corpus: str | list[str] | None = None
     test_corpus: str | list[str] | None = None
+    special_tokens: SpecialTokens = "as_tokens"
 
     def prepare(self, running: str) -> None:
         """Make the token ids that `fit`, `validate` or `test` needs and the cache does not hold."""
@@ -72,7 +75,7 @@ class TextSplits:
         return self.validation_store if self.test_corpus is None else self._open(self.test_corpus)
 
     def _open(self, corpus: str | list[str]) -> TokenStore:
-        return open_corpus(corpus, self.tokenizer, self.cache_dir)
+        return open_corpus(corpus, self.tokenizer, self.cache_dir, self.special_tokens)
 
     @property
     def split_at(self) -> int:

@@ -18,6 +18,7 @@ from llm.data.reading.prompts import Prompt, read_prompts
 from llm.data.tokens.mapped import TokenArray
 from llm.data.tokens.opening import choose_tokenizer, find_token_ids, hash_of_corpus
 from llm.data.tokens.store import TokenStore
+from llm.data.tokens.tokenize import SpecialTokens
 from llm.data.windows import SlidingWindows, window_starts
 from llm.errors import ConfigError, DataError
 from llm.pretrained import read_tokenizer
@@ -45,6 +46,9 @@ class TextDataModule(ResumableDataModule):
         validation_fraction: fraction of the tokens, from the end of the corpus, that is kept for validation.
         validation_corpus: validate on this instead, and train on the whole corpus.
         test_corpus: what `test` uses. Default: the validation tokens.
+        special_tokens: what a special token in a text is, such as `<|endoftext|>`: `as_tokens`, itself, so that it ends
+            a document, as in corpora that are published as one file; `as_text`, the characters it is written with, so
+            that nobody's text can end a document.
         prompts: what `predict` continues or scores: a UTF-8 file with one prompt a line.
         num_workers: processes that gather batches; 0 is the training process itself, usually the fastest.
         separate_documents: let no token see another document: attention ends at the end-of-text token, and positions
@@ -81,6 +85,7 @@ class TextDataModule(ResumableDataModule):
         validation_fraction: float = 0.1,
         validation_corpus: str | list[str] | None = None,
         test_corpus: str | list[str] | None = None,
+        special_tokens: SpecialTokens = "as_tokens",
         prompts: str | None = None,
         num_workers: int = 0,
         seed: int = 123,
@@ -95,13 +100,16 @@ class TextDataModule(ResumableDataModule):
         self.stride = context_length if stride is None else stride
         self.prompts = prompts
         self.cache_dir = cache_dir
+        self.special_tokens = special_tokens
         fraction_problem = f"validation_fraction must be in [0, 1), got {validation_fraction}"
         self._check_settings(*([] if 0 <= validation_fraction < 1 else [fraction_problem]))
         self.tokenizer = self._make_tokenizer(tokenizer)
         self.vocab_size = int(self.tokenizer.vocab_size)
         if separate_documents and self.tokenizer.end_of_text_id is None:
             raise ConfigError("separate_documents needs an end-of-text token in the vocabulary: add <|endoftext|>")
-        self.splits = TextSplits(corpus, self.tokenizer, cache_dir, validation_fraction, validation_corpus, test_corpus)
+        self.splits = TextSplits(
+            corpus, self.tokenizer, cache_dir, validation_fraction, validation_corpus, test_corpus, special_tokens
+        )
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
         if isinstance(tokenizer, Tokenizer):
@@ -256,4 +264,4 @@ class TextDataModule(ResumableDataModule):
             DataError: it can't be read.
         """
         if not self.allow_changed_data and "corpus" in state_dict:
-            refuse_other_data(state_dict, {"corpus": hash_of_corpus(self.corpus, self.cache_dir)})
+            refuse_other_data(state_dict, {"corpus": hash_of_corpus(self.corpus, self.cache_dir, self.special_tokens)})

@@ -60,7 +60,7 @@ def encode_prompts(lines: Sequence[str], tokenizer: Tokenizer, source: str) -> l
         if not text.strip():
             continue
         try:
-            ids = torch.tensor(tokenizer.encode(text))
+            ids = torch.tensor(tokenizer.encode_prompt(text))
         except TokenizerError as error:
             raise TokenizerError(f"{source}, prompt on line {line}: {error}") from error
         prompts.append(Prompt(line, text, ids))

@@ -84,7 +84,8 @@ def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _of_text(path: Path, found: Iterator[tuple[int, list[str]]]) -> Table:
-    lines, rows = [], []
+    lines: list[int] = []
+    rows: list[list[Any]] = []
     for line, row in found:
         if not any(field.strip() for field in row):
             continue
@@ -100,7 +101,8 @@ def _of_text(path: Path, found: Iterator[tuple[int, list[str]]]) -> Table:
 
 def _of_records(path: Path, found: Iterator[tuple[str, dict[str, Any]]]) -> Table:
     names: list[str] | None = None
-    rows, places = [], []
+    rows: list[list[Any]] = []
+    places: list[str] = []
     for place, record in found:
         names = list(record) if names is None else names
         missing = [name for name in names if name not in record]

@@ -18,7 +18,7 @@ from llm.data.reading.hashing import corpus_hash
 from llm.data.reading.progress import reading_progress
 from llm.data.reading.sources import read_chunks
 from llm.data.tokens.store import DESCRIPTION, VERSION, TokenStore, open_raw
-from llm.data.tokens.tokenize import Plan, source_hash, tokenize
+from llm.data.tokens.tokenize import Plan, SpecialTokens, source_hash, tokenize
 from llm.errors import ConfigError, DataError, LLMError, TokenizerError
 from llm.runtime.files import write_whole
 from llm.tokenizers import LEARNED, BytePairTokenizer, CharTokenizer, Tokenizer, build_tokenizer, tokenizer_from_dict
@@ -29,13 +29,19 @@ REMEMBERED_FROM = 16 << 20
 """Size of a text in bytes from which a learned vocabulary is cached."""
 
 
-def open_corpus(corpus: str | Sequence[str], tokenizer: Tokenizer, cache_dir: str | Path) -> TokenStore:
+def open_corpus(
+    corpus: str | Sequence[str],
+    tokenizer: Tokenizer,
+    cache_dir: str | Path,
+    special_tokens: SpecialTokens = "as_tokens",
+) -> TokenStore:
     """The token ids of a corpus: its own, those in the cache, or made now.
 
     Args:
         corpus: text, as for `resolve_corpus`; or the folder of a token store; or nanoGPT's raw `.bin`.
         tokenizer: encodes text; token ids must have been encoded with it.
         cache_dir: where stores of texts are kept.
+        special_tokens: what those in a text are; of token ids that is decided.
 
     Raises:
         DataError: the corpus can't be read, or another tokenizer wrote its ids.
@@ -43,7 +49,7 @@ def open_corpus(corpus: str | Sequence[str], tokenizer: Tokenizer, cache_dir: st
     """
     path = find_token_ids(corpus)
     if path is None:
-        return open_or_build(resolve_corpus(corpus), tokenizer, cache_dir)
+        return open_or_build(resolve_corpus(corpus), tokenizer, cache_dir, special_tokens=special_tokens)
     if path.is_file():
         return open_raw(path, tokenizer, corpus_hash([path], cache_dir))
     store = TokenStore.open(path)
@@ -55,7 +61,9 @@ def open_corpus(corpus: str | Sequence[str], tokenizer: Tokenizer, cache_dir: st
     return store
 
 
-def hash_of_corpus(corpus: str | Sequence[str], cache_dir: str | Path) -> str:
+def hash_of_corpus(
+    corpus: str | Sequence[str], cache_dir: str | Path, special_tokens: SpecialTokens = "as_tokens"
+) -> str:
     """The `source_hash` that the store of a corpus has, without making it.
 
     Raises:
@@ -63,12 +71,16 @@ def hash_of_corpus(corpus: str | Sequence[str], cache_dir: str | Path) -> str:
     """
     path = find_token_ids(corpus)
     if path is None:
-        return source_hash(resolve_corpus(corpus), cache_dir=cache_dir)
+        return source_hash(resolve_corpus(corpus), cache_dir=cache_dir, special_tokens=special_tokens)
     return corpus_hash([path], cache_dir) if path.is_file() else TokenStore.open(path).source_hash
 
 
 def open_or_build(
-    paths: Sequence[Path], tokenizer: Tokenizer, cache_dir: str | Path, text_hash: str | None = None
+    paths: Sequence[Path],
+    tokenizer: Tokenizer,
+    cache_dir: str | Path,
+    text_hash: str | None = None,
+    special_tokens: SpecialTokens = "as_tokens",
 ) -> TokenStore:
     """The token store of some files, made now if the cache holds none for this text and this tokenizer.
 
@@ -76,13 +88,14 @@ def open_or_build(
         paths: the files, in order.
         tokenizer: what encodes them.
         cache_dir: where stores are kept, each in a folder of its own.
-        text_hash: `source_hash(paths)`, if it is known already.
+        text_hash: `source_hash(paths, special_tokens=special_tokens)`, if it is known already.
+        special_tokens: what those in a text are.
 
     Raises:
         DataError: a document can't be read, or the cache can't be written.
         TokenizerError: a document can't be encoded; names the document.
     """
-    plan = Plan(paths, tokenizer, source_hash=text_hash or "", cache_dir=cache_dir)
+    plan = Plan(paths, tokenizer, source_hash=text_hash or "", cache_dir=cache_dir, special_tokens=special_tokens)
     target = Path(cache_dir) / cache_key(plan.source_hash, plan.fingerprint)
     try:
         with contextlib.suppress(FileNotFoundError):

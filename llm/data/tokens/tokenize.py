@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import zlib
@@ -11,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ SHARD_TOKENS = 100_000_000
 _CHUNKS_AHEAD = 4
 """Chunks encoded ahead, beyond one per thread, so that no thread waits for the one that reads and writes."""
 
+SpecialTokens = Literal["as_tokens", "as_text"]
+"""What becomes of a special token that a text spells."""
+
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
 
@@ -47,6 +51,7 @@ class Plan:
         shard_tokens: a shard ends with the chunk that brings it to so many ids.
         block_bytes: about how much text is encoded at once.
         threads: how many encode. Default: one for each processor that this process may use.
+        special_tokens: what one that a text spells is: itself (`as_tokens`), or ordinary text (`as_text`).
     """
 
     paths: Sequence[Path]
@@ -57,12 +62,21 @@ class Plan:
     shard_tokens: int = SHARD_TOKENS
     block_bytes: int = BLOCK_BYTES
     threads: int | None = None
+    special_tokens: SpecialTokens = "as_tokens"
 
     def __post_init__(self) -> None:
-        self.source_hash = self.source_hash or source_hash(self.paths, self.field, self.cache_dir)
+        self.source_hash = self.source_hash or self.current_hash()
         self.dtype = "<u4" if self.tokenizer.vocab_size > 2**16 else "<u2"
         self.fingerprint = self.tokenizer.fingerprint
         self.settings = f"{self.shard_tokens} {self.block_bytes}"
+
+    def current_hash(self) -> str:
+        """The hash of the files as they are now, and of how they are read.
+
+        Raises:
+            DataError: a file can't be read.
+        """
+        return source_hash(self.paths, self.field, self.cache_dir, self.special_tokens)
 
     @property
     def of_shards(self) -> tuple[str, str, str, str]:
@@ -70,17 +84,25 @@ class Plan:
         return self.dtype, self.fingerprint, self.source_hash, self.settings
 
 
-def source_hash(paths: Sequence[Path], field: str = "text", cache_dir: str | Path | None = None) -> str:
-    """The hash of the text in some files: of what they hold, and of which part of their records is read.
+def source_hash(
+    paths: Sequence[Path],
+    field: str = "text",
+    cache_dir: str | Path | None = None,
+    special_tokens: SpecialTokens = "as_tokens",
+) -> str:
+    """The hash of the text in some files: of what they hold, which part of their records is read, and what special
+    tokens in it are.
 
     Raises:
         DataError: a file can't be read.
     """
     content = corpus_hash(paths, cache_dir)
-    if all(is_text_file(Path(path)) for path in paths):
-        return content
-    kinds = " ".join("" if is_text_file(Path(path)) else Path(path).suffix for path in paths)
-    return hashlib.sha256(f"{content} {kinds} {field}".encode()).hexdigest()
+    if not all(is_text_file(Path(path)) for path in paths):
+        kinds = " ".join("" if is_text_file(Path(path)) else Path(path).suffix for path in paths)
+        content = hashlib.sha256(f"{content} {kinds} {field}".encode()).hexdigest()
+    if special_tokens == "as_text":
+        content = hashlib.sha256(f"{content} {special_tokens}".encode()).hexdigest()
+    return content
 
 
 def tokenize(plan: Plan, target: Path) -> TokenStore:
@@ -121,7 +143,7 @@ def tokenize(plan: Plan, target: Path) -> TokenStore:
         while (header := _write_shard(plan, target, len(shards), pieces, done)) is not None:
             shards.append(header)
             done = (header.n_documents, header.n_bytes)
-    if source_hash(plan.paths, plan.field, plan.cache_dir) != plan.source_hash:
+    if plan.current_hash() != plan.source_hash:
         for number in range(len(shards)):
             (target / shard_name(number)).unlink(missing_ok=True)
         raise DataError("the corpus changed while it was being read; start again")
@@ -210,16 +232,18 @@ def _pieces(
 
 
 def _encode(plan: Plan, chunk: Chunk, first: bool) -> _Piece:
-    """The ids of a chunk. Every document but the first of all begins with the end-of-text id."""
-    separator = plan.tokenizer.end_of_text_id
+    """The ids of a chunk, with what stands before each document: the end-of-text id, before all but the first."""
+    encode: Callable[[str], Ids] = plan.tokenizer.encode_array
+    if plan.special_tokens == "as_text":
+        encode = functools.partial(plan.tokenizer.encode_array, as_text=True)
     ids: list[Ids] = []
     n_bytes = 0
     for number, text in enumerate(chunk.texts):
-        continues = number == 0 and (first or chunk.continues)
-        if not continues and separator is not None:
-            ids.append(np.array([separator], plan.dtype))
+        if number or not chunk.continues:
+            start = plan.tokenizer.document_start(first and number == 0)
+            ids.append(np.array(start, plan.dtype))
         try:
-            ids.append(plan.tokenizer.encode_array(text).astype(plan.dtype, copy=False))
+            ids.append(encode(text).astype(plan.dtype, copy=False))
             n_bytes += len(text) if text.isascii() else len(text.encode())
         except TokenizerError as error:
             raise chunk.explain(number, error) from error

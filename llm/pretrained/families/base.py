@@ -90,11 +90,12 @@ class Family:
             ours |= rope_from_json(theirs)
             ours |= self._window_from_json(theirs, ours["n_layer"])
             # What is as wide as it would be anyway is left to follow.
-            plain = {"n_kv_head": ours["n_head"], "mlp_hidden": 4 * ours["n_embd"]}
-            plain["head_size"] = ours["n_embd"] // ours["n_head"] if ours["n_embd"] % ours["n_head"] == 0 else None
-            ours |= {name: None for name, value in plain.items() if ours[name] == value}
+            C, H, D = ours["n_embd"], ours["n_head"], ours["head_size"]
+            is_plain = {"n_kv_head": ours["n_kv_head"] == H, "mlp_hidden": ours["mlp_hidden"] == 4 * C}
+            is_plain["head_size"] = D is not None and H * D == C
+            ours |= {name: None for name, plain in is_plain.items() if plain}
             return GPTConfig(activation=ACTIVATIONS[activation], dropout=0.0, **ours)  # type: ignore[arg-type]
-        except (ConfigError, TypeError, ZeroDivisionError) as error:
+        except (ConfigError, TypeError) as error:
             raise CheckpointError(f"{what} that can't be built: {error}") from error
 
     def config_to_json(self, config: GPTConfig, end_of_text_id: int | None) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def rope_from_json(theirs: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{group} has {name} {value!r}, which this package has no counterpart for")
     ours = {our: settings[their] for our, their in names.items() if settings.get(their) is not None}
     theta = stated.get("rope_theta", theirs.get("rope_theta", 10_000.0))
-    return {"rope_theta": theta, "rope_scaling": RopeScaling(kind=kind, **ours)}
+    return {"rope_theta": theta, "rope_scaling": RopeScaling(**{"kind": kind, **ours})}
 
 
 def rope_to_json(config: GPTConfig) -> dict[str, Any]:

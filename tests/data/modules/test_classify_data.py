@@ -129,6 +129,8 @@ def test_settings_that_can_not_be(make, tmp_path):
         make(validation_fraction=0.5, test_fraction=0.6)
     with pytest.raises(ConfigError, match="split_seed must be at least 0"):
         make(split_seed=-1)
+    with pytest.raises(DataError, match=r"the label 'glad' \(train\) is none of .* --data\.labels null takes those"):
+        make(labels=["good", "sad"])
     with pytest.raises(ConfigError, match="labels must be two or more"):
         make(labels=["glad", "glad"])
     path = tmp_path / "one.csv"

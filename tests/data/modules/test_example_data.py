@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from llm.config import TokenizerConfig
-from llm.data import ExampleDataModule, MaskedDataModule
+from llm.data import ClassifyDataModule, ExampleDataModule, MaskedDataModule
 from llm.data.batch import IGNORED
 from llm.data.tokens.examples import Example
 from llm.errors import CheckpointError, ConfigError, DataError
@@ -47,7 +47,7 @@ def texts(loader):
     """The words of a loader, batch by batch."""
     return [
         [LETTERS.decode(ids[:length]) for ids, length in zip(inputs, lengths, strict=True)]
-        for inputs, _, lengths in loader
+        for inputs, _, lengths, *_ in loader
     ]
 
 
@@ -91,7 +91,7 @@ def test_only_what_a_run_needs_is_read(make):
 
 def test_padding_is_known_by_lengths(make):
     for batch in make().train_dataloader():
-        for ids, targets, length in zip(*batch, strict=True):
+        for ids, targets, length in zip(*batch[:3], strict=True):
             assert targets[: length - 1].tolist() == ids[1:length].tolist()
             assert (targets[length:] == IGNORED).all()
 
@@ -183,13 +183,18 @@ def fit(folder, data, ckpt_path=None):
     return module.seen
 
 
-@pytest.mark.parametrize("kind", ["examples", "masked"])
+@pytest.mark.parametrize("kind", ["examples", "masked", "oversampled"])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_run_sees_the_same_batches(make, corpus, tmp_path, kind, workers):
     def data(**options):
         if kind == "examples":
             return make(batch_size=8, **options)
         cache = str(tmp_path / "cache")
+        if kind == "oversampled":
+            texts = tmp_path / "texts.csv"
+            texts.write_text("text,label\n" + "".join(f"{word} {n},{n % 5 < 2}\n" for n, word in enumerate(WORDS)))
+            words = TokenizerConfig("word")
+            return ClassifyDataModule(str(texts), tokenizer=words, balance="oversample", cache_dir=cache, **options)
         return MaskedDataModule(
             corpus=str(corpus), tokenizer=TokenizerConfig("char"), context_length=64, cache_dir=cache, **options
         )

@@ -2,6 +2,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from llm.config import TokenizerConfig
 from llm.data import TextDataModule
@@ -42,7 +43,7 @@ def file(folder, name, text):
 def rows(loader):
     """All windows of a loader, targets appended to inputs."""
     return [
-        [*x, y[-1]] for inputs, targets, _ in loader for x, y in zip(inputs.tolist(), targets.tolist(), strict=True)
+        [*x, y[-1]] for inputs, targets, *_ in loader for x, y in zip(inputs.tolist(), targets.tolist(), strict=True)
     ]
 
 
@@ -76,7 +77,7 @@ def test_no_window_reaches_from_train_into_validation(make, tmp_path, stride):
 
 
 def test_batches_have_the_shape_that_was_asked_for(make):
-    inputs, targets, _ = next(iter(make(batch_size=3).train_dataloader()))
+    inputs, targets, *_ = next(iter(make(batch_size=3).train_dataloader()))
     assert inputs.shape == targets.shape == (3, 16)
     assert inputs[:, 1:].tolist() == targets[:, :-1].tolist()
 
@@ -333,3 +334,26 @@ def test_bad_prompts(make, tmp_path):
         make(prompts="gone.txt").predict_dataloader()
     with pytest.raises(TokenizerError, match=r"prompts\.txt', prompt on line 2: .*'Ω'"):
         make(prompts=file(tmp_path, "prompts.txt", "The\nΩ")).predict_dataloader()
+
+
+def test_documents_may_be_kept_apart(tmp_path):
+    for name, text in (("a", "abcabc"), ("b", "cba")):
+        (tmp_path / f"{name}.txt").write_text(text * 3)
+    options = {"context_length": 12, "batch_size": 1, "cache_dir": str(tmp_path / "cache"), "validation_fraction": 0.0}
+    corpus = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+    apart, joined = (
+        TextDataModule(corpus, TokenizerConfig("char"), separate_documents=on, shuffle=False, **options)
+        for on in (True, False)
+    )
+    batches = list(zip(apart.train_dataloader(), joined.train_dataloader(), strict=True))
+    end = apart.tokenizer.end_of_text_id
+    assert any((batch.inputs == end).any() for batch, _ in batches)
+    for batch, other in batches:
+        assert torch.equal(batch.inputs, other.inputs)
+        assert torch.equal(batch.targets, other.targets)
+        assert other.documents is None
+        (begins,) = (batch.inputs[0] == end).nonzero(as_tuple=True)
+        expected = [sum(int(begin) <= place for begin in begins) for place in range(12)]
+        assert batch.documents[0].tolist() == expected, "the end of text begins the next document"
+    with pytest.raises(ConfigError, match="needs an end-of-text token"):
+        TextDataModule(corpus, TokenizerConfig("char", specials=()), separate_documents=True, **options)

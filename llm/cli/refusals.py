@@ -1,0 +1,67 @@
+"""What of Lightning's can't be had on the command line, with the reason. docs/lightning.md has all that can."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from typing import Any
+
+from llm.errors import ConfigError
+
+REFUSED_CALLBACKS = {
+    "BackboneFinetuning": "it freezes the attribute `backbone` of a module, and the modules here have none; subclass "
+    "BaseFinetuning in a package of your own (--allow_classes)",
+    "BaseFinetuning": "it only is a base class: subclass it in a package of your own (--allow_classes)",
+    "ThroughputMonitor": "its batch_size_fn is a function, which no configuration can name; every run logs "
+    "train/tokens_per_second, and in Python it works",
+}
+"""By name."""
+
+
+def refuse_of_lightning(trainer: Any) -> None:
+    """Hold a run to what Lightning's Trainer can do here.
+
+    Args:
+        trainer: its settings.
+
+    Raises:
+        ConfigError: the reason.
+    """
+    for callback in class_names(trainer.get("callbacks")):
+        if callback in REFUSED_CALLBACKS:
+            raise ConfigError(f"trainer.callbacks: {callback} is refused: {REFUSED_CALLBACKS[callback]}")
+    if trainer.get("barebones"):
+        raise ConfigError(
+            "trainer.barebones is refused: it trains without checkpoints, logs and validation, so that nothing is left "
+            "of a run; --preflight measures the speed of a step"
+        )
+    for plugin in class_names(trainer.get("plugins")):
+        if plugin.endswith("CheckpointIO"):
+            raise ConfigError(
+                f"trainer.plugins: {plugin} is refused: a checkpoint is whole and on the disk before the run goes on, "
+                "so that it can be resumed exactly"
+            )
+
+
+def reason_about(message: str) -> str | None:
+    """What to say instead of a parser's message about a class of Lightning's; None where it is about another."""
+    if re.search(r"\bLitLogger\b", message) and importlib.util.find_spec("litlogger") is None:
+        return "trainer.logger: LitLogger needs the package litlogger: pip install litlogger"
+    for callback, reason in REFUSED_CALLBACKS.items():
+        if re.search(rf"\b{callback}\b", message):
+            return f"trainer.callbacks: {callback} is refused: {reason}"
+    return None
+
+
+def class_names(value: Any) -> list[str]:
+    """The names of the classes of Lightning's that a setting lists, without their modules; empty ones for others.
+
+    Args:
+        value: of a setting that takes one object or several.
+    """
+    return [_name(one) for one in (value if isinstance(value, list) else [] if value is None else [value])]
+
+
+def _name(value: Any) -> str:
+    path = str(value if isinstance(value, str) else getattr(value, "class_path", "") or "")
+    return path.rpartition(".")[2] if path.startswith("lightning.") else ""

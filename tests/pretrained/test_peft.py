@@ -1,0 +1,187 @@
+"""PEFT's folders, written and read: the logits are those of `peft`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapted import EVERYWHERE, adapted, write
+from torch import nn
+
+import llm
+from llm.__main__ import main
+from llm.config import GPTConfig, LoRAConfig
+from llm.model.trained import Trained, trained_network
+from llm.pretrained.formats import read_with_base
+from llm.pretrained.twin import hugging_face_twin
+
+peft = pytest.importorskip("peft")
+pytest.importorskip("transformers")
+
+SIZES: dict[str, Any] = {"context_length": 8, "n_layer": 2, "n_head": 4, "n_embd": 16, "dropout": 0.0}
+GPT2 = GPTConfig(vocab_size=50257, **SIZES)
+LLAMA = GPTConfig(
+    vocab_size=50257,
+    n_kv_head=2,
+    positions="rotary",
+    norm="rms_norm",
+    mlp="gated",
+    activation="silu",
+    bias=False,
+    qkv_bias=False,
+    tie_head=False,
+    **SIZES,
+)
+CONFIGS = {"GPT-2": GPT2, "Llama": LLAMA}
+IDS = torch.arange(8)[None]
+
+
+def logits_of(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        found = model(IDS)
+    return found if isinstance(found, torch.Tensor) else found.logits
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request: pytest.FixtureRequest) -> GPTConfig:
+    return CONFIGS[request.param]
+
+
+def base(config: GPTConfig) -> Any:
+    """What is beneath the adapters of `adapted`."""
+    torch.manual_seed(0)
+    return trained_network(config, Trained()).eval()
+
+
+def base_folder(config: GPTConfig, folder: Path) -> Path:
+    """The base alone, as a folder of `transformers`."""
+    path = write(base(config), Trained(), folder / "base.ckpt")
+    assert main(["export", "--ckpt", str(path), "--out", str(folder / "base")]) == 0
+    return folder / "base"
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [EVERYWHERE, LoRAConfig(rank=2, alpha=3.5, modules=("blocks.1.attention.qkv", "projection"))],
+    ids=["everywhere", "some"],
+)
+def test_what_is_written_gives_our_logits_in_peft(config: GPTConfig, lora: LoRAConfig, tmp_path: Path) -> None:
+    network = adapted(Trained(lora=lora), config, seed=1)
+    path = write(network, Trained(lora=lora), tmp_path / "x.ckpt")
+    assert main(["export", "--ckpt", str(path), "--format", "peft", "--out", str(tmp_path / "out")]) == 0
+    twin = hugging_face_twin(base(config))
+    theirs = peft.PeftModel.from_pretrained(twin, str(tmp_path / "out")).eval()
+    expected = logits_of(network)
+    torch.testing.assert_close(logits_of(theirs), expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(logits_of(base(config)), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"r": 3, "lora_alpha": 12},
+        {"r": 4, "use_rslora": True},
+        {"r": 2, "rank_pattern": {"@mlp": 5}, "alpha_pattern": {"@mlp": 7}},
+    ],
+    ids=["plain", "rank-stabilized", "patterns"],
+)
+def test_what_peft_has_trained_gives_its_logits_here(
+    config: GPTConfig, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    beneath = base_folder(config, tmp_path)
+    twin = hugging_face_twin(llm.load(beneath).model)  # type: ignore[arg-type]
+    mlp = "c_fc" if config is GPT2 else "up_proj"
+    targets = ["c_attn", "c_fc", "attn.c_proj"] if config is GPT2 else ["q_proj", "v_proj", "up_proj", "o_proj"]
+    settings = json.loads(json.dumps(settings).replace("@mlp", mlp))
+    theirs = peft.get_peft_model(twin, peft.LoraConfig(target_modules=targets, task_type="CAUSAL_LM", **settings))
+    torch.manual_seed(3)
+    for name, parameter in theirs.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter, std=0.2)
+    theirs.eval().save_pretrained(str(tmp_path / "theirs"))
+    out = tmp_path / "x.ckpt"
+    words = ["--from", str(tmp_path / "theirs"), "--base", str(beneath), "--out", str(out)]
+    assert main(["import", *words]) == 0
+    expected = logits_of(theirs)
+    torch.testing.assert_close(logits_of(llm.load(out).model), expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(logits_of(llm.load(beneath).model), expected, atol=1e-2)
+    assert any(name.endswith("lora_a") for name in read_with_base(out)["state_dict"])  # still adapters
+    # and back again
+    assert main(["export", "--ckpt", str(out), "--format", "peft", "--out", str(tmp_path / "again")]) == 0
+    again = peft.PeftModel.from_pretrained(hugging_face_twin(llm.load(beneath).model), str(tmp_path / "again"))  # type: ignore[arg-type]
+    torch.testing.assert_close(logits_of(again.eval()), expected, rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of adapters, and its base beside it."""
+    trained = Trained(lora=EVERYWHERE)
+    path = write(adapted(trained, GPT2), trained, tmp_path / "x.ckpt")
+    assert main(["export", "--ckpt", str(path), "--format", "peft", "--out", str(tmp_path / "adapters")]) == 0
+    base_folder(GPT2, tmp_path)
+    return tmp_path / "adapters"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"peft_type": "IA3"}, "kind 'IA3'; LORA can be read"),
+        ({"use_dora": True}, "use_dora is True"),
+        ({"bias": "all"}, "bias is all"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is"),
+    ],
+)
+def test_what_has_no_place_here_is_named(
+    folder: Path, settings: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    words = ["--from", str(folder), "--base", str(folder.parent / "base"), "--out", str(folder.parent / "y.ckpt")]
+    assert main(["import", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_base_that_is_missing_or_another_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(folder.parent / "y.ckpt")]
+    assert main(["import", "--from", str(folder), *out]) == 1
+    assert "--base" in capsys.readouterr().err
+    other = GPTConfig(**{**SIZES, "vocab_size": 50257, "n_embd": 32})
+    path = write(base(other), Trained(), folder.parent / "other.ckpt")
+    assert main(["import", "--from", str(folder), "--base", str(path), *out]) == 1
+    assert "belongs to another base" in capsys.readouterr().err
+    assert main(["generate", "--ckpt", str(folder), "--prompt", "a"]) == 1
+    assert "import" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trained", "message"),
+    [
+        (Trained(), "no adapters"),
+        (Trained(["lora", "final_norm"], EVERYWHERE), "final_norm.bias, final_norm.weight is"),
+    ],
+    ids=["no adapters", "more is trained"],
+)
+def test_what_peft_has_no_place_for_is_refused(
+    trained: Trained, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(adapted(trained, GPT2), trained, tmp_path / "x.ckpt")
+    assert main(["export", "--ckpt", str(path), "--format", "peft", "--out", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_adapters_are_replaced_by_adapters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--ckpt", str(folder.parent / "x.ckpt"), "--format", "peft", "--out"]
+    assert main(["export", *words, str(folder)]) == 1
+    (folder / "mine.txt").write_text("mine")
+    assert main(["export", *words, str(folder), "--overwrite"]) == 0
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "mine.txt",
+    ]
+    assert main(["export", *words, str(folder.parent / "base"), "--overwrite"]) == 1
+    assert "no adapters" in capsys.readouterr().err
