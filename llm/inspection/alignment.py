@@ -18,7 +18,6 @@ from llm.inspection.figures import map_grid
 from llm.inspection.page import STEPS, Page, fill_in, page_file
 from llm.inspection.probe import capture
 from llm.inspection.ticks import tick_labels
-from llm.model import AttentionHook
 
 _LONGEST_LABEL = 32
 _AXES = ("target: what is written", "source: what is looked at")
@@ -99,13 +98,8 @@ def align(translator: Translator, source: str, target: str | None = None, title:
         ConfigError: the network has no attention to the source, or one of the texts is longer than the context.
         TokenizerError: a text can't be encoded, or the source is empty.
     """
-<<<<<<< HEAD
-    if not model.attends_to_source:
-=======
     model, tokenizer, source_tokenizer = translator
-    hooks = [hook for hook in model.stages() if isinstance(hook, AttentionHook) and hook.kind == "cross"]
-    if not hooks:
->>>>>>> main
+    if not model.attends_to_source:
         raise ConfigError("this network has no attention to the source, so there is no alignment to show")
     read, end_id = translator.encode(source), tokenizer.end_of_text_id
     assert end_id is not None
@@ -114,25 +108,15 @@ def align(translator: Translator, source: str, target: str | None = None, title:
     else:
         written = tokenizer.encode(target)
     device = next(model.parameters()).device
-<<<<<<< HEAD
-    ids = torch.tensor([[end_id, *target]], device=device)
-    found = capture(model, ids, source=torch.tensor([list(source)], device=device))
-    labels = tick_labels(source_tokenizer, source, _LONGEST_LABEL)
-    written = tick_labels(tokenizer, [*target, end_id], _LONGEST_LABEL)
-    layers = [weights[0].cpu() for weights in found.maps("cross")]
-    names = [hook.name.removesuffix(" / cross") for hook in found.attentions if hook.kind == "cross"]
-    return Alignment(labels, written, layers, names, title)
-=======
     ids = torch.tensor([[end_id, *written]], device=device)  # (T) -> (1, T)
     found = capture(model, ids, source=torch.tensor([read], device=device))
     return Alignment(
         tick_labels(source_tokenizer, read, _LONGEST_LABEL),
         tick_labels(tokenizer, [*written, end_id], _LONGEST_LABEL),
         [weights[0].cpu() for weights in found.maps("cross")],
-        [hook.name.removesuffix(" / cross") for hook in hooks],
+        [hook.name.removesuffix(" / cross") for hook in found.attentions if hook.kind == "cross"],
         title,
     )
->>>>>>> main
 
 
 def _encode(weights: Tensor) -> str:
