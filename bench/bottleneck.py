@@ -136,7 +136,7 @@ def data_of(arguments: argparse.Namespace, folder: Path) -> TranslationDataModul
 def train(name: str, arguments: argparse.Namespace, data: TranslationDataModule) -> tuple[Translator, float]:
     """A trained network, and the seconds that it took."""
     torch.manual_seed(arguments.seed)
-    sizes = {"context_length": data.context_length, "source_vocab_size": data.source_vocab_size}
+    sizes: dict[str, Any] = {"context_length": data.context_length, "source_vocab_size": data.source_vocab_size}
     optim = OptimConfig(learning_rate=arguments.learning_rate, warmup_steps=100, weight_decay=0.0)
     options: dict[str, Any] = {"optim": optim, "sentences": 0}
     if name == "transformer":

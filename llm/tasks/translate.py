@@ -103,7 +103,7 @@ class TranslationModel(TaskModule):
         ]
         if problems:
             raise ConfigError(*problems)
-        network = build_network({"transformer": transformer, "rnn": rnn}[kind])
+        network = build_network(rnn if kind == "rnn" else transformer)
         super().__init__(network, optim, compile, non_finite, train, lora)
         self.label_smoothing = label_smoothing
         self.beam = beam
