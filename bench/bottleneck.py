@@ -67,8 +67,8 @@ def main() -> None:
     add("--longest", type=int, default=8, help="dates in a list (%(default)s)")
     add("--lists", type=int, default=40_000, help="to train on (%(default)s)")
     add("--test_lists", type=int, default=100, help="of each length (%(default)s)")
-    add("--steps", type=int, default=2000, help="(%(default)s)")
-    add("--learning_rate", type=float, default=3e-3, help="(%(default)s)")
+    add("--steps", type=int, default=1000, help="(%(default)s)")
+    add("--learning_rate", type=float, default=5e-3, help="(%(default)s)")
     add("--seed", type=int, default=1, help="(%(default)s)")
     add("--pictures", type=Path, metavar="FOLDER", help="write bottleneck.png and alignment.png there")
     add("--tiny", action="store_true", help="a size that only shows that this runs")
@@ -136,15 +136,15 @@ def data_of(arguments: argparse.Namespace, folder: Path) -> TranslationDataModul
 def train(name: str, arguments: argparse.Namespace, data: TranslationDataModule) -> tuple[Translator, float]:
     """A trained network, and the seconds that it took."""
     torch.manual_seed(arguments.seed)
-    sizes = {"context_length": data.context_length, "source_vocab_size": data.source_vocab_size}
+    sizes: dict[str, Any] = {"context_length": data.context_length, "source_vocab_size": data.source_vocab_size}
     optim = OptimConfig(learning_rate=arguments.learning_rate, warmup_steps=100, weight_decay=0.0)
     options: dict[str, Any] = {"optim": optim, "sentences": 0}
     if name == "transformer":
-        transformer = TransformerConfig(data.vocab_size, n_layer=2, n_head=4, n_embd=88, dropout=0.0, **sizes)
+        transformer = TransformerConfig(data.vocab_size, n_layer=2, n_head=4, n_embd=44, dropout=0.0, **sizes)
         module = TranslationModel(transformer, **options)
     else:
-        hidden = 128 if name == "bahdanau" else 168  # the attention's parameters, too, for the state
-        rnn = RNNConfig(data.vocab_size, attention=name, hidden_size=hidden, **sizes)  # type: ignore[arg-type]
+        hidden = 64 if name == "bahdanau" else 83  # the attention's parameters, too, for the state
+        rnn = RNNConfig(data.vocab_size, attention=name, n_embd=32, hidden_size=hidden, **sizes)  # type: ignore[arg-type]
         module = TranslationModel(kind="rnn", rnn=rnn, **options)
     trainer = L.Trainer(
         max_steps=arguments.steps,

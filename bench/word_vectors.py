@@ -106,11 +106,11 @@ def read_pairs(path: Path) -> Pairs:
 
 def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     """Spearman's rank correlation; equal values have the mean of their ranks."""
-    ranks = []
+    ranks = []  # of each, (N)
     for values in (first, second):
         _, places, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[places])
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.atleast_2d(np.corrcoef(np.stack(ranks)))[0, 1])
 
 
 def agreement(vectors: NamedVectors, pairs: Pairs, keep: Callable[[str], bool] = lambda _: True) -> tuple[float, int]:
@@ -122,8 +122,8 @@ def agreement(vectors: NamedVectors, pairs: Pairs, keep: Callable[[str], bool] =
     ]
     if len(known) < 2:
         return float("nan"), len(known)
-    first, second, places = (torch.tensor(column) for column in zip(*known, strict=True))
-    cosines = F.cosine_similarity(vectors.table[first], vectors.table[second])  # (N)
+    left, right, places = (torch.tensor(column) for column in zip(*known, strict=True))
+    cosines = F.cosine_similarity(vectors.table[left], vectors.table[right])  # (N)
     return spearman(cosines.numpy(), pairs.similarity[places.numpy()]), len(known)
 
 

@@ -18,7 +18,6 @@ from llm.inspection.figures import map_grid
 from llm.inspection.page import STEPS, Page, fill_in, page_file
 from llm.inspection.probe import capture
 from llm.inspection.ticks import tick_labels
-from llm.model import AttentionHook
 
 _LONGEST_LABEL = 32
 _AXES = ("target: what is written", "source: what is looked at")
@@ -100,8 +99,7 @@ def align(translator: Translator, source: str, target: str | None = None, title:
         TokenizerError: a text can't be encoded, or the source is empty.
     """
     model, tokenizer, source_tokenizer = translator
-    hooks = [hook for hook in model.stages() if isinstance(hook, AttentionHook) and hook.kind == "cross"]
-    if not hooks:
+    if not model.attends_to_source:
         raise ConfigError("this network has no attention to the source, so there is no alignment to show")
     read, end_id = translator.encode(source), tokenizer.end_of_text_id
     assert end_id is not None
@@ -116,7 +114,7 @@ def align(translator: Translator, source: str, target: str | None = None, title:
         tick_labels(source_tokenizer, read, _LONGEST_LABEL),
         tick_labels(tokenizer, [*written, end_id], _LONGEST_LABEL),
         [weights[0].cpu() for weights in found.maps("cross")],
-        [hook.name.removesuffix(" / cross") for hook in hooks],
+        [hook.name.removesuffix(" / cross") for hook in found.attentions if hook.kind == "cross"],
         title,
     )
 

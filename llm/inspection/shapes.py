@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from llm.config import ClassifierConfig, GPTConfig
+from llm.config import ClassifierConfig, GPTConfig, RNNConfig
 from llm.inspection.probe import Capture, capture
 from llm.model import EncoderDecoder, Stage, build_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, default_dtype
@@ -91,8 +91,14 @@ def _dtype_within_attention(row: ShapeRow, fused: torch.dtype) -> torch.dtype | 
     return held.get(row.stage.rpartition(" / ")[2])
 
 
-def legend(config: GPTConfig, batch_size: int, length: int | None = None) -> str:
+def legend(config: GPTConfig | RNNConfig, batch_size: int, length: int | None = None) -> str:
     """What the letters stand for, with their values."""
+    if isinstance(config, RNNConfig):
+        return (
+            f"B = {batch_size} (batch), S = T = {length or config.context_length} (tokens of source and target), "
+            f"C = {config.n_embd} (embedding), H = {config.hidden_size} (hidden state), "
+            f"M = {config.memory_size} (the encoder's states), V = {config.vocab_size} (vocabulary)"
+        )
     kv_heads = f"K = {config.kv_heads} (key and value heads), " if config.kv_heads < config.heads else ""
     labels = f", N = {len(config.labels)} (labels)" if isinstance(config, ClassifierConfig) else ""
     return (

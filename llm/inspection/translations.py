@@ -76,13 +76,14 @@ class TranslationInspection(L.Callback):
         module = _ours(pl_module)
         if self.every.is_due_at_end(trainer):
             self._look(trainer, module)
-        if (folder := _folder(trainer)) is not None:
+        if (folder := _folder(trainer)) is not None and module.translator.attends_to_source:
             self._try("page", module, lambda: self._write_page(trainer, module, folder))
 
     def _look(self, trainer: L.Trainer, module: TranslationModel) -> None:
         writer = TensorBoard(experiments_of(trainer), trainer.global_step)
         self._try("samples", module, lambda: writer.text(tags.SAMPLES, self._samples(trainer, module)))
-        self._try("alignment", module, lambda: self._write_maps(trainer, module, writer))
+        if module.translator.attends_to_source:
+            self._try("alignment", module, lambda: self._write_maps(trainer, module, writer))
 
     def _samples(self, trainer: L.Trainer, module: TranslationModel) -> str:
         """Some validation sentences, their translations and references, as a table."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from torch import Tensor
 
 from llm.model.base import Network
+from llm.model.stages import AttentionHook
 
 
 class Memory(NamedTuple):
@@ -79,6 +80,11 @@ class EncoderDecoder(Network):
     def logits_of_hidden(self, hidden_states: Tensor) -> Tensor:
         """Hidden states `(..., C)` -> logits `(..., V)`."""
         return self.output_layer(self.before_output(hidden_states))
+
+    @property
+    def attends_to_source(self) -> bool:
+        """Whether the decoder has attention to the source, so that there is an alignment of the two."""
+        return any(isinstance(hook, AttentionHook) and hook.kind == "cross" for hook in self.stages())
 
     @abstractmethod
     def start(self, memory: Memory) -> Any:

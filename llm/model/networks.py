@@ -13,17 +13,17 @@ from llm.model.gpt import GPT
 from llm.model.rnn import RNN
 from llm.model.transformer import Transformer
 
-NETWORKS: dict[type[GPTConfig], Callable[[Any], Network]] = {
+NETWORKS: dict[type[GPTConfig] | type[RNNConfig], Callable[[Any], Network]] = {
     GPTConfig: GPT,
     EncoderConfig: Encoder,
     ClassifierConfig: Classifier,
     TransformerConfig: Transformer,
-    RNNConfig: RNN,  # type: ignore[dict-item]
+    RNNConfig: RNN,
 }
 """The class of network behind each class of configuration."""
 
 
-def build_network(config: GPTConfig) -> Network:
+def build_network(config: GPTConfig | RNNConfig) -> Network:
     """The network that a configuration is of, its weights new."""
     return NETWORKS[type(config)](config)
 
@@ -33,6 +33,6 @@ def is_known(kind: type) -> bool:
     return kind in NETWORKS
 
 
-def config_class(name: str) -> type[GPTConfig] | None:
+def config_class(name: str) -> type[Any] | None:
     """The class of configuration by its name, as checkpoints hold it; None where no network goes with it."""
     return next((kind for kind in NETWORKS if kind.__name__ == name), None)

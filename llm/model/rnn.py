@@ -112,8 +112,8 @@ class AdditiveAttention(nn.Module):
     def spelled_out(self, scores: Tensor, values: Tensor) -> Iterator[Stage]:
         """What `forward` computes of the same inputs, step by step, in its one head; the weights are the alignment."""
         del values
-        yield Stage("scores", "(B, H, T, S)", scores[:, None])
-        yield Stage("weights", "(B, H, T, S)", scores.softmax(-1)[:, None])
+        yield Stage("scores", "(B, 1, T, S)", scores[:, None])
+        yield Stage("weights", "(B, 1, T, S)", scores.softmax(-1)[:, None])
 
 
 @dataclass(frozen=True)

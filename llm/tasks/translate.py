@@ -103,8 +103,7 @@ class TranslationModel(TaskModule):
         ]
         if problems:
             raise ConfigError(*problems)
-        configs: dict[str, Any] = {"transformer": transformer, "rnn": rnn}
-        network = build_network(configs[kind])
+        network = build_network(rnn if kind == "rnn" else transformer)
         super().__init__(network, optim, compile, non_finite, train, lora)
         self.label_smoothing = label_smoothing
         self.beam = beam

@@ -74,3 +74,16 @@ def test_a_checkpoint_says_which_network_it_is_and_a_run_resumes_bit_for_bit(tmp
     assert main(["validate", f"--ckpt_path={last}"]) == 0
     assert main(["fit", "--task=translate", "--model.kind=rnn", "--model.rnn.hidden_size=0", *run[4:]]) == 1
     assert "hidden_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("attention", ["bahdanau", "none"])
+def test_a_run_shows_shapes_and_where_there_is_attention_the_alignment(tmp_path, monkeypatch, capsys, attention):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run = ["fit", "--task=translate", "--model.kind=rnn", f"--model.rnn.attention={attention}", "--trainer.max_steps=2"]
+    run += [f"--data.corpus={write_pairs(tmp_path)}", "--data.context_length=8", "--data.batch_size=2"]
+    assert main([*run, "--data.validation_fraction=0.2", "--model.rnn.hidden_size=5"]) == 0
+    assert "warning: no" not in capsys.readouterr().err
+    folder = next(Path("runs").rglob("shapes.md")).parent
+    assert "H = 5 (hidden state)" in (folder / "shapes.md").read_text()
+    assert (folder / "attention.html").exists() == (attention == "bahdanau")
