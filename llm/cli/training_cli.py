@@ -62,7 +62,6 @@ from llm.preflight import (
     can_be_planned,
     possible_plan,
     preflight,
-    preflight_of_samples,
 )
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint, trained_of
