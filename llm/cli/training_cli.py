@@ -254,7 +254,7 @@ class TrainingCLI(LightningCLI):
         self._tune(config)
         if not can_be_planned(self.task):
             if config.preflight:
-                preflight_of_samples(config.clone().as_dict(), self.task, self.word)
+                raise ConfigError(f"--preflight can't tell what a run of the task {self.word} needs")
             return
         remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()
