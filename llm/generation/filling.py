@@ -76,12 +76,13 @@ def fill_masks(
             raise ConfigError(f"{name} must be at least 1, got {value}")
     rows = [torch.tensor(encode_masked(tokenizer, text)) if isinstance(text, str) else text for text in texts]
     mask_id = tokenizer.mask_id
+    assert mask_id is not None or not rows
     for row in rows:
         _refuse_too_long(row, model)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         for row, found in zip(batch, _probabilities(model, tokenizer, batch), strict=True):
-            yield _filling(tokenizer, row, found, (row == mask_id).nonzero()[:, 0].tolist(), k)
+            yield _filling(tokenizer, row, found, torch.eq(row, mask_id or 0).nonzero()[:, 0].tolist(), k)
 
 
 def _refuse_too_long(ids: Tensor, model: Encoder) -> None:

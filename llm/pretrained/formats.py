@@ -35,8 +35,8 @@ from llm.pretrained.vocabulary import add_nanogpt_tokenizer, add_tokenizer, repl
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 READABLE = (
-    "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen, BERT), "
-    "nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book LLMs-from-scratch"
+    "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen, "
+    "BERT), nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book LLMs-from-scratch"
 )
 
 
