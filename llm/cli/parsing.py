@@ -74,10 +74,8 @@ def explain(message: str, known: Collection[str]) -> str:
         known: the dotted names of all settings.
     """
     if wrong := re.search(r"unrecognized arguments: --([\w.]+)|Subcommand .* option '([\w.]+)'", message):
-        if other := other_task(wrong[1] or wrong[2], known):
-            return f"{message}{other}"
-        near = suggestion(wrong[1] or wrong[2], known)
-        return f"{message}{near.replace('mean ', 'mean --') or '; see --help'}"
+        other, near = other_task(wrong[1] or wrong[2], known), suggestion(wrong[1] or wrong[2], known)
+        return f"{message}{other}{near.replace('mean ', 'mean --') or ('' if other else '; see --help')}"
     key = re.search(r'Parser key "([\w.]+)"', message)
     if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
         return f"{key[1] + ': ' if key else ''}{refusal(denied[1])}"
@@ -189,7 +187,7 @@ def _problems_of(
             continue
         is_group = any(other.startswith(f"{name}.") for other in known)
         if not is_group and name not in known:
-            yield f"{path!r} sets {name}, which is not a setting{other_task(name, known) or suggestion(name, known)}"
+            yield f"{path!r} sets {name}, which is not a setting{other_task(name, known)}{suggestion(name, known)}"
             continue
         if not is_group or (isinstance(value, str) and Path(value).is_file()):
             continue

@@ -62,7 +62,6 @@ from llm.preflight import (
     can_be_planned,
     possible_plan,
     preflight,
-    preflight_of_samples,
 )
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint, trained_of
@@ -255,7 +254,7 @@ class TrainingCLI(LightningCLI):
         self._tune(config)
         if not can_be_planned(self.task):
             if config.preflight:
-                preflight_of_samples(config.clone().as_dict(), self.task, self.word)
+                raise ConfigError(f"--preflight can't tell what a run of the task {self.word} needs")
             return
         remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()

@@ -42,8 +42,11 @@ class WordEdges:
     def of(cls, tokenizer: Tokenizer) -> WordEdges:
         """Of each token in a vocabulary. Where tokens don't keep white space (words), each is a word of its own."""
         begins, ends = np.zeros((2, tokenizer.vocab_size), np.bool_)
-        if tokenizer.lossless:
-            specials = set(tokenizer.special_ids.values())
+        specials = set(tokenizer.special_ids.values())
+        if prefix := tokenizer.continuing_prefix.encode():
+            for token in set(range(tokenizer.vocab_size)) - specials:
+                begins[token], ends[token] = tokenizer.token_bytes(token).startswith(prefix), True
+        elif tokenizer.lossless:
             for token in range(tokenizer.vocab_size):
                 if token not in specials and (content := tokenizer.token_bytes(token)):
                     begins[token], ends[token] = _is_inside(content[0]), _is_inside(content[-1])

@@ -8,9 +8,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from llm.config import TokenizerConfig
 from llm.data import InstructDataModule
-from llm.errors import ConfigError, LLMError
+from llm.errors import LLMError
 from llm.inspection.tags import PREFLIGHT
 from llm.inspection.writers import TensorBoard
 from llm.preflight.checks import HINTING, REFUSING
@@ -19,7 +18,6 @@ from llm.preflight.plan import Plan, Start
 from llm.preflight.table import table
 from llm.preflight.timing import estimated_seconds, measure_steps
 from llm.runtime.randomness import preserve_rng_state
-from llm.tasks import Task
 from llm.training.schedule import batches_of_epoch
 
 __all__ = [
@@ -34,7 +32,6 @@ __all__ = [
     "make_plan",
     "possible_plan",
     "preflight",
-    "preflight_of_samples",
     "table",
 ]
 
@@ -82,6 +79,8 @@ def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool 
     if problems:
         raise Problems(*dict.fromkeys(problems))
     if alone:
+        if isinstance(plan.datamodule, InstructDataModule):
+            plan.datamodule.show_sample()
         log.info("no problems found; without --preflight, the run would begin now")
         raise PreflightDone(0)
     return plan
@@ -101,31 +100,6 @@ def possible_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     if problems := [problem for check in REFUSING for problem in check(plan)]:
         raise Problems(*dict.fromkeys(problems))
     return plan
-
-
-def preflight_of_samples(settings: dict[str, Any], task: Task, word: str) -> None:
-    """Read the samples of a run and show one, with what is supervised and what was lost.
-
-    Args:
-        settings: of `fit`, as nested dicts.
-        task: whose data module it is about.
-        word: the task's, for errors.
-
-    Raises:
-        ConfigError: the task has no such samples.
-        LLMError: they can't be read.
-        PreflightDone: they can.
-    """
-    kind: Any = task.datamodule_class()
-    if not issubclass(kind, InstructDataModule):
-        raise ConfigError(f"--preflight can't tell what a run of the task {word} needs")
-    data = settings["data"]
-    datamodule = kind(**{**data, "tokenizer": TokenizerConfig(**data["tokenizer"])})
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    datamodule.show_sample()
-    log.info("no problems found in the data; without --preflight, the run would begin now")
-    raise PreflightDone(0)
 
 
 def _find_out_time(plan: Plan, measured: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from llm.pretrained.adapting import differences
 from llm.runs.resuming import other_architecture
 from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runtime.hardware import has_native_bfloat16
+from llm.tasks import TASKS
+from llm.tasks.table import DEFAULT_TASK
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -49,7 +52,11 @@ def other_weights(plan: Plan) -> Iterator[str]:
     if plan.start.trained is None or plan.network is None:
         return
     if plan.setting("ckpt_path") is None:
-        if different := differences(plan.start.trained, plan.network):
+        trained, wanted = plan.start.trained, plan.network
+        module = TASKS[plan.settings.get("task", DEFAULT_TASK)].module_class()
+        if getattr(module, "grows_vocabulary", False) and trained.vocab_size < wanted.vocab_size:
+            trained = dataclasses.replace(trained, vocab_size=wanted.vocab_size)
+        if different := differences(trained, wanted):
             yield f"the pretrained weights are of another architecture: {', '.join(different)}"
         return
     if problem := other_architecture(plan.start.trained.to_dict(), plan.network.to_dict()):

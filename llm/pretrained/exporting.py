@@ -22,7 +22,7 @@ from llm.pretrained import card, huggingface, peft
 from llm.pretrained.base import Pretrained
 from llm.pretrained.checkpoint import BASE, ENTRY, config_of, describe, read_checkpoint, trained_of, weights_of
 from llm.pretrained.families import family_of
-from llm.pretrained.hub import NAMES
+from llm.pretrained.hub import repository_of
 from llm.pretrained.layout import HEAD, Tensors
 from llm.pretrained.roles import stated_ids
 from llm.pretrained.tokenizer_files import write_tokenizer
@@ -85,8 +85,8 @@ def export_adapters(source: str | Path, out: str | Path, overwrite: bool = False
     """
     checkpoint, target, notes = read_checkpoint(source), Path(out), []
     trained, base = trained_of(checkpoint), checkpoint[ENTRY].get(BASE, {}).get("source")
-    if base is not None and not (base in NAMES or (Path(base) / "config.json").is_file()):
-        base = None
+    if base is not None and not (Path(base) / "config.json").is_file():
+        base = repository_of(base)
     settings, tensors = peft.to_peft(config_of(checkpoint, source), trained, weights_of(checkpoint), base)
     if base is None:
         notes.append("it does not name its base: for peft, export that with --format hf")

@@ -91,8 +91,8 @@ def import_adapters(folder: str | Path, base: str | None = None) -> dict[str, An
         ConfigError: the base is of no family of `transformers`.
     """
     named = str(read_json(Path(folder) / CONFIG).get("base_model_name_or_path") or "")
-    source = base or named.removeprefix("openai-community/")
-    if not source or (base is None and source not in NAMES and not Path(source).exists()):
+    source = base or named
+    if base is None and repository_of(named) is None and not Path(named or "?").exists():
         raise CheckpointError(f"{str(folder)!r} was trained on {named or 'a base without a name'!r}: give it as --base")
     found = read_pretrained(source)
     lora, adapters = from_peft(Path(folder), found.config)

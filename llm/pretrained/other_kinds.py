@@ -61,11 +61,6 @@ def kind_of_folder(folder: Path) -> str | None:
         return f"holds weights of Flax ({found}): {_WITH_TRANSFORMERS} (from_flax=True)"
     if first("*.index") and first("*.data-0000*"):
         return f"holds a TensorFlow checkpoint ({first('*.index')}): {_WITH_TRANSFORMERS} (from_tf=True)"
-    if "adapter_config.json" in names:
-        return (
-            "holds an adapter (adapter_config.json), the difference to a base model: merge the two with peft "
-            "(merge_and_unload, save_pretrained), and give that folder"
-        )
     if checkpoints := [name for name in names if name.startswith("checkpoint-") and (folder / name).is_dir()]:
         last = max(checkpoints, key=lambda name: int(name[11:]) if name[11:].isdigit() else -1)
         return f"is the folder of a Trainer: give one of its checkpoints, such as {str(folder / last)!r}"

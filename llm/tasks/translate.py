@@ -22,7 +22,7 @@ from llm.generation.translating import TRANSLATE, Translator
 from llm.model import EncoderDecoder, build_network
 from llm.model.trained import trained_network
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
-from llm.runs.resuming import refuse_other_tokenizer
+from llm.runs.resuming import SETTINGS, refuse_other_tokenizer
 from llm.runs.run_folder import run_folder_of
 from llm.runtime.counting import count_costs
 from llm.runtime.files import write_whole
@@ -216,6 +216,7 @@ class TranslationModel(TaskModule):
         """As for every task, and the tokenizer of the sources."""
         super().on_save_checkpoint(checkpoint)
         tokenizer = self.source_tokenizer
+        checkpoint[ENTRY][SETTINGS]["label_smoothing"] = self.label_smoothing
         checkpoint[ENTRY][SOURCE_TOKENIZER] = None if tokenizer is None else tokenizer.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -226,3 +227,9 @@ class TranslationModel(TaskModule):
         """
         super().on_load_checkpoint(checkpoint)
         refuse_other_tokenizer(checkpoint, self.source_tokenizer, SOURCE_TOKENIZER, "source_vocab_size")
+        before = checkpoint[ENTRY].get(SETTINGS, {}).get("label_smoothing", self.label_smoothing)
+        if before != self.label_smoothing and self._trainer is not None and self._trainer.state.fn == "fit":
+            log.warning(
+                "from here on, this will not be the run that it would have been: label_smoothing was %s, it is %s",
+                *(before, self.label_smoothing),
+            )

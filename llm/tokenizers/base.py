@@ -67,6 +67,9 @@ class Tokenizer(ABC):
     lossless: bool = True
     """Whether `decode(encode(text)) == text` for every text that can be encoded."""
 
+    continuing_prefix: str = ""
+    """What tokens begin with that go on with the word before, such as WordPiece's `##`; empty where none do."""
+
     roles: Roles = Roles()
     """What the special tokens are for, as far as the files of somebody's weights state it."""
 

@@ -49,6 +49,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self._added = {token_id: token.content for token_id, token in sorted(added.items())}
         self._specials = {self._added[token_id]: token_id for token_id in self._added if added[token_id].special}
         self._is_bytes = _kinds(content["decoder"]) == ["ByteLevel"]
+        model = content["model"]
+        if model["type"] == "WordPiece":
+            self.continuing_prefix = model.get("continuing_subword_prefix") or ""
         # Of a run of these, every one is U+FFFD if they are not valid together.
         self._byte_ids = {self._ids[name] for name in _BYTES if name in self._ids} - self._added.keys()
         self.lossless = self._is_bytes and _keeps_text(content)

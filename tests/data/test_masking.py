@@ -10,6 +10,7 @@ from llm.data import SlidingWindows, TokenBatch
 from llm.data.batch import IGNORED
 from llm.data.masking import MaskedRows, Masking, WordEdges
 from llm.errors import ConfigError
+from llm.pretrained import read_tokenizer
 from llm.tokenizers import MASK, BPETokenizer, CharTokenizer, WordTokenizer
 
 V, SPECIALS, MASK_ID = 50, (47, 48, 49), 49
@@ -108,6 +109,12 @@ def test_words_of_each_tokenizer():
     characters = CharTokenizer.from_text("the cat, 猫")
     assert words_of(characters, "the cat, 猫") == ["the", " ", "cat", ",", " ", "猫"]
     assert words_of(WordTokenizer.from_text("the cat sat"), "cat sat the") == ["cat", "sat", "the"]
+
+
+def test_words_of_word_pieces(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n[MASK]\ncat\n##s\n##y\nthe\n.\n")
+    tokenizer = read_tokenizer(tmp_path / "vocab.txt")
+    assert words_of(tokenizer, "the catsy . [MASK] cats") == ["the", "catsy", ".", "[MASK]", "cats"]
 
 
 @given(st.lists(st.sampled_from(["cat ", "dogs ", "a ", "hippopotamus "]), min_size=1, max_size=30), st.integers(0, 99))

@@ -165,6 +165,26 @@ def test_what_is_trained_has_the_head_with_it(pretrained, train, lora, expected)
     assert parts == expected
 
 
+def test_adapters_are_saved_with_their_head(pretrained, corpus):
+    path, model = pretrained
+    data = ClassifyDataModule(
+        str(corpus), tokenizer=CHARS, context_length=64, cache_dir=str(corpus.parent / "cache"), batch_size=8
+    )
+    config = ClassifierConfig(**{**model.config.to_dict(), "labels": data.labels})
+    lora = LoRAConfig(rank=2, adapter_only=True)
+    module = TextClassifier(config, OptimConfig(learning_rate=1e-2), pretrained=str(path), lora=lora)
+    trainer = L.Trainer(max_steps=3, limit_val_batches=0, **QUIET)
+    trainer.fit(module, data)
+    saved = corpus.parent / "adapters.ckpt"
+    trainer.save_checkpoint(saved)
+    names = set(torch.load(saved, weights_only=True)["state_dict"])
+    assert {"network.head.weight", "network.head.bias"} < names
+    assert any(name.endswith("lora_b") for name in names)
+    assert "network.blocks.0.attention.qkv.weight" not in names
+    ids = torch.randint(CHARS.vocab_size, (2, 9))
+    torch.testing.assert_close(llm.load(saved).model(ids), module.eval()(ids), atol=1e-5, rtol=1e-4)
+
+
 # On the command line
 
 

@@ -153,10 +153,12 @@ def test_a_test_writes_all_translations_beside_their_references(trained, capsys)
     assert {"translation", "log_probability", "score", "ended", "ids"} <= set(records[0])
 
 
-def test_a_run_goes_on_from_its_checkpoint(trained):
+def test_a_run_goes_on_from_its_checkpoint(trained, capsys):
     data = ["--data.corpus=pairs.tsv", "--data.fields=[2,1]"]
-    assert main(["fit", *RUN, *data, "--ckpt_path=last", "--trainer.max_steps=6"]) == 0
+    words = ["--ckpt_path=last", "--trainer.max_steps=6", "--model.label_smoothing=0.1"]
+    assert main(["fit", *RUN, *data, *words]) == 0
     assert torch.load(trained, weights_only=True)["global_step"] == 6
+    assert "not be the run that it would have been: label_smoothing was 0.0, it is 0.1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("killed_at", [2, 5])
