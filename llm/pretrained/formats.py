@@ -36,7 +36,8 @@ from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 READABLE = (
     "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), "
-    "a GGUF file, a .bin of llama2.c, nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book LLMs-from-scratch"
+    "a GGUF file, a .bin of llama2.c, nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book "
+    "LLMs-from-scratch"
 )
 
 
@@ -121,8 +122,8 @@ def locate(source: str | Path) -> Path:
     if (repository := repository_of(str(source))) is not None:
         return fetch(repository)
     raise CheckpointError(
-        f"there is no file or folder {str(source)!r}; give {READABLE}, one of the names {', '.join(NAMES + PACKAGED)}, or "
-        "owner/name on the Hugging Face hub"
+        f"there is no file or folder {str(source)!r}; give {READABLE}, one of the names {', '.join(NAMES + PACKAGED)}, "
+        "or owner/name on the Hugging Face hub"
     )
 
 

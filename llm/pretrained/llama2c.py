@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from llm.errors import CheckpointError, TokenizerError
 from llm.pretrained import families
@@ -18,7 +18,7 @@ from llm.pretrained.files import start_of
 from llm.pretrained.interleaved import to_halves
 from llm.pretrained.layout import Tensors
 from llm.pretrained.tokenizer_files import from_definition
-from llm.pretrained.vocabulary import add_tokenizer
+from llm.pretrained.vocabulary import add_described_tokenizer
 from llm.tokenizers import Roles, Tokenizer
 
 _HEADER = struct.Struct("<7i")
@@ -79,7 +79,7 @@ def read(path: Path, given: Tokenizer | None = None) -> Pretrained:
         given: the tokenizer, where the user says which.
 
     Raises:
-        CheckpointError: the file is cut off, or the tokenizer is another one's.
+        CheckpointError: the file is cut off.
     """
     sizes = _sizes(path)
     assert sizes is not None
@@ -102,12 +102,14 @@ def read(path: Path, given: Tokenizer | None = None) -> Pretrained:
         "tie_word_embeddings": sizes.vocab_size > 0,
     }
     model = families.read(config, _tensors(path, sizes), str(path))
-    names = (f"tok{abs(sizes.vocab_size)}.bin", "tokenizer.bin")
+    model = dataclasses.replace(model, format="llama2.c")
+    return add_described_tokenizer(model, lambda: _tokenizer_beside(path, abs(sizes.vocab_size)), given)
+
+
+def _tokenizer_beside(path: Path, vocab_size: int) -> Tokenizer | None:
+    names = (f"tok{vocab_size}.bin", "tokenizer.bin")
     file = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
-    notes = () if given or file else (f"there is no {names[0]} or {names[1]} beside it: imported without a tokenizer",)
-    tokenizer = given or (read_tokenizer(file, abs(sizes.vocab_size)) if file else None)
-    model = Pretrained("llama2.c", model.config, model.weights, notes=notes)
-    return model if tokenizer is None else add_tokenizer(model, None, tokenizer)
+    return None if file is None else read_tokenizer(file, vocab_size)
 
 
 def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
@@ -129,7 +131,9 @@ def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
             pieces.append(content[at - length : at].decode("utf-8").replace(" ", "▁"))
             scores.append(score)
     except (struct.error, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{str(path)!r} is no tokenizer of llama2.c with {vocab_size} tokens: {error}") from error
+        raise TokenizerError(
+            f"{str(path)!r} is no tokenizer of llama2.c with {vocab_size} tokens: it has {len(pieces)}"
+        ) from error
     if at != len(content):
         raise TokenizerError(f"{str(path)!r} has more than the {vocab_size} tokens of the model")
     pieces[1:3] = [_BEGIN[0], _END[0]]  # between line breaks in the file

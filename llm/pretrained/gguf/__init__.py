@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm.errors import CheckpointError, TokenizerError
+from llm.errors import CheckpointError
 from llm.pretrained import families
 from llm.pretrained.base import Pretrained
 from llm.pretrained.files import start_of
 from llm.pretrained.gguf.architecture import ROPE_FACTORS, config_of, hugging_face_name
 from llm.pretrained.gguf.vocabulary import tokenizer_of
 from llm.pretrained.interleaved import to_halves
-from llm.pretrained.vocabulary import add_tokenizer
+from llm.pretrained.vocabulary import add_described_tokenizer
 from llm.tokenizers import Tokenizer
 
 
@@ -52,14 +52,8 @@ def read(path: Path, given: Tokenizer | None = None) -> Pretrained:
     config = config_of(metadata, stored, None if factors is None else _dequantized(factors))
     config["vocab_size"] = int(stored["token_embd.weight"].shape[1])
     model = families.read(config, _Tensors(stored, config), str(path))
-    notes: tuple[str, ...] = ()
-    try:
-        tokenizer = given or tokenizer_of(metadata)
-    except TokenizerError as error:
-        tokenizer, notes = None, (f"its tokenizer can't be used ({error}): imported without one",)
-    name = families.FAMILIES[config["model_type"]].name
-    model = dataclasses.replace(model, format=f"GGUF ({name})", notes=notes)
-    return model if tokenizer is None else add_tokenizer(model, None, tokenizer)
+    format = f"GGUF ({families.FAMILIES[config['model_type']].name})"
+    return add_described_tokenizer(dataclasses.replace(model, format=format), lambda: tokenizer_of(metadata), given)
 
 
 class _Tensors(Mapping[str, Tensor]):

@@ -40,8 +40,8 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer | None:
         definition = scored_pieces(names, own["scores"], unknown, own.get("add_space_prefix", True))
     else:
         raise TokenizerError(
-            f"{_PREFIX}model is {kind!r} and {_PREFIX}pre {split!r}; those that can be read are 'llama', and 'gpt2' with "
-            f"{', '.join(SPLITS)}"
+            f"{_PREFIX}model is {kind!r} and {_PREFIX}pre {split!r}; those that can be read are 'llama', and 'gpt2' "
+            f"with {', '.join(SPLITS)}"
         )
     special = [_CONTROL, _UNKNOWN] if kind == "llama" else [_CONTROL]
     definition["added_tokens"] = [
