@@ -127,7 +127,7 @@ class TrainingCLI(LightningCLI):
         fresh = "With --ckpt_path last: if there is no checkpoint yet, start at step 0."
         name = "Where the run is kept: in runs/NAME, such as runs/lr/0.003 for lr/0.003."
         visible = name if subcommand == "fit" else argparse.SUPPRESS
-        parser.add_argument("--name", type=str | None, default=None, help=visible)  # type: ignore[arg-type]
+        parser.add_argument("--name", type=str | None, default=None, help=visible)
         alone = "Check the run without starting it: its plan, what it needs, and every problem."
         for name, help in (("--fresh", fresh), ("--preflight", alone)):
             # The other commands take them too, so that they can read the configuration of a run.
