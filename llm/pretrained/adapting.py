@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,8 +73,9 @@ def grow_vocabulary(found: Pretrained, vocab_size: int) -> Pretrained:
     weights: Tensors = dict(found.weights)
     for name in vocabulary_tables(config):
         kept = found.weights[name][:old]  # (V, C), of a bias (V)
-        noise = torch.randn(vocab_size - old, *kept.shape[1:], generator=torch.Generator().manual_seed(0))
-        new = kept.float().mean(0) + _NOISE * kept.float().std() * noise  # (C) + (new V, C)
+        # Of NumPy, whose bits are those of every processor: a checkpoint may leave these rows out.
+        noise = np.random.default_rng(0).standard_normal((vocab_size - old, *kept.shape[1:])).astype(np.float32)
+        new = kept.float().mean(0) + _NOISE * kept.float().std() * torch.from_numpy(noise)  # (C) + (new V, C)
         weights[name] = _pad(torch.cat([kept, new.to(kept.dtype)]), config)
     if config.tie_head:
         weights[head_name(config)] = weights[TOKEN]

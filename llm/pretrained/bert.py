@@ -78,7 +78,7 @@ _NEEDED: dict[str, Any] = {
 
 
 def read(theirs: Mapping[str, Any], tensors: Tensors, where: str) -> Pretrained:
-    """The encoder of a `config.json` and its tensors: a `BertForMaskedLM`, `BertForPreTraining` or `BertModel`.
+    """The encoder of a `config.json` and the tensors of a `BertForMaskedLM`, `BertForPreTraining` or `BertModel`.
 
     Args:
         theirs: the content of `config.json`.

@@ -20,7 +20,17 @@ from llm.config import EncoderConfig, GPTConfig
 from llm.errors import CheckpointError, ConfigError, TokenizerError
 from llm.pretrained import bert, card, huggingface, peft
 from llm.pretrained.base import Pretrained
-from llm.pretrained.checkpoint import BASE, ENTRY, config_of, describe, read_checkpoint, trained_of, weights_of
+from llm.pretrained.checkpoint import (
+    BASE,
+    ENTRY,
+    NEXT_TOKEN_TASKS,
+    config_of,
+    describe,
+    read_checkpoint,
+    task_of,
+    trained_of,
+    weights_of,
+)
 from llm.pretrained.families import family_of
 from llm.pretrained.hub import repository_of
 from llm.pretrained.layout import Tensors, head_name
@@ -82,10 +92,13 @@ def export_adapters(source: str | Path, out: str | Path, overwrite: bool = False
         What a user should know, a sentence each.
 
     Raises:
-        ConfigError: there are none, more than they is trained, or `transformers` has no such architecture.
+        ConfigError: there are none, more than they is trained, they are of no language model, or `transformers` has no
+            such architecture.
         CheckpointError: the source can't be read, or the target is there already, or can't be written.
     """
     checkpoint, target, notes = read_checkpoint(source), Path(out), []
+    if (task := task_of(checkpoint)) not in NEXT_TOKEN_TASKS:
+        raise ConfigError(f"{str(source)!r} is of the task {task!r}: peft's folders are for language models")
     trained, base = trained_of(checkpoint), checkpoint[ENTRY].get(BASE, {}).get("source")
     if base is not None and not (Path(base) / "config.json").is_file():
         base = repository_of(base)

@@ -13,7 +13,7 @@ from torch import Tensor
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, LLMError
 from llm.model.trained import Trained
-from llm.pretrained import bert, book, families, huggingface, nanogpt, openai
+from llm.pretrained import bert, book, families, gguf, huggingface, llama2c, nanogpt, openai
 from llm.pretrained.adapters import add_base, base_of
 from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import Pretrained, Told
@@ -30,13 +30,15 @@ from llm.pretrained.checkpoint import (
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
 from llm.pretrained.hub import NAMES, fetch, repository_of
 from llm.pretrained.layout import TOKEN, Tensors, clean_names, expected_shapes, head_name
+from llm.pretrained.packages import PACKAGED, find_packaged
 from llm.pretrained.peft import CONFIG, from_peft, is_peft
 from llm.pretrained.vocabulary import add_nanogpt_tokenizer, add_tokenizer, replace_tokenizer
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 READABLE = (
     "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen, "
-    "BERT), nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book LLMs-from-scratch"
+    "BERT), a GGUF file, a .bin of llama2.c, nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book "
+    "LLMs-from-scratch"
 )
 
 
@@ -50,7 +52,8 @@ def read_pretrained(
     """The weights, architecture and tokenizer in a file or folder, whatever program wrote it.
 
     Args:
-        source: a path, or `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` for OpenAI's published weights.
+        source: a path; `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` for OpenAI's published weights; `owner/name` on
+            the hub; or `smollm2-135m-instruct`, if the package that it comes in is installed.
         told: settings that some formats don't state, `n_head` and `activation`; not used where the format does.
         any_task: take a checkpoint of any task.
         tasks: else those whose checkpoints are taken.
@@ -116,15 +119,21 @@ def locate(source: str | Path) -> Path:
         return path
     if "://" in str(source):
         raise CheckpointError(f"{str(source)!r} is a URL: download it yourself, and only from where you trust")
+    if str(source) in PACKAGED:
+        return find_packaged(str(source))
     if (repository := repository_of(str(source))) is not None:
         return fetch(repository)
     raise CheckpointError(
-        f"there is no file or folder {str(source)!r}; give {READABLE}, one of the names {', '.join(NAMES)}, or "
-        "owner/name on the Hugging Face hub"
+        f"there is no file or folder {str(source)!r}; give {READABLE}, one of the names {', '.join(NAMES + PACKAGED)}, "
+        "or owner/name on the Hugging Face hub"
     )
 
 
 def _read_file(path: Path, told: Told, given: Tokenizer | None) -> Pretrained:
+    if gguf.is_gguf(path):
+        return gguf.read(path, given)
+    if llama2c.is_llama2c(path):
+        return llama2c.read(path, given)
     content, metadata = read_content(path)
     if ENTRY in metadata:
         return replace_tokenizer(_read_shared(content, metadata[ENTRY]), given)

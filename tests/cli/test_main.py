@@ -117,7 +117,7 @@ def test_the_quick_start_leaves_what_it_promises(capsys):
     for split in ("train", "validation"):
         assert {f"{split}/loss", f"{split}/perplexity", f"{split}/token_accuracy"} <= scalars
     assert "validation/bits_per_byte" in scalars
-    assert {"train/learning_rate", "train/gradient_norm"} <= scalars
+    assert {"train/step/learning_rate", "train/step/gradient_norm"} <= scalars
     first = events.Scalars("validation/loss")[0]
     assert first.step == 0
     assert 10 < first.value < 11.5  # about ln 50257: nothing is known yet
@@ -192,6 +192,24 @@ def test_help_documents_every_option(capsys):
     for option in ("--model.gpt.n_layer", "--model.optim.learning_rate", "--data.corpus", "--inspect.every"):
         entry = re.search(rf"^  {option} .+\s+\S.{{20,}}", output, re.MULTILINE)
         assert entry, option
+
+
+def test_help_says_of_lightnings_flags_a_sentence_and_names_what_works(capsys):
+    with pytest.raises(SystemExit):
+        run("fit", "--help")
+    entries = re.split(r"^  (?=--)", capsys.readouterr().out, flags=re.MULTILINE)
+    of = {entry.split()[0].rstrip(","): " ".join(entry.split()) for entry in entries[1:]}
+    assert "EarlyStopping" in of["--trainer.callbacks"]
+    for name in ("BaseFinetuning", "ThroughputMonitor", "BestAndLast", "LambdaCallback"):
+        assert name not in of["--trainer.callbacks"]
+    assert "TensorBoardLogger" in of["--trainer.logger"]
+    assert "CheckpointIO" not in of["--trainer.plugins"]
+    assert "--trainer.barebones" not in of
+    assert "bf16-mixed" in of["--trainer.precision"]
+    assert of["--trainer.max_steps"].endswith("after this number of steps. (default: 360)")
+    for option, text in of.items():
+        if option.startswith("--trainer.") and "one of" not in text:
+            assert len(text) < 300, option
 
 
 def test_a_run_that_sees_the_future_says_so(capsys):
