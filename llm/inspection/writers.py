@@ -140,8 +140,11 @@ class TensorBoard:
     def lens(self, report: Report) -> None:
         """The logit lens at the last positions of the text."""
         if report.tokenizer is not None:
-            layers = logit_lens(report.model, report.capture, 1, _LENS_POSITIONS)
-            table = lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer, report.classes)
+            originals = report.originals and report.originals[-_LENS_POSITIONS:]
+            layers = logit_lens(report.model, report.capture, 1, _LENS_POSITIONS, originals)
+            table = lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer, report.classes, originals)
+            if report.predicts_hidden:
+                table = f"{report.masked_note}\n\n{table}"
             self.text(tags.LENS, f"{_LENS if report.classes is None else _LABEL_LENS}\n\n{table}")
 
     def attribution(self, report: Report) -> None:
