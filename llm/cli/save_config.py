@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
 from llm.cli.settings import hyperparameters
@@ -15,6 +18,8 @@ from llm.inspection.tags import CONFIGURATION
 from llm.runs.checkpointing import BEST_LOSS
 from llm.runs.recording import records_of
 from llm.runtime.files import write_whole
+
+_ALWAYS_FIRST = "model.optim.learning_rate"
 
 
 class SaveConfig(SaveConfigCallback):
@@ -39,9 +44,22 @@ class SaveConfig(SaveConfigCallback):
                 write_whole(Path(folder, self.config_filename), text.encode())
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text(CONFIGURATION, "\n".join(f"    {line}" for line in text.splitlines()), 0)
-                # Lightning's own way would log a first value of the metric, before there is one.
-                for summary in hparams(settings, {BEST_LOSS: 0.0, "validation/loss": 0.0}):
+                for summary in self._summaries(settings):
                     logger.experiment.file_writer.add_summary(summary)
         for record in records_of(trainer):
             record.text(CONFIGURATION, text, 0)
             record.settings(settings)
+
+    def _summaries(self, settings: dict[str, Any]) -> tuple[Summary, ...]:
+        """What TensorBoard's HParams reads; Lightning's own way would log a value of the metrics, before there is one.
+
+        It shows the first five settings and hides the others: first the learning rate and what is not the default.
+        """
+        experiment, *others = hparams(settings, {BEST_LOSS: 0.0, "validation/loss": 0.0})
+        defaults = hyperparameters(yaml.safe_load(self.parser.dump(self.parser.get_defaults(), skip_none=False)))
+        data = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
+        for info in data.experiment.hparam_infos:
+            name = info.name
+            info.differs = name == _ALWAYS_FIRST or settings[name] != defaults.get(name)  # those are sorted first
+        experiment.value[0].metadata.plugin_data.content = data.SerializeToString()
+        return experiment, *others
