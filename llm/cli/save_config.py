@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import yaml
-from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -23,7 +24,20 @@ _ALWAYS_FIRST = "model.optim.learning_rate"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the run's configuration to its folder, and to its loggers as text and as hyper-parameters."""
+    """Writes the run's configuration to its folder, and to its loggers as text and as hyper-parameters.
+
+    Args:
+        parser: of the command.
+        config: what it has read.
+        flags: the settings that were given on the command line.
+        options: those of Lightning's callback.
+    """
+
+    def __init__(
+        self, parser: LightningArgumentParser, config: Any, flags: Collection[str] = (), **options: Any
+    ) -> None:
+        super().__init__(parser, config, **options)
+        self.flags = flags
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Nothing yet: a checkpoint that is refused leaves the `config.yaml` that is there as it is."""
@@ -53,13 +67,12 @@ class SaveConfig(SaveConfigCallback):
     def _summaries(self, settings: dict[str, Any]) -> tuple[Summary, ...]:
         """What TensorBoard's HParams reads; Lightning's own way would log a value of the metrics, before there is one.
 
-        It shows the first five settings and hides the others: first the learning rate and what is not the default.
+        It shows the first five settings and hides the others: first the learning rate and what flags have set, in
+        which runs that are to be compared differ.
         """
         experiment, *others = hparams(settings, {BEST_LOSS: 0.0, "validation/loss": 0.0})
-        defaults = hyperparameters(yaml.safe_load(self.parser.dump(self.parser.get_defaults(), skip_none=False)))
         data = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
         for info in data.experiment.hparam_infos:
-            name = info.name
-            info.differs = name == _ALWAYS_FIRST or settings[name] != defaults.get(name)  # those are sorted first
+            info.differs = info.name in (_ALWAYS_FIRST, *self.flags)  # TensorBoard sorts these first
         experiment.value[0].metadata.plugin_data.content = data.SerializeToString()
         return experiment, *others
