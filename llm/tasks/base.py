@@ -255,10 +255,10 @@ class TaskModule(L.LightningModule):
         accuracy = totals.n_correct / totals.n_tokens if self._counts_correct else None
         for name, value in self.step_values(torch.tensor(totals.loss / totals.n_tokens), accuracy).items():
             self.note(f"train/{name}", value)
-        self.note("train/gradient_norm", norm)
-        self.note("train/learning_rate", optimizer.param_groups[0]["lr"])
+        self.note("train/step/gradient_norm", norm)
+        self.note("train/step/learning_rate", optimizer.param_groups[0]["lr"])
         if self.optim.kind == "muon":
-            self.note("train/muon_learning_rate", optimizer.param_groups[-1]["lr"])
+            self.note("train/step/muon_learning_rate", optimizer.param_groups[-1]["lr"])
 
     def step_values(self, loss: Tensor, accuracy: float | None) -> dict[str, Tensor | float]:
         """What is logged of a step, by name, from its mean loss and its accuracy, where that was counted."""

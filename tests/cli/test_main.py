@@ -117,7 +117,7 @@ def test_the_quick_start_leaves_what_it_promises(capsys):
     for split in ("train", "validation"):
         assert {f"{split}/loss", f"{split}/perplexity", f"{split}/token_accuracy"} <= scalars
     assert "validation/bits_per_byte" in scalars
-    assert {"train/learning_rate", "train/gradient_norm"} <= scalars
+    assert {"train/step/learning_rate", "train/step/gradient_norm"} <= scalars
     first = events.Scalars("validation/loss")[0]
     assert first.step == 0
     assert 10 < first.value < 11.5  # about ln 50257: nothing is known yet

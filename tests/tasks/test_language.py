@@ -59,7 +59,13 @@ def test_training_lowers_the_loss_and_logs(module, datamodule):
     trainer = L.Trainer(max_steps=60, val_check_interval=60, gradient_clip_val=1.0, log_every_n_steps=1, **QUIET)
     trainer.fit(module, datamodule)
     assert float(trainer.callback_metrics["validation/loss"]) < before - 1
-    expected = {"train/loss", "train/perplexity", "train/token_accuracy", "train/learning_rate", "train/gradient_norm"}
+    expected = {
+        "train/loss",
+        "train/perplexity",
+        "train/token_accuracy",
+        "train/step/learning_rate",
+        "train/step/gradient_norm",
+    }
     assert expected <= set(trainer.callback_metrics)
 
 
@@ -113,7 +119,9 @@ def test_muon_logs_both_learning_rates(datamodule):
     trainer.fit(module, datamodule)
     metrics = trainer.callback_metrics
     assert float(metrics["validation/loss"]) < before - 1
-    assert float(metrics["train/muon_learning_rate"]) == pytest.approx(4 * float(metrics["train/learning_rate"]))
+    assert float(metrics["train/step/muon_learning_rate"]) == pytest.approx(
+        4 * float(metrics["train/step/learning_rate"])
+    )
 
 
 def test_gradients_are_clipped_to_the_norm(module, datamodule):
@@ -121,7 +129,7 @@ def test_gradients_are_clipped_to_the_norm(module, datamodule):
 
     class Watch(L.Callback):
         def on_train_batch_end(self, trainer, pl_module, *args):
-            norms.append(float(trainer.callback_metrics["train/gradient_norm"]))
+            norms.append(float(trainer.callback_metrics["train/step/gradient_norm"]))
 
         def on_before_zero_grad(self, trainer, pl_module, optimizer):
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]

@@ -72,7 +72,7 @@ def check(module, data, network=None):
     metrics = module.trainer.callback_metrics
     assert float(metrics["train/loss"]) == pytest.approx(loss, rel=1e-5)
     norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients.values() if gradient is not None])
-    assert float(metrics["train/gradient_norm"]) == pytest.approx(float(norm), rel=1e-5)
+    assert float(metrics["train/step/gradient_norm"]) == pytest.approx(float(norm), rel=1e-5)
 
 
 def test_accumulated_micro_batches_are_one_batch():
