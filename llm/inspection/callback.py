@@ -261,8 +261,8 @@ class Inspection(L.Callback):
         for name, value, count in zip(("layer", "head"), self.head, (config.n_layer, config.heads), strict=True):
             if value >= count:
                 raise ConfigError(
-                    f"inspect.head {'.'.join(map(str, self.head))}: there is no {name} {value}; this model has {count}, "
-                    "numbered from 0"
+                    f"inspect.head {'.'.join(map(str, self.head))}: there is no {name} {value}; this model has "
+                    f"{count}, numbered from 0"
                 )
 
     def _write_page(self, report: Report, folder: Path) -> None:
