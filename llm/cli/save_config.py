@@ -31,7 +31,7 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write `config.yaml` to the run's folder, and the same to the loggers."""
         del pl_module, stage
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         settings = hyperparameters(yaml.safe_load(text))
         for logger in trainer.loggers:
             if folder := getattr(logger, "log_dir", None):
