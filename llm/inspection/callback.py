@@ -174,8 +174,8 @@ class Inspection(L.Callback):
         """Of a classifier, show which labels are taken for which."""
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, TextClassifier):
             return
-        writer = TensorBoard(experiments_of(trainer), trainer.global_step)
-        if self.every.never or not writer.experiments:
+        writer = TensorBoard.of(trainer, trainer.global_step)
+        if self.every.never or not writer.takes_texts:
             return
 
         def show() -> None:

@@ -67,6 +67,11 @@ class TensorBoard:
         """What writes a step of a run, for all of its loggers."""
         return cls(experiments_of(trainer), step, records_of(trainer))
 
+    @property
+    def takes_texts(self) -> bool:
+        """Whether there is any logger for texts and pictures."""
+        return bool(self.experiments or self.records)
+
     def text(self, tag: str, text: str) -> None:
         """Markdown; TensorBoard strips HTML."""
         for experiment in self.experiments:
