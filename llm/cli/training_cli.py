@@ -153,6 +153,7 @@ class TrainingCLI(LightningCLI):
         words = args[args.index(subcommand) + 1 :]
         given = given_settings(self._parser(subcommand), words)
         by_flags = given_by_flags(self._parser(subcommand), words)
+        self.save_config_kwargs = {**self.save_config_kwargs, "flags": by_flags}
         self.start = Start()
         if subcommand == "fit":
             _choose_precision(config)

@@ -174,8 +174,8 @@ class Inspection(L.Callback):
         """Of a classifier, show which labels are taken for which."""
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, TextClassifier):
             return
-        writer = TensorBoard(experiments_of(trainer), trainer.global_step)
-        if self.every.never or not writer.experiments:
+        writer = TensorBoard.of(trainer, trainer.global_step)
+        if self.every.never or not writer.takes_texts:
             return
 
         def show() -> None:
@@ -261,8 +261,8 @@ class Inspection(L.Callback):
         for name, value, count in zip(("layer", "head"), self.head, (config.n_layer, config.heads), strict=True):
             if value >= count:
                 raise ConfigError(
-                    f"inspect.head {'.'.join(map(str, self.head))}: there is no {name} {value}; this model has {count}, "
-                    "numbered from 0"
+                    f"inspect.head {'.'.join(map(str, self.head))}: there is no {name} {value}; this model has "
+                    f"{count}, numbered from 0"
                 )
 
     def _write_page(self, report: Report, folder: Path) -> None:
