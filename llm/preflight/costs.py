@@ -98,7 +98,8 @@ def _count_recurrent(config: Any, count: Callable[[Any], tuple[int, ...]]) -> tu
 def hidden_states_of(model: Network, ids: Tensor) -> Tensor:
     """What the head reads, (B, T, C), of token ids (B, T); a translator's source is as long as its target."""
     if isinstance(model, EncoderDecoder):
-        return model.hidden_states(ids, None, ids % model.config.source_vocab_size)
+        sources: int = model.config.source_vocab_size  # type: ignore[attr-defined]
+        return model.hidden_states(ids, None, ids % sources)
     return model.hidden_states(ids)
 
 

@@ -370,7 +370,7 @@ def test_word_vectors_are_planned(fit, recwarn):
     assert not [warning for warning in recwarn if "FakeTensor" in str(warning.message)]
     assert not any("tokens for each parameter" in hint for hint in hints(lines)), lines
     _, lines = fit("--preflight", *words, "--model.train=predicted.*")
-    assert any("50% trained" in line for line in lines), lines
+    assert any("(50 %) trained" in line for line in lines), lines
     status, lines = fit("--preflight", *words, "--model.train=heads", "--model.words.n_embd=0")
     assert status == 1
     assert any("n_embd must be at least 1, got 0" in error for error in errors(lines))
