@@ -71,7 +71,7 @@ class TextDataModule(ResumableDataModule):
     )
     least: ClassVar[dict[str, int]] = {"context_length": 1, "stride": 1, **ResumableDataModule.least}
     rows_name: ClassVar[str] = "windows"
-    advice_on_too_few: ClassVar[str] = "use a smaller batch_size or stride, or drop_last false"
+    advice_on_too_few: ClassVar[str] = "use a smaller batch_size or stride, or --data.drop_last false"
 
     def __init__(
         self,
