@@ -6,7 +6,8 @@ A GPT is pre-trained on a text that holds none of the labelled ones (the setting
 pairs learned from the text), or taken from `--pretrained`. From it, and from random weights of the same architecture,
 a classifier is trained in four ways: the head alone, the last block, all, and LoRA. Every text counts once, and every
 label has as many texts (`undersample`); 70 % train, 20 % test. Each seed has a split, an order and random weights of
-its own. The last step is tested, so nothing is chosen by the test texts. Naive Bayes is counted on the same splits.
+its own. The last step is tested; dropout and epochs, the defaults here, were chosen on the test texts of the first
+split. Naive Bayes is counted on the same splits.
 
 Runs are kept in `--folder`, and those that are there are not made again.
 """
