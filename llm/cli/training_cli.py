@@ -256,7 +256,8 @@ class TrainingCLI(LightningCLI):
             if config.preflight:
                 raise ConfigError(f"--preflight can't tell what a run of the task {self.word} needs")
             return
-        remove_stale(Path(config.data.cache_dir))
+        if "cache_dir" in config.data:
+            remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()
         self.plan = preflight(settings, self.start, alone=config.preflight)
 
