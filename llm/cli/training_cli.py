@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +153,7 @@ class TrainingCLI(LightningCLI):
         words = args[args.index(subcommand) + 1 :]
         given = given_settings(self._parser(subcommand), words)
         by_flags = given_by_flags(self._parser(subcommand), words)
+        self.save_config_kwargs = {**self.save_config_kwargs, "flags": by_flags}
         self.start = Start()
         if subcommand == "fit":
             _choose_precision(config)
@@ -256,14 +256,19 @@ class TrainingCLI(LightningCLI):
             if config.preflight:
                 raise ConfigError(f"--preflight can't tell what a run of the task {self.word} needs")
             return
-        remove_stale(Path(config.data.cache_dir))
+        if "cache_dir" in config.data:
+            remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()
-        plan = preflight(settings, self.start, alone=config.preflight)
-        self.plan = plan
-        # The tokenizer is learned and the text is read once. The parser's module outlives the run, and would keep the
-        # files of the data module open.
-        datamodule: Any = weakref.ref(plan.datamodule)
-        self.parser.add_instantiator(lambda *_, **__: datamodule(), self.datamodule_class, subclasses=False)
+        self.plan = preflight(settings, self.start, alone=config.preflight)
+
+    def instantiate_classes(self) -> None:
+        """Make module, data module and Trainer; where the run was planned, with the plan's data module, so that the
+        tokenizer is learned and the text is read once."""
+        known = [] if self.plan is None else [(lambda *_, **__: self.plan.datamodule, self.datamodule_class, False)]
+        self.config_init = self.parser.instantiate(self.config, instantiators=known)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
 
     def _tune(self, config: Any) -> None:
         """Search for what the finders are to find, once it is certain that the run can be."""

@@ -92,11 +92,11 @@ def _explain(model: Classifier, tokenizer: Tokenizer, result: Classification) ->
     import torch
 
     from llm.inspection.attribution import leave_one_out
-    from llm.inspection.ticks import tick_labels
+    from llm.inspection.ticks import text_labels
 
     ids = torch.tensor(result.ids, device=next(model.parameters()).device)
     values = leave_one_out(model, ids, model.config.labels.index(result.label))
-    return list(zip(tick_labels(tokenizer, result.ids), values.tolist(), strict=True))
+    return list(zip(text_labels(tokenizer, result.ids), values.tolist(), strict=True))
 
 
 def _draw(path: str, result: Classification, explained: list[tuple[str, float]]) -> None:

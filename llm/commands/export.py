@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from llm.commands.targets import refuse_source
     from llm.pretrained import export, export_adapters, read_pretrained
+    from llm.pretrained.bert import TASK
+    from llm.pretrained.checkpoint import NEXT_TOKEN_TASKS
 
     refuse_source(arguments.ckpt, arguments.out)
     if arguments.format in _WORD2VEC:
@@ -43,7 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format == "peft":
         notes = export_adapters(arguments.ckpt, arguments.out, arguments.overwrite)
     else:
-        notes = export(read_pretrained(arguments.ckpt), arguments.out, arguments.format, arguments.overwrite)
+        found = read_pretrained(arguments.ckpt, tasks=(*NEXT_TOKEN_TASKS, TASK))
+        notes = export(found, arguments.out, arguments.format, arguments.overwrite)
     for note in notes:
         print(f"note: {note}")
     print(f"written to {arguments.out}")

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from llm.errors import ConfigError
 from llm.generation.translating import Translator
-from llm.inspection.figures import map_grid
+from llm.inspection.figures import map_grid, scaled
 from llm.inspection.page import STEPS, Page, fill_in, page_file
 from llm.inspection.probe import capture
-from llm.inspection.ticks import tick_labels
+from llm.inspection.ticks import text_labels
 
 _LONGEST_LABEL = 32
 _AXES = ("target: what is written", "source: what is looked at")
@@ -57,8 +57,8 @@ class Alignment:
         return self._grid(self.mean[None], ["mean of all heads"], f"{self.title}: attention to the source")
 
     def _grid(self, weights: Tensor, names: Sequence[str], title: str) -> Image.Image:
-        values = weights.float().cpu().numpy()
-        return map_grid(values, names, title, self.target, self.source, axes=_AXES, masked=False)
+        values, legend = scaled(weights, causal=False, scale="sqrt")
+        return map_grid(values, names, title, self.target, self.source, legend, _AXES, masked=False)
 
     def page(self, path: str | Path | None = None) -> Page:
         """A page to explore it, one HTML file that loads nothing: point at a word to see where it looked.
@@ -111,8 +111,8 @@ def align(translator: Translator, source: str, target: str | None = None, title:
     ids = torch.tensor([[end_id, *written]], device=device)  # (T) -> (1, T)
     found = capture(model, ids, source=torch.tensor([read], device=device))
     return Alignment(
-        tick_labels(source_tokenizer, read, _LONGEST_LABEL),
-        tick_labels(tokenizer, [*written, end_id], _LONGEST_LABEL),
+        text_labels(source_tokenizer, read, _LONGEST_LABEL),
+        text_labels(tokenizer, [*written, end_id], _LONGEST_LABEL),
         [weights[0].cpu() for weights in found.maps("cross")],
         [hook.name.removesuffix(" / cross") for hook in found.attentions if hook.kind == "cross"],
         title,

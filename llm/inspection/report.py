@@ -14,14 +14,15 @@ from torch import Tensor
 from llm.config import ClassifierConfig
 from llm.errors import ConfigError
 from llm.inspection.attribution import attribution_figure, leave_one_out
-from llm.inspection.figures import Scale, head_grid, montage
+from llm.inspection.figures import Scale, head_grid, head_maps, montage
 from llm.inspection.heads import SCORES, HeadScores, head_scores, heads_table
 from llm.inspection.lens import LensLayer, logit_lens
 from llm.inspection.page import Page, attention_page
 from llm.inspection.probe import Capture, capture, longest_window
 from llm.inspection.rollout import attention_rollout
 from llm.inspection.shapes import ShapeRow, html_table, shape_rows, text_table
-from llm.inspection.ticks import tick_labels
+from llm.inspection.svg import svg_grid
+from llm.inspection.ticks import text_labels, tick_labels
 from llm.model import Classifier, Network
 from llm.tokenizers import Tokenizer
 
@@ -77,6 +78,7 @@ class Report(Mapping[str, Tensor]):
         tokenizer: names the tokens; without one they are numbers.
         title: of the page.
         notes: what the reader should know, such as that the text was cropped.
+        originals: (T) of a text with masked tokens, what stood there before they were hidden.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Report(Mapping[str, Tensor]):
         tokenizer: Tokenizer | None = None,
         title: str = "Attention",
         notes: Sequence[str] = (),
+        originals: Sequence[int] | None = None,
     ) -> None:
         self.model = model
         self.capture = found
@@ -93,7 +96,10 @@ class Report(Mapping[str, Tensor]):
         self.title = title
         self.notes = list(notes)
         self.ids: list[int] = found.tensor("token ids")[0].tolist()
-        self.labels = self.names(self.ids)
+        self.labels = self.text_labels()
+        self.originals = None if originals is None else list(originals)
+        if self.predicts_hidden:
+            self.notes.append(self.masked_note)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.capture[name].tensor
@@ -110,6 +116,26 @@ class Report(Mapping[str, Tensor]):
     def names(self, ids: Sequence[int], longest: int = 14) -> list[str]:
         """A label for each token id."""
         return list(map(str, ids)) if self.tokenizer is None else tick_labels(self.tokenizer, ids, longest)
+
+    def text_labels(self, longest: int = 14) -> list[str]:
+        """A label for each token of the text."""
+        return self.names(self.ids) if self.tokenizer is None else text_labels(self.tokenizer, self.ids, longest)
+
+    @property
+    def predicts_hidden(self) -> bool:
+        """Whether the model predicts the token that belongs at a position itself, as one for masked words does."""
+        return self.model.predicts_tokens and not self.model.predicts_next
+
+    @property
+    def masked_note(self) -> str:
+        """What a model for masked words predicts here, and whether it is hidden from it."""
+        if self.originals is not None:
+            hidden = "some tokens are masked as in training, and their true ones are those from before"
+        elif self.tokenizer is not None and self.tokenizer.mask_id in self.ids:
+            hidden = "it is hidden where the text has a mask, and seen elsewhere"
+        else:
+            hidden = "nothing is masked, so that it sees what it predicts: put [MASK] where a token is to be hidden"
+        return f"the logit lens says which token each layer would put at the position itself; {hidden}"
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -150,7 +176,7 @@ class Report(Mapping[str, Tensor]):
 
     def lens(self, k: int = 3) -> list[LensLayer]:
         """What each layer would predict."""
-        return logit_lens(self.model, self.capture, k)
+        return logit_lens(self.model, self.capture, k, originals=self.originals)
 
     def rollout(self) -> Tensor:
         """Attention rollout, (T, T)."""
@@ -160,11 +186,19 @@ class Report(Mapping[str, Tensor]):
         """The shape of every stage."""
         return ShapeTable(shape_rows(self.capture))
 
-    def figure(self, layer: int = 0, scale: Scale = "sqrt", hide_first: bool = False) -> Image.Image:
-        """The attention maps of one layer as a picture."""
+    def figure(
+        self, layer: int = 0, scale: Scale = "sqrt", hide_first: bool = False, head: int | None = None
+    ) -> Image.Image:
+        """The attention maps of one layer, or of one of its heads in large, as a picture."""
+        return head_grid(*self._of_layer(layer), scale, hide_first, head)
+
+    def svg(self, layer: int = 0, scale: Scale = "sqrt", hide_first: bool = False, head: int | None = None) -> str:
+        """The same picture as SVG: sharp at any size, its labels are text."""
+        return svg_grid(*head_maps(*self._of_layer(layer), scale, hide_first, head))
+
+    def _of_layer(self, layer: int) -> tuple[Tensor, Sequence[str], str, bool]:
         config = self.model.config
-        title = f"{config.attention} attention, layer {layer}"
-        return head_grid(self.maps[layer], self.labels, title, config.is_causal, scale, hide_first)
+        return self.maps[layer], self.labels, f"{config.attention} attention, layer {layer}", config.is_causal
 
     def montage(self, title: str, scale: Scale = "sqrt") -> Image.Image:
         """Every head of every layer in one small picture."""
@@ -208,7 +242,7 @@ def inspect(
             raise ConfigError(
                 "a network alone can't read text: give tokenizer=..., or token ids, or inspect what llm.load gives"
             )
-        ids = tokenizer.encode_prompt(text)
+        ids = (tokenizer.encode_prompt if gpt.predicts_next else tokenizer.encode_whole)(text)
     else:
         ids = [int(i) for i in text]
     chosen, notes = choose_window(ids, gpt, tokens)

@@ -67,6 +67,11 @@ class TensorBoard:
         """What writes a step of a run, for all of its loggers."""
         return cls(experiments_of(trainer), step, records_of(trainer))
 
+    @property
+    def takes_texts(self) -> bool:
+        """Whether there is any logger for texts and pictures."""
+        return bool(self.experiments or self.records)
+
     def text(self, tag: str, text: str) -> None:
         """Markdown; TensorBoard strips HTML."""
         for experiment in self.experiments:
@@ -92,21 +97,29 @@ class TensorBoard:
         for experiment in self.experiments:
             experiment._get_file_writer().add_summary(summary, self.step)
 
-    def curves(self) -> None:
-        """Charts of many curves each, under `Custom Scalars`: a score's of all heads, a gradient's of all layers."""
-        charts = {
-            "loss": {"train and validation": ["train/loss", "validation/loss"]},
+    def curves(self, within: bool = True) -> None:
+        """Charts of many curves each, under `Custom Scalars`.
+
+        Args:
+            within: below both losses, also a chart for each score, of all heads, and gradients, of all layers.
+        """
+        charts = {"loss": {"train and validation": ["train/loss", "validation/loss"]}}
+        of_model = {
             "heads": {_words(name): [f"{tags.HEADS}/{_words(name)}/.*"] for name in SCORES},
             "gradients": {name: [f"{tags.GRADIENTS}/{name}/.*"] for name in ("norm", "update to weight ratio")},
         }
+        charts |= of_model if within else {}
         layout = {group: {name: ["Multiline", tags] for name, tags in of.items()} for group, of in charts.items()}
         for experiment in self.experiments:
             experiment.add_custom_scalars(layout)
 
-    def maps(self, report: Report, scale: Scale, hide_first: bool) -> None:
-        """The heads of every layer."""
+    def maps(self, report: Report, scale: Scale, hide_first: bool, large: tuple[int, int] | None = None) -> None:
+        """The heads of every layer, and in large one of them, by layer and head."""
         for layer in range(report.model.config.n_layer):
             self.image(f"{tags.ATTENTION}/layer {layer}", report.figure(layer, scale, hide_first))
+        if large is not None:
+            layer, head = large
+            self.image(f"{tags.ATTENTION}/layer {layer} head {head}", report.figure(layer, scale, hide_first, head))
 
     def scores(self, report: Report) -> None:
         """Five scores of every head, as a picture; their mean over the heads of each layer, as curves."""
@@ -137,8 +150,11 @@ class TensorBoard:
     def lens(self, report: Report) -> None:
         """The logit lens at the last positions of the text."""
         if report.tokenizer is not None:
-            layers = logit_lens(report.model, report.capture, 1, _LENS_POSITIONS)
-            table = lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer, report.classes)
+            originals = report.originals and report.originals[-_LENS_POSITIONS:]
+            layers = logit_lens(report.model, report.capture, 1, _LENS_POSITIONS, originals)
+            table = lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer, report.classes, originals)
+            if report.predicts_hidden:
+                table = f"{report.masked_note}\n\n{table}"
             self.text(tags.LENS, f"{_LENS if report.classes is None else _LABEL_LENS}\n\n{table}")
 
     def attribution(self, report: Report) -> None:
@@ -214,11 +230,23 @@ def write_shapes(
         write_whole(folder / "shapes.md", table.encode())
 
 
-def write_maps(report: Report, folder: Path, scale: Scale, hide_first: bool) -> None:
-    """The heads of every layer, a PNG each, in a run folder."""
-    for layer in range(report.model.config.n_layer):
-        picture = to_png(report.figure(layer, scale, hide_first))
-        write_whole(folder / "attention" / f"layer-{layer}.png", picture)
+def write_maps(
+    report: Report,
+    folder: Path,
+    scale: Scale,
+    hide_first: bool,
+    large: tuple[int, int] | None = None,
+    svg: bool = False,
+) -> None:
+    """The heads of every layer, and in large one of them, a PNG each and if wanted an SVG, in a run folder."""
+    pictures: dict[str, tuple[int, int | None]] = {f"layer-{i}": (i, None) for i in range(report.model.config.n_layer)}
+    if large is not None:
+        pictures[f"layer-{large[0]}-head-{large[1]}"] = large
+    for name, (layer, head) in pictures.items():
+        path = folder / "attention" / f"{name}.png"
+        write_whole(path, to_png(report.figure(layer, scale, hide_first, head)))
+        if svg:
+            write_whole(path.with_suffix(".svg"), report.svg(layer, scale, hide_first, head).encode())
 
 
 def rollout_figure(report: Report) -> Image.Image:
