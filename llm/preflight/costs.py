@@ -67,7 +67,7 @@ def step_costs(
 def hidden_states_of(model: Network, ids: Tensor) -> Tensor:
     """What the head reads, (B, T, C), of token ids (B, T); a translator's source is as long as its target."""
     if isinstance(model, EncoderDecoder):
-        return model.hidden_states(ids, None, ids % model.config.source_vocab_size)
+        return model.hidden_states(ids, None, torch.zeros_like(ids))
     return model.hidden_states(ids)
 
 
