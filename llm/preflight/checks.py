@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from llm.config import WordVectorsConfig
 from llm.data import TextDataModule
 from llm.preflight.labels import doubtful_labels
 from llm.preflight.plan import Plan, existing
@@ -156,6 +157,8 @@ def two_lengths(plan: Plan) -> Iterator[str]:
 def data_and_size(plan: Plan) -> Iterator[str]:
     """Too little text for the length of the run, or too few or too many tokens for the size of the model."""
     if plan.corpus is None or plan.parameters is None or not plan.tokens:
+        return
+    if isinstance(plan.network, WordVectorsConfig):  # each word is seen in many contexts, and is two rows of the tables
         return
     times, each = plan.tokens / plan.corpus.train, plan.tokens / plan.parameters.total
     if times > _BY_HEART:

@@ -15,13 +15,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from llm import GPT, EncoderConfig, GPTConfig
 from llm.cli.main import main
-from llm.config import RNNConfig, TransformerConfig
+from llm.config import RNNConfig, TransformerConfig, WordVectorsConfig
 from llm.data.modules import text as of_data
 from llm.model import Encoder, build_network
 from llm.preflight import can_be_planned
 from llm.preflight.costs import step_costs
+from llm.preflight.words import word_costs
 from llm.pretrained import Pretrained, export
 from llm.pretrained.checkpoint import read_checkpoint
+from llm.runtime.counting import count_costs
 from llm.tasks import TASKS
 from llm.tasks.table import DEFAULT_TASK
 
@@ -345,6 +347,40 @@ def test_a_translators_source_is_counted_with_its_target():
     block = 2 * 4 * T * (12 * C * C + 2 * T * C)  # operations of the forward pass, all four rows
     cross = 2 * 4 * T * (4 * C * C + 2 * T * C)
     assert both.flops - decoder.flops == pytest.approx(3 * 2 * (block + cross), rel=0.05)
-    rnn = step_costs(RNNConfig(50, 16, n_embd=16, hidden_size=16, source_vocab_size=50), 4, "32-true", "cpu")
-    gates = 2 * 4 * T * 3 * (C + C) * C  # of a GRU, in one direction of the encoder
-    assert rnn.flops > 3 * 2 * gates
+    config = RNNConfig(50, 12, n_embd=16, hidden_size=16, source_vocab_size=50)
+    rnn = step_costs(config, 4, "32-true", "cpu")  # from fewer tokens
+
+    def forward(network):
+        ids = torch.zeros(4, 12, dtype=torch.int64)
+        return torch.nn.functional.cross_entropy(network(ids, None, ids).flatten(0, 1), ids.flatten())
+
+    counted = count_costs(lambda: build_network(config), forward, "32-true", "cpu")
+    assert dataclasses.astuple(rnn) == pytest.approx(dataclasses.astuple(counted), rel=0.05)
+
+
+def test_word_vectors_are_planned(fit, recwarn):
+    words = ["--task=word_vectors", "--model.words.n_embd=8", "--data.min_count=1", "--data.context_length=32"]
+    words += ["--data.batch_size=2", "--trainer.max_steps=3"]
+    status, lines = fit("--preflight", *words)
+    assert status == 0, lines
+    table = {line[:12].strip(): line[12:] for line in lines if line[10:12] == "  "}
+    tokens = int(re.search(r"tokenizer word, ([\d,]+) tokens", table["corpus"])[1].replace(",", ""))
+    count = 2 * tokens * 8
+    assert table["parameters"] == f"{count:,}, of them {count:,} in embeddings and head"
+    assert {"memory", "time", "steps"} <= set(table)
+    assert not [warning for warning in recwarn if "FakeTensor" in str(warning.message)]
+    assert not any("tokens for each parameter" in hint for hint in hints(lines)), lines
+    _, lines = fit("--preflight", *words, "--model.train=predicted.*")
+    assert any("(50 %) trained" in line for line in lines), lines
+    status, lines = fit("--preflight", *words, "--model.train=heads", "--model.words.n_embd=0")
+    assert status == 1
+    assert any("n_embd must be at least 1, got 0" in error for error in errors(lines))
+
+
+def test_costs_of_word_vectors_are_those_of_their_products():
+    config = WordVectorsConfig(50, n_embd=16)
+    costs = word_costs(config, {"batch_size": 3, "context_length": 12, "n_noise": 7, "window": 5}, "32-true", "cpu")
+    assert (
+        costs.flops == 3 * 2 * 3 * 12 * (12 + 7) * 16
+    )  # forward and backward; B rows of T words, T others and N noise
+    assert costs.backward_peak >= 2 * 50 * 16 * 4, "the gradients of both tables"
