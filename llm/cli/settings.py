@@ -298,8 +298,6 @@ def adopt_text(config: Any, given: set[str], run: dict[str, Any]) -> None:
                 config.data[name] = data[name]
 
 
-_FIRST_HYPERPARAMETER = "model.optim.learning_rate"
-"""What is changed most often; TensorBoard shows the first five and hides the others."""
 _NO_HYPERPARAMETERS = (
     "data.allow_changed_data",
     "data.cache_dir",
@@ -314,8 +312,9 @@ _NO_HYPERPARAMETERS = (
 def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
     """What a run's result depends on, by dotted name: of model and data what is set, no paths, texts or speed."""
     found = flatten({key: value for key, value in settings.items() if key in ("model", "data")})
-    kept = [name for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)]
-    return {name: found[name] for name in sorted(kept, key=lambda name: name != _FIRST_HYPERPARAMETER)}
+    return {
+        name: value for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)
+    }
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -62,6 +62,7 @@ class TranslationInspection(L.Callback):
             size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
             precision, folder = str(trainer.precision), _folder(trainer)
             self._try("shapes", pl_module, lambda: write_shapes(network, size, precision, writer, folder))
+            self._try("curves", pl_module, lambda: writer.curves(within=False))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Look, when it is time to."""

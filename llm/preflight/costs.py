@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.config import GPTConfig
-from llm.model import Network
+from llm.model import EncoderDecoder, Network
 from llm.model.trained import ALL, Trained, trained_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs, count_costs
 from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY, block_bytes
@@ -41,7 +41,7 @@ def step_costs(
 
     def forward(model: Network) -> Tensor:
         ids = torch.zeros(batch_size, config.context_length, dtype=torch.int64)
-        states = model.hidden_states(ids).flatten(0, 1)  # (B, T, C) -> (N, C)
+        states = hidden_states_of(model, ids).flatten(0, 1)  # (B, T, C) -> (N, C)
         if rows < N:
             states = states[ids.flatten()[:rows]]  # (N, C) -> (rows, C)
         states = model.before_output(states)
@@ -62,6 +62,13 @@ def step_costs(
     with torch.device("meta"):
         head = trained_network(config, trained).output_layer
     return _with_fused_loss(costs, config, rows, precision, device, head.weight.requires_grad)
+
+
+def hidden_states_of(model: Network, ids: Tensor) -> Tensor:
+    """What the head reads, (B, T, C), of token ids (B, T); a translator's source is as long as its target."""
+    if isinstance(model, EncoderDecoder):
+        return model.hidden_states(ids, None, torch.zeros_like(ids))
+    return model.hidden_states(ids)
 
 
 def _with_fused_loss(

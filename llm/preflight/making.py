@@ -15,7 +15,7 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm.config import GPTConfig, LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig
-from llm.data import ClassifyDataModule, ExampleDataModule, TextDataModule
+from llm.data import ClassifyDataModule, ExampleDataModule, TextDataModule, TranslationDataModule
 from llm.model.networks import is_known
 from llm.model.trained import ALL, Trained
 from llm.preflight.costs import step_costs
@@ -35,10 +35,10 @@ _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", 
 
 
 def can_be_planned(task: Task) -> bool:
-    """Whether all that a run needs can be known before it: of a network of ours, on windows or on examples."""
+    """Whether all that a run needs can be known before it: of a network of ours, on windows, examples or pairs."""
     module = task.module_class()
     is_ours = issubclass(module, TaskModule) and is_known(module.network_config)
-    return is_ours and issubclass(task.datamodule_class(), TextDataModule | ExampleDataModule)
+    return is_ours and issubclass(task.datamodule_class(), TextDataModule | ExampleDataModule | TranslationDataModule)
 
 
 def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
@@ -69,10 +69,12 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         folders = [folder for folder in (plan.folder, settings["checkpoint"]["folder"]) if folder is not None]
         begin = settings.get("ckpt_path"), bool(settings.get("fresh"))
         plan.make(lambda: refuse_to_overwrite(map(Path, folders), *begin))
-    tokenizer = plan.make(lambda: TokenizerConfig(**data["tokenizer"]))
-    if tokenizer is not None and plan.folder_is_writable:  # a corpus may take minutes to read
+    tokenizers = plan.make(
+        lambda: {name: TokenizerConfig(**data[name]) for name in ("tokenizer", "source_tokenizer") if name in data}
+    )
+    if tokenizers is not None and plan.folder_is_writable:  # a corpus may take minutes to read
         kind: Any = task.datamodule_class()
-        plan.datamodule = plan.make(lambda: kind(**{**data, "tokenizer": tokenizer}))
+        plan.datamodule = plan.make(lambda: kind(**{**data, **tokenizers}))
     if plan.datamodule is not None:
         plan.corpus = plan.make(lambda: _read_corpus(plan, plan.datamodule))
     plan.network = plan.make(lambda: _network_config(plan, task))
@@ -106,17 +108,21 @@ def _count_costs(plan: Plan, network: GPTConfig, supervised: float, device: str)
 
 def _network_config(plan: Plan, task: Task) -> Any:
     """The architecture, with what follows from the data, as far as there is a data module."""
+    module = cast(type[TaskModule], task.module_class())
+    network_group, kind = task.network_group, module.network_config
+    if module.architectures:
+        kind = module.architectures[plan.settings["model"]["kind"]]
+        network_group = f"model.{plan.settings['model']['kind']}"
     told = {}
     for target, source in task.sources.items():
         group, _, name = target.rpartition(".")
         attribute = source.removeprefix("data.")
-        if group == task.network_group:
+        if group == network_group:
             if hasattr(plan.datamodule, attribute):
                 told[name] = getattr(plan.datamodule, attribute)
             elif plan.settings["data"].get(attribute) is not None:
                 told[name] = plan.settings["data"][attribute]
-    kind: Any = task.module_class()
-    return kind.network_config(**{**plan.setting(task.network_group), **told})
+    return kind(**{**plan.setting(network_group), **told})
 
 
 def _read_corpus(plan: Plan, datamodule: Any) -> Corpus:

@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from llm.config import GPTConfig, OptimConfig
 from llm.model.trained import ALL, Trained, count_trained, trained_network
@@ -56,7 +57,8 @@ class Parameters:
 def _count(config: GPTConfig, optim: OptimConfig, trained: Trained) -> Parameters:
     with torch.device("meta"):
         model = trained_network(config, trained)
-    embeddings = {id(p): p.numel() for part in (model.embeddings, model.output_layer) for p in part.parameters()}
+    tables = (*(module for module in model.modules() if isinstance(module, nn.Embedding)), model.output_layer)
+    embeddings = {id(p): p.numel() for table in tables for p in table.parameters()}
     muon = muon_groups(model, optim) if optim.kind == "muon" else []
     return Parameters(
         model.n_parameters,

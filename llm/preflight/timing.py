@@ -12,6 +12,7 @@ import torch
 from llm.config import GPTConfig, OptimConfig
 from llm.data.batch import IGNORED
 from llm.model.trained import ALL, Trained, trained_network
+from llm.preflight.costs import hidden_states_of
 from llm.preflight.memory import peak_memory
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs
 from llm.runtime.hardware import peak_flops, synchronize
@@ -117,7 +118,7 @@ def measure_steps(
         synchronize(place)
         start = time.perf_counter()
         with torch.autocast(device, mixed) if mixed else contextlib.nullcontext():
-            hidden_states = model.hidden_states(inputs)
+            hidden_states = hidden_states_of(model, inputs)
             loss = head_loss(model.output_layer, hidden_states, targets, transform=model.before_output).mean
         optimizer.zero_grad()
         loss.backward()

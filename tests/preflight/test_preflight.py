@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from llm import GPT, EncoderConfig, GPTConfig
 from llm.cli.main import main
+from llm.config import RNNConfig, TransformerConfig
 from llm.data.modules import text as of_data
-from llm.model import Encoder
+from llm.model import Encoder, build_network
 from llm.preflight import can_be_planned
+from llm.preflight.costs import step_costs
 from llm.pretrained import Pretrained, export
 from llm.pretrained.checkpoint import read_checkpoint
 from llm.tasks import TASKS
@@ -298,3 +302,48 @@ def test_a_task_of_another_network_is_planned_as_it_is(fit):
     assert status == 1
     for expected in ("8 / 3 leaves 2", "masked_fraction must be in (0, 1], got 2.0", "inspect.tokens must be at least"):
         assert sum(expected in error for error in errors(lines)) == 1, expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "wrong"),
+    [
+        ("transformer", TransformerConfig(26, 16, n_layer=1, n_head=2, n_embd=8, source_vocab_size=26), "n_head=3"),
+        ("rnn", RNNConfig(26, 16, n_embd=8, hidden_size=6, source_vocab_size=26), "hidden_size=0"),
+    ],
+)
+def test_a_translator_is_planned_as_it_is(fit, kind, config, wrong):
+    pairs = [f"the {noun} {verb}\t{verb[::-1]} {noun}" for noun in ("cat", "dog", "mat") for verb in ("ran", "left")]
+    Path("pairs.tsv").write_text("\n".join(pairs) + "\n")
+    settings = {**config.to_dict(), "source_vocab_size": None, "vocab_size": None, "context_length": None}
+    network = [f"--model.{kind}.{name}={settings[name]}" for name in ("n_layer", "n_head", "n_embd", "hidden_size")
+               if settings.get(name) is not None]  # fmt: skip
+    words = ["--task=translate", f"--model.kind={kind}", *network, "--data.corpus=pairs.tsv"]
+    words += ["--data.context_length=16", "--data.batch_size=2", "--trainer.max_steps=3", "--model.sentences=0"]
+    status, lines = fit("--preflight", *words)
+    assert status == 0, lines
+    table = {line[:12].strip(): line[12:] for line in lines if line[10:12] == "  "}
+    tokens = int(re.search(r"tokenizer char, (\d+) tokens", table["corpus"])[1])
+    sized = dataclasses.replace(config, vocab_size=tokens, source_vocab_size=tokens)
+    if kind == "transformer":
+        sized = dataclasses.replace(sized, positions="rotary")
+    assert table["parameters"].startswith(f"{build_network(sized).n_parameters:,}, ")
+    assert "of up to 13 tokens" in table["pairs"]  # the cat left, and its end
+    assert {"memory", "time", "steps"} <= set(table)
+    status, lines = fit("--preflight", *words, f"--model.{kind}.{wrong}", "--data.batch_size=0")
+    assert status == 1
+    assert any("batch_size must be at least 1" in error for error in errors(lines))
+    assert len(errors(lines)) == 2, "and what is wrong with the network"
+
+
+def test_a_translators_source_is_counted_with_its_target():
+    config = TransformerConfig(50, 16, n_layer=2, n_head=2, n_embd=16, source_vocab_size=50)
+    both, decoder = (
+        step_costs(of, 4, "32-true", "cpu") for of in (config, GPTConfig(50, 16, n_layer=2, n_head=2, n_embd=16))
+    )
+    C, T = 16, 16
+    block = 2 * 4 * T * (12 * C * C + 2 * T * C)  # operations of the forward pass, all four rows
+    cross = 2 * 4 * T * (4 * C * C + 2 * T * C)
+    assert both.flops - decoder.flops == pytest.approx(3 * 2 * (block + cross), rel=0.05)
+    rnn = step_costs(RNNConfig(50, 16, n_embd=16, hidden_size=16, source_vocab_size=50), 4, "32-true", "cpu")
+    gates = 2 * 4 * T * 3 * (C + C) * C  # of a GRU, in one direction of the encoder
+    assert rnn.flops > 3 * 2 * gates

@@ -157,7 +157,7 @@ class TextDataModule(ResumableDataModule):
             DataError: a text is too short for one window; says how many tokens are needed and found.
         """
         del stage
-        found, needed = self.splits.sizes(self._running()), self.context_length + 1
+        found, needed = self.splits.sizes(self._running()), self.window_length + 1
         if any(n_tokens < needed for n_tokens in found.values()):
             counts = ", ".join(f"{split} has {n_tokens:,}" for split, n_tokens in found.items())
             divided = self.splits.validation_corpus is None and "validation" in found
@@ -166,6 +166,11 @@ class TextDataModule(ResumableDataModule):
                 f"the text is too short: one window of context_length {self.context_length} needs {needed:,} tokens, "
                 f"{counts}{fraction}; use a longer text or a shorter context_length"
             )
+
+    @property
+    def window_length(self) -> int:
+        """Tokens of the text in a window: T, unless a subclass puts others around them."""
+        return self.context_length
 
     @property
     def batch_tokens(self) -> int:
@@ -208,7 +213,7 @@ class TextDataModule(ResumableDataModule):
         """
         del training
         end_id = self.tokenizer.end_of_text_id if self.separate_documents else None
-        return SlidingWindows(tokens, self.context_length, stride, self.vocab_size, end_id)
+        return SlidingWindows(tokens, self.window_length, stride, self.vocab_size, end_id)
 
     def train_source(self) -> RowSource:
         """The windows over the training tokens."""
@@ -216,7 +221,7 @@ class TextDataModule(ResumableDataModule):
 
     def make_train_order(self, rank: int, world_size: int) -> BatchOrder:
         """The windows, shuffled, without a list of them."""
-        n_windows = len(window_starts(len(self.train_tokens), self.context_length, self.stride))
+        n_windows = len(window_starts(len(self.train_tokens), self.window_length, self.stride))
         return BatchOrder(n_windows, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
 
     def validation_loader(self) -> BatchLoader | list[Any]:
@@ -239,7 +244,7 @@ class TextDataModule(ResumableDataModule):
         return DataLoader(prompts, batch_size=self.batch_size, collate_fn=list)
 
     def _side_by_side(self, tokens: TokenArray) -> BatchLoader:
-        windows = self.make_rows(tokens, self.context_length, training=False)
+        windows = self.make_rows(tokens, self.window_length, training=False)
         rank, world_size = self._rank_and_world_size()
         order = BatchOrder(len(windows), self.batch_size, False, False, self.seed, rank, world_size)
         return self._evaluation_loader(windows, order)

@@ -204,7 +204,8 @@ class TranslationDataModule(ResumableDataModule):
     @property
     def longest_row(self) -> int:
         """Tokens in the longer side of the longest pair to train on, the token before or behind it included."""
-        return int(self.rows("train").lengths.max()) + 1
+        rows = self.rows("train")
+        return int(max(rows.sources.lengths.max(), rows.targets.lengths.max())) + 1
 
     def sample_ids(self, most: int) -> list[int]:
         """The beginning of the shortest target."""
