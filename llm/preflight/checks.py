@@ -236,7 +236,8 @@ def accumulation(plan: Plan) -> Iterator[str]:
     most = accumulation if isinstance(accumulation, int) else max(accumulation.values())
     if plan.corpus is not None and most > plan.corpus.batches:
         yield (
-            f"a step accumulates {most} batches and an epoch has only {plan.corpus.batches}: a step ends with the epoch"
+            f"a step accumulates {most} batches and an epoch has {plan.corpus.batches} batches: "
+            "a step ends with the epoch"
         )
 
 

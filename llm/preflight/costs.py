@@ -98,8 +98,7 @@ def _count_recurrent(config: Any, count: Callable[[Any], tuple[int, ...]]) -> tu
 def hidden_states_of(model: Network, ids: Tensor) -> Tensor:
     """What the head reads, (B, T, C), of token ids (B, T); a translator's source is as long as its target."""
     if isinstance(model, EncoderDecoder):
-        sources: int = model.config.source_vocab_size  # type: ignore[attr-defined]
-        return model.hidden_states(ids, None, ids % sources)
+        return model.hidden_states(ids, None, torch.zeros_like(ids))
     return model.hidden_states(ids)
 
 

@@ -26,6 +26,9 @@ from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
 
+_SAMPLE = 32
+"""Tokens in which two words are looked for."""
+
 
 class TextDataModule(ResumableDataModule):
     """A text corpus, its tokenizer, and the windows cut from it.
@@ -71,7 +74,7 @@ class TextDataModule(ResumableDataModule):
     )
     least: ClassVar[dict[str, int]] = {"context_length": 1, "stride": 1, **ResumableDataModule.least}
     rows_name: ClassVar[str] = "windows"
-    advice_on_too_few: ClassVar[str] = "use a smaller batch_size or stride, or drop_last false"
+    advice_on_too_few: ClassVar[str] = "use a smaller batch_size or stride, or --data.drop_last false"
 
     def __init__(
         self,
@@ -200,8 +203,10 @@ class TextDataModule(ResumableDataModule):
         return list((tokens if len(tokens) else self.train_tokens)[:most].tolist())
 
     def sample_text(self) -> str:
-        """The first words of the training text."""
-        return " ".join(self.tokenizer.decode(self.train_tokens[:4].tolist()).split()) or "Once"
+        """The first two words of the training text; where there are no spaces, its first characters."""
+        text = self.tokenizer.decode(self.train_tokens[:_SAMPLE].tolist())
+        whole = text.split()[:-1]  # the last one may be cut
+        return " ".join(whole[:2]) or "".join(text.replace("\ufffd", "").split())[:8] or "Once"
 
     def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
         """The windows over a split, as batches are gathered from them; a subclass may change what they are given.
