@@ -101,9 +101,10 @@ def differences(theirs: GPTConfig, config: GPTConfig) -> list[str]:
 
 def _pad(table: Tensor, config: GPTConfig) -> Tensor:
     """A table with the requested rows of padding, zeros where there were none: `(rows, ...)` -> `(padded V, ...)`."""
-    padded = table.new_zeros(config.padded_vocab_size, *table.shape[1:])
-    if len(table) == len(padded):
+    rows = config.padded_vocab_size
+    if len(table) == rows:
         return table
+    padded = table.new_zeros(rows, *table.shape[1:])
     kept = min(len(table), len(padded))
     padded[:kept] = table[:kept]
     return padded
