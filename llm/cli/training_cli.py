@@ -68,6 +68,7 @@ from llm.runs.beginning import begin_where_it_was_said
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
 from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
 from llm.runs.ending import EndPoint
+from llm.runs.newest import CHECKPOINTS, run_folder_of
 from llm.runs.processes import (
     EndTogether,
     adopt_launcher,
@@ -76,7 +77,7 @@ from llm.runs.processes import (
     without_looks,
 )
 from llm.runs.recording import end_records
-from llm.runs.run_folder import CHECKPOINTS, OneCurve, locked, refuse_to_overwrite, run_folder_of
+from llm.runs.run_folder import OneCurve, locked, refuse_to_overwrite
 from llm.runs.stopping import StopSafely
 from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16

@@ -10,7 +10,7 @@ _WORD2VEC = {"word2vec": False, "word2vec-binary": True}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
+    parser.add_argument("--ckpt", required=True, help="the checkpoint, best, last, or anything that import reads")
     parser.add_argument("--out", required=True, help="the folder (hf, peft) or file (the others) to write")
     parser.add_argument(
         "--format",

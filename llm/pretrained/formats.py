@@ -11,21 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from llm.config import GPTConfig
-from llm.errors import CheckpointError, LLMError
+from llm.config.tasks import NEXT_TOKEN_TASKS
+from llm.errors import CheckpointError, LLMError, OtherTaskError
 from llm.model.trained import Trained
 from llm.pretrained import book, families, huggingface, nanogpt, openai
 from llm.pretrained.adapters import add_base, base_of
 from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import Pretrained, Told
-from llm.pretrained.checkpoint import (
-    ENTRY,
-    NEXT_TOKEN_TASKS,
-    checkpoint_of,
-    config_of,
-    plain_weights_of,
-    read_checkpoint,
-    task_of,
-)
+from llm.pretrained.checkpoint import ENTRY, checkpoint_of, config_of, plain_weights_of, read_checkpoint, task_of
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
 from llm.pretrained.hub import NAMES, fetch, repository_of
 from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
@@ -75,7 +68,8 @@ def read_pretrained(
             raise
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     if found.task not in tasks and not any_task:
-        raise CheckpointError(f"{str(source)!r} is a checkpoint of the task {found.task!r}, not of a language model")
+        message = f"{str(source)!r} is a checkpoint of the task {found.task!r}, not of a language model"
+        raise OtherTaskError(message, found.task)
     return found
 
 

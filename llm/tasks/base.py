@@ -17,21 +17,14 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from llm.config import LoRAConfig, OptimConfig
+from llm.config.tasks import NEXT_TOKEN_TASKS
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.model import Network
 from llm.model.networks import is_known
 from llm.model.trained import Trained, trained_network
 from llm.pretrained.adapters import leave_out_base
-from llm.pretrained.checkpoint import (
-    BASE,
-    ENTRY,
-    NEXT_TOKEN_TASKS,
-    describe,
-    task_of,
-    trained_of,
-    weights_of,
-)
+from llm.pretrained.checkpoint import BASE, ENTRY, describe, task_of, trained_of, weights_of
 from llm.pretrained.formats import read_with_base
 from llm.runs.finding import keep_rate_of_checkpoint, refuse_batch_size_finder
 from llm.runs.processes import refuse_muon_in_pieces, total_norm

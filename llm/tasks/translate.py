@@ -22,8 +22,8 @@ from llm.generation.translating import TRANSLATE, Translator
 from llm.model import EncoderDecoder, build_network
 from llm.model.trained import trained_network
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
+from llm.runs.newest import run_folder_of
 from llm.runs.resuming import SETTINGS, refuse_other_tokenizer
-from llm.runs.run_folder import run_folder_of
 from llm.runtime.counting import count_costs
 from llm.runtime.files import write_whole
 from llm.tasks.base import TaskModule
