@@ -215,8 +215,8 @@ def _refuse_other(name: str, theirs: Any, given_value: Any, given: set[str]) -> 
     """Hold what the user said of the tokenizer to the checkpoint's."""
     if is_given(name, given) and given_value is not None and given_value != theirs:
         raise ConfigError(
-            f"{name} is {theirs!r} in the checkpoint, {given_value!r} is given: leave it out, so that "
-            "the checkpoint's tokenizer is used"
+            f"{name} is {theirs!r} in the checkpoint, {given_value!r} is given: omit it, as a flag and in YAML "
+            "files alike, so that the checkpoint's tokenizer is used"
         )
 
 
