@@ -24,7 +24,7 @@ from torch import Tensor
 import llm
 from llm.cli.main import main as train
 from llm.data import MaskedDataModule
-from llm.data.batch import IGNORED, TokenBatch
+from llm.data.batch import IGNORED
 
 SIZES = {"n_layer": 4, "n_head": 4, "n_embd": 128, "positions": "rotary", "dropout": 0.1}
 COLOURS = {"encoder": "#0b6e99", "GPT": "#9aa5b1"}
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--corpus", nargs="+", default=["story"], help="as data.corpus takes it (%(default)s)")
     parser.add_argument("--tokenizer", default="char", help="a kind: char, word, bpe, gpt2 (%(default)s)")
     parser.add_argument("--steps", type=int, default=1000, help="of each (%(default)s)")
+    parser.add_argument("--masks", type=int, default=20, help="draws of the masks to measure on (%(default)s)")
     parser.add_argument("--picture", type=Path, help="write a PNG: loss by the place in the window")
     parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -54,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         encoder = checkpoint("masked", "encoder", data, steps, Path(folder))
         gpt = checkpoint("language", "gpt", data, steps, Path(folder))
-        found = compare(encoder, gpt, data)
+        found = compare(encoder, gpt, data, arguments.masks)
     if arguments.picture is not None:
         draw(found, arguments.picture)
     if arguments.json:
@@ -90,17 +91,18 @@ def checkpoint(task: str, group: str, data: dict[str, Any], steps: int, folder: 
 
 
 @torch.no_grad()
-def compare(encoder_path: str, gpt_path: str, data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def compare(encoder_path: str, gpt_path: str, data: dict[str, Any], masks: int) -> dict[str, dict[str, Any]]:
     """What both make of the tokens that are masked in the validation text."""
     encoder, tokenizer = llm.load(encoder_path)
     gpt, _ = llm.load(gpt_path)
     masked = MaskedDataModule(**{**data, "tokenizer": tokenizer})
     masked.setup("validate")
+    rows = masked.make_rows(masked.validation_tokens, data["context_length"], training=False)
     losses: dict[str, list[Tensor]] = {"encoder": [], "GPT": []}
     hits: dict[str, list[Tensor]] = {"encoder": [], "GPT": []}
     places = []
-    for batch in masked.val_dataloader():
-        inputs, targets, *_ = TokenBatch.of(batch)
+    for draw_of_masks in range(masks):
+        inputs, targets, *_ = rows.gather(range(len(rows)), draw_of_masks)
         hidden = (targets != IGNORED) & (torch.arange(targets.shape[1]) > 0)  # (B, T)
         ids = torch.where(targets == IGNORED, inputs, targets)
         places.append(hidden.nonzero()[:, 1])  # (N)

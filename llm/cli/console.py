@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from jsonargparse import DefaultHelpFormatter
 from tqdm import tqdm
 
+from llm.cli.refusals import can_be_named
 from llm.runtime.process import rank
 
 log = logging.getLogger("llm")
@@ -22,8 +25,23 @@ def fail(message: str, status: int) -> int:
     return status
 
 
-class KeepsLines(DefaultHelpFormatter):
-    """Leaves the lines of a description as they are, if it has several."""
+_KNOWN_CLASSES = ", known subclasses: "
+
+
+class Help(DefaultHelpFormatter):
+    """Leaves the lines of a description as they are, if it has several; of Lightning's own flags says the essence."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        whole = super()._get_help_string(action)
+        if not action.dest.startswith("trainer.") or action.dest.endswith(".help"):
+            return whole
+        _, _, classes = whole.partition(_KNOWN_CLASSES)
+        # A sentence ends before a capital letter, not after "i.e."; Sphinx's roles are left out.
+        sentence = re.split(r"\.\s+(?=[A-Z])", (action.help or "").strip())[0].rstrip(".").replace("``", "`")
+        sentence = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", " ".join(sentence.split()))
+        default = getattr(action.default, "class_path", "").rpartition(".")[2] or "%(default)s"
+        named = ", ".join(path.rpartition(".")[2] for path in classes.rstrip(")").split(", ") if can_be_named(path))
+        return f"{sentence}. (default: {default}{'; one of ' if named else ''}{named})"
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" not in text.strip():

@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from llm.cli.console import KeepsLines, be_quiet, fail
+from llm.cli.console import Help, be_quiet, fail
 from llm.cli.help import description
 from llm.cli.parsing import explain, link_refusal
 from llm.cli.refusals import reason_about
@@ -100,7 +100,7 @@ def _default_files(words: Sequence[str], task: str, default_config: Path | None)
 def _parser_kwargs(task: str, default_files: list[str]) -> dict[str, Any]:
     """The options of the parser of `train.py`, and of that of each command."""
     each = {"exit_on_error": False, "allow_abbrev": False}
-    parser_kwargs: dict[str, Any] = each | {"formatter_class": KeepsLines}
+    parser_kwargs: dict[str, Any] = each | {"formatter_class": Help}
     for subcommand in TrainingCLI.subcommands():
         parser_kwargs[subcommand] = each | {
             "default_config_files": default_files,

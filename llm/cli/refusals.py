@@ -17,6 +17,49 @@ REFUSED_CALLBACKS = {
 }
 """By name."""
 
+_NO_CONFIGURATION = [
+    "Accelerator",
+    "Callback",
+    "Checkpoint",
+    "DummyLogger",
+    "LambdaCallback",
+    "LayerSync",
+    "Logger",
+    "ParallelStrategy",
+    "Precision",
+    "ProgressBar",
+    "SaveConfigCallback",
+    "Strategy",
+    "BasePredictionWriter",
+    "ModelParallelStrategy",
+]
+"""Base classes, and what takes functions."""
+_PACKAGES = {
+    "Bitsandbytes": "bitsandbytes",
+    "Comet": "comet_ml",
+    "DeepSpeed": "deepspeed",
+    "DeviceStats": "psutil",
+    "Lit": "litlogger",
+    "MLFlow": "mlflow",
+    "Rich": "rich",
+    "TransformerEngine": "transformer_engine",
+    "Wandb": "wandb",
+    "XLA": "torch_xla",
+}
+"""What classes need whose names hold these."""
+
+
+def can_be_named(path: str) -> bool:
+    """Whether a class of Lightning's, by its dotted name, can be named in a configuration, on this machine."""
+    name = path.rpartition(".")[2]
+    needed = [package for part, package in _PACKAGES.items() if part in name]
+    return (
+        path.startswith("lightning.")
+        and name not in (*_NO_CONFIGURATION, *REFUSED_CALLBACKS)
+        and not name.endswith("CheckpointIO")
+        and all(importlib.util.find_spec(package) is not None for package in needed)
+    )
+
 
 def refuse_of_lightning(trainer: Any) -> None:
     """Hold a run to what Lightning's Trainer can do here.

@@ -27,8 +27,9 @@ HELP = {
     "flags win over files.",
     "ckpt_path": "The trained model: a checkpoint, or `last` or `best` of the newest run of any name.",
     "weights_only": argparse.SUPPRESS,  # checkpoints are read so, always
-    "trainer.precision": "Data type of matrix products: 32-true, bf16-mixed, 16-mixed, ... Default: bf16-mixed where "
-    "the device supports it natively, else 32-true.",
+    "trainer.precision": "Data type of matrix products, such as 32-true or 16-mixed; by default bf16-mixed where the "
+    "device supports it natively, else 32-true.",
+    "trainer.barebones": argparse.SUPPRESS,  # refused
 }
 """Where the words of Lightning and its parser are about other ways than ours."""
 

@@ -139,7 +139,7 @@ def _fits(plan: Plan | None, batch_size: int) -> bool:
     assert plan.memory is not None
     assert plan.datamodule is not None
     supervised = plan.datamodule.supervised_fraction
-    costs = step_costs(plan.network, batch_size, plan.precision, plan.device, supervised)
+    costs = step_costs(plan.network, batch_size, plan.precision, plan.device, supervised, plan.trained)
     expected = expected_memory(plan.parameters, costs, plan.precision, plan.device, 1, plan.memory.held)
     return expected.to_come <= plan.free_memory
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llm.config import SamplingConfig
+from llm.config.tasks import INSTRUCT
 from llm.errors import CheckpointError, ConfigError, LLMError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _DEFAULT = SamplingConfig()
 _HELP = "/reset begins again, /system TEXT sets the system message and begins again, /quit ends"
 
 
-TASK = "instruct"
+TASK = INSTRUCT
 """Of the checkpoints that it is for."""
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm.config.tasks import CLASSIFY
 from llm.errors import ConfigError, TokenizerError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _SHOWN = 60
 _STRONGEST = 8
 
 
-TASK = "classify"
+TASK = CLASSIFY
 """Of the checkpoints that it is for."""
 
 
@@ -96,11 +97,11 @@ def _explain(model: Classifier, tokenizer: Tokenizer, result: Classification) ->
     import torch
 
     from llm.inspection.attribution import leave_one_out
-    from llm.inspection.ticks import tick_labels
+    from llm.inspection.ticks import text_labels
 
     ids = torch.tensor(result.ids, device=next(model.parameters()).device)
     values = leave_one_out(model, ids, model.config.labels.index(result.label))
-    return list(zip(tick_labels(tokenizer, result.ids), values.tolist(), strict=True))
+    return list(zip(text_labels(tokenizer, result.ids), values.tolist(), strict=True))
 
 
 def _draw(path: str, result: Classification, explained: list[tuple[str, float]]) -> None:

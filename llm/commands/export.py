@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
         LLMError: the checkpoint can't be read, the format has no place for it, or the target is there already.
     """
     from llm.commands.targets import refuse_source
+    from llm.config.tasks import MASKED, NEXT_TOKEN_TASKS
     from llm.pretrained import export, export_adapters, read_pretrained
 
     refuse_source(arguments.ckpt, arguments.out)
@@ -43,7 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format == "peft":
         notes = export_adapters(arguments.ckpt, arguments.out, arguments.overwrite)
     else:
-        notes = export(read_pretrained(arguments.ckpt), arguments.out, arguments.format, arguments.overwrite)
+        found = read_pretrained(arguments.ckpt, tasks=(*NEXT_TOKEN_TASKS, MASKED))
+        notes = export(found, arguments.out, arguments.format, arguments.overwrite)
     for note in notes:
         print(f"note: {note}")
     print(f"written to {arguments.out}")

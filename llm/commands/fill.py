@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 
+from llm.config.tasks import MASKED
 from llm.errors import ConfigError, TokenizerError
 
-TASK = "masked"
+TASK = MASKED
 """Of the checkpoints that it is for."""
 
 

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         required=True,
-        help="a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), nanoGPT's or minGPT's checkpoint, a "
+        help="a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen, BERT), nanoGPT's or minGPT's checkpoint, a "
         "state dict of the book LLMs-from-scratch, a name on the Hugging Face hub, such as gpt2 or owner/name; or a "
         "folder of adapters (LoRA) that peft wrote",
     )
@@ -44,8 +44,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     from llm.commands.targets import refuse_source
     from llm.commands.tokenizer import named_tokenizer
+    from llm.config.tasks import MASKED, NEXT_TOKEN_TASKS
     from llm.pretrained import adapt, import_adapters, is_peft, read_pretrained, refuse_existing
     from llm.pretrained.checkpoint import checkpoint_of, write_checkpoint
+    from llm.pretrained.layout import head_name
 
     refuse_source(arguments.source, arguments.out)
     refuse_existing(Path(arguments.out), arguments.overwrite)
@@ -55,14 +57,16 @@ def run(arguments: argparse.Namespace) -> None:
         return
     told = {"n_head": arguments.n_head, "activation": arguments.activation}
     tokenizer = None if arguments.tokenizer is None else named_tokenizer(arguments.tokenizer)
-    found = read_pretrained(arguments.source, told, tokenizer=tokenizer)
+    tasks = (*NEXT_TOKEN_TASKS, MASKED)
+    found = read_pretrained(arguments.source, told, tasks=tasks, tokenizer=tokenizer)
     wanted = {"context_length": arguments.context_length, "vocab_multiple": arguments.vocab_multiple}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     found = adapt(found, dataclasses.replace(found.config, **wanted))
-    write_checkpoint(checkpoint_of(found.config, found.weights, found.tokenizer, found.template), arguments.out)
+    checkpoint = checkpoint_of(found.config, found.weights, found.tokenizer, found.template, found.task)
+    write_checkpoint(checkpoint, arguments.out)
 
     config = found.config
-    shared = "head.weight" if config.tie_head else ""
+    shared = head_name(config) if config.tie_head else ""
     count = sum(tensor.numel() for name, tensor in found.weights.items() if name != shared)
     print(f"{found.format}: {count:,} parameters, {config.n_layer} layers, {config.n_head} heads, C = {config.n_embd}")
     print(f"vocabulary {config.vocab_size:,}, context {config.context_length:,}, tokenizer {found.tokenizer or 'none'}")

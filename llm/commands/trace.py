@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from llm.data import SlidingWindows
-    from llm.inspection import capture, shape_rows, text_table, tick_labels
+    from llm.inspection import capture, shape_rows, text_labels, text_table, tick_labels
     from llm.inspection.probe import longest_window
     from llm.inspection.shapes import legend
     from llm.inspection.steps import naive_softmax, scores_of_query, sum_normalize
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"\n{number}. {words}")
 
     title(1, f"Text to tokens: {len(ids)} by {tokenizer!r}")
-    labels = tick_labels(tokenizer, ids)
+    labels = text_labels(tokenizer, ids)
     print("   " + " | ".join(labels[:40]) + (" ..." if len(ids) > 40 else ""))
 
     title(2, "Tokens to ids")

@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 
+from llm.config.tasks import TRANSLATE
 from llm.errors import ConfigError, TokenizerError
 
-TASK = "translate"
+TASK = TRANSLATE
 """Of the checkpoints that it is for."""
 
 

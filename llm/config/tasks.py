@@ -5,7 +5,11 @@ from __future__ import annotations
 LANGUAGE = "language"
 """The task of a GPT that predicts the next token; also the task where none is named, on the command line, in a YAML
 file, or in a checkpoint."""
-NEXT_TOKEN_TASKS = (LANGUAGE, "instruct")
+INSTRUCT = "instruct"
+MASKED = "masked"
+CLASSIFY = "classify"
+TRANSLATE = "translate"
+NEXT_TOKEN_TASKS = (LANGUAGE, INSTRUCT)
 """The tasks whose network is such a GPT: what one has trained, another can begin with, and `generate` can use."""
 
 

@@ -35,11 +35,13 @@ def encode_text(tokenizer: Tokenizer, text: str, context_length: int) -> list[in
     """The first `context_length` tokens of a text; the classifier reads the last of them.
 
     Raises:
-        TokenizerError: the text is empty, or can't be encoded.
+        TokenizerError: the text is empty, or can't be encoded, or nothing in it is a token.
     """
     if not text.strip():
         raise TokenizerError("the text is empty; give at least one word")
-    return tokenizer.encode(text.strip())[:context_length]
+    if not (ids := tokenizer.encode(text.strip())[:context_length]):
+        raise TokenizerError(f"nothing in the text {text.strip()[:40]!r} is a token of this vocabulary; give a word")
+    return ids
 
 
 def text_key(text: str) -> str:
@@ -88,7 +90,7 @@ def undersample(rows: Sequence[LabelledText], seed: int = 0) -> list[LabelledTex
         rows: of all labels.
         seed: chooses them.
     """
-    least = min(counts(rows).values())
+    least = min(counts(rows).values(), default=0)
     return _take(rows, {index for at in _by_label(rows) for index in at[_shuffle(len(at), seed, _KEEP)[:least]]})
 
 

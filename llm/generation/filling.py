@@ -33,11 +33,11 @@ class Filling(NamedTuple):
     def to_dict(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """What is written of it as JSON, beside the text."""
         masks = [[candidate._asdict() for candidate in candidates] for candidates in self.masks]
-        return {"filled": tokenizer.decode(self.ids), "masks": masks}
+        return {"filled": _decode(tokenizer, self.ids), "masks": masks}
 
 
 def encode_masked(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The token ids of a text with `[MASK]` in it.
+    """The token ids of a text with `[MASK]` in it, with what the network expects around a text, such as `[CLS]`.
 
     Where tokens begin with the space before a word (byte pairs), that before a mask belongs to what is hidden, as in
     the windows that the network was trained on.
@@ -45,11 +45,13 @@ def encode_masked(tokenizer: Tokenizer, text: str) -> list[int]:
     Raises:
         TokenizerError: there is no mask in the text, or no mask token in the vocabulary.
     """
-    if MASK not in tokenizer.special_ids:
+    if tokenizer.mask_id is None:
         raise TokenizerError(f"this tokenizer has no token {MASK}: it is of no network for masked words")
     if MASK not in text:
         raise TokenizerError(f"nothing to fill in {text[:40]!r}: put {MASK} where a word is hidden")
-    return tokenizer.encode(text.replace(f" {MASK}", MASK) if _begins_words_with_spaces(tokenizer) else text)
+    if _begins_words_with_spaces(tokenizer):
+        text = text.replace(f" {MASK}", MASK)
+    return tokenizer.encode_whole(text.replace(MASK, tokenizer.token_bytes(tokenizer.mask_id).decode()))
 
 
 def fill_masks(
@@ -73,14 +75,18 @@ def fill_masks(
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
     rows = [torch.tensor(encode_masked(tokenizer, text)) if isinstance(text, str) else text for text in texts]
-    mask_id, length = tokenizer.special_ids[MASK], model.config.context_length
+    mask_id = tokenizer.mask_id
     for row in rows:
-        if len(row) > length:
-            raise ConfigError(f"a text has {len(row)} tokens, the model's context holds {length}: give a shorter one")
+        _refuse_too_long(row, model)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         for row, found in zip(batch, _probabilities(model, tokenizer, batch), strict=True):
             yield _filling(tokenizer, row, found, (row == mask_id).nonzero()[:, 0].tolist(), k)
+
+
+def _refuse_too_long(ids: Tensor, model: Encoder) -> None:
+    if len(ids) > (length := model.config.context_length):
+        raise ConfigError(f"a text has {len(ids)} tokens, the model's context holds {length}: give a shorter one")
 
 
 @torch.no_grad()
@@ -110,6 +116,14 @@ def _filling(tokenizer: Tokenizer, row: Tensor, probabilities: Tensor, places: S
         )
         ids[place] = masks[-1][0].id
     return Filling(masks, ids)
+
+
+def _decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of ids, without what stands around a whole text."""
+    ids, prefix, suffix = list(ids), list(tokenizer.prefix_ids), list(tokenizer.suffix_ids)
+    if ids[: len(prefix)] == prefix:
+        ids = ids[len(prefix) :]
+    return tokenizer.decode(ids[: -len(suffix)] if suffix and ids[-len(suffix) :] == suffix else ids)
 
 
 def _begins_words_with_spaces(tokenizer: Tokenizer) -> bool:

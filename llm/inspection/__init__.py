@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llm.inspection.rollout import attention_rollout
     from llm.inspection.samples import TextSamples
     from llm.inspection.shapes import ShapeRow, markdown_table, shape_rows, text_table, trace_shapes
-    from llm.inspection.ticks import tick_labels, visible
+    from llm.inspection.ticks import text_labels, tick_labels, visible
     from llm.inspection.translations import TranslationInspection
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "logit_lens",
     "markdown_table",
     "shape_rows",
+    "text_labels",
     "text_table",
     "tick_labels",
     "trace_shapes",
@@ -59,7 +60,7 @@ _NAMES = {
     "rollout": ("attention_rollout",),
     "samples": ("TextSamples",),
     "shapes": ("ShapeRow", "markdown_table", "shape_rows", "text_table", "trace_shapes"),
-    "ticks": ("tick_labels", "visible"),
+    "ticks": ("text_labels", "tick_labels", "visible"),
     "translations": ("TranslationInspection",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -17,7 +17,7 @@ from llm.generation.translating import Translator
 from llm.inspection.figures import map_grid
 from llm.inspection.page import STEPS, Page, fill_in, page_file
 from llm.inspection.probe import capture
-from llm.inspection.ticks import tick_labels
+from llm.inspection.ticks import text_labels
 
 _LONGEST_LABEL = 32
 _AXES = ("target: what is written", "source: what is looked at")
@@ -111,8 +111,8 @@ def align(translator: Translator, source: str, target: str | None = None, title:
     ids = torch.tensor([[end_id, *written]], device=device)  # (T) -> (1, T)
     found = capture(model, ids, source=torch.tensor([read], device=device))
     return Alignment(
-        tick_labels(source_tokenizer, read, _LONGEST_LABEL),
-        tick_labels(tokenizer, [*written, end_id], _LONGEST_LABEL),
+        text_labels(source_tokenizer, read, _LONGEST_LABEL),
+        text_labels(tokenizer, [*written, end_id], _LONGEST_LABEL),
         [weights[0].cpu() for weights in found.maps("cross")],
         [hook.name.removesuffix(" / cross") for hook in found.attentions if hook.kind == "cross"],
         title,

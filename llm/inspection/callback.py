@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from llm.config import GPTConfig
 from llm.errors import ConfigError, LLMError, TrainingError
 from llm.inspection import tags
 from llm.inspection.attribution import confusion_figure
@@ -58,6 +60,8 @@ class Inspection(L.Callback):
         scale: how a weight becomes a colour of an attention map: `sqrt`, by its square root; `linear`; or `log`, which
             shows small ones.
         hide_first: omit the column of the first token from attention maps.
+        head: one to show in a large picture, by layer and head as `0.1`.
+        svg: write the attention maps of the run folder as SVG, too.
         words: whose neighbours to look for. Default: the longest words of the text.
         projector_tokens: how many tokens the projector shows: the most frequent ones of the training text.
 
@@ -73,6 +77,8 @@ class Inspection(L.Callback):
         features: list[Feature] | None = None,
         scale: Scale = "sqrt",
         hide_first: bool = False,
+        head: str | None = None,
+        svg: bool = False,
         words: list[str] | None = None,
         projector_tokens: int = 500,
     ) -> None:
@@ -87,6 +93,8 @@ class Inspection(L.Callback):
         self.features: set[str] = set(DEFAULT_FEATURES if features is None else features)
         self.scale: Scale = scale
         self.hide_first = hide_first
+        self.head = None if head is None else _layer_and_head(head)
+        self.svg = svg
         self.words = words
         self.projector_tokens = projector_tokens
         self._ids: list[int] = []
@@ -99,7 +107,12 @@ class Inspection(L.Callback):
     # When it looks
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the shape table, and say so if the loss won't mean what it seems to."""
+        """Write the shape table, and say so if the loss won't mean what it seems to.
+
+        Raises:
+            ConfigError: the model has no head of this number.
+        """
+        self._check_head(_ours(pl_module).network.config)
         if not trainer.is_global_zero:
             return
         self._failed = set()
@@ -216,7 +229,7 @@ class Inspection(L.Callback):
         works: list[tuple[Feature, Callable[[], None]]] = []
         if due:
             works += [
-                ("maps", lambda: writer.maps(report, self.scale, self.hide_first)),
+                ("maps", lambda: writer.maps(report, self.scale, self.hide_first, self.head)),
                 ("scores", lambda: writer.scores(report)),
                 ("head_curves", lambda: writer.head_curves(report)),
                 ("rollout", lambda: writer.rollout(report)),
@@ -232,12 +245,22 @@ class Inspection(L.Callback):
             )
             if (folder := _folder(trainer)) is not None:
                 works += [
-                    ("maps", lambda: write_maps(report, folder, self.scale, self.hide_first)),
+                    ("maps", lambda: write_maps(report, folder, self.scale, self.hide_first, self.head, self.svg)),
                     ("film", lambda: write_whole(folder / "attention.gif", self._film.to_gif())),
                     ("page", lambda: self._write_page(report, folder)),
                 ]
         for feature, work in works:
             self._try(feature, module, work)
+
+    def _check_head(self, config: GPTConfig) -> None:
+        if self.head is None:
+            return
+        for name, value, count in zip(("layer", "head"), self.head, (config.n_layer, config.heads), strict=True):
+            if value >= count:
+                raise ConfigError(
+                    f"inspect.head {'.'.join(map(str, self.head))}: there is no {name} {value}; this model has {count}, "
+                    "numbered from 0"
+                )
 
     def _write_page(self, report: Report, folder: Path) -> None:
         report.page(folder / "attention.html")
@@ -280,6 +303,18 @@ class Inspection(L.Callback):
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 log.warning(f"no {what} in this run: {reason}")
                 self._failed.add(what)
+
+
+def _layer_and_head(name: str) -> tuple[int, int]:
+    """Both numbers, of `0.1`.
+
+    Raises:
+        ConfigError: it is not of this form.
+    """
+    if not re.fullmatch(r"\d+\.\d+", name):
+        raise ConfigError(f"inspect.head must be layer and head, such as 0.1, got {name!r}")
+    layer, head = map(int, name.split("."))
+    return layer, head
 
 
 def _ours(module: L.LightningModule) -> TaskModule:

@@ -46,8 +46,9 @@ def head_grid(
     causal: bool,
     scale: Scale = "sqrt",
     hide_first: bool = False,
+    head: int | None = None,
 ) -> Image.Image:
-    """All heads of one layer: a row for each query, a column for each key.
+    """All heads of one layer, or one of them in a large picture: a row for each query, a column for each key.
 
     The same weight has the same colour in every picture of a scale, so that they are comparable. Masked keys are grey.
 
@@ -58,10 +59,33 @@ def head_grid(
         causal: whether the keys after the query are masked.
         scale: how weights become colours; see `Scale`.
         hide_first: omit the column of the first token, which often has most of the weight.
+        head: the only one to draw. Default: all of them.
 
     Raises:
-        ValueError: there are not as many labels as tokens.
+        ValueError: there are not as many labels as tokens, or no such head.
     """
+    size = _MAP if head is None else 2 * _MAP
+    return map_grid(*head_maps(weights, labels, title, causal, scale, hide_first, head), size=size)
+
+
+def head_maps(
+    weights: Tensor,
+    labels: Sequence[str],
+    title: str,
+    causal: bool,
+    scale: Scale,
+    hide_first: bool,
+    head: int | None = None,
+) -> tuple[npt.NDArray[np.float32], list[str], str, list[str], list[str], tuple[str, str]]:
+    """What a picture of heads shows: maps (H, T, T), their names, title, labels of rows and of columns, legend.
+
+    The arguments are those of `head_grid`; what would make the picture too large is left out, and the title says so.
+    """
+    names = [f"head {number}" for number in range(len(weights))]
+    if head is not None:
+        if not 0 <= head < len(weights):
+            raise ValueError(f"there is no head {head}: this layer has {len(weights)}, numbered from 0")
+        weights, names = weights[head : head + 1], names[head : head + 1]
     H, T, _ = weights.shape
     if len(labels) != T:
         raise ValueError(f"expected a label for each of {T} tokens, got {len(labels)}")
@@ -73,8 +97,7 @@ def head_grid(
     if hide_first and len(columns) > 1:
         values, columns = values[:, :, 1:], columns[1:]
         title += "; the first token's column is omitted"
-    names = [f"head {head}" for head in range(len(values))]
-    return map_grid(values, names, title, labels, columns, legend)
+    return values, names, title, list(labels), columns, legend
 
 
 def map_grid(
@@ -86,6 +109,7 @@ def map_grid(
     legend: tuple[str, str] = ("0", "1"),
     axes: tuple[str, str] = ("query: who looks", "key: who is looked at"),
     masked: bool = True,
+    size: int = _MAP,
 ) -> Image.Image:
     """Maps side by side, in a grid as square as possible.
 
@@ -98,6 +122,7 @@ def map_grid(
         legend: what the two ends of the colours mean.
         axes: what rows and columns are.
         masked: whether the legend explains grey.
+        size: the most pixels of a map's longer side, if a pixel is enough for a cell.
 
     Raises:
         ValueError: labels and maps don't fit.
@@ -105,7 +130,7 @@ def map_grid(
     N, R, K = values.shape
     if len(rows) != R or len(columns) != K:
         raise ValueError(f"expected {R} row and {K} column labels, got {len(rows)} and {len(columns)}")
-    cell = max(1, min(18, (_MAP if N <= _MANY else _MAP * 2 // 3) // max(R, K)))
+    cell = max(1, min(size // 25, (size if N <= _MANY else size * 2 // 3) // max(R, K)))
     across = math.ceil(math.sqrt(N))
     down = math.ceil(N / across)
     left, above = _label_strip(tuple(rows), cell), _label_strip(tuple(columns), cell).T[::-1]
@@ -114,7 +139,7 @@ def map_grid(
     room = math.ceil(font_for(title, _TITLE)[1].getlength(title)) + 16
     total = (top + down * height + above.shape[0] + _LINE, max(side + across * width, room, _LEGEND))
     canvas = np.full(total, _PAPER, np.uint8)
-    indices = _colour_indices(values)
+    indices = colour_indices(values)
     for index in range(N):
         y, x = top + index // across * height, side + index % across * width
         picture = indices[index].repeat(cell, 0).repeat(cell, 1)
@@ -152,7 +177,7 @@ def montage(maps: Sequence[Tensor], causal: bool, title: str, scale: Scale = "sq
         values, _ = scaled(weights, causal, scale)
         y = _LINE + 6 + layer * (size + 4)
         canvas[y : y + size, 2:_LINE] = _text_line(f"layer {layer}", size)[: _LINE - 2].T[::-1]
-        for head, picture in enumerate(_colour_indices(values)):
+        for head, picture in enumerate(colour_indices(values)):
             x = _LINE + head * (size + 4)
             canvas[y : y + size, x : x + size] = picture.repeat(cell, 0).repeat(cell, 1)
     canvas[-_LINE:, _LINE:] = _text_line("head 0, 1, ... to the right; grey: masked", canvas.shape[1] - _LINE)
@@ -196,10 +221,17 @@ def scaled(weights: Tensor, causal: bool, scale: Scale) -> tuple[npt.NDArray[np.
     return values.numpy(), legend
 
 
-def _colour_indices(values: npt.NDArray[np.float32]) -> Pixels:
+def colour_indices(values: npt.NDArray[np.float32]) -> Pixels:
+    """Positions on the colour scale, 0 to 1 and NaN where masked, as indices of the palette."""
     masked = np.isnan(values)
     places = np.where(masked, 0, values).clip(0, 1)
     return np.where(masked, MASKED, np.rint(places * (_SCALE - 1))).astype(np.uint8)
+
+
+def colours() -> list[str]:
+    """The palette as `#rrggbb`."""
+    palette = _palette()
+    return [f"#{palette[index : index + 3].hex()}" for index in range(0, len(palette), 3)]
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llm.inspection.probe import Capture, eager
-from llm.inspection.ticks import markdown, tick_labels
+from llm.inspection.ticks import markdown, text_labels, tick_labels
 from llm.model import Network
 from llm.tokenizers import Tokenizer
 
@@ -81,7 +81,7 @@ def lens_table(
         tokenizer: names them.
         classes: the labels, if these are what is predicted.
     """
-    labels = [markdown(label) for label in tick_labels(tokenizer, ids)]
+    labels = [markdown(label) for label in text_labels(tokenizer, ids)]
     if classes is not None:
         return _label_table(layers, labels, classes)
     predicts_next = len(layers[0].ranks) < len(labels)

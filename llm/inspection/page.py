@@ -68,7 +68,7 @@ def attention_page(report: Report) -> Page:
         "shift": int(report.model.predicts_next),
         "labels": report.classes is not None,
         "steps": STEPS,
-        "tokens": report.names(report.ids[:shown], _LONGEST_LABEL),
+        "tokens": report.text_labels(_LONGEST_LABEL)[:shown],
         "weights": _encode(torch.cat(maps), config.is_causal),
         "rollout": _encode(report.rollout()[None, :shown, :shown], config.is_causal),
         "rolloutNote": WHAT_IT_IS,

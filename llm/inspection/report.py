@@ -14,14 +14,15 @@ from torch import Tensor
 from llm.config import ClassifierConfig
 from llm.errors import ConfigError
 from llm.inspection.attribution import attribution_figure, leave_one_out
-from llm.inspection.figures import Scale, head_grid, montage
+from llm.inspection.figures import Scale, head_grid, head_maps, montage
 from llm.inspection.heads import SCORES, HeadScores, head_scores, heads_table
 from llm.inspection.lens import LensLayer, logit_lens
 from llm.inspection.page import Page, attention_page
 from llm.inspection.probe import Capture, capture, longest_window
 from llm.inspection.rollout import attention_rollout
 from llm.inspection.shapes import ShapeRow, html_table, shape_rows, text_table
-from llm.inspection.ticks import tick_labels
+from llm.inspection.svg import svg_grid
+from llm.inspection.ticks import text_labels, tick_labels
 from llm.model import Classifier, Network
 from llm.tokenizers import Tokenizer
 
@@ -93,7 +94,7 @@ class Report(Mapping[str, Tensor]):
         self.title = title
         self.notes = list(notes)
         self.ids: list[int] = found.tensor("token ids")[0].tolist()
-        self.labels = self.names(self.ids)
+        self.labels = self.text_labels()
 
     def __getitem__(self, name: str) -> Tensor:
         return self.capture[name].tensor
@@ -110,6 +111,10 @@ class Report(Mapping[str, Tensor]):
     def names(self, ids: Sequence[int], longest: int = 14) -> list[str]:
         """A label for each token id."""
         return list(map(str, ids)) if self.tokenizer is None else tick_labels(self.tokenizer, ids, longest)
+
+    def text_labels(self, longest: int = 14) -> list[str]:
+        """A label for each token of the text."""
+        return self.names(self.ids) if self.tokenizer is None else text_labels(self.tokenizer, self.ids, longest)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -160,11 +165,19 @@ class Report(Mapping[str, Tensor]):
         """The shape of every stage."""
         return ShapeTable(shape_rows(self.capture))
 
-    def figure(self, layer: int = 0, scale: Scale = "sqrt", hide_first: bool = False) -> Image.Image:
-        """The attention maps of one layer as a picture."""
+    def figure(
+        self, layer: int = 0, scale: Scale = "sqrt", hide_first: bool = False, head: int | None = None
+    ) -> Image.Image:
+        """The attention maps of one layer, or of one of its heads in large, as a picture."""
+        return head_grid(*self._of_layer(layer), scale, hide_first, head)
+
+    def svg(self, layer: int = 0, scale: Scale = "sqrt", hide_first: bool = False, head: int | None = None) -> str:
+        """The same picture as SVG: sharp at any size, its labels are text."""
+        return svg_grid(*head_maps(*self._of_layer(layer), scale, hide_first, head))
+
+    def _of_layer(self, layer: int) -> tuple[Tensor, Sequence[str], str, bool]:
         config = self.model.config
-        title = f"{config.attention} attention, layer {layer}"
-        return head_grid(self.maps[layer], self.labels, title, config.is_causal, scale, hide_first)
+        return self.maps[layer], self.labels, f"{config.attention} attention, layer {layer}", config.is_causal
 
     def montage(self, title: str, scale: Scale = "sqrt") -> Image.Image:
         """Every head of every layer in one small picture."""

@@ -103,10 +103,13 @@ class TensorBoard:
         for experiment in self.experiments:
             experiment.add_custom_scalars(layout)
 
-    def maps(self, report: Report, scale: Scale, hide_first: bool) -> None:
-        """The heads of every layer."""
+    def maps(self, report: Report, scale: Scale, hide_first: bool, large: tuple[int, int] | None = None) -> None:
+        """The heads of every layer, and in large one of them, by layer and head."""
         for layer in range(report.model.config.n_layer):
             self.image(f"{tags.ATTENTION}/layer {layer}", report.figure(layer, scale, hide_first))
+        if large is not None:
+            layer, head = large
+            self.image(f"{tags.ATTENTION}/layer {layer} head {head}", report.figure(layer, scale, hide_first, head))
 
     def scores(self, report: Report) -> None:
         """Five scores of every head, as a picture; their mean over the heads of each layer, as curves."""
@@ -214,11 +217,23 @@ def write_shapes(
         write_whole(folder / "shapes.md", table.encode())
 
 
-def write_maps(report: Report, folder: Path, scale: Scale, hide_first: bool) -> None:
-    """The heads of every layer, a PNG each, in a run folder."""
-    for layer in range(report.model.config.n_layer):
-        picture = to_png(report.figure(layer, scale, hide_first))
-        write_whole(folder / "attention" / f"layer-{layer}.png", picture)
+def write_maps(
+    report: Report,
+    folder: Path,
+    scale: Scale,
+    hide_first: bool,
+    large: tuple[int, int] | None = None,
+    svg: bool = False,
+) -> None:
+    """The heads of every layer, and in large one of them, a PNG each and if wanted an SVG, in a run folder."""
+    pictures: dict[str, tuple[int, int | None]] = {f"layer-{i}": (i, None) for i in range(report.model.config.n_layer)}
+    if large is not None:
+        pictures[f"layer-{large[0]}-head-{large[1]}"] = large
+    for name, (layer, head) in pictures.items():
+        path = folder / "attention" / f"{name}.png"
+        write_whole(path, to_png(report.figure(layer, scale, hide_first, head)))
+        if svg:
+            write_whole(path.with_suffix(".svg"), report.svg(layer, scale, hide_first, head).encode())
 
 
 def rollout_figure(report: Report) -> Image.Image:

@@ -54,7 +54,10 @@ class LoRALinear(nn.Linear):
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """A linear layer whose frozen weight has fewer bits than its input: the cast copy does not outlive the product."""
+    """A linear layer whose frozen weight has fewer bits than its input: the cast copy does not outlive the product.
+
+    Its bias, which has all its bits, may be trained.
+    """
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -62,9 +65,11 @@ class _FrozenLinear(torch.autograd.Function):
         return F.linear(x, weight.to(x.dtype), bias)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, Tensor | None]:
         (weight,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad @ weight.to(grad.dtype), None, None  # (..., out) x (out, in)
+        trains_bias = ctx.needs_input_grad[2]  # type: ignore[attr-defined]
+        of_bias = grad.flatten(0, -2).sum(0) if trains_bias else None  # (..., out) -> (out)
+        return grad @ weight.to(grad.dtype), None, of_bias  # (..., out) x (out, in)
 
 
 def add_lora(network: nn.Module, config: LoRAConfig) -> None:

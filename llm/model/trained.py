@@ -71,10 +71,18 @@ class Trained:
         """Add the adapters, and freeze what is not trained.
 
         Raises:
-            ConfigError: a word or a pattern names nothing in this network; says what there is.
+            ConfigError: a word or a pattern names nothing in this network, and says what there is; or it names a weight
+                that has `base_precision`, which only frozen ones can have.
         """
         add_lora(network, self.lora)
         trained = self.names_in(network)
+        if self.lora.base_precision == "bfloat16":
+            rounded = (f"{name}.weight" for name, _ in lora_layers(network))
+            if (wrong := next((name for name in rounded if name in trained), None)) is not None:
+                raise ConfigError(
+                    f"model.lora.base_precision bfloat16 is for frozen weights, and model.train names {wrong}: leave "
+                    "base_precision out, or train the adapters alone"
+                )
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in trained)
 

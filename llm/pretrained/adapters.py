@@ -20,6 +20,7 @@ from llm.pretrained.checkpoint import (
     weights_of,
 )
 from llm.pretrained.hub import repository_of
+from llm.pretrained.packages import PACKAGED
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _OF_THE_RUN = ("trained", BASE, "settings", "skipped_steps", "unsupervised_batches")
@@ -47,7 +48,8 @@ def leave_out_base(checkpoint: dict[str, Any], frozen: dict[str, Tensor], source
     for name in frozen:
         del checkpoint["state_dict"][f"{WEIGHTS_PREFIX}{name}"]
     file = Path(source).expanduser()
-    where = source if repository_of(source) is not None and not file.exists() else str(file.absolute())
+    is_name = (source in PACKAGED or repository_of(source) is not None) and not file.exists()
+    where = source if is_name else str(file.absolute())
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in frozen.items()}
     others = {name: dtype for name, dtype in dtypes.items() if dtype != "float32"}
     checkpoint[ENTRY][BASE] = {"source": where, "fingerprint": fingerprint(frozen), "dtypes": others}
@@ -73,7 +75,7 @@ def base_of(checkpoint: dict[str, Any], path: str | Path) -> str | None:
     for candidate in (source, str(file.parent / Path(source).name)):
         if Path(candidate).exists() and Path(candidate).resolve() != file.resolve():
             return candidate
-    if repository_of(source) is not None:
+    if source in PACKAGED or repository_of(source) is not None:
         return source
     raise CheckpointError(
         f"{str(path)!r} holds adapters alone, and the weights that it was trained on, {source!r}, are not there: put "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from llm.config import ClassifierConfig, GPTConfig
+from llm.config import ClassifierConfig, EncoderConfig, GPTConfig
 from llm.errors import ConfigError
 from llm.pretrained.base import Pretrained
-from llm.pretrained.layout import HEAD, TOKEN, Tensors
+from llm.pretrained.layout import TOKEN, Tensors, head_name, vocabulary_tables
 
 _FREE = ("dropout", "context_length", "vocab_multiple", "tie_head", "projection_init")
 """Settings in which a run may differ from the weights that it starts from."""
@@ -45,11 +46,13 @@ def adapt(found: Pretrained, config: GPTConfig) -> Pretrained:
         if getattr(theirs, "labels", None) != config.labels:
             weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
         return dataclasses.replace(found, config=config, weights=weights)
-    weights[HEAD] = _pad(weights[HEAD], config)
+    head = head_name(config)
+    for name in vocabulary_tables(config)[1:]:
+        weights[name] = _pad(weights[name], config)
     if config.tie_head:
-        weights[HEAD] = weights[TOKEN]
+        weights[head] = weights[TOKEN]
     elif theirs.tie_head:
-        weights[HEAD] = weights[HEAD].clone()
+        weights[head] = weights[head].clone()
     return dataclasses.replace(found, config=config, weights=weights)
 
 
@@ -68,22 +71,23 @@ def grow_vocabulary(found: Pretrained, vocab_size: int) -> Pretrained:
         return found
     config = dataclasses.replace(found.config, vocab_size=vocab_size)
     weights: Tensors = dict(found.weights)
-    for name in (TOKEN, HEAD):
-        kept = found.weights[name][:old]  # (V, C)
-        noise = torch.randn(vocab_size - old, kept.shape[1], generator=torch.Generator().manual_seed(0))
-        new = kept.float().mean(0) + _NOISE * kept.float().std() * noise  # (C) + (new V, C)
+    for name in vocabulary_tables(config):
+        kept = found.weights[name][:old]  # (V, C), of a bias (V)
+        # Of NumPy, whose bits are those of every processor: a checkpoint may leave these rows out.
+        noise = np.random.default_rng(0).standard_normal((vocab_size - old, *kept.shape[1:])).astype(np.float32)
+        new = kept.float().mean(0) + _NOISE * kept.float().std() * torch.from_numpy(noise)  # (C) + (new V, C)
         weights[name] = _pad(torch.cat([kept, new.to(kept.dtype)]), config)
     if config.tie_head:
-        weights[HEAD] = weights[TOKEN]
+        weights[head_name(config)] = weights[TOKEN]
     return dataclasses.replace(found, config=config, weights=weights)
 
 
 def differences(theirs: GPTConfig, config: GPTConfig) -> list[str]:
     """What keeps weights of one architecture from being adapted to another, each with both values."""
     different = [
-        f"{field.name} ({getattr(theirs, field.name)} in the weights, {getattr(config, field.name)} requested)"
-        for field in dataclasses.fields(GPTConfig)
-        if field.name not in _FREE and getattr(theirs, field.name) != getattr(config, field.name)
+        f"{field.name} ({getattr(theirs, field.name, None)} in the weights, {getattr(config, field.name)} requested)"
+        for field in dataclasses.fields(EncoderConfig if isinstance(config, EncoderConfig) else GPTConfig)
+        if field.name not in _FREE and getattr(theirs, field.name, None) != getattr(config, field.name)
     ]
     if config.context_length > theirs.context_length:
         different.append(
@@ -96,8 +100,8 @@ def differences(theirs: GPTConfig, config: GPTConfig) -> list[str]:
 
 
 def _pad(table: Tensor, config: GPTConfig) -> Tensor:
-    """A table with the requested rows of padding, zeros where there were none: `(rows, C)` -> `(padded V, C)`."""
-    padded = table.new_zeros(config.padded_vocab_size, table.shape[1])
+    """A table with the requested rows of padding, zeros where there were none: `(rows, ...)` -> `(padded V, ...)`."""
+    padded = table.new_zeros(config.padded_vocab_size, *table.shape[1:])
     if len(table) == len(padded):
         return table
     kept = min(len(table), len(padded))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm.config import GPTConfig
+from llm.config import EncoderConfig, GPTConfig
 
 NAME = "README.md"
 MARK = "<!-- Written by the export of see-inside-llm, which replaces it. -->"
@@ -10,12 +10,12 @@ MARK = "<!-- Written by the export of see-inside-llm, which replaces it. -->"
 
 _CARD = """---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {pipeline}
 ---
 {mark}
 # A language model
 
-A causal language model, trained or fine-tuned with see-inside-llm.
+{what}, trained or fine-tuned with see-inside-llm.
 
 | parameters | layers | heads | embedding size | context length | vocabulary |
 |---|---|---|---|---|---|
@@ -27,6 +27,8 @@ Before it is shared: say here what text it was trained on, under which license, 
 be used for.
 """
 
+_CAUSAL = "A causal language model"
+
 _TEXT = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -36,10 +38,17 @@ ids = model.generate(**tokenizer("Once", return_tensors="pt", return_token_type_
 print(tokenizer.decode(ids[0]))
 ```"""
 
-_IDS = """```python
-from transformers import AutoModelForCausalLM
+_MASKED = """```python
+from transformers import pipeline
 
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
+fill = pipeline("fill-mask", "FOLDER")
+print(fill(f"It was a {fill.tokenizer.mask_token} day."))
+```"""
+
+_IDS = """```python
+from transformers import {auto}
+
+model = {auto}.from_pretrained("FOLDER")
 ```
 
 There are no tokenizer files here ({reason}): the model reads and writes token ids. `AutoTokenizer` on this folder does
@@ -54,5 +63,10 @@ def model_card(config: GPTConfig, n_parameters: int, no_tokenizer: str | None) -
         n_parameters: number of parameters, a shared head counted once.
         no_tokenizer: why there are no tokenizer files; None if there are.
     """
-    opening = _TEXT if no_tokenizer is None else _IDS.format(reason=no_tokenizer)
-    return _CARD.format(mark=MARK, of=config, parameters=n_parameters, opening=opening)
+    masked = isinstance(config, EncoderConfig)
+    what, pipeline = ("An encoder for masked words", "fill-mask") if masked else (_CAUSAL, "text-generation")
+    auto = "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
+    opening = _MASKED if masked else _TEXT
+    if no_tokenizer is not None:
+        opening = _IDS.format(auto=auto, reason=no_tokenizer)
+    return _CARD.format(mark=MARK, of=config, parameters=n_parameters, opening=opening, what=what, pipeline=pipeline)

@@ -147,22 +147,27 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def checkpoint_of(
-    config: GPTConfig, weights: dict[str, Tensor], tokenizer: Tokenizer | None, template: dict[str, Any] | None = None
+    config: GPTConfig,
+    weights: dict[str, Tensor],
+    tokenizer: Tokenizer | None,
+    template: dict[str, Any] | None = None,
+    task: str = LANGUAGE,
 ) -> dict[str, Any]:
     """A checkpoint of weights alone, at step 0: enough to generate, to validate and to start a run from.
 
     Args:
         config: the architecture.
-        weights: every tensor of that GPT, by its name in the model.
+        weights: every tensor of that network, by its name in the model.
         tokenizer: or None, if it reads token ids.
         template: how a conversation becomes text, if that is known.
+        task: that they were trained for.
     """
     return {
         "epoch": 0,
         "global_step": 0,
         "pytorch-lightning_version": version_of("lightning"),
         "state_dict": {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in weights.items()},
-        ENTRY: describe(config, tokenizer) | ({} if template is None else {"template": template}),
+        ENTRY: describe(config, tokenizer, task) | ({} if template is None else {"template": template}),
     }
 
 

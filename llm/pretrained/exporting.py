@@ -16,18 +16,28 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from llm.config import GPTConfig
+from llm.config import EncoderConfig, GPTConfig
+from llm.config.tasks import NEXT_TOKEN_TASKS
 from llm.errors import CheckpointError, ConfigError, TokenizerError
-from llm.pretrained import card, huggingface, peft
+from llm.pretrained import bert, card, huggingface, peft
 from llm.pretrained.base import Pretrained
-from llm.pretrained.checkpoint import BASE, ENTRY, config_of, describe, read_checkpoint, trained_of, weights_of
+from llm.pretrained.checkpoint import (
+    BASE,
+    ENTRY,
+    config_of,
+    describe,
+    read_checkpoint,
+    task_of,
+    trained_of,
+    weights_of,
+)
 from llm.pretrained.families import family_of
 from llm.pretrained.hub import repository_of
-from llm.pretrained.layout import HEAD, Tensors
+from llm.pretrained.layout import Tensors, head_name
 from llm.pretrained.roles import stated_ids
 from llm.pretrained.tokenizer_files import write_tokenizer
 from llm.runtime.files import move_into_place, temporary_for
-from llm.tokenizers import Tokenizer
+from llm.tokenizers import MASK, Tokenizer
 
 FORMATS = ("hf", "safetensors")
 
@@ -60,7 +70,9 @@ def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrit
         raise ConfigError(f"unknown format {format!r}; there are {', '.join(FORMATS)}")
     target = Path(out)
     is_folder = format == "hf"
-    if is_folder:
+    if is_folder and isinstance(pretrained.config, EncoderConfig):
+        bert.refuse_obstacles(pretrained.config)
+    elif is_folder:
         family_of(pretrained.config)  # or say what stands in the way
     refuse_existing(target, overwrite, "config.json" if is_folder else None)
     write = _write_hugging_face if is_folder else _write_safetensors
@@ -80,10 +92,13 @@ def export_adapters(source: str | Path, out: str | Path, overwrite: bool = False
         What a user should know, a sentence each.
 
     Raises:
-        ConfigError: there are none, more than they is trained, or `transformers` has no such architecture.
+        ConfigError: there are none, more than they is trained, they are of no language model, or `transformers` has no
+            such architecture.
         CheckpointError: the source can't be read, or the target is there already, or can't be written.
     """
     checkpoint, target, notes = read_checkpoint(source), Path(out), []
+    if (task := task_of(checkpoint)) not in NEXT_TOKEN_TASKS:
+        raise ConfigError(f"{str(source)!r} is of the task {task!r}: peft's folders are for language models")
     trained, base = trained_of(checkpoint), checkpoint[ENTRY].get(BASE, {}).get("source")
     if base is not None and not (Path(base) / "config.json").is_file():
         base = repository_of(base)
@@ -165,11 +180,15 @@ def _is_of_a_model(file: Path) -> bool:
 
 def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
     config, tokenizer = pretrained.config, _with_template(pretrained)
+    if isinstance(config, EncoderConfig) and tokenizer is not None:
+        tokenizer = _with_mask_role(tokenizer)
     notes = []
     end = None if tokenizer is None else tokenizer.end_of_text_id
     settings, tensors, adds_biases = to_hugging_face(config, pretrained.weights, end)
+    is_encoder = isinstance(config, EncoderConfig)
     if adds_biases:
-        notes.append("GPT-2's format always has biases: where this model has none, zeros were written")
+        what = "BERT's format always has biases and segments" if is_encoder else "GPT-2's format always has biases"
+        notes.append(f"{what}: where this model has none, zeros were written")
     if config.padded_vocab_size > config.vocab_size:
         padding = config.padded_vocab_size - config.vocab_size
         notes.append(f"the {padding} rows of padding were omitted: they belong to no token")
@@ -177,7 +196,8 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
     settings |= stated_ids(tokenizer)
     settings["dtype"] = str(pretrained.weights["embeddings.token.weight"].dtype).removeprefix("torch.")
     _write_json(folder / "config.json", settings)
-    _write_json(folder / "generation_config.json", stated_ids(tokenizer))
+    if not is_encoder:
+        _write_json(folder / "generation_config.json", stated_ids(tokenizer))
     _save(tensors, folder / "model.safetensors", {"format": "pt"})
     reason = "the weights came without a tokenizer" if tokenizer is None else None
     try:
@@ -202,6 +222,14 @@ def _with_template(pretrained: Pretrained) -> Tokenizer | None:
     return tokenizer.with_roles(dataclasses.replace(tokenizer.roles, end_ids=known, chat_template=template["source"]))
 
 
+def _with_mask_role(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer of an encoder, which says which token is the mask."""
+    mask_id = tokenizer.special_ids.get(MASK)
+    if tokenizer.roles.mask_id is not None or mask_id is None:
+        return tokenizer
+    return tokenizer.with_roles(dataclasses.replace(tokenizer.roles, mask_id=mask_id))
+
+
 def to_hugging_face(
     config: GPTConfig, weights: Tensors, end_of_text_id: int | None
 ) -> tuple[dict[str, Any], Tensors, bool]:
@@ -210,6 +238,10 @@ def to_hugging_face(
     Raises:
         ConfigError: none can.
     """
+    if isinstance(config, EncoderConfig):
+        bert.refuse_obstacles(config)
+        tensors, added = bert.to_theirs(weights, config)
+        return bert.config_to_json(config), tensors, added
     if (family := family_of(config)) is not None:
         tensors = family.layout.to_theirs(weights, config)
         return family.config_to_json(config, end_of_text_id), family.whole_names(tensors), False
@@ -219,9 +251,11 @@ def to_hugging_face(
 
 
 def _write_safetensors(pretrained: Pretrained, file: Path) -> list[str]:
-    described = describe(pretrained.config, pretrained.tokenizer)
+    described = describe(pretrained.config, pretrained.tokenizer, pretrained.task)
     entry = json.dumps(described | ({} if pretrained.template is None else {"template": pretrained.template}))
-    shared = {HEAD} if pretrained.config.tie_head else set()  # stored once, with the token embedding
+    shared = (
+        {head_name(pretrained.config)} if pretrained.config.tie_head else set()
+    )  # stored once, with the token embedding
     tensors = {name: tensor.contiguous() for name, tensor in pretrained.weights.items() if name not in shared}
     _save(tensors, file, {ENTRY: entry})
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
@@ -46,6 +47,15 @@ def read_content(path: Path) -> Content:
     if (kind := kind_of_file(path)) is not None:
         raise CheckpointError(f"{str(path)!r} is {kind}")
     return Content(_read_torch(path), {})
+
+
+def start_of(path: Path, n_bytes: int) -> bytes:
+    """The first bytes of a file; fewer where it has fewer, none where it can't be read or is not a regular file."""
+    try:
+        with path.open("rb") if path.is_file() else io.BytesIO() as file:
+            return file.read(n_bytes)
+    except OSError:
+        return b""
 
 
 def find_weights(folder: Path) -> Path:

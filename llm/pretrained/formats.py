@@ -11,24 +11,26 @@ from typing import Any
 from torch import Tensor
 
 from llm.config import GPTConfig
-from llm.config.tasks import NEXT_TOKEN_TASKS
+from llm.config.tasks import LANGUAGE, NEXT_TOKEN_TASKS
 from llm.errors import CheckpointError, LLMError, OtherTaskError
 from llm.model.trained import Trained
-from llm.pretrained import book, families, huggingface, nanogpt, openai
+from llm.pretrained import bert, book, families, gguf, huggingface, llama2c, nanogpt, openai
 from llm.pretrained.adapters import add_base, base_of
 from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import Pretrained, Told
 from llm.pretrained.checkpoint import ENTRY, checkpoint_of, config_of, plain_weights_of, read_checkpoint, task_of
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
 from llm.pretrained.hub import NAMES, fetch, repository_of
-from llm.pretrained.layout import HEAD, TOKEN, Tensors, clean_names, expected_shapes
+from llm.pretrained.layout import TOKEN, Tensors, clean_names, expected_shapes, head_name
+from llm.pretrained.packages import PACKAGED, find_packaged
 from llm.pretrained.peft import CONFIG, from_peft, is_peft
 from llm.pretrained.vocabulary import add_nanogpt_tokenizer, add_tokenizer, replace_tokenizer
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 READABLE = (
-    "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen), "
-    "nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book LLMs-from-scratch"
+    "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen, "
+    "BERT), a GGUF file, a .bin of llama2.c, nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book "
+    "LLMs-from-scratch"
 )
 
 
@@ -42,7 +44,8 @@ def read_pretrained(
     """The weights, architecture and tokenizer in a file or folder, whatever program wrote it.
 
     Args:
-        source: a path, or `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` for OpenAI's published weights.
+        source: a path; `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` for OpenAI's published weights; `owner/name` on
+            the hub; or `smollm2-135m-instruct`, if the package that it comes in is installed.
         told: settings that some formats don't state, `n_head` and `activation`; not used where the format does.
         any_task: take a checkpoint of any task.
         tasks: else those whose checkpoints are taken.
@@ -68,7 +71,8 @@ def read_pretrained(
             raise
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     if found.task not in tasks and not any_task:
-        message = f"{str(source)!r} is a checkpoint of the task {found.task!r}, not of a language model"
+        wanted = "of a language model" if LANGUAGE in tasks else f"of the task {' or '.join(map(repr, tasks))}"
+        message = f"{str(source)!r} is a checkpoint of the task {found.task!r}, not {wanted}"
         raise OtherTaskError(message, found.task)
     return found
 
@@ -108,15 +112,21 @@ def locate(source: str | Path) -> Path:
         return path
     if "://" in str(source):
         raise CheckpointError(f"{str(source)!r} is a URL: download it yourself, and only from where you trust")
+    if str(source) in PACKAGED:
+        return find_packaged(str(source))
     if (repository := repository_of(str(source))) is not None:
         return fetch(repository)
     raise CheckpointError(
-        f"there is no file or folder {str(source)!r}; give {READABLE}, one of the names {', '.join(NAMES)}, or "
-        "owner/name on the Hugging Face hub"
+        f"there is no file or folder {str(source)!r}; give {READABLE}, one of the names {', '.join(NAMES + PACKAGED)}, "
+        "or owner/name on the Hugging Face hub"
     )
 
 
 def _read_file(path: Path, told: Told, given: Tokenizer | None) -> Pretrained:
+    if gguf.is_gguf(path):
+        return gguf.read(path, given)
+    if llama2c.is_llama2c(path):
+        return llama2c.read(path, given)
     content, metadata = read_content(path)
     if ENTRY in metadata:
         return replace_tokenizer(_read_shared(content, metadata[ENTRY]), given)
@@ -136,7 +146,7 @@ def _read_file(path: Path, told: Told, given: Tokenizer | None) -> Pretrained:
         if qkv.ndim == 2 and qkv.shape[0] > qkv.shape[1]:  # (3 C, C): nn.Linear
             return add_tokenizer(nanogpt.read_mingpt(tensors, path.parent, told), None, given)
         return add_tokenizer(huggingface.read(tensors, path.parent, told), path.parent, given)
-    if any(".self_attn." in name for name in tensors):
+    if any(part in name for name in tensors for part in (".self_attn.", ".attention.self.query.")):
         raise CheckpointError(
             "these are weights of a Hugging Face model, but there is no config.json with a model_type beside them, and "
             "only that says which: put it into the same folder"
@@ -157,7 +167,8 @@ def _read_stated(config: dict[str, Any], tensors: Tensors, path: Path, given: To
     folder = path.parent
     if config["model_type"] == "gpt2":
         return add_tokenizer(huggingface.read(tensors, folder, {}), folder, given)
-    return add_tokenizer(families.read(config, tensors, str(path if folder == Path() else folder)), folder, given)
+    read = bert.read if config["model_type"] == bert.MODEL_TYPE else families.read
+    return add_tokenizer(read(config, tensors, str(path if folder == Path() else folder)), folder, given)
 
 
 def _first(tensors: Tensors, ending: str) -> Tensor | None:
@@ -201,13 +212,13 @@ def _read_shared(tensors: Tensors, entry: str) -> Pretrained:
     """A safetensors file of this package, with the entry of a checkpoint as JSON in its metadata."""
     try:
         described = json.loads(entry)
-        config, tokenizer = GPTConfig(**described["network"]), described["tokenizer"]
-        template = described.get("template")
+        config, tokenizer = config_of({ENTRY: described}, "the file"), described["tokenizer"]
+        template, task = described.get("template"), task_of({ENTRY: described})
     except (ValueError, TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"its metadata describe no model that can be built: {error}") from error
     if config.tie_head and TOKEN in tensors:
-        tensors = tensors | {HEAD: tensors[TOKEN]}
-    return dataclasses.replace(_own(config, tensors, tokenizer), template=template)
+        tensors = tensors | {head_name(config): tensors[TOKEN]}
+    return dataclasses.replace(_own(config, tensors, tokenizer), template=template, task=task)
 
 
 def _own(config: GPTConfig, weights: Tensors, tokenizer: dict[str, Any] | None) -> Pretrained:

@@ -46,8 +46,8 @@ def fetch(repository: str) -> Path:
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError as error:
         raise CheckpointError(
-            f"there is no folder {name!r} here, and to download it needs huggingface_hub (pip install 'llm[hub]'); or "
-            f"{by_hand}"
+            f"there is no folder {name!r} here, and to download it needs huggingface_hub (pip install "
+            f"'see-inside-llm[hub]'); or {by_hand}"
         ) from error
     try:  # without a network, what is here has to do
         revision = HfApi().model_info(repository, files_metadata=True, timeout=10)

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm.config import GPT2_SIZES, GPTConfig
+from llm.config import GPT2_SIZES, EncoderConfig, GPTConfig
 from llm.errors import CheckpointError, ConfigError
 from llm.model import build_network
 
 Tensors = dict[str, Tensor]
 
 TOKEN, HEAD = "embeddings.token.weight", "head.weight"
+MASKED_HEAD, _MASKED_BIAS = "head.output.weight", "head.output.bias"
+"""Of an encoder, whose head has more layers than the last."""
 _PREFIXES = ("_orig_mod.", "module.", "model.", "transformer.")
 """What torch.compile, parallel training and wrappers put before a name."""
 
@@ -32,12 +34,14 @@ class Layout:
         transposed: our modules whose weights they store as (in, out) instead of (out, in).
         norm_parameters: what they call the `weight` and `bias` of a norm.
         buffers: a pattern of the names that are no weights, such as masks; known, and skipped on purpose.
+        head: our name for the weights of the output layer.
     """
 
     modules: Mapping[str, str | tuple[str, ...]]
     transposed: frozenset[str] = frozenset()
     norm_parameters: Mapping[str, str] = field(default_factory=lambda: {"weight": "weight", "bias": "bias"})
     buffers: str = r"(?!)"
+    head: str = HEAD
 
     def names(self, ours: str) -> tuple[str, ...]:
         """Their names for one tensor of ours."""
@@ -67,11 +71,11 @@ class Layout:
         left = {name for name in tensors if not re.fullmatch(self.buffers, name)}
         missing, misshaped, ours = [], [], {}
         expected = expected_shapes(config)
-        head = self.names(HEAD)[0]
+        head = self.names(self.head)[0]
         if config.tie_head and head in left and self.is_tied(tensors):
             left.remove(head)
         for name, shape in expected.items():
-            if name == HEAD and config.tie_head:
+            if name == self.head and config.tie_head:
                 continue
             names, parts = self.names(name), []
             for theirs, rows in zip(names, _rows(shape[0], len(names), config), strict=True):
@@ -94,16 +98,16 @@ class Layout:
             listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
             raise CheckpointError(f"the tensors do not fit the architecture {_in_words(config)}: {listed}")
         if config.tie_head:
-            ours[HEAD] = ours[TOKEN]
+            ours[self.head] = ours[TOKEN]
         return ours
 
     def to_theirs(self, weights: Tensors, config: GPTConfig) -> Tensors:
         """Our tensors under their names, in their orientation, without what is shared or padding."""
         theirs = {}
         for name, tensor in weights.items():
-            if name == HEAD and config.tie_head:
+            if name == self.head and config.tie_head:
                 continue
-            if name in (TOKEN, HEAD):
+            if name in vocabulary_tables(config):
                 tensor = tensor[: config.vocab_size]
             names = self.names(name)
             for part, part_name in zip(tensor.split(_rows(len(tensor), len(names), config)), names, strict=True):
@@ -112,7 +116,7 @@ class Layout:
 
     def is_tied(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether the head has no weights of its own: there are none, or they are the token embedding's."""
-        head, token = tensors.get(self.names(HEAD)[0]), tensors.get(self.names(TOKEN)[0])
+        head, token = tensors.get(self.names(self.head)[0]), tensors.get(self.names(TOKEN)[0])
         return head is None or (token is not None and torch.equal(head, token))
 
     def infer(self, tensors: Tensors, **known: Any) -> GPTConfig:
@@ -166,6 +170,16 @@ class Layout:
                 yield int(match[1])
 
 
+def head_name(config: GPTConfig) -> str:
+    """Our name for the weights of the output layer, which may be the token embedding's."""
+    return MASKED_HEAD if isinstance(config, EncoderConfig) else HEAD
+
+
+def vocabulary_tables(config: GPTConfig) -> tuple[str, ...]:
+    """Our names for the tensors that have a row for each token."""
+    return (TOKEN, MASKED_HEAD, _MASKED_BIAS) if isinstance(config, EncoderConfig) else (TOKEN, HEAD)
+
+
 def clean_names(tensors: Tensors) -> Tensors:
     """The tensors by their names without the prefixes that wrappers put before them.
 
@@ -195,7 +209,7 @@ def _in_words(config: GPTConfig) -> str:
     default = GPTConfig()
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return ", ".join(
-        f"{name} {value}" for name, value in settings.items() if name in sizes or value != getattr(default, name)
+        f"{name} {value}" for name, value in settings.items() if name in sizes or value != getattr(default, name, 0)
     )
 
 

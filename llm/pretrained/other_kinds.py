@@ -8,14 +8,13 @@ from pathlib import Path
 _WITH_TRANSFORMERS = "open it with the version of transformers that wrote it, and save it there as safetensors"
 
 _MAGICS = {
-    b"GGUF": "a GGUF file, llama.cpp's format",
     b"lmgg": "a GGML file, llama.cpp's format before GGUF",
     b"tjgg": "a GGML file, llama.cpp's format before GGUF",
     struct.pack("<i", 20240326): "a checkpoint of llm.c",
     struct.pack("<i", 20240327): "the optimizer state of llm.c, which holds no weights",
     struct.pack("<i", 20240520): "token ids of llm.c, which are no weights",
     struct.pack("<i", 20240801): "token ids of llm.c, which are no weights",
-    struct.pack("<I", 0x616B3432): "a model of llama2.c",
+    struct.pack("<I", 0x616B3432): "a model of llama2.c, of a later version than the one that is read",
     b"\x89HDF": "an HDF5 file, Keras' and TensorFlow's format",
     b"%PDF": "a PDF",
 }
@@ -65,7 +64,7 @@ def kind_of_folder(folder: Path) -> str | None:
         last = max(checkpoints, key=lambda name: int(name[11:]) if name[11:].isdigit() else -1)
         return f"is the folder of a Trainer: give one of its checkpoints, such as {str(folder / last)!r}"
     if found := first("*.gguf"):
-        return f"holds a GGUF file, llama.cpp's format: give {str(folder / found)!r} itself"
+        return f"holds a GGUF file: give {str(folder / found)!r} itself"
     if found := first("*-of-*.safetensors", "*-of-*.bin"):
         return f"holds a part of the weights ({found}) without the index that names all parts (*.index.json)"
     if found := first("consolidated.*.pth"):

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from llm.errors import CheckpointError, ConfigError
-from llm.pretrained.checkpoint import read_checkpoint, tokenizer_of, weights_of
+from llm.pretrained.checkpoint import tokenizer_of, weights_of
 from llm.pretrained.exporting import refuse_existing
-from llm.pretrained.formats import read_pretrained
+from llm.pretrained.formats import read_pretrained, read_with_base
 from llm.runtime.files import whole_file
 from llm.tokenizers import Tokenizer
 
 SUFFIXES = {".bin": True, ".txt": False, ".vec": False}
 """Of files in word2vec's format, and whether it is the binary one."""
 
-_TOKENS = ("embeddings.token.weight", "token.weight")
-"""Where a network has its token embeddings: one with hidden states, and word vectors."""
+_TOKENS = ("embeddings.token.weight", "embedding.weight", "token.weight")
+"""Where a network has its token embeddings: a Transformer, a recurrent one, and word vectors."""
 _LONGEST_HEADER = 100
 _LONGEST_NAME = 10_000
 
@@ -69,7 +69,7 @@ def read_vectors(source: str | Path) -> NamedVectors:
     if path.suffix in SUFFIXES:
         return _read_word2vec(path, SUFFIXES[path.suffix])
     if path.suffix == ".ckpt":
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_with_base(path)
         weights, tokenizer = weights_of(checkpoint), tokenizer_of(checkpoint, path)
     else:
         pretrained = read_pretrained(source, any_task=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,28 @@ def add_tokenizer(found: Pretrained, folder: Path | None, given: Tokenizer | Non
         notes.append(f"the last {unnamed} of {config.vocab_size} rows have no token: kept as padding")
         config = pad_vocabulary(config, tokenizer.vocab_size)
     return dataclasses.replace(found, config=config, tokenizer=tokenizer, notes=tuple(notes))
+
+
+def add_described_tokenizer(
+    found: Pretrained, read: Callable[[], Tokenizer | None], given: Tokenizer | None = None
+) -> Pretrained:
+    """As `add_tokenizer`, where the format itself says what the tokenizer is.
+
+    Args:
+        found: weights that have no tokenizer yet.
+        read: makes it; None if there is none. One that can't be used is told to the user.
+        given: the tokenizer, where the user says which.
+    """
+    notes = list(found.notes)
+    try:
+        tokenizer = read() if given is None else given
+        if tokenizer is None:
+            notes.append("there is no tokenizer: imported without one")
+    except TokenizerError as error:
+        tokenizer = None
+        notes.append(f"its tokenizer can't be used ({error}): imported without one")
+    found = dataclasses.replace(found, notes=tuple(notes))
+    return found if tokenizer is None else add_tokenizer(found, None, tokenizer)
 
 
 def _find(config: GPTConfig, folder: Path | None, notes: list[str]) -> Tokenizer | None:

@@ -7,6 +7,7 @@ from typing import Literal, cast
 from torch import Tensor
 
 from llm.config import EncoderConfig, LoRAConfig, OptimConfig
+from llm.config.tasks import MASKED
 from llm.data.batch import TokenBatch
 from llm.model import Encoder
 from llm.tasks.base import TaskModule
@@ -33,7 +34,7 @@ class MaskedLanguageModel(TaskModule):
         lora: low-rank adapters beside frozen weights.
     """
 
-    task = "masked"
+    task = MASKED
     network_config = EncoderConfig
 
     def __init__(

@@ -104,6 +104,11 @@ class Tokenizer(ABC):
         return next((specials[name] for name in self.end_names if name in specials), None)
 
     @property
+    def mask_id(self) -> int | None:
+        """The id of the token that hides another one, or None if the vocabulary has none."""
+        return self.special_ids.get(MASK) if self.roles.mask_id is None else self.roles.mask_id
+
+    @property
     def end_ids(self) -> tuple[int, ...]:
         """The ids that end a generated text: the end of text, and what else somebody's weights state."""
         if self.roles.end_ids or self.end_of_text_id is None:

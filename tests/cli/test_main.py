@@ -194,6 +194,24 @@ def test_help_documents_every_option(capsys):
         assert entry, option
 
 
+def test_help_says_of_lightnings_flags_a_sentence_and_names_what_works(capsys):
+    with pytest.raises(SystemExit):
+        run("fit", "--help")
+    entries = re.split(r"^  (?=--)", capsys.readouterr().out, flags=re.MULTILINE)
+    of = {entry.split()[0].rstrip(","): " ".join(entry.split()) for entry in entries[1:]}
+    assert "EarlyStopping" in of["--trainer.callbacks"]
+    for name in ("BaseFinetuning", "ThroughputMonitor", "BestAndLast", "LambdaCallback"):
+        assert name not in of["--trainer.callbacks"]
+    assert "TensorBoardLogger" in of["--trainer.logger"]
+    assert "CheckpointIO" not in of["--trainer.plugins"]
+    assert "--trainer.barebones" not in of
+    assert "bf16-mixed" in of["--trainer.precision"]
+    assert of["--trainer.max_steps"].endswith("after this number of steps. (default: 360)")
+    for option, text in of.items():
+        if option.startswith("--trainer.") and "one of" not in text:
+            assert len(text) < 300, option
+
+
 def test_a_run_that_sees_the_future_says_so(capsys):
     config = REPOSITORY / "configs" / "notes" / "self.yaml"
     assert run("fit", "--config", str(config), *QUICK) == 0

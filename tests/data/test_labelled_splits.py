@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llm.data.labelled import counts, distinct, divide, encode_text, text_key, undersample, without
 from llm.data.reading.labelled import LabelledText
 from llm.errors import TokenizerError
-from llm.tokenizers import CharTokenizer
+from llm.tokenizers import CharTokenizer, WordTokenizer
 
 rows = st.lists(st.sampled_from("aaaabbc"), min_size=3, max_size=60).map(
     lambda labels: [LabelledText(f"text {n}", label, str(n)) for n, label in enumerate(labels)]
@@ -76,3 +76,9 @@ def test_a_text_is_encoded_up_to_the_context_and_an_empty_one_refused():
     assert encode_text(tokenizer, "  abcab ", 3) == [0, 1, 2]
     with pytest.raises(TokenizerError, match="the text is empty"):
         encode_text(tokenizer, " \n ", 3)
+    with pytest.raises(TokenizerError, match="nothing in the text '!!!' is a token"):
+        encode_text(WordTokenizer(["good"], "lowercase"), " !!! ", 3)
+
+
+def test_of_no_rows_none_are_kept():
+    assert undersample([]) == []

@@ -17,6 +17,7 @@ from llm.errors import ConfigError
 from llm.model import GPT, build_network
 from llm.model.cross_attention import CrossAttention
 from llm.model.lora import LoRALinear, add_lora, lora_layers, merge_lora
+from llm.model.trained import Trained
 
 TINY = GPTConfig(vocab_size=50, context_length=8, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 EVERYWHERE = ("qkv", "projection", "expand")
@@ -146,3 +147,24 @@ def test_a_base_in_bfloat16_is_rounded_once_and_computes_in_the_input_s_precisio
     assert len(ours) == 16
     for name, gradient in ours.items():
         torch.testing.assert_close(gradient, theirs[name])
+
+
+def test_biases_beside_a_base_in_bfloat16_are_trained() -> None:
+    network = GPT(TINY)
+    trained = Trained(["lora", "*.bias"], LoRAConfig(rank=2, modules=EVERYWHERE, base_precision="bfloat16"))
+    trained.apply_to(network)
+    stir(network)
+    whole = copy.deepcopy(network)
+    for _, layer in lora_layers(whole):
+        layer.weight = nn.Parameter(layer.weight.float(), requires_grad=False)
+    ours, theirs = (gradients(part, lambda name: name.endswith("bias")) for part in (network, whole))
+    assert len(ours) == sum(name.endswith("bias") for name, _ in network.named_parameters())
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name])
+
+
+@pytest.mark.parametrize("train", ["all", ["lora", "blocks.0.*"]])
+def test_a_base_in_bfloat16_stays_frozen(train: list[str] | str) -> None:
+    trained = Trained(train, LoRAConfig(rank=2, base_precision="bfloat16"))
+    with pytest.raises(ConfigError, match=r"names blocks\.0\.attention\.qkv\.weight"):
+        trained.apply_to(GPT(TINY))

@@ -91,7 +91,7 @@ def test_a_download_that_stops_can_go_on(hugging_face, monkeypatch):
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError, match=r"pip install 'llm\[hub\]'"):
+    with pytest.raises(CheckpointError, match=r"pip install 'see-inside-llm\[hub\]'"):
         read_pretrained("gpt2-xl")
 
 

@@ -13,8 +13,9 @@ from torch import nn
 
 import llm
 from llm.__main__ import main
-from llm.config import GPTConfig, LoRAConfig
+from llm.config import GPTConfig, LoRAConfig, RNNConfig
 from llm.model.trained import Trained, trained_network
+from llm.pretrained.checkpoint import ENTRY, checkpoint_of, write_checkpoint
 from llm.pretrained.formats import read_with_base
 from llm.pretrained.twin import hugging_face_twin
 
@@ -185,3 +186,15 @@ def test_only_adapters_are_replaced_by_adapters(folder: Path, capsys: pytest.Cap
     ]
     assert main(["export", *words, str(folder.parent / "base"), "--overwrite"]) == 1
     assert "no adapters" in capsys.readouterr().err
+
+
+def test_adapters_of_a_network_that_is_no_language_model_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, trained = RNNConfig(vocab_size=9, source_vocab_size=9), Trained(lora=LoRAConfig(rank=2, modules=("query",)))
+    checkpoint = checkpoint_of(config, trained_network(config, trained).state_dict(), None)  # type: ignore[arg-type]
+    checkpoint[ENTRY] |= {"task": "translate", "trained": trained.to_dict()}
+    write_checkpoint(checkpoint, tmp_path / "x.ckpt")
+    words = ["--ckpt", str(tmp_path / "x.ckpt"), "--format", "peft", "--out", str(tmp_path / "out")]
+    assert main(["export", *words]) == 1
+    assert "of the task 'translate'" in capsys.readouterr().err

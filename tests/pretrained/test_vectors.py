@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.config import GPTConfig, TokenizerConfig
+from llm.config import GPTConfig, RNNConfig, TokenizerConfig
 from llm.errors import CheckpointError, ConfigError
-from llm.model import GPT
+from llm.model import GPT, RNN
 from llm.pretrained.checkpoint import checkpoint_of, write_checkpoint
 from llm.pretrained.vectors import NamedVectors, read_vectors, write_word2vec
 from llm.tokenizers import build_tokenizer
@@ -100,3 +100,12 @@ def test_the_token_embeddings_of_a_gpt_by_name(tmp_path):
     assert found.find("THE") == found.find("the")
     assert found.find("prince") is None
     assert found.near("quen") == ["queen"]
+
+
+def test_the_token_embeddings_of_a_recurrent_network(tmp_path):
+    tokenizer = build_tokenizer(TokenizerConfig("word"), ["the King"])
+    model = RNN(RNNConfig(tokenizer.vocab_size, 4, tokenizer.vocab_size, n_embd=4, hidden_size=4))
+    path = tmp_path / "rnn.ckpt"
+    write_checkpoint(checkpoint_of(model.config, model.state_dict(), tokenizer), path)
+    found = read_vectors(path)
+    assert torch.equal(found.table[found.find("King")], model.embedding.weight[tokenizer.encode("King")[0]])

@@ -22,6 +22,7 @@ from llm.errors import CheckpointError, ConfigError
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, write_checkpoint
 from llm.pretrained.formats import read_with_base
+from llm.pretrained.vectors import read_vectors
 from llm.tasks import LanguageModel
 
 LORA = LoRAConfig(rank=2, alpha=8, modules=("qkv", "expand"))
@@ -85,6 +86,7 @@ def test_an_adapter_only_checkpoint_holds_what_is_trained_and_no_more(base: Path
     assert all(".lora_" in name for name in on_disk(last(alone)))
     one, other = (llm.load(last(folder)).model.state_dict() for folder in (whole, alone))
     assert all(torch.equal(other[name], tensor) for name, tensor in one.items())
+    assert torch.equal(read_vectors(last(alone)).table, read_vectors(base).table)
 
 
 def test_a_trained_head_is_saved_with_the_adapters(base: Path, tmp_path: Path) -> None:

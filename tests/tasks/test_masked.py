@@ -176,9 +176,7 @@ def test_a_run_goes_on_from_its_checkpoint(trained):
     assert torch.load(trained, weights_only=True)["global_step"] == 5
 
 
-@pytest.mark.parametrize(
-    "words", [["generate", "--prompt=a"], ["evaluate", "--data.corpus=story"], ["trace"], ["export", "--out=x"]]
-)
+@pytest.mark.parametrize("words", [["generate", "--prompt=a"], ["evaluate", "--data.corpus=story"], ["trace"]])
 def test_commands_for_language_models_refuse_it_in_a_line(trained, words, capsys):
     from llm.__main__ import main as command
 

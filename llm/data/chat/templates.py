@@ -106,7 +106,8 @@ class ChatTemplate:
         Args:
             name: a word of `NAMED`, a path, or a text with `{{` or `{%` in it.
             special_tokens: more tokens that the vocabulary has to have.
-            tokenizer: whose end of text is `eos_token`; `<|endoftext|>` where it has none.
+            tokenizer: whose begin and end of text are `bos_token` and `eos_token`; nothing and `<|endoftext|>` where
+                no special token is.
 
         Raises:
             ConfigError: there is no such template, or it can't be parsed.
@@ -123,11 +124,12 @@ class ChatTemplate:
                 raise ConfigError(
                     f"there is no template {name[:80]!r}: give {', '.join(NAMED)}, a file of Jinja, or Jinja itself"
                 ) from error
-        end = END_OF_TEXT
-        if tokenizer is not None and (end_id := tokenizer.end_of_text_id) is not None:
-            end = next(text for text, token_id in tokenizer.special_ids.items() if token_id == end_id)
+        begin, end = "", END_OF_TEXT
+        if tokenizer is not None:
+            texts = {token_id: text for text, token_id in tokenizer.special_ids.items()}
+            begin, end = texts.get(tokenizer.roles.begin_id, begin), texts.get(tokenizer.end_of_text_id, end)
         needed = tuple(dict.fromkeys([*needed, *special_tokens]))
-        template = cls(source, needed if end in needed or "eos_token" not in source else (*needed, end), end)
+        template = cls(source, needed if end in needed or "eos_token" not in source else (*needed, end), end, begin)
         template._compiled  # noqa: B018 (what is wrong with it is said now)
         return template
 

@@ -158,8 +158,8 @@ class ExampleDataModule(ResumableDataModule):
 
     @property
     def longest_row(self) -> int:
-        """Tokens in the longest example to train on."""
-        return int(self.train_examples.lengths.max())
+        """Tokens in the longest row to train on."""
+        return int(self.row_lengths.max())
 
     def sample_ids(self, most: int) -> list[int]:
         """The longest validation example of so few tokens, or the beginning of the shortest."""

@@ -9,6 +9,7 @@ from llm.data.chat.samples import SampleMaker
 from llm.data.chat.templates import NAMED, ChatTemplate, Piece
 from llm.errors import ConfigError, DataError
 from llm.tokenizers import BPETokenizer, CharTokenizer
+from llm.tokenizers.roles import Roles
 
 GPT2 = BPETokenizer("gpt2")
 TALK = (
@@ -139,6 +140,18 @@ def test_a_tokenizer_without_an_end_gets_one():
     letters = CharTokenizer("abc\n")
     tokenizer = ChatTemplate.find("plain", tokenizer=letters).prepare(letters)
     assert tokenizer.special_ids == {"<|endoftext|>": 4}
+
+
+def test_begin_and_end_of_text_are_those_of_the_tokenizer():
+    letters = CharTokenizer("abc\n", ["<s>", "</s>"])
+    source = "{{ bos_token }}" + NAMED["plain"][0]
+    ids = letters.special_ids
+    with_roles = letters.with_roles(Roles(begin_id=ids["<s>"], end_ids=(ids["</s>"],)))
+    talk = Message("user", "a"), Message("assistant", "b")
+    pieces = ChatTemplate.find(source, tokenizer=with_roles).pieces(talk, with_roles)
+    assert (pieces[0].text, pieces[-1].text) == ("<s>", "</s>")
+    ends_with_a_letter = letters.with_roles(Roles(end_ids=(0,)))
+    assert ChatTemplate.find("plain", tokenizer=ends_with_a_letter).eos_token == "<|endoftext|>"
 
 
 def test_text_that_would_be_read_as_a_special_token_is_refused():

@@ -98,6 +98,7 @@ def test_packing_holds_the_same_samples_in_fewer_rows(make):
     assert first.documents is not None
     assert plain_first.documents is None
     assert first.inputs.shape[1] <= 100
+    assert packed.longest_row == max(batch.inputs.shape[1] for batch in packed.train_dataloader())
 
 
 def test_what_was_lost_is_said_also_when_the_samples_come_from_the_cache(make, caplog):
