@@ -12,7 +12,8 @@ from llm.config import GPTConfig
 from llm.model import Network
 from llm.model.trained import ALL, Trained, trained_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs, count_costs
-from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY, block_bytes
+from llm.training.fused_loss import block_bytes
+from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY
 
 
 def step_costs(

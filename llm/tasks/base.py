@@ -32,8 +32,8 @@ from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
 from llm.runtime.counting import count_costs
 from llm.runtime.randomness import seed_batch
+from llm.training.fused_loss import CrossEntropyWithGrad
 from llm.training.loss import (
-    CrossEntropyWithGrad,
     Prediction,
     compilable_cross_entropy_with_grad_,
     cross_entropy_with_grad_,
