@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import yaml
@@ -10,11 +11,30 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
-from llm.cli.settings import hyperparameters
+from llm.cli.settings import flatten
 from llm.inspection.tags import CONFIGURATION
 from llm.runs.checkpointing import BEST_LOSS
 from llm.runs.recording import records_of
 from llm.runtime.files import write_whole
+
+_FIRST_HYPERPARAMETER = "model.optim.learning_rate"
+"""What is changed most often; TensorBoard shows the first five and hides the others."""
+_NO_HYPERPARAMETERS = (
+    "data.allow_changed_data",
+    "data.cache_dir",
+    "data.num_workers",
+    "data.prompts",
+    "data.test_corpus",
+    "model.compile",
+    "model.sampling.",
+)
+
+
+def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a run's result depends on, by dotted name: of model and data what is set, no paths, texts or speed."""
+    found = flatten({key: value for key, value in settings.items() if key in ("model", "data")})
+    kept = [name for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)]
+    return {name: found[name] for name in sorted(kept, key=lambda name: name != _FIRST_HYPERPARAMETER)}
 
 
 class SaveConfig(SaveConfigCallback):
