@@ -23,7 +23,7 @@ def find_checkpoint(source: Source, task: str | None) -> Source:
     """
     if isinstance(source, list):
         return [find_checkpoint(one, task) for one in source]
-    if source not in NAMES:
+    if source is None or source not in NAMES:
         return source
     from llm.runs.newest import RUNS, newest_checkpoint
 
