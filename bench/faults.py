@@ -34,14 +34,12 @@ from llm.errors import CheckpointError
 from llm.pretrained.checkpoint import read_checkpoint
 
 TEXT = "the cat sat on the mat, and the dog sat by the door; a bird sang in the old oak tree.\n" * 12
-FIT = [
-    "fit",
-    "--data.corpus=corpus.txt",
+NOUNS = ("cat", "dog", "bird", "tree", "door", "mat")
+VERBS = ("sat", "sang", "ran", "fell", "slept", "grew", "stood", "left", "came", "went")
+PAIRS = "".join(f"the {noun} {verb}\t{verb[::-1]} {noun[::-1]}\n" for noun in NOUNS for verb in VERBS)
+_COMMON = [
     "--data.tokenizer.kind=char",
-    "--data.context_length=8",
-    "--data.stride=8",
     "--data.batch_size=8",
-    "--model.gpt={n_layer: 1, n_head: 2, n_embd: 16, dropout: 0.3}",
     "--model.optim.warmup_steps=5",
     "--trainer.accelerator=cpu",
     "--trainer.log_every_n_steps=1",
@@ -49,8 +47,10 @@ FIT = [
     "--trainer.enable_progress_bar=false",
     "--checkpoint.every=3",
     "--inspect.every=0",
-    "--samples.every=0",
 ]
+_WINDOWS = ["--data.corpus=corpus.txt", "--data.context_length=8", "--data.stride=8"]
+_NETWORK = "{n_layer: 1, n_head: 2, n_embd: 16, dropout: 0.3}"
+FIT = ["fit", *_WINDOWS, f"--model.gpt={_NETWORK}", *_COMMON, "--samples.every=0"]
 GO_ON = ["--ckpt_path=last", "--fresh"]
 VARIANTS: dict[str, list[str]] = {
     "max_steps": ["--trainer.max_steps=31"],
@@ -61,6 +61,12 @@ VARIANTS: dict[str, list[str]] = {
             "--data.num_workers=2", "--checkpoint.every=1"],
     "muon": ["--trainer.max_steps=31", "--model.optim.kind=muon"],
 }  # fmt: skip
+TASKS: dict[str, list[str]] = {
+    "masked": ["fit", "--task=masked", *_WINDOWS, f"--model.encoder={_NETWORK}", *_COMMON, "--trainer.max_steps=31"],
+    "translate": ["fit", "--task=translate", "--data.corpus=pairs.tsv", "--data.context_length=16",
+                  f"--model.transformer={_NETWORK}", *_COMMON, "--trainer.max_steps=31"],
+}  # fmt: skip
+"""Runs of other tasks than the default one."""
 EDGES = (
     "on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step", "on_validation_start",
     "on_validation_batch_end", "on_validation_end", "on_train_epoch_start", "on_train_epoch_end", "on_train_end",
@@ -142,21 +148,27 @@ def _different(first: Any, second: Any, where: str = "") -> str | None:
     return None if first == second else where
 
 
+def words_of(variant: str) -> list[str]:
+    """The command of a variant, or of another task, which goes on where it was interrupted."""
+    return [*TASKS.get(variant, [*FIT, *VARIANTS.get(variant, [])]), *GO_ON]
+
+
 @cache
 def uninterrupted(variant: str) -> tuple[Result, dict[str, int]]:
     """What a variant's run leaves, and how often each moment comes in it."""
     with tempfile.TemporaryDirectory() as name:
         folder = prepare(Path(name))
-        ended = Run(folder, [*FIT, *VARIANTS[variant], *GO_ON]).wait()
+        ended = Run(folder, words_of(variant)).wait()
         if ended.status != 0:
             raise RuntimeError(f"the run without a fault fails:\n{ended.errors}")
         return result_of(folder), json.loads((folder / COUNTS).read_text())
 
 
 def prepare(folder: Path) -> Path:
-    """A working directory with a corpus."""
+    """A working directory with a corpus, and one of pairs."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "corpus.txt").write_text(TEXT)
+    (folder / "pairs.tsv").write_text(PAIRS)
     return folder
 
 
@@ -180,7 +192,7 @@ def survive(
 ) -> str:
     """Kill a run, go on, kill it again, and so on; then let it end, and compare."""
     expected, counts = uninterrupted(variant)
-    words = [*FIT, *VARIANTS[variant], *GO_ON]
+    words = words_of(variant)
     prepare(folder)
     chosen = moments(kind, counts, rng)
     happened: list[Moment] = []
@@ -221,6 +233,16 @@ def _killed_in_save(folder: Path, rng: random.Random) -> str:
 @fault("kill -9 at an edge of epoch, accumulation or validation", 14)
 def _killed_at_edge(folder: Path, rng: random.Random) -> str:
     return survive(folder, rng, rng.choice(list(VARIANTS)), "edge")
+
+
+@fault("kill -9 of a run of the task masked", 8)
+def _killed_masked(folder: Path, rng: random.Random) -> str:
+    return survive(folder, rng, "masked", rng.choice(["save", "edge"]))
+
+
+@fault("kill -9 of a run of the task translate", 8)
+def _killed_translate(folder: Path, rng: random.Random) -> str:
+    return survive(folder, rng, "translate", rng.choice(["save", "edge"]))
 
 
 @fault("kill -9 at any time", 6)

@@ -7,6 +7,8 @@ scratch, which reads the text again for each token, and litgpt's `generate`, whi
 its own; its positions are rotary, so that its weights are others of the same shapes. Times are medians; the first
 generation of each way, which warms up and compiles, is not among them, and what it cost more is the preparation.
 
+With `--shape` the model is a Llama, `--shape smollm2-135m` SmolLM2's: against `transformers` alone.
+
 What prompt lookup gains depends on how much a text repeats itself. Greedy text does, that of random weights too; with
 `--ckpt` a trained model speaks, and `--temperature` makes it draw.
 """
@@ -23,12 +25,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+import yaml
 from torch import Tensor
 
 from bench import _rivals
@@ -38,12 +42,14 @@ from llm.data.tokens.opening import open_corpus
 from llm.pretrained import book, load_of_task
 from llm.pretrained.twin import hugging_face_twin
 
+REPOSITORY = Path(__file__).parents[1]
 Texts = list[list[int]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.generate", description=__doc__)
     parser.add_argument("--size", default="124m", help="GPT-2's size: 124m, 355m, 774m or 1558m (%(default)s)")
+    parser.add_argument("--shape", help="a Llama of configs/llama in its place, such as smollm2-135m")
     parser.add_argument("--ckpt", help="a trained model in its place, of GPT-2's architecture")
     parser.add_argument("--corpus", default="story", help="with --ckpt, where prompts are taken from (%(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="of the choice; 0 is greedy (%(default)s)")
@@ -68,8 +74,10 @@ def main() -> None:
     if arguments.ckpt:
         model, source = trained(arguments)
     else:
-        config = GPTConfig.gpt2(arguments.size, dropout=0.0)
-        if arguments.tiny:
+        config = llama(arguments.shape) if arguments.shape else GPTConfig.gpt2(arguments.size, dropout=0.0)
+        if arguments.tiny and arguments.shape:
+            config = replace(config, vocab_size=97, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, mlp_hidden=40)
+        elif arguments.tiny:
             config = GPTConfig(vocab_size=97, context_length=64, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
         model = GPT(config).eval()
         source = torch.randint(config.vocab_size, (100_000,))
@@ -79,13 +87,14 @@ def main() -> None:
         )
     twin = hugging_face_twin(model)
 
-    if not arguments.litgpt_python:
+    if not arguments.litgpt_python and not arguments.shape:
         print("litgpt is skipped: it needs --litgpt_python, see bench/README.md", file=sys.stderr)
-    if not find_spec("llms_from_scratch"):
+    if not find_spec("llms_from_scratch") and not arguments.shape:
         print("the book is skipped: it needs pip install --no-deps llms-from-scratch", file=sys.stderr)
 
     if not arguments.json:
-        name = arguments.ckpt or f"GPT-2 {'tiny' if arguments.tiny else arguments.size} with random weights"
+        size = arguments.shape or f"GPT-2 {arguments.size}"
+        name = arguments.ckpt or f"{size}{', made tiny,' if arguments.tiny else ''} with random weights"
         print(
             f"{name}, {model.n_parameters / 1e6:.0f} million parameters, temperature {arguments.temperature:g}, "
             f"{arguments.tokens} tokens after {arguments.prompt_tokens}, {arguments.threads} threads, "
@@ -117,6 +126,12 @@ def print_rows(row: dict[str, Any]) -> None:
         same = f"{row['same_tokens'][way]:.0%}" if way in row["same_tokens"] else ""
         cells = f"{row['precision']} | {row['rows']} | {way} | {rate:.1f} | {row['ratios'][way]:.2f}"
         print(f"| {cells} | {preparation} | {same} |", flush=True)
+
+
+def llama(shape: str) -> GPTConfig:
+    """The architecture of a configuration in `configs/llama`, with SmolLM2's vocabulary and context."""
+    settings = yaml.safe_load((REPOSITORY / "configs" / "llama" / f"{shape}.yaml").read_text(encoding="utf-8"))
+    return GPTConfig(vocab_size=49152, context_length=8192, **settings["model"]["gpt"])
 
 
 def trained(arguments: argparse.Namespace) -> tuple[GPT, Tensor]:
@@ -159,13 +174,13 @@ def measure(
     if n_rows == 1:  # neither they nor we look up several texts at once
         ways["transformers, lookup"] = theirs(prompt_lookup_num_tokens=3)
         ways["compiled, prompt lookup"] = ours("always", SamplingConfig().prompt_lookup)
-    if n_rows == 1 and not arguments.temperature and find_spec("llms_from_scratch"):
+    if n_rows == 1 and not arguments.temperature and not arguments.shape and find_spec("llms_from_scratch"):
         ways["book"] = book_texts(model, prompts, arguments.tokens)
     first = {name: timed(way) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         others: dict[str, Sleeper] = {}
-        if n_rows == 1 and arguments.litgpt_python:
+        if n_rows == 1 and arguments.litgpt_python and not arguments.shape:
             others["litgpt"] = litgpt_process(model, precision, arguments, Path(folder))
             stack.callback(others["litgpt"].end)
             seconds["litgpt"] = []

@@ -7,7 +7,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [
-    REPOSITORY / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md")
+    REPOSITORY / name
+    for name in ("README.md", "README.zh.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md")
 ]
 PAGES += [path for folder in ("bench", "docs") for path in sorted((REPOSITORY / folder).rglob("*.md"))]
 
@@ -59,6 +60,22 @@ def test_modules_that_are_run_exist(page):
     for module in MODULE.findall(page.read_text(encoding="utf-8")):
         path = REPOSITORY / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def commands(page):
+    """The lines of code of a page, indented or fenced, without their comments."""
+    code = re.findall(
+        r"^```\w*\n(.*?)^```$|^ {4}(\S[^\n]*)$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    lines = "\n".join(fenced or indented for fenced, indented in code).splitlines()
+    return [line for line in (re.sub(r"\s*#.*", "", line).rstrip() for line in lines) if line]
+
+
+def test_the_chinese_readme_has_the_commands_of_the_english_one():
+    english, chinese = (commands(REPOSITORY / name) for name in ("README.md", "README.zh.md"))
+    assert english == chinese
+    assert "python train.py fit --task masked" in english
+    assert "import llm" in english
 
 
 def test_there_is_something_to_check():

@@ -17,22 +17,18 @@ REFUSED_CALLBACKS = {
 }
 """By name."""
 
-_NO_CONFIGURATION = [
-    "Accelerator",
-    "Callback",
-    "Checkpoint",
-    "DummyLogger",
-    "LambdaCallback",
-    "LayerSync",
-    "Logger",
-    "ParallelStrategy",
-    "Precision",
-    "ProgressBar",
-    "SaveConfigCallback",
-    "Strategy",
-    "BasePredictionWriter",
-    "ModelParallelStrategy",
-]
+_NO_CONFIGURATION = (
+    *("Accelerator", "BasePredictionWriter", "Callback", "Checkpoint", "LayerSync", "Logger", "ModelParallelStrategy"),
+    *(
+        "ParallelStrategy",
+        "Precision",
+        "ProgressBar",
+        "SaveConfigCallback",
+        "Strategy",
+        "DummyLogger",
+        "LambdaCallback",
+    ),
+)
 """Base classes, and what takes functions."""
 _PACKAGES = {
     "Bitsandbytes": "bitsandbytes",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import yaml
-from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
 from llm.cli.settings import flatten
@@ -17,8 +20,7 @@ from llm.runs.checkpointing import BEST_LOSS
 from llm.runs.recording import records_of
 from llm.runtime.files import write_whole
 
-_FIRST_HYPERPARAMETER = "model.optim.learning_rate"
-"""What is changed most often; TensorBoard shows the first five and hides the others."""
+_ALWAYS_FIRST = "model.optim.learning_rate"
 _NO_HYPERPARAMETERS = (
     "data.allow_changed_data",
     "data.cache_dir",
@@ -33,12 +35,26 @@ _NO_HYPERPARAMETERS = (
 def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
     """What a run's result depends on, by dotted name: of model and data what is set, no paths, texts or speed."""
     found = flatten({key: value for key, value in settings.items() if key in ("model", "data")})
-    kept = [name for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)]
-    return {name: found[name] for name in sorted(kept, key=lambda name: name != _FIRST_HYPERPARAMETER)}
+    return {
+        name: value for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)
+    }
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the run's configuration to its folder, and to its loggers as text and as hyper-parameters."""
+    """Writes the run's configuration to its folder, and to its loggers as text and as hyper-parameters.
+
+    Args:
+        parser: of the command.
+        config: what it has read.
+        flags: the settings that were given on the command line.
+        options: those of Lightning's callback.
+    """
+
+    def __init__(
+        self, parser: LightningArgumentParser, config: Any, flags: Collection[str] = (), **options: Any
+    ) -> None:
+        super().__init__(parser, config, **options)
+        self.flags = flags
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Nothing yet: a checkpoint that is refused leaves the `config.yaml` that is there as it is."""
@@ -59,9 +75,21 @@ class SaveConfig(SaveConfigCallback):
                 write_whole(Path(folder, self.config_filename), text.encode())
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text(CONFIGURATION, "\n".join(f"    {line}" for line in text.splitlines()), 0)
-                # Lightning's own way would log a first value of the metric, before there is one.
-                for summary in hparams(settings, {BEST_LOSS: 0.0, "validation/loss": 0.0}):
+                for summary in self._summaries(settings):
                     logger.experiment.file_writer.add_summary(summary)
         for record in records_of(trainer):
             record.text(CONFIGURATION, text, 0)
             record.settings(settings)
+
+    def _summaries(self, settings: dict[str, Any]) -> tuple[Summary, ...]:
+        """What TensorBoard's HParams reads; Lightning's own way would log a value of the metrics, before there is one.
+
+        It shows the first five settings and hides the others: first the learning rate and what flags have set, in
+        which runs that are to be compared differ.
+        """
+        experiment, *others = hparams(settings, {BEST_LOSS: 0.0, "validation/loss": 0.0})
+        data = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
+        for info in data.experiment.hparam_infos:
+            info.differs = info.name in (_ALWAYS_FIRST, *self.flags)  # TensorBoard sorts these first
+        experiment.value[0].metadata.plugin_data.content = data.SerializeToString()
+        return experiment, *others

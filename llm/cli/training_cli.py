@@ -141,6 +141,7 @@ class TrainingCLI(LightningCLI):
         words = args[args.index(subcommand) + 1 :]
         given = given_settings(self._parser(subcommand), words)
         by_flags = given_by_flags(self._parser(subcommand), words)
+        self.save_config_kwargs = {**self.save_config_kwargs, "flags": by_flags}
         self.start = Start()
         if subcommand == "fit":
             _choose_precision(config)
@@ -196,7 +197,8 @@ class TrainingCLI(LightningCLI):
             if config.preflight:
                 raise ConfigError(f"--preflight can't tell what a run of the task {self.word} needs")
             return
-        remove_stale(Path(config.data.cache_dir))
+        if "cache_dir" in config.data:
+            remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()
         self.plan = preflight(settings, self.start, alone=config.preflight)
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from llm.config.tasks import MASKED
 from llm.errors import ConfigError, TokenizerError
+
+if TYPE_CHECKING:
+    from llm.generation.filling import RankedWord
 
 TASK = MASKED
 """Of the checkpoints that it is for."""
@@ -20,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", action="append", help="text with [MASK] in it; may be given several times")
     source.add_argument("--text_file", metavar="FILE", help="texts with [MASK], one a line; default: standard input")
+    add(
+        "--candidates",
+        nargs="+",
+        metavar="WORD",
+        help="rank these words at the one mask of each text, instead of all tokens; a word may be several tokens",
+    )
     add("--top_k", type=int, default=5, help="candidates for each mask (%(default)s)")
     add("--batch_size", type=int, default=8, help="texts in a batch; no effect on results (%(default)s)")
     add("--json", action="store_true", help="print each result as a line of JSON")
@@ -36,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from llm.commands.devices import find_device
     from llm.commands.standard_input import read_texts
-    from llm.generation.filling import encode_masked, fill_masks
+    from llm.generation.filling import encode_masked, fill_masks, rank_words
     from llm.model import Encoder
     from llm.pretrained import load_of_task
 
@@ -44,6 +55,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError("nothing to fill: give --text TEXT, --text_file FILE, or a text on standard input")
     model, tokenizer = load_of_task(arguments.ckpt, TASK, Encoder, find_device(arguments.device))
     texts, rows = read_texts(arguments.text, arguments.text_file, "texts with [MASK] in them"), []
+    if arguments.candidates is not None:
+        for number, (where, text) in enumerate(texts):
+            try:
+                ranking = rank_words(model, tokenizer, text, arguments.candidates, arguments.batch_size)
+            except (ConfigError, TokenizerError) as error:
+                raise type(error)(f"{where}: {error}" if where else str(error)) from error
+            _print_ranking(text, ranking, arguments.json, bool(number))
+        return
     for where, text in texts:
         try:
             rows.append(torch.tensor(encode_masked(tokenizer, text)))
@@ -59,3 +78,14 @@ def run(arguments: argparse.Namespace) -> None:
         for place, candidates in enumerate(filling.masks, start=1):
             tokens = "  ".join(f"{candidate.token!r} {candidate.probability:.1%}" for candidate in candidates)
             print(f"  [MASK] {place}: {tokens}", flush=True)
+
+
+def _print_ranking(text: str, ranking: Sequence[RankedWord], as_json: bool, is_next: bool) -> None:
+    if as_json:
+        words = [word._asdict() for word in ranking]
+        print(json.dumps({"text": text, "candidates": words}, ensure_ascii=False), flush=True)
+        return
+    print("\n" * is_next + text, flush=True)
+    for word in ranking:
+        pieces = " ".join(repr(token) for token in word.tokens)
+        print(f"  {word.word}: {word.probability:.1%} of these, {word.log_probability:.2f} nats ({pieces})", flush=True)

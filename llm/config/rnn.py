@@ -71,6 +71,11 @@ class RNNConfig:
         return self.vocab_size
 
     @property
+    def n_logits(self) -> int:
+        """One for each token."""
+        return self.vocab_size
+
+    @property
     def heads(self) -> int:
         """One: each target token has one alignment."""
         return 1

@@ -145,6 +145,37 @@ class Masking:
         return np.where(kind < _MASKED, self.mask_id, np.where(kind < _MASKED + _RANDOM, by_chance, ids))
 
 
+class WholeRows:
+    """Rows with what a network expects around a text, such as `[CLS]` and `[SEP]`.
+
+    Args:
+        rows: where the tokens are, all of them equally long.
+        prefix: token ids before each row.
+        suffix: token ids after it.
+    """
+
+    def __init__(self, rows: RowSource, prefix: Sequence[int], suffix: Sequence[int]) -> None:
+        self.rows = rows
+        self.prefix, self.suffix = list(prefix), list(suffix)
+
+    @property
+    def starts(self) -> Sequence[int] | npt.NDArray[np.int64]:
+        """Where in the tokens each row begins."""
+        return self.rows.starts
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, indices: Sequence[int], epoch: int) -> TokenBatch:
+        """The batch of these rows; around them there is no target."""
+        batch = self.rows.gather(indices, epoch)
+        B = len(batch.inputs)
+        before, after = (torch.tensor(ids, dtype=torch.int64).expand(B, -1) for ids in (self.prefix, self.suffix))
+        inputs = torch.cat([before, batch.inputs, after], 1)  # (B, T)
+        targets = torch.cat([torch.full_like(before, IGNORED), batch.targets, torch.full_like(after, IGNORED)], 1)
+        return TokenBatch(inputs, targets)
+
+
 class MaskedRows:
     """Rows whose tokens are masked when a batch is gathered: different ones in every epoch.
 

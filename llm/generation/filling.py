@@ -22,6 +22,18 @@ class Candidate(NamedTuple):
     probability: float
 
 
+class RankedWord(NamedTuple):
+    """A word that may stand at a mask, be it one token or several."""
+
+    word: str
+    tokens: list[str]
+    """The pieces that it consists of there."""
+    log_probability: float
+    """In nats: the sum over its pieces, see `rank_words`."""
+    probability: float
+    """Among the words that were given."""
+
+
 class Filling(NamedTuple):
     """What may stand at the masks of one text."""
 
@@ -76,12 +88,87 @@ def fill_masks(
             raise ConfigError(f"{name} must be at least 1, got {value}")
     rows = [torch.tensor(encode_masked(tokenizer, text)) if isinstance(text, str) else text for text in texts]
     mask_id = tokenizer.mask_id
+    assert mask_id is not None or not rows
     for row in rows:
         _refuse_too_long(row, model)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         for row, found in zip(batch, _probabilities(model, tokenizer, batch), strict=True):
-            yield _filling(tokenizer, row, found, (row == mask_id).nonzero()[:, 0].tolist(), k)
+            yield _filling(tokenizer, row, found, torch.eq(row, mask_id or 0).nonzero()[:, 0].tolist(), k)
+
+
+def rank_words(
+    model: Encoder, tokenizer: Tokenizer, text: str, words: Sequence[str], batch_size: int = 8
+) -> list[RankedWord]:
+    """Words by how probable they are at the mask of a text, the most probable first.
+
+    A word of n pieces stands at n masks, which are filled from left to right: its log-probability is the sum of those
+    of its pieces, each given the text and the pieces before it (Kauf & Ivanova 2023,
+    https://arxiv.org/abs/2305.10588).
+
+    Args:
+        model: a network for masked words, in eval mode.
+        tokenizer: the network's.
+        text: with one `[MASK]` in it.
+        words: what may stand there.
+        batch_size: texts in a batch.
+
+    Raises:
+        ConfigError: the text with a word in it is longer than the context, or `batch_size` is less than 1.
+        TokenizerError: the text has not one mask, or a word is empty or not in the vocabulary.
+        GenerationError: the network's logits are NaN or infinite.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    masked = encode_masked(tokenizer, text)
+    if (count := text.count(MASK)) != 1 or masked.count(tokenizer.mask_id or 0) != 1:
+        raise TokenizerError(f"candidates are ranked at one {MASK}, and {text[:40]!r} has {count}")
+    place = masked.index(tokenizer.mask_id or 0)
+    pieces = [_pieces(tokenizer, text, masked, word) for word in words]
+    rows, targets = [], []  # a row for each piece: the pieces before it are shown, and those after it masked
+    for of_word in pieces:
+        for shown, target in enumerate(of_word):
+            hidden = [tokenizer.mask_id or 0] * (len(of_word) - shown)
+            rows.append(torch.tensor([*masked[:place], *of_word[:shown], *hidden, *masked[place + 1 :]]))
+            targets.append((place + shown, target))
+            _refuse_too_long(rows[-1], model)
+    found: list[float] = []
+    for start in range(0, len(rows), batch_size):
+        probabilities = _probabilities(model, tokenizer, rows[start : start + batch_size])
+        at = targets[start : start + batch_size]
+        found += [float(row[where, token].log()) for row, (where, token) in zip(probabilities, at, strict=True)]
+    numbers = iter(found)
+    sums = torch.tensor([sum(next(numbers) for _ in of_word) for of_word in pieces])
+    shares = sums.softmax(0).tolist()
+    ranked = [
+        RankedWord(word, [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in of_word], total, share)
+        for word, of_word, total, share in zip(words, pieces, sums.tolist(), shares, strict=True)
+    ]
+    return sorted(ranked, key=lambda word: -word.log_probability)
+
+
+def _pieces(tokenizer: Tokenizer, text: str, masked: Sequence[int], word: str) -> list[int]:
+    """The token ids of a word where the mask stands.
+
+    Raises:
+        TokenizerError: it has none, or none but those of unknown words.
+    """
+    if not word.strip():
+        raise TokenizerError("a candidate is empty: give words")
+    place = masked.index(tokenizer.mask_id or 0)
+    before, after = list(masked[:place]), list(masked[place + 1 :])
+    whole = tokenizer.encode_whole(text.replace(MASK, word))
+    found = whole[len(before) : len(whole) - len(after)]
+    if not found or before + found + after != whole:  # it would be joined with its neighbours
+        found = tokenizer.encode(f" {word}" if _hides_space(tokenizer, text) else word)
+    if not found or set(found) & set(tokenizer.special_ids.values()):
+        raise TokenizerError(f"the candidate {word!r} can't be written with this vocabulary")
+    return found
+
+
+def _hides_space(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether the space before the mask belongs to what is hidden."""
+    return f" {MASK}" in text and _begins_words_with_spaces(tokenizer)
 
 
 def _refuse_too_long(ids: Tensor, model: Encoder) -> None:

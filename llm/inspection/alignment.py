@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llm.errors import ConfigError
 from llm.generation.translating import Translator
-from llm.inspection.figures import map_grid
+from llm.inspection.figures import map_grid, scaled
 from llm.inspection.page import STEPS, Page, fill_in, page_file
 from llm.inspection.probe import capture
 from llm.inspection.ticks import text_labels
@@ -57,8 +57,8 @@ class Alignment:
         return self._grid(self.mean[None], ["mean of all heads"], f"{self.title}: attention to the source")
 
     def _grid(self, weights: Tensor, names: Sequence[str], title: str) -> Image.Image:
-        values = weights.float().cpu().numpy()
-        return map_grid(values, names, title, self.target, self.source, axes=_AXES, masked=False)
+        values, legend = scaled(weights, causal=False, scale="sqrt")
+        return map_grid(values, names, title, self.target, self.source, legend, _AXES, masked=False)
 
     def page(self, path: str | Path | None = None) -> Page:
         """A page to explore it, one HTML file that loads nothing: point at a word to see where it looked.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from llm.config import GPTConfig
+from llm.data import MaskedDataModule
 from llm.errors import ConfigError, LLMError, TrainingError
 from llm.inspection import tags
 from llm.inspection.attribution import confusion_figure
@@ -98,6 +99,7 @@ class Inspection(L.Callback):
         self.words = words
         self.projector_tokens = projector_tokens
         self._ids: list[int] = []
+        self._originals: list[int] | None = None  # of a text with masked tokens
         self._notes: list[str] = []
         self._film = Film()
         self._flow: GradientFlow | None = None
@@ -172,8 +174,8 @@ class Inspection(L.Callback):
         """Of a classifier, show which labels are taken for which."""
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, TextClassifier):
             return
-        writer = TensorBoard(experiments_of(trainer), trainer.global_step)
-        if self.every.never or not writer.experiments:
+        writer = TensorBoard.of(trainer, trainer.global_step)
+        if self.every.never or not writer.takes_texts:
             return
 
         def show() -> None:
@@ -219,7 +221,8 @@ class Inspection(L.Callback):
         def take() -> None:
             ids = torch.tensor([self._ids], device=module.device)
             title = f"Attention after {trainer.global_step:,} steps"
-            reports.append(Report(module.network, capture(module.network, ids), module.tokenizer, title, self._notes))
+            found = capture(module.network, ids)
+            reports.append(Report(module.network, found, module.tokenizer, title, self._notes, self._originals))
 
         self._try("attention maps", module, take)
         if not reports:
@@ -258,8 +261,8 @@ class Inspection(L.Callback):
         for name, value, count in zip(("layer", "head"), self.head, (config.n_layer, config.heads), strict=True):
             if value >= count:
                 raise ConfigError(
-                    f"inspect.head {'.'.join(map(str, self.head))}: there is no {name} {value}; this model has {count}, "
-                    "numbered from 0"
+                    f"inspect.head {'.'.join(map(str, self.head))}: there is no {name} {value}; this model has "
+                    f"{count}, numbered from 0"
                 )
 
     def _write_page(self, report: Report, folder: Path) -> None:
@@ -274,10 +277,14 @@ class Inspection(L.Callback):
         elif module.tokenizer is None:
             raise ConfigError("this run has no tokenizer to read the text with")
         else:
-            ids = module.tokenizer.encode_prompt(self.text or "")
+            encode = module.tokenizer.encode_prompt if module.network.predicts_next else module.tokenizer.encode_whole
+            ids = encode(self.text or "")
         self._ids, self._notes = choose_window(ids, module.network, self.tokens)
         for note in self._notes:
             log.warning(f"inspection: {note}")
+        self._originals = None
+        if isinstance(datamodule, MaskedDataModule) and datamodule.tokenizer.mask_id not in self._ids:
+            self._originals, self._ids = self._ids, datamodule.masked_sample(self._ids)
 
     def _training_tokens(self, trainer: L.Trainer) -> torch.Tensor:
         tokens = getattr(getattr(trainer, "datamodule", None), "train_tokens", None)

@@ -42,7 +42,9 @@ def lens_logits(model: Network, hidden: Tensor) -> Tensor:
         return model.logits_of(hidden)  # (B, T, C) -> (B, T, V)
 
 
-def logit_lens(model: Network, found: Capture, k: int = 3, last: int = 0) -> list[LensLayer]:
+def logit_lens(
+    model: Network, found: Capture, k: int = 3, last: int = 0, originals: Sequence[int] | None = None
+) -> list[LensLayer]:
     """The predictions after the embeddings and after each block, for the first text of a capture.
 
     One layer's logits are held at a time.
@@ -52,8 +54,11 @@ def logit_lens(model: Network, found: Capture, k: int = 3, last: int = 0) -> lis
         found: the capture.
         k: how many predictions to keep.
         last: only so many positions at the end of the text; 0 for all.
+        originals: (T) of a text with masked tokens, what stood there before they were hidden. Default: its own tokens.
     """
     ids = found.tensor("token ids")[:1, -last:]
+    if originals is not None:
+        ids = torch.tensor([list(originals)[-last:]], device=ids.device)
     stages = [("embeddings", found.tensor("input embeddings"))]
     stages += [(f"block {layer}", found.after_block(layer)) for layer in range(model.config.n_layer)]
     layers = []
@@ -71,7 +76,11 @@ def logit_lens(model: Network, found: Capture, k: int = 3, last: int = 0) -> lis
 
 
 def lens_table(
-    layers: Sequence[LensLayer], ids: Sequence[int], tokenizer: Tokenizer, classes: Sequence[str] | None = None
+    layers: Sequence[LensLayer],
+    ids: Sequence[int],
+    tokenizer: Tokenizer,
+    classes: Sequence[str] | None = None,
+    originals: Sequence[int] | None = None,
 ) -> str:
     """A Markdown table: a row for each position, a column for each layer with its guess and the true token's rank.
 
@@ -80,6 +89,7 @@ def lens_table(
         ids: the tokens at its positions.
         tokenizer: names them.
         classes: the labels, if these are what is predicted.
+        originals: the tokens at its positions before some were masked. Default: the same.
     """
     labels = [markdown(label) for label in text_labels(tokenizer, ids)]
     if classes is not None:
@@ -88,7 +98,8 @@ def lens_table(
     head = ["token", "next" if predicts_next else "target", *(layer.name for layer in layers)]
     lines = [head, ["---"] * len(head)]
     guesses = [tick_labels(tokenizer, layer.top_ids[:, 0].tolist()) for layer in layers]
-    wanted = [*labels[1:], "?"] if predicts_next else labels
+    hidden = ids if originals is None else originals
+    wanted = [*labels[1:], "?"] if predicts_next else [markdown(label) for label in tick_labels(tokenizer, hidden)]
     for position, (label, following) in enumerate(zip(labels, wanted, strict=True)):
         cells = []
         for layer, guess in zip(layers, guesses, strict=True):

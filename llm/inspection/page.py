@@ -69,6 +69,7 @@ def attention_page(report: Report) -> Page:
         "labels": report.classes is not None,
         "steps": STEPS,
         "tokens": report.text_labels(_LONGEST_LABEL)[:shown],
+        "originals": report.originals and report.names(report.originals[:shown], _LONGEST_LABEL),
         "weights": _encode(torch.cat(maps), config.is_causal),
         "rollout": _encode(report.rollout()[None, :shown, :shown], config.is_causal),
         "rolloutNote": WHAT_IT_IS,

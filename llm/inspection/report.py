@@ -78,6 +78,7 @@ class Report(Mapping[str, Tensor]):
         tokenizer: names the tokens; without one they are numbers.
         title: of the page.
         notes: what the reader should know, such as that the text was cropped.
+        originals: (T) of a text with masked tokens, what stood there before they were hidden.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Report(Mapping[str, Tensor]):
         tokenizer: Tokenizer | None = None,
         title: str = "Attention",
         notes: Sequence[str] = (),
+        originals: Sequence[int] | None = None,
     ) -> None:
         self.model = model
         self.capture = found
@@ -95,6 +97,9 @@ class Report(Mapping[str, Tensor]):
         self.notes = list(notes)
         self.ids: list[int] = found.tensor("token ids")[0].tolist()
         self.labels = self.text_labels()
+        self.originals = None if originals is None else list(originals)
+        if self.predicts_hidden:
+            self.notes.append(self.masked_note)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.capture[name].tensor
@@ -115,6 +120,22 @@ class Report(Mapping[str, Tensor]):
     def text_labels(self, longest: int = 14) -> list[str]:
         """A label for each token of the text."""
         return self.names(self.ids) if self.tokenizer is None else text_labels(self.tokenizer, self.ids, longest)
+
+    @property
+    def predicts_hidden(self) -> bool:
+        """Whether the model predicts the token that belongs at a position itself, as one for masked words does."""
+        return self.model.predicts_tokens and not self.model.predicts_next
+
+    @property
+    def masked_note(self) -> str:
+        """What a model for masked words predicts here, and whether it is hidden from it."""
+        if self.originals is not None:
+            hidden = "some tokens are masked as in training, and their true ones are those from before"
+        elif self.tokenizer is not None and self.tokenizer.mask_id in self.ids:
+            hidden = "it is hidden where the text has a mask, and seen elsewhere"
+        else:
+            hidden = "nothing is masked, so that it sees what it predicts: put [MASK] where a token is to be hidden"
+        return f"the logit lens says which token each layer would put at the position itself; {hidden}"
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -155,7 +176,7 @@ class Report(Mapping[str, Tensor]):
 
     def lens(self, k: int = 3) -> list[LensLayer]:
         """What each layer would predict."""
-        return logit_lens(self.model, self.capture, k)
+        return logit_lens(self.model, self.capture, k, originals=self.originals)
 
     def rollout(self) -> Tensor:
         """Attention rollout, (T, T)."""
@@ -221,7 +242,7 @@ def inspect(
             raise ConfigError(
                 "a network alone can't read text: give tokenizer=..., or token ids, or inspect what llm.load gives"
             )
-        ids = tokenizer.encode_prompt(text)
+        ids = (tokenizer.encode_prompt if gpt.predicts_next else tokenizer.encode_whole)(text)
     else:
         ids = [int(i) for i in text]
     chosen, notes = choose_window(ids, gpt, tokens)

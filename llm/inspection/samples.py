@@ -86,7 +86,7 @@ class TextSamples(L.Callback):
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         writer = TensorBoard.of(trainer, trainer.global_step)
-        if not (writer.experiments or writer.records) or not self._encoded or not trainer.is_global_zero:
+        if not writer.takes_texts or not self._encoded or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LanguageModel)
         with side_work(trainer):

@@ -1,4 +1,4 @@
-"""Writes what a network that translates looks at to TensorBoard and to the run folder while it trains."""
+"""Writes what a network that translates looks at to the loggers and to the run folder while it trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from llm.inspection.figures import to_png
 from llm.inspection.ticks import markdown
 from llm.inspection.writers import TensorBoard, write_shapes
 from llm.runs.loggers import folder_of
-from llm.runs.run_folder import experiments_of
 from llm.runtime.files import write_whole
 from llm.runtime.randomness import preserve_rng_state
 from llm.tasks.translate import TranslationModel
@@ -59,10 +58,11 @@ class TranslationInspection(L.Callback):
         """Write the shape table."""
         if trainer.is_global_zero:
             self._failed = set()
-            network, writer = _ours(pl_module).network, TensorBoard(experiments_of(trainer), 0)
+            network, writer = _ours(pl_module).network, TensorBoard.of(trainer, 0)
             size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
             precision, folder = str(trainer.precision), _folder(trainer)
             self._try("shapes", pl_module, lambda: write_shapes(network, size, precision, writer, folder))
+            self._try("curves", pl_module, lambda: writer.curves(within=False))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Look, when it is time to."""
@@ -80,7 +80,7 @@ class TranslationInspection(L.Callback):
             self._try("page", module, lambda: self._write_page(trainer, module, folder))
 
     def _look(self, trainer: L.Trainer, module: TranslationModel) -> None:
-        writer = TensorBoard(experiments_of(trainer), trainer.global_step)
+        writer = TensorBoard.of(trainer, trainer.global_step)
         self._try("samples", module, lambda: writer.text(tags.SAMPLES, self._samples(trainer, module)))
         if module.translator.attends_to_source:
             self._try("alignment", module, lambda: self._write_maps(trainer, module, writer))

@@ -1,4 +1,4 @@
-"""Writes the neighbours of some words to TensorBoard while word vectors are trained, and the vectors at the end."""
+"""Writes the neighbours of some words to the loggers while word vectors are trained, and the vectors at the end."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class WordVectorsInspection(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the words, and look at the vectors that the run begins with."""
         self._ids, self._others, self._failed = [], [], set()
-        if self.every.never or not trainer.is_global_zero or not experiments_of(trainer):
+        if self.every.never or not trainer.is_global_zero or not TensorBoard.of(trainer, 0).takes_texts:
             return
         module = _ours(pl_module)
         self._try("neighbours", module, lambda: self._choose_words(trainer, module))
@@ -98,7 +98,7 @@ class WordVectorsInspection(L.Callback):
             text = neighbours_table(table, module.tokenizer, self._ids, among)
             if self._others:
                 text += f"\n\nnot in this vocabulary: {markdown(', '.join(self._others))}"
-            TensorBoard(experiments_of(trainer), trainer.global_step).text(tags.NEIGHBOURS, text)
+            TensorBoard.of(trainer, trainer.global_step).text(tags.NEIGHBOURS, text)
 
         if self._ids and trainer.is_global_zero:
             self._try("neighbours", module, write)

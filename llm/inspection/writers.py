@@ -67,6 +67,11 @@ class TensorBoard:
         """What writes a step of a run, for all of its loggers."""
         return cls(experiments_of(trainer), step, records_of(trainer))
 
+    @property
+    def takes_texts(self) -> bool:
+        """Whether there is any logger for texts and pictures."""
+        return bool(self.experiments or self.records)
+
     def text(self, tag: str, text: str) -> None:
         """Markdown; TensorBoard strips HTML."""
         for experiment in self.experiments:
@@ -92,13 +97,18 @@ class TensorBoard:
         for experiment in self.experiments:
             experiment._get_file_writer().add_summary(summary, self.step)
 
-    def curves(self) -> None:
-        """Charts of many curves each, under `Custom Scalars`: a score's of all heads, a gradient's of all layers."""
-        charts = {
-            "loss": {"train and validation": ["train/loss", "validation/loss"]},
+    def curves(self, within: bool = True) -> None:
+        """Charts of many curves each, under `Custom Scalars`.
+
+        Args:
+            within: below both losses, also a chart for each score, of all heads, and gradients, of all layers.
+        """
+        charts = {"loss": {"train and validation": ["train/loss", "validation/loss"]}}
+        of_model = {
             "heads": {_words(name): [f"{tags.HEADS}/{_words(name)}/.*"] for name in SCORES},
             "gradients": {name: [f"{tags.GRADIENTS}/{name}/.*"] for name in ("norm", "update to weight ratio")},
         }
+        charts |= of_model if within else {}
         layout = {group: {name: ["Multiline", tags] for name, tags in of.items()} for group, of in charts.items()}
         for experiment in self.experiments:
             experiment.add_custom_scalars(layout)
@@ -140,8 +150,11 @@ class TensorBoard:
     def lens(self, report: Report) -> None:
         """The logit lens at the last positions of the text."""
         if report.tokenizer is not None:
-            layers = logit_lens(report.model, report.capture, 1, _LENS_POSITIONS)
-            table = lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer, report.classes)
+            originals = report.originals and report.originals[-_LENS_POSITIONS:]
+            layers = logit_lens(report.model, report.capture, 1, _LENS_POSITIONS, originals)
+            table = lens_table(layers, report.ids[-_LENS_POSITIONS:], report.tokenizer, report.classes, originals)
+            if report.predicts_hidden:
+                table = f"{report.masked_note}\n\n{table}"
             self.text(tags.LENS, f"{_LENS if report.classes is None else _LABEL_LENS}\n\n{table}")
 
     def attribution(self, report: Report) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from llm.config import WordVectorsConfig
 from llm.config.tasks import LANGUAGE
 from llm.data import TextDataModule
 from llm.preflight.labels import doubtful_labels
@@ -157,6 +158,8 @@ def data_and_size(plan: Plan) -> Iterator[str]:
     """Too little text for the length of the run, or too few or too many tokens for the size of the model."""
     if plan.corpus is None or plan.parameters is None or not plan.tokens:
         return
+    if isinstance(plan.network, WordVectorsConfig):  # each word is seen in many contexts, and is two rows of the tables
+        return
     times, each = plan.tokens / plan.corpus.train, plan.tokens / plan.parameters.total
     if times > _BY_HEART:
         yield (
@@ -233,7 +236,8 @@ def accumulation(plan: Plan) -> Iterator[str]:
     most = accumulation if isinstance(accumulation, int) else max(accumulation.values())
     if plan.corpus is not None and most > plan.corpus.batches:
         yield (
-            f"a step accumulates {most} batches and an epoch has only {plan.corpus.batches}: a step ends with the epoch"
+            f"a step accumulates {most} batches and an epoch has {plan.corpus.batches} batches: "
+            "a step ends with the epoch"
         )
 
 

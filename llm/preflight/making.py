@@ -14,15 +14,16 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from llm.config import GPTConfig, LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig
+from llm.config import LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig, WordVectorsConfig
 from llm.config.tasks import LANGUAGE
-from llm.data import ClassifyDataModule, ExampleDataModule, TextDataModule
+from llm.data import ClassifyDataModule, ExampleDataModule, TextDataModule, TranslationDataModule
 from llm.model.networks import is_known
 from llm.model.trained import ALL, Trained
 from llm.preflight.costs import step_costs
 from llm.preflight.labels import label_lines
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.plan import Corpus, Plan, Start, existing
+from llm.preflight.words import word_costs, word_parameters
 from llm.runs.checkpointing import BestAndLast
 from llm.runs.loggers import planned_folder
 from llm.runs.run_folder import refuse_to_overwrite
@@ -35,10 +36,12 @@ _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", 
 
 
 def can_be_planned(task: Task) -> bool:
-    """Whether all that a run needs can be known before it: of a network of ours, on windows or on examples."""
+    """Whether all that a run needs can be known before it: of a network of ours, on windows, examples or pairs."""
     module = task.module_class()
-    is_ours = issubclass(module, TaskModule) and is_known(module.network_config)
-    return is_ours and issubclass(task.datamodule_class(), TextDataModule | ExampleDataModule)
+    is_ours = issubclass(module, TaskModule) and (
+        is_known(module.network_config) or module.network_config is WordVectorsConfig
+    )
+    return is_ours and issubclass(task.datamodule_class(), TextDataModule | ExampleDataModule | TranslationDataModule)
 
 
 def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
@@ -57,6 +60,8 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     if "lora" in model:
         new = cast(type[TaskModule], task.module_class()).new_parts
         plan.trained = plan.make(lambda: Trained(model["train"], LoRAConfig(**model["lora"]), new)) or ALL
+    elif model.get("train") is not None:
+        plan.trained = Trained(model["train"])
     if "sampling" in model:
         plan.make(lambda: SamplingConfig(**model["sampling"]))
     for group, callback in task.callback_classes().items():
@@ -69,10 +74,12 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         folders = [folder for folder in (plan.folder, settings["checkpoint"]["folder"]) if folder is not None]
         begin = settings.get("ckpt_path"), bool(settings.get("fresh"))
         plan.make(lambda: refuse_to_overwrite(map(Path, folders), *begin))
-    tokenizer = plan.make(lambda: TokenizerConfig(**data["tokenizer"]))
-    if tokenizer is not None and plan.folder_is_writable:  # a corpus may take minutes to read
+    tokenizers = plan.make(
+        lambda: {name: TokenizerConfig(**data[name]) for name in ("tokenizer", "source_tokenizer") if name in data}
+    )
+    if tokenizers is not None and plan.folder_is_writable:  # a corpus may take minutes to read
         kind: Any = task.datamodule_class()
-        plan.datamodule = plan.make(lambda: kind(**{**data, "tokenizer": tokenizer}))
+        plan.datamodule = plan.make(lambda: kind(**{**data, **tokenizers}))
     if plan.datamodule is not None:
         plan.corpus = plan.make(lambda: _read_corpus(plan, plan.datamodule))
     plan.network = plan.make(lambda: _network_config(plan, task))
@@ -84,7 +91,8 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         plan.steps = steps_of_run(max_steps, max_epochs, plan.corpus.batches, plan.limit("train"), plan.accumulation)
     if plan.network is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
         network, optim = plan.network, plan.optim
-        plan.parameters = plan.make(lambda: Parameters.of(network, optim, plan.trained))
+        count = word_parameters if isinstance(network, WordVectorsConfig) else Parameters.of
+        plan.parameters = plan.make(lambda: count(network, optim, plan.trained))
         if plan.parameters is not None:
             _count_costs(plan, network, plan.datamodule.supervised_fraction, plan.device)
     with contextlib.suppress(OSError):
@@ -92,13 +100,17 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     return plan
 
 
-def _count_costs(plan: Plan, network: GPTConfig, supervised: float, device: str) -> None:
+def _count_costs(plan: Plan, network: Any, supervised: float, device: str) -> None:
     """Find out what a step costs and needs."""
     assert plan.parameters is not None
-    batch_size = plan.settings["data"]["batch_size"]
-    longest = min(network.context_length, plan.corpus.longest if plan.corpus is not None else network.context_length)
-    network = dataclasses.replace(network, context_length=longest)  # no batch is wider
-    plan.costs = step_costs(network, batch_size, plan.precision, device, supervised, plan.trained)
+    data = plan.settings["data"]
+    if isinstance(network, WordVectorsConfig):
+        plan.costs = word_costs(network, data, plan.precision, device, plan.trained)
+    else:
+        length = network.context_length
+        longest = min(length, plan.corpus.longest if plan.corpus is not None else length)
+        network = dataclasses.replace(network, context_length=longest)  # no batch is wider
+        plan.costs = step_costs(network, data["batch_size"], plan.precision, device, supervised, plan.trained)
     held = process_memory() if device == "cpu" else 0
     plan.memory = expected_memory(plan.parameters, plan.costs, plan.precision, device, plan.world_size, held)
     plan.free_memory = free_memory(device)
@@ -106,17 +118,21 @@ def _count_costs(plan: Plan, network: GPTConfig, supervised: float, device: str)
 
 def _network_config(plan: Plan, task: Task) -> Any:
     """The architecture, with what follows from the data, as far as there is a data module."""
+    module = cast(type[TaskModule], task.module_class())
+    network_group, kind = task.network_group, module.network_config
+    if module.architectures:
+        kind = module.architectures[plan.settings["model"]["kind"]]
+        network_group = f"model.{plan.settings['model']['kind']}"
     told = {}
     for target, source in task.sources.items():
         group, _, name = target.rpartition(".")
         attribute = source.removeprefix("data.")
-        if group == task.network_group:
+        if group == network_group:
             if hasattr(plan.datamodule, attribute):
                 told[name] = getattr(plan.datamodule, attribute)
             elif plan.settings["data"].get(attribute) is not None:
                 told[name] = plan.settings["data"][attribute]
-    kind: Any = task.module_class()
-    return kind.network_config(**{**plan.setting(task.network_group), **told})
+    return kind(**{**plan.setting(network_group), **told})
 
 
 def _read_corpus(plan: Plan, datamodule: Any) -> Corpus:

@@ -253,9 +253,8 @@ def to_hugging_face(
 def _write_safetensors(pretrained: Pretrained, file: Path) -> list[str]:
     described = describe(pretrained.config, pretrained.tokenizer, pretrained.task)
     entry = json.dumps(described | ({} if pretrained.template is None else {"template": pretrained.template}))
-    shared = (
-        {head_name(pretrained.config)} if pretrained.config.tie_head else set()
-    )  # stored once, with the token embedding
+    config = pretrained.config
+    shared = {head_name(config)} if config.tie_head else set()  # stored once, with the token embedding
     tensors = {name: tensor.contiguous() for name, tensor in pretrained.weights.items() if name not in shared}
     _save(tensors, file, {ENTRY: entry})
     return []

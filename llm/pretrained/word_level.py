@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _NO_TOKEN = "\ue000"
 """What no word begins with: with it as the prefix of parts of words, all words are joined with spaces."""
 
+_NO_LETTERS = r"[^\p{L}\p{Nl}\p{No}]+"
+"""What Python's `[\\W\\d_]+` is: the library's `\\w` has marks, such as accents of their own."""
+
 
 def to_word_level(tokenizer: VocabularyTokenizer) -> FastTokenizer:
     """A tokenizer of the library that gives the same ids: a text is split, and each piece is looked up.
@@ -28,7 +31,7 @@ def to_word_level(tokenizer: VocabularyTokenizer) -> FastTokenizer:
     Raises:
         TokenizerError: it is of another kind.
     """
-    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as FastTokenizer
 
     specials = tokenizer.special_ids
@@ -39,11 +42,15 @@ def to_word_level(tokenizer: VocabularyTokenizer) -> FastTokenizer:
         fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?m:.)"), "isolated")  # there, m is what s is in Python
         fast.decoder = decoders.Fuse()
     elif isinstance(tokenizer, WordTokenizer):
-        space = _white_space()
-        pattern = PATTERNS[tokenizer.pattern].pattern.replace(r"\s", space)
-        fast.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.Split(Regex(space), "removed")]
-        )
+        if tokenizer.pattern == "lowercase":
+            fast.normalizer = normalizers.Lowercase()
+            fast.pre_tokenizer = pre_tokenizers.Split(Regex(_NO_LETTERS), "removed")
+        else:
+            space = _white_space()
+            pattern = PATTERNS[tokenizer.pattern].pattern.replace(r"\s", space)
+            fast.pre_tokenizer = pre_tokenizers.Sequence(
+                [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.Split(Regex(space), "removed")]
+            )
         before = "".join(sorted(NO_SPACE_BEFORE))
         fast.decoder = decoders.Sequence(
             [

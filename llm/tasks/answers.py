@@ -17,6 +17,7 @@ from llm.data.modules.instruct import InstructDataModule
 from llm.errors import ConfigError, DataError, LLMError
 from llm.evaluation.answers import Answer, answer_all, measure
 from llm.runs.newest import run_folder_of
+from llm.runs.recording import records_of
 from llm.runs.run_folder import experiments_of
 from llm.runtime.files import write_whole
 from llm.tasks.language import LanguageModel
@@ -67,7 +68,7 @@ class Answers(L.Callback):
         self._has_failed = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show one sample with its supervised tokens, on screen and in TensorBoard."""
+        """Show one sample with its supervised tokens, on screen and for the loggers."""
         del pl_module
         data = _ours(trainer)
         self._has_failed = False
@@ -76,9 +77,7 @@ class Answers(L.Callback):
         example = data.show_sample()
         lost = "\n\n".join(data.losses("train").sentences(data.context_length))
         note = f"bold is supervised: {data.supervised_fraction:.1%} of all tokens\n\n{lost}"
-        for experiment in experiments_of(trainer):
-            text = f"{note}\n\n{as_markdown(example, data.tokenizer)}"
-            experiment.add_text("sample", text, trainer.global_step)
+        _write(trainer, "sample", f"{note}\n\n{as_markdown(example, data.tokenizer)}")
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Answer a few samples, and measure them."""
@@ -99,8 +98,7 @@ class Answers(L.Callback):
             pl_module.log_dict(found, logger=not amid_training)
             if amid_training:
                 log_now(trainer, dict(found), step=trainer.global_step + is_accumulating(trainer))
-            for experiment in experiments_of(trainer):
-                experiment.add_text("answers", _table(answers[:_SHOWN]), trainer.global_step)
+            _write(trainer, "answers", _table(answers[:_SHOWN]))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Answer all samples, measure them, and write them to a file.
@@ -144,6 +142,14 @@ class Answers(L.Callback):
 def _ours(trainer: L.Trainer) -> InstructDataModule | None:
     data: Any = getattr(trainer, "datamodule", None)
     return data if isinstance(data, InstructDataModule) else None
+
+
+def _write(trainer: L.Trainer, tag: str, text: str) -> None:
+    """Markdown, for all loggers that take texts."""
+    for experiment in experiments_of(trainer):
+        experiment.add_text(tag, text, trainer.global_step)
+    for record in records_of(trainer):
+        record.text(tag, text, trainer.global_step)
 
 
 def _table(answers: Sequence[Answer]) -> str:

@@ -16,7 +16,14 @@ from bench.faults import FAULTS, FIT, GO_ON, VARIANTS, prepare, refused, survive
 
 @pytest.mark.parametrize(
     ("variant", "kind", "kills"),
-    [("max_steps", "save", 1), ("all", "save", 2), ("max_epochs", "edge", 2), ("accumulation", "random", 1)],
+    [
+        ("max_steps", "save", 1),
+        ("all", "save", 2),
+        ("max_epochs", "edge", 2),
+        ("accumulation", "random", 1),
+        ("masked", "edge", 1),
+        ("translate", "save", 1),
+    ],
 )
 def test_a_run_that_is_killed_and_goes_on_is_the_same_run(tmp_path, variant, kind, kills):
     survive(tmp_path / "run", random.Random(f"{variant} {kind}"), variant, kind, kills)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import llm
 from llm.cli.main import main
@@ -192,6 +193,17 @@ def test_help_documents_every_option(capsys):
     for option in ("--model.gpt.n_layer", "--model.optim.learning_rate", "--data.corpus", "--inspect.every"):
         entry = re.search(rf"^  {option} .+\s+\S.{{20,}}", output, re.MULTILINE)
         assert entry, option
+
+
+def test_tensorboard_lists_the_learning_rate_and_what_flags_set_first():
+    assert run("fit", *QUICK, "--data.seed=7") == 0
+    folder = next(Path("runs").rglob("config.yaml")).parent
+    events = EventAccumulator(str(folder)).Reload()
+    data = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    infos = HParamsPluginData.FromString(data).experiment.hparam_infos
+    first = {info.name for info in infos if info.differs}
+    assert {"model.optim.learning_rate", "data.seed", "data.batch_size"} <= first
+    assert "data.shuffle" in {info.name for info in infos} - first
 
 
 def test_help_says_of_lightnings_flags_a_sentence_and_names_what_works(capsys):

@@ -69,6 +69,18 @@ def test_json_says_the_same_of_texts_files_and_standard_input(fill, tmp_path):
     assert fill("--json", stdin="\r\n".join(texts).encode())[1] == output
 
 
+def test_candidates_are_ranked_instead(fill):
+    words = ["--text", "ab[MASK] d", "--candidates", "c", "ef", "j"]
+    status, output, _ = fill(*words)
+    text, *lines = output.splitlines()
+    assert (status, text, len(lines)) == (0, "ab[MASK] d", 3)
+    record = json.loads(fill("--json", *words)[1])
+    for line, candidate in zip(lines, record["candidates"], strict=True):
+        assert line.startswith(f"  {candidate['word']}: {candidate['probability']:.1%} of these, ")
+    status, _, errors = fill("--text", "ab[MASK]", "--text", "a", "--candidates", "c")
+    assert (status, errors) == (1, "error: text 2: nothing to fill in 'a': put [MASK] where a word is hidden\n")
+
+
 @pytest.mark.parametrize(
     ("words", "stdin", "expected"),
     [

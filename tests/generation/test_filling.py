@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from llm.config import EncoderConfig, TokenizerConfig
 from llm.errors import ConfigError, GenerationError, TokenizerError
 from llm.generation import fill_masks
-from llm.generation.filling import encode_masked
+from llm.generation.filling import encode_masked, rank_words
 from llm.model import Encoder
 from llm.tokenizers import MASK, CharTokenizer, build_tokenizer
 
@@ -65,6 +67,65 @@ def test_the_space_before_a_word_is_hidden_with_it_where_tokens_hold_it():
     hidden = [pairs.special_ids[MASK] if token_id == pairs.encode(" sunny")[0] else token_id for token_id in ids]
     assert encode_masked(pairs, "It was a [MASK] day.") == hidden
     assert encode_masked(TOKENIZER, "a [MASK]") == [*TOKENIZER.encode("a "), TOKENIZER.special_ids[MASK]]
+
+
+@pytest.mark.parametrize("text", ["[MASK] day.", " [MASK] day.", "\n[MASK] day.", "It was\t[MASK]"])
+def test_a_mask_at_the_start_or_behind_other_white_space(text):
+    pairs = build_tokenizer(TokenizerConfig("gpt2"), []).with_special(MASK)
+    ids = encode_masked(pairs, text)
+    assert ids.count(pairs.special_ids[MASK]) == 1
+    assert pairs.decode(ids) == text.removeprefix(" ")
+
+
+def test_words_are_ranked_by_their_pieces_from_left_to_right(model):
+    text, words = "ab[MASK] d", ["c", "ef", "jig"]
+    ranked = {word.word: word for word in rank_words(model, TOKENIZER, text, words, batch_size=2)}
+    mask = TOKENIZER.special_ids[MASK]
+    for word in words:
+        ids, expected = TOKENIZER.encode(word), 0.0
+        for shown, target in enumerate(ids):
+            row = TOKENIZER.encode("ab") + ids[:shown] + [mask] * (len(ids) - shown) + TOKENIZER.encode(" d")
+            logits = model(torch.tensor([row]))[0, 2 + shown, :-1]
+            expected += float(logits.detach().log_softmax(-1)[target])
+        assert ranked[word].log_probability == pytest.approx(expected, abs=1e-4)
+        assert ranked[word].tokens == list(word)
+    assert sum(word.probability for word in ranked.values()) == pytest.approx(1.0, abs=1e-5)
+    totals = [word.log_probability for word in ranked.values()]
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_a_word_of_one_token_has_the_probability_of_that_token(model):
+    (filling,) = fill_masks(model, TOKENIZER, ["ab[MASK]d"], k=5)
+    ranked = rank_words(model, TOKENIZER, "ab[MASK]d", [candidate.token for candidate in filling.masks[0]])
+    assert [word.word for word in ranked] == [candidate.token for candidate in filling.masks[0]]
+    expected = [math.log(candidate.probability) for candidate in filling.masks[0]]
+    assert [word.log_probability for word in ranked] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_word_of_byte_pairs_begins_with_the_space_that_is_hidden():
+    pairs = build_tokenizer(TokenizerConfig("gpt2"), []).with_special(MASK)
+    config = EncoderConfig(pairs.vocab_size, 16, n_layer=1, n_head=1, n_embd=2)
+    (ranked,) = rank_words(Encoder(config).eval(), pairs, "It was a [MASK] day.", ["antidisestablishment"])
+    assert "".join(ranked.tokens) == " antidisestablishment"
+    assert len(ranked.tokens) > 1
+    (ranked,) = rank_words(Encoder(config).eval(), pairs, "It was un[MASK].", ["happy"])
+    assert "".join(ranked.tokens) == "happy"
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "error", "message"),
+    [
+        ("abc", ["a"], TokenizerError, "nothing to fill in"),
+        ("[MASK] a [MASK]", ["a"], TokenizerError, "ranked at one \\[MASK\\], and .* has 2"),
+        ("[MASK]", [" "], TokenizerError, "a candidate is empty"),
+        ("[MASK]", ["az"], TokenizerError, "unknown character 'z'"),
+        ("[MASK]", ["[MASK]"], TokenizerError, "candidate '\\[MASK\\]' can't be written"),
+        ("a" * 15 + "[MASK]", ["ab"], ConfigError, "a text has 17 tokens, the model's context holds 16"),
+    ],
+)
+def test_words_that_can_not_be_ranked(model, text, words, error, message):
+    with pytest.raises(error, match=message):
+        rank_words(model, TOKENIZER, text, words)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from llm.data import TextDataModule
 from llm.errors import ConfigError, TrainingError
 from llm.inspection import Inspection
 from llm.inspection import callback as callback_module
-from llm.inspection.features import DEFAULT_FEATURES
+from llm.inspection.features import DEFAULT_FEATURES, OF_A_STEP
 from llm.inspection.writers import TensorBoard
 from llm.tasks import LanguageModel
 from llm.training.throughput import side_work_seconds
@@ -143,6 +143,21 @@ def test_everything_that_a_run_leaves(run):
     assert len(vectors) == shown
 
 
+def test_one_head_in_large_and_svg_beside_png(run):
+    folder, _, _ = run(Inspection(every=6, features=["maps"], head="1.0", svg=True))
+    small, large = (events(folder).Images(f"within attention/layer 1{head}")[-1] for head in ("", " head 0"))
+    assert large.height > 1.5 * small.height
+    names = ("layer-0", "layer-1", "layer-1-head-0")
+    expected = [f"{name}.{kind}" for name in names for kind in ("png", "svg")]
+    assert sorted(path.name for path in (folder / "attention").iterdir()) == sorted(expected)
+    assert (folder / "attention" / "layer-1-head-0.svg").read_text(encoding="utf-8").count(">head ") == 1
+
+
+def test_a_head_that_the_model_has_not_is_refused_before_the_run(run):
+    with pytest.raises(ConfigError, match=r"inspect\.head 1\.2: there is no head 2; this model has 2"):
+        run(Inspection(head="1.2"))
+
+
 def test_the_images_in_tensorboard_are_pictures(run):
     folder, _, _ = run(Inspection(every=3, features=["maps"]))
     event = events(folder).Images("within attention/layer 0")[-1]
@@ -221,7 +236,7 @@ def test_an_error_inside_is_one_line_and_training_goes_on(run, monkeypatch, capl
     assert [r.getMessage() for r in caplog.records] == [f"no {what} in this run: out of everything"]
 
 
-@pytest.mark.parametrize("feature", sorted({*DEFAULT_FEATURES} - {"shapes", "gradients", "histograms", "film", "page"}))
+@pytest.mark.parametrize("feature", sorted({*DEFAULT_FEATURES} - OF_A_STEP - {"film", "page"}))
 def test_a_feature_that_fails_takes_no_other_along(run, monkeypatch, caplog, feature):
     def fail(*_args, **_kwargs):
         raise ValueError("broken")
@@ -274,6 +289,7 @@ def test_the_default_is_a_handful_of_looks(run):
         ({"tokens": 0}, "inspect.tokens must be at least 1, got 0"),
         ({"every": -1}, "every must be at least 0 steps, got -1"),
         ({"projector_tokens": 0}, "inspect.projector_tokens must be at least 1"),
+        ({"head": "3"}, "inspect.head must be layer and head, such as 0.1, got '3'"),
         ({"features": ["entropy"]}, "inspect.features has no entropy; there are shapes, maps"),
     ],
 )

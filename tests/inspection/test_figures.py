@@ -1,13 +1,28 @@
 """The pictures show the weights, and what is masked is not zero."""
 
 import io
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from llm.inspection.figures import MASKED, head_grid, map_grid, montage, similarity_map, to_image, to_png
+from llm.inspection.figures import (
+    MASKED,
+    colours,
+    head_grid,
+    head_maps,
+    map_grid,
+    montage,
+    similarity_map,
+    to_image,
+    to_png,
+)
+from llm.inspection.svg import svg_grid
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def causal_weights(H, T, seed=0):
@@ -139,3 +154,39 @@ def test_the_montage_holds_every_head():
 def test_similarity_goes_from_minus_one_to_one():
     image = pixels(similarity_map(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), [0, 1], "t"))
     assert {0, 199} <= set(np.unique(image[70:]))
+
+
+def test_one_head_in_large_has_its_colours():
+    weights = causal_weights(3, 10)
+    image = head_grid(weights, labels(10), "title", causal=True, scale="linear", head=1)
+    place, cell = find_map(image, 10)
+    assert cell > find_map(head_grid(weights[:1], labels(10), "title", causal=True), 10)[1]
+    visible = np.tril(np.ones((10, 10), bool))
+    expected = np.rint(weights[1].numpy() * 199)
+    np.testing.assert_array_equal(map_of(image, 10, cell, place)[visible], expected[visible])
+
+
+def test_a_head_that_is_not_there():
+    with pytest.raises(ValueError, match="no head 3: this layer has 3"):
+        head_grid(causal_weights(3, 4), labels(4), "title", causal=True, head=3)
+
+
+def test_the_svg_has_a_square_of_the_right_colour_for_each_cell():
+    weights = causal_weights(2, 5)
+    svg = svg_grid(*head_maps(weights, ["<&", *labels(4)], "title", True, "linear", False))
+    root = ElementTree.fromstring(svg)
+    groups = [g for g in root.iter(f"{SVG}g") if g.get("transform", "").endswith("scale(16)")]
+    assert len(groups) == 2
+    for group, values in zip(groups, weights, strict=True):
+        found = {
+            (int(y), int(x)): path.get("fill")
+            for path in group
+            for x, y in re.findall(r"M(\d+) (\d+)h1v1h-1z", path.get("d"))
+        }
+        assert len(found) == 25
+        for (row, column), colour in found.items():
+            index = MASKED if column > row else round(float(values[row, column]) * 199)
+            assert colour == colours()[index]
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert texts.count("<&") == 3  # a row label, and a column label of each head
+    assert svg == svg_grid(*head_maps(weights, ["<&", *labels(4)], "title", True, "linear", False))

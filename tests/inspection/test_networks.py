@@ -15,7 +15,8 @@ from llm.config import EncoderConfig, GPTConfig
 from llm.inspection import attention_maps, capture, head_scores, logit_lens, shape_rows, trace_shapes
 from llm.inspection.gradients import layer_parameters
 from llm.inspection.lens import lens_table
-from llm.model import AttentionHook, Encoder, Hook, Network, Stage, build_network
+from llm.inspection.report import Report
+from llm.model import GPT, AttentionHook, Encoder, Hook, Network, Stage, build_network
 from llm.model.attention import build_attention
 from llm.model.cross_attention import build_cross_attention
 from llm.model.embeddings import Embeddings, Head
@@ -96,6 +97,40 @@ def test_the_lens_of_an_encoder_ranks_the_token_itself():
     ]
     table = lens_table(layers, ids[0].tolist(), CharTokenizer([chr(97 + i) for i in range(17)]))
     assert table.splitlines()[0].startswith("| token | target | embeddings |")
+
+
+def test_the_lens_of_a_masked_text_ranks_what_was_hidden():
+    model, before = make(ONE), [3, 1, 4, 1, 5]
+    ids = torch.tensor([[3, 16, 4, 1, 5]])  # 16 is the mask
+    layers = logit_lens(model, capture(model, ids), originals=before)
+    logits = model(ids)[0]
+    assert layers[-1].ranks[1] == 1 + int((logits[1] > logits[1, 1]).sum())
+    assert logit_lens(model, capture(model, ids), last=4, originals=before)[-1].ranks[0] == layers[-1].ranks[1]
+    names = CharTokenizer([chr(97 + i) for i in range(16)]).with_special("[MASK]")
+    line = lens_table(layers, ids[0].tolist(), names, originals=before).splitlines()[3]
+    assert line.startswith("| \\[MASK\\] | b |") or line.startswith("| [MASK] | b |")
+
+
+@pytest.mark.parametrize(
+    ("ids", "originals", "said"),
+    [
+        ([3, 1, 4], None, "nothing is masked, so that it sees what it predicts: put [MASK]"),
+        ([3, 16, 4], None, "it is hidden where the text has a mask"),
+        ([3, 16, 4], [3, 1, 4], "some tokens are masked as in training"),
+    ],
+)
+def test_a_report_says_what_is_masked(ids, originals, said):
+    model = make(ONE)
+    names = CharTokenizer([chr(97 + i) for i in range(16)]).with_special("[MASK]")
+    report = Report(model, capture(model, torch.tensor([ids])), names, originals=originals)
+    (note,) = report.notes
+    assert said in note
+    page = str(report.page())
+    data = json.loads(re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page, re.S)[1])
+    assert note in data["notes"]
+    assert data["originals"] == (originals and report.names(originals))
+    gpt = GPT(GPTConfig(17, 8, n_layer=1, n_head=2, n_embd=8))
+    assert Report(gpt, capture(gpt, torch.tensor([ids])), names).notes == []
 
 
 def test_the_page_of_an_encoder():

@@ -63,7 +63,7 @@ def test_a_nasty_text_is_text():
     report = llm.inspect((MODEL, GPT2), NASTY)
     page = report.page()
     assert page.count("</script") == 2
-    assert data_of(page)["tokens"] == report.names(report.ids, 32)
+    assert data_of(page)["tokens"] == report.text_labels(32)
     assert "\u2028" not in page
     assert report.page() == page
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.config import TokenizerConfig
-from llm.inspection import tick_labels, visible
+from llm.inspection import text_labels, tick_labels, visible
 from llm.inspection.fonts import default_font, font_for
 from llm.inspection.ticks import markdown
 from llm.tokenizers import build_tokenizer
@@ -74,3 +74,32 @@ def test_a_font_of_this_machine_is_used_where_it_has_the_character(monkeypatch):
 
 def test_markdown_shows_a_label_as_it_is():
     assert markdown("<b>|*_`#") == r"&lt;b\>│\*\_\`\#"
+
+
+def test_bytes_of_a_character_are_labelled_with_it():
+    tokenizer = build_tokenizer(TokenizerConfig(), [])
+    ids = tokenizer.encode("a 猫!")
+    labels = text_labels(tokenizer, ids)
+    assert labels[0] == "a"
+    assert [label.removeprefix("·").strip() for label in labels[1:-1]] == ["猫 1/3", "猫 2/3", "猫 3/3"]
+    assert labels[-1] == "!"
+
+
+def test_a_character_that_is_cut_off_shows_its_bytes():
+    tokenizer = build_tokenizer(TokenizerConfig(), [])
+    ids = tokenizer.encode("猫")[:-1]
+    assert text_labels(tokenizer, ids) == tick_labels(tokenizer, ids)
+    assert text_labels(tokenizer, [50300]) == ["#50300"]
+
+
+@given(st.text(max_size=30))
+def test_labels_of_a_text_differ_from_those_of_tokens_only_at_parts_of_characters(text):
+    tokenizer = build_tokenizer(TokenizerConfig(), [])
+    ids = tokenizer.encode(text)
+    labels = text_labels(tokenizer, ids)
+    assert len(labels) == len(ids)
+    for label, alone in zip(labels, tick_labels(tokenizer, ids), strict=True):
+        assert 0 < len(label) <= 14
+        assert label.isprintable()
+        if "\\x" not in alone:
+            assert label == alone

@@ -71,7 +71,9 @@ def test_loss_and_gradients_of_packed_rows_are_those_of_their_samples(vocab_size
     targets = [torch.where(torch.arange(length) < 2, IGNORED, torch.randint(17, (length,))) for length in lengths]
     documents = torch.cat([torch.full((length,), number) for number, length in enumerate(lengths)])
     rows = [TokenBatch(row[None], wanted[None]) for row, wanted in zip(inputs, targets, strict=True)]
-    packed = TokenBatch(torch.cat(inputs)[None], torch.cat(targets)[None], torch.tensor([21]), documents[None])
+    packed = TokenBatch(
+        torch.cat(inputs)[None], torch.cat(targets)[None], torch.tensor([21]), documents=documents[None]
+    )
 
     def loss_and_gradients(batches):
         module.zero_grad()

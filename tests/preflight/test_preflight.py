@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +15,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from llm import GPT, EncoderConfig, GPTConfig
 from llm.cli.main import main
+from llm.config import RNNConfig, TransformerConfig, WordVectorsConfig
 from llm.config.tasks import LANGUAGE
 from llm.data.modules import text as of_data
-from llm.model import Encoder
+from llm.model import Encoder, build_network
 from llm.preflight import can_be_planned
+from llm.preflight.costs import step_costs
+from llm.preflight.words import word_costs
 from llm.pretrained import Pretrained, export
 from llm.pretrained.checkpoint import read_checkpoint
+from llm.runtime.counting import count_costs
 from llm.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -63,6 +69,7 @@ def test_a_preflight_alone_says_what_the_run_will_be_and_leaves_nothing(fit):
     assert table["steps"].startswith("3: 96 tokens, 0.0 epochs")
     assert "estimated" not in table["time"]
     assert "runs/gpt/version_0" in table["run folder"]
+    assert table["kept"].strip().startswith("best.ckpt, last.ckpt, previous.ckpt: ")
     assert len(table) <= 12
 
 
@@ -298,3 +305,82 @@ def test_a_task_of_another_network_is_planned_as_it_is(fit):
     assert status == 1
     for expected in ("8 / 3 leaves 2", "masked_fraction must be in (0, 1], got 2.0", "inspect.tokens must be at least"):
         assert sum(expected in error for error in errors(lines)) == 1, expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "wrong"),
+    [
+        ("transformer", TransformerConfig(26, 16, n_layer=1, n_head=2, n_embd=8, source_vocab_size=26), "n_head=3"),
+        ("rnn", RNNConfig(26, 16, n_embd=8, hidden_size=6, source_vocab_size=26), "hidden_size=0"),
+    ],
+)
+def test_a_translator_is_planned_as_it_is(fit, kind, config, wrong):
+    pairs = [f"the {noun} {verb}\t{verb[::-1]} {noun}" for noun in ("cat", "dog", "mat") for verb in ("ran", "left")]
+    Path("pairs.tsv").write_text("\n".join(pairs) + "\n")
+    settings = {**config.to_dict(), "source_vocab_size": None, "vocab_size": None, "context_length": None}
+    network = [f"--model.{kind}.{name}={settings[name]}" for name in ("n_layer", "n_head", "n_embd", "hidden_size")
+               if settings.get(name) is not None]  # fmt: skip
+    words = ["--task=translate", f"--model.kind={kind}", *network, "--data.corpus=pairs.tsv"]
+    words += ["--data.context_length=16", "--data.batch_size=2", "--trainer.max_steps=3", "--model.sentences=0"]
+    status, lines = fit("--preflight", *words)
+    assert status == 0, lines
+    table = {line[:12].strip(): line[12:] for line in lines if line[10:12] == "  "}
+    tokens = int(re.search(r"tokenizer char, (\d+) tokens", table["corpus"])[1])
+    sized = dataclasses.replace(config, vocab_size=tokens, source_vocab_size=tokens)
+    if kind == "transformer":
+        sized = dataclasses.replace(sized, positions="rotary")
+    assert table["parameters"].startswith(f"{build_network(sized).n_parameters:,}, ")
+    assert "of up to 13 tokens" in table["pairs"]  # the cat left, and its end
+    assert {"memory", "time", "steps"} <= set(table)
+    status, lines = fit("--preflight", *words, f"--model.{kind}.{wrong}", "--data.batch_size=0")
+    assert status == 1
+    assert any("batch_size must be at least 1" in error for error in errors(lines))
+    assert len(errors(lines)) == 2, "and what is wrong with the network"
+
+
+def test_a_translators_source_is_counted_with_its_target():
+    config = TransformerConfig(50, 16, n_layer=2, n_head=2, n_embd=16, source_vocab_size=50)
+    both, decoder = (
+        step_costs(of, 4, "32-true", "cpu") for of in (config, GPTConfig(50, 16, n_layer=2, n_head=2, n_embd=16))
+    )
+    C, T = 16, 16
+    block = 2 * 4 * T * (12 * C * C + 2 * T * C)  # operations of the forward pass, all four rows
+    cross = 2 * 4 * T * (4 * C * C + 2 * T * C)
+    assert both.flops - decoder.flops == pytest.approx(3 * 2 * (block + cross), rel=0.05)
+    config = RNNConfig(50, 12, n_embd=16, hidden_size=16, source_vocab_size=50)
+    rnn = step_costs(config, 4, "32-true", "cpu")  # from fewer tokens
+
+    def forward(network):
+        ids = torch.zeros(4, 12, dtype=torch.int64)
+        return torch.nn.functional.cross_entropy(network(ids, None, ids).flatten(0, 1), ids.flatten())
+
+    counted = count_costs(lambda: build_network(config), forward, "32-true", "cpu")
+    assert dataclasses.astuple(rnn) == pytest.approx(dataclasses.astuple(counted), rel=0.05)
+
+
+def test_word_vectors_are_planned(fit, recwarn):
+    words = ["--task=word_vectors", "--model.words.n_embd=8", "--data.min_count=1", "--data.context_length=32"]
+    words += ["--data.batch_size=2", "--trainer.max_steps=3"]
+    status, lines = fit("--preflight", *words)
+    assert status == 0, lines
+    table = {line[:12].strip(): line[12:] for line in lines if line[10:12] == "  "}
+    tokens = int(re.search(r"tokenizer word, ([\d,]+) tokens", table["corpus"])[1].replace(",", ""))
+    count = 2 * tokens * 8
+    assert table["parameters"] == f"{count:,}, of them {count:,} in embeddings and head"
+    assert {"memory", "time", "steps"} <= set(table)
+    assert not [warning for warning in recwarn if "FakeTensor" in str(warning.message)]
+    assert not any("tokens for each parameter" in hint for hint in hints(lines)), lines
+    _, lines = fit("--preflight", *words, "--model.train=predicted.*")
+    assert any("(50 %) trained" in line for line in lines), lines
+    status, lines = fit("--preflight", *words, "--model.train=heads", "--model.words.n_embd=0")
+    assert status == 1
+    assert any("n_embd must be at least 1, got 0" in error for error in errors(lines))
+
+
+def test_costs_of_word_vectors_are_those_of_their_products():
+    config = WordVectorsConfig(50, n_embd=16)
+    costs = word_costs(config, {"batch_size": 3, "context_length": 12, "n_noise": 7, "window": 5}, "32-true", "cpu")
+    assert (
+        costs.flops == 3 * 2 * 3 * 12 * (12 + 7) * 16
+    )  # forward and backward; B rows of T words, T others and N noise
+    assert costs.backward_peak >= 2 * 50 * 16 * 4, "the gradients of both tables"

@@ -10,38 +10,17 @@ from torch import nn
 import llm
 from llm.__main__ import main
 from llm.config import EncoderConfig
-from llm.errors import CheckpointError, ConfigError
+from llm.errors import CheckpointError, ConfigError, TokenizerError
 from llm.generation import fill_masks
+from llm.generation.filling import rank_words
 from llm.model import Encoder
 from llm.pretrained import Pretrained, adapt, build, export, grow_vocabulary, read_pretrained
 from llm.tokenizers import MASK, CharTokenizer
 
 transformers = pytest.importorskip("transformers")
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    ".",
-    "it",
-    "was",
-    "a",
-    "dark",
-    "day",
-    "night",
-    "##s",
-    "##ly",
-    "un",
-    "##happy",
-    "dog",
-]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", ".", "it", "was", "a", "dark"]
+WORDS += ["day", "night", "##s", "##ly", "un", "##happy", "dog"]
 SIZES = {
     "vocab_size": len(WORDS),
     "hidden_size": 24,
@@ -174,6 +153,20 @@ def test_its_fill_mask_pipeline_gives_the_same_candidates(make, tmp_path, tokeni
                 assert [answer["token"] for answer in ordinary[:4]] == [candidate.id for candidate in candidates]
                 expected = [answer["score"] / total for answer in ordinary[:4]]
                 assert [candidate.probability for candidate in candidates] == pytest.approx(expected, abs=1e-4)
+
+
+def test_words_of_several_word_pieces_are_ranked(make):
+    model, vocabulary = llm.load(make()[1])
+    ranked = rank_words(model, vocabulary, "The cat was [MASK].", ["unhappy", "Dark", "nightly"])
+    assert {word.word: word.tokens for word in ranked} == {
+        "unhappy": ["un", "##happy"],
+        "Dark": ["dark"],
+        "nightly": ["night", "##ly"],
+    }
+    (ranked,) = rank_words(model, vocabulary, "The un[MASK] cat", ["happy"])
+    assert ranked.tokens == ["##happy"]
+    with pytest.raises(TokenizerError, match="the candidate 'zebra' can't be written with this vocabulary"):
+        rank_words(model, vocabulary, "The [MASK] sat", ["zebra"])
 
 
 def test_an_encoder_of_this_package_goes_there_with_zeros_for_what_it_has_not(tmp_path):

@@ -16,7 +16,7 @@ from torch import nn
 
 from llm.__main__ import main
 from llm.errors import CheckpointError
-from llm.pretrained import build, read_pretrained
+from llm.pretrained import build, export, read_pretrained
 from llm.pretrained.gguf.vocabulary import tokenizer_of
 
 gguf = pytest.importorskip("gguf")
@@ -322,6 +322,12 @@ def test_a_file_with_its_tokenizer(tmp_path):
     found = read_pretrained(write(theirs, tmp_path / "model.gguf", metadata=lambda writer: add(writer, metadata)))
     assert found.tokenizer.encode("the cat") == fast("smollm").encode("the cat").ids
     assert (found.config.vocab_size, len(found.weights["head.weight"])) == (found.tokenizer.vocab_size, 352)
+    export(found, tmp_path / "exported")
+    reopened = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert reopened("the cat 123<|im_end|>").input_ids == found.tokenizer.encode("the cat 123<|im_end|>")
+    assert (reopened.chat_template, reopened.eos_token) == ("{{ messages }}", "<|im_end|>")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    assert (logits(model, IDS) - logits(theirs, IDS)[..., : found.config.vocab_size]).abs().max() < 1e-4
     metadata = metadata | {"tokenizer.ggml.pre": "of-tomorrow"}
     found = read_pretrained(write(theirs, tmp_path / "other.gguf", metadata=lambda writer: add(writer, metadata)))
     assert found.tokenizer is None

@@ -20,6 +20,7 @@ OURS = {
     "strict char": CharTokenizer.from_text(TEXT),
     "word": WordTokenizer.from_text(TEXT, specials=SPECIALS),
     "word without_colon": WordTokenizer.from_text(TEXT, "without_colon", ("[UNK]",)),
+    "word lowercase": WordTokenizer.from_text(TEXT, "lowercase", SPECIALS),
 }
 
 
@@ -38,7 +39,9 @@ def folder(tmp_path_factory):
 
 
 known = st.lists(st.sampled_from(TEXT)).map("".join)
-anything = st.lists(st.one_of(st.sampled_from([*TEXT, *SPECIALS, "[UNK]"]), st.characters(exclude_categories=["Cs"])))
+# Letters that Unicode did not have yet when this Python was made, and a sigma at the end of a word, are left out.
+characters = st.characters(exclude_categories=["Cs", "Cn"], exclude_characters="Σ")
+anything = st.lists(st.one_of(st.sampled_from([*TEXT, *SPECIALS, "[UNK]"]), characters))
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -50,6 +50,48 @@ def test_files_beside_a_csv_file():
     assert (folder / "samples/step-3.md").is_file(), "a resumed run goes on beside"
 
 
+@pytest.mark.parametrize(
+    ("task", "words", "files"),
+    [
+        (
+            "translate",
+            ["--model.transformer.n_layer=1", "--model.transformer.n_head=1", "--model.transformer.n_embd=4"],
+            ["samples/step-1.md", "shapes/step-0.md", "within-attention/to-the-source-block-0/step-1.png"],
+        ),
+        ("word_vectors", ["--model.words.n_embd=4", "--data.corpus=story"], ["nearest-neighbours/step-1.md"]),
+        (
+            "instruct",
+            ["--model.gpt.n_layer=1", "--model.gpt.n_head=1", "--model.gpt.n_embd=4", "--answers.max_new_tokens=2"],
+            ["sample/step-0.md", "answers/step-1.md"],
+        ),
+        (
+            "classify",
+            [
+                "--model.gpt.n_embd=4",
+                "--model.gpt.n_head=1",
+                "--data.validation_corpus=null",
+                "--data.test_corpus=null",
+            ],
+            ["within-labels/confusion-matrix/step-1.png"],
+        ),
+    ],
+)
+def test_files_of_every_task(task, words, files):
+    Path("pairs.tsv").write_text("a b\tc d\n" * 2 + "b a\td c\n" * 2)
+    Path("records.json").write_text('[{"instruction": "a", "output": "b"}, {"instruction": "aa", "output": "b"}]')
+    Path("texts.csv").write_text("text,label\n" + "".join(f"{'ab' * (n + 1)},{n % 2}\n" for n in range(20)))
+    corpus = {"translate": "pairs.tsv", "instruct": "records.json", "classify": "texts.csv"}
+    if task in corpus:
+        words = [*words, f"--data.corpus={corpus[task]}", "--data.tokenizer.kind=char", "--data.context_length=200"]
+        words += ["--data.validation_fraction=0.5", "--data.tokenizer.vocab_size=null"]
+    always = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=runs", "--trainer.logger.name=table"]
+    always += ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--data.batch_size=1", "--inspect.every=1"]
+    default = REPOSITORY / "configs" / "default.yaml"
+    assert main(["fit", f"--task={task}", *words, *always], default_config=default) == 0
+    written = {str(path.relative_to("runs/table/version_0")) for path in Path("runs/table/version_0").rglob("*.*")}
+    assert set(files) <= written
+
+
 class Recorded:
     """Stands for the client of a logger: keeps what it is called with."""
 

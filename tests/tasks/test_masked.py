@@ -13,12 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import llm
 from llm.cli.main import main
-from llm.config import EncoderConfig, OptimConfig, TokenizerConfig
+from llm.config import EncoderConfig, GPTConfig, OptimConfig, TokenizerConfig
 from llm.data import MaskedDataModule
 from llm.data.batch import IGNORED, TokenBatch
-from llm.errors import CheckpointError
+from llm.errors import CheckpointError, ConfigError
 from llm.inspection import inspect
-from llm.model import Encoder
+from llm.model import Encoder, build_network
+from llm.pretrained.checkpoint import checkpoint_of
 from llm.tasks import LanguageModel, MaskedLanguageModel
 from llm.tokenizers import MASK
 
@@ -139,6 +140,8 @@ def test_a_run_shows_what_happens_inside_it(trained, capsys):
     )
     page = (folder / "attention.html").read_text(encoding="utf-8")
     assert '"causal":false' in page
+    assert "some tokens are masked as in training" in page
+    assert "[MASK]" in page
     assert (folder / "attention.gif").stat().st_size > 0
 
 
@@ -176,6 +179,77 @@ def test_a_run_goes_on_from_its_checkpoint(trained):
     assert torch.load(trained, weights_only=True)["global_step"] == 5
 
 
+# From weights of BERT
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A folder of a tiny random BERT with its vocabulary."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", "dog", ".", ",", "##s"]
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=20, **sizes)
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    (folder / "corpus.txt").write_text("The cats sat on the mat, the dog sat on the cat. " * 20)
+    return folder
+
+
+def test_a_window_stands_between_the_tokens_that_bert_expects_around_a_text(bert, tmp_path):
+    tokenizer = TokenizerConfig(checkpoint=str(bert))
+    options = {"corpus": str(bert / "corpus.txt"), "cache_dir": str(tmp_path / "cache"), "batch_size": 4}
+    data = MaskedDataModule(tokenizer=tokenizer, context_length=12, **options)
+    assert (data.window_length, data.stride, data.vocab_size) == (10, 10, 14)
+    cls_id, sep_id = data.tokenizer.encode_whole("")
+    seen = []
+    for batch in data.train_dataloader():
+        assert batch.inputs.shape == batch.targets.shape == (4, 12)
+        assert (batch.inputs[:, 0] == cls_id).all()
+        assert (batch.inputs[:, -1] == sep_id).all()
+        assert (batch.targets[:, [0, -1]] == IGNORED).all()
+        assert ((batch.targets != IGNORED).sum(1) > 0).all()
+        seen += torch.where(batch.targets == IGNORED, batch.inputs, batch.targets)[:, 1:-1].tolist()
+    tokens = data.train_tokens.tolist()
+    assert all(any(row == tokens[start : start + 10] for start in range(0, len(tokens), 10)) for row in seen)
+    sample = data.sample_ids(8)
+    assert (len(sample), sample[0], sample[-1]) == (8, cls_id, sep_id)
+    with pytest.raises(ConfigError, match="no room for a text: the tokenizer puts 2 tokens around it"):
+        MaskedDataModule(tokenizer=tokenizer, context_length=2, **options)
+
+
+def fit_from(source, corpus, *words):
+    run = ["fit", "--task=masked", f"--model.pretrained={source}", f"--data.corpus={corpus}", "--data.batch_size=4"]
+    return main([*run, "--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--inspect.every=0", *words])
+
+
+def test_a_run_begins_with_bert_and_another_with_its_checkpoint(bert, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    corpus = bert / "corpus.txt"
+    assert fit_from(bert, corpus, "--data.context_length=12", "--model.lora.rank=2", "--name=lora") == 0
+    checkpoint = str(next(Path("runs").rglob("lora/**/last.ckpt")))
+    adapted, tokenizer = llm.load(checkpoint)
+    base = llm.load(bert).model
+    assert tokenizer.encode_whole("the cats") == [2, 5, 6, 13, 3]
+    assert torch.equal(adapted.head.dense.weight, base.head.dense.weight), "frozen"
+    assert not torch.equal(adapted.blocks[0].attention.qkv.weight, base.blocks[0].attention.qkv.weight)
+    assert adapted.config.context_length == 12
+    assert fit_from(checkpoint, corpus, "--model.train=head", "--name=head") == 0
+    trained = llm.load(next(Path("runs").rglob("head/**/last.ckpt"))).model
+    assert torch.equal(trained.blocks[0].attention.qkv.weight, adapted.blocks[0].attention.qkv.weight)
+    assert not torch.equal(trained.head.dense.weight, adapted.head.dense.weight)
+
+
+def test_a_run_can_not_begin_with_a_gpt(tmp_path):
+    path = tmp_path / "gpt.ckpt"
+    config = GPTConfig(9, 8, n_layer=1, n_head=2, n_embd=8)
+    torch.save(checkpoint_of(config, build_network(config).state_dict(), None), path)
+    with pytest.raises(CheckpointError, match="a checkpoint of the task 'language', not of the task 'masked'"):
+        MaskedLanguageModel(pretrained=str(path))
+
+
 @pytest.mark.parametrize("words", [["generate", "--prompt=a"], ["evaluate", "--data.corpus=story"], ["trace"]])
 def test_commands_for_language_models_refuse_it_in_a_line(trained, words, capsys):
     from llm.__main__ import main as command
@@ -185,3 +259,12 @@ def test_commands_for_language_models_refuse_it_in_a_line(trained, words, capsys
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "of the task 'masked'" in line
+
+
+def test_a_folder_for_transformers_is_refused_where_the_architecture_is_not_berts(trained, capsys):
+    from llm.__main__ import main as command
+
+    capsys.readouterr()
+    assert command(["export", "--out=x", "--ckpt", trained]) == 1
+    assert "error: BERT's format has no place for this architecture: norm_first is True" in capsys.readouterr().err
+    assert not Path("x").exists()

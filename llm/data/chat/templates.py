@@ -126,7 +126,7 @@ class ChatTemplate:
                 ) from error
         begin, end = "", END_OF_TEXT
         if tokenizer is not None:
-            texts = {token_id: text for text, token_id in tokenizer.special_ids.items()}
+            texts: dict[int | None, str] = {token_id: text for text, token_id in tokenizer.special_ids.items()}
             begin, end = texts.get(tokenizer.roles.begin_id, begin), texts.get(tokenizer.end_of_text_id, end)
         needed = tuple(dict.fromkeys([*needed, *special_tokens]))
         template = cls(source, needed if end in needed or "eos_token" not in source else (*needed, end), end, begin)

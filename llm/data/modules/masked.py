@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
+
+from llm.data.batch import TokenBatch
 from llm.data.loader import RowSource
-from llm.data.masking import MaskedRows, Masking, WordEdges
+from llm.data.masking import MaskedRows, Masking, WholeRows, WordEdges
 from llm.data.modules.text import TextDataModule
 from llm.data.tokens.mapped import TokenArray
 from llm.errors import ConfigError
@@ -22,7 +26,8 @@ class MaskedDataModule(TextDataModule):
 
     The masks depend on nothing but (seed, epoch, window), so that a resumed run repeats them; those for validation and
     test on the window alone. The tokenizer has the special token `[MASK]`, which is added where it is missing. Texts
-    are encoded without it, so that a text is tokenized once for this task and for language models.
+    are encoded without it, so that a text is tokenized once for this task and for language models. Where the tokenizer
+    puts tokens around a text, as BERT's does with `[CLS]` and `[SEP]`, they stand around each window and count to it.
 
     Args:
         masked_fraction: of the tokens of a window, how many are to be predicted; at least one is.
@@ -47,8 +52,40 @@ class MaskedDataModule(TextDataModule):
         self.whole_words = whole_words
         encoder = self.tokenizer.without_special(MASK)
         self.splits = dataclasses.replace(self.splits, tokenizer=encoder)
-        self.tokenizer = encoder.with_special(MASK)
+        self.tokenizer = encoder.with_special(MASK) if self.tokenizer.mask_id is None else self.tokenizer
+        if self.window_length < 1:
+            raise ConfigError(
+                f"context_length {self.context_length} has no room for a text: the tokenizer puts "
+                f"{len(self._around)} tokens around it"
+            )
+        if options.get("stride") is None:
+            self.stride = self.window_length
         self.vocab_size = int(self.tokenizer.vocab_size)
+
+    @property
+    def _around(self) -> tuple[int, ...]:
+        return (*self.tokenizer.prefix_ids, *self.tokenizer.suffix_ids)
+
+    @property
+    def window_length(self) -> int:
+        """Tokens of the text in a window: T, without those around it."""
+        return self.context_length - len(self._around)
+
+    def sample_ids(self, most: int) -> list[int]:
+        """The beginning of the validation tokens, or of those to train on, as a window has it."""
+        ids = super().sample_ids(max(1, most - len(self._around)))
+        return [*self.tokenizer.prefix_ids, *ids, *self.tokenizer.suffix_ids]
+
+    def sample_text(self) -> str:
+        """The first words of the training text."""
+        specials = set(self.tokenizer.special_ids.values())
+        ids = [token_id for token_id in self.train_tokens[:8].tolist() if token_id not in specials]
+        return " ".join(self.tokenizer.decode(ids[:4]).split()) or "Once"
+
+    def masked_sample(self, ids: Sequence[int]) -> list[int]:
+        """Token ids (T) to look at, masked as those of a window are."""
+        row = torch.tensor([list(ids)])
+        return list(self.evaluation_masking(TokenBatch(row, row), [0], 0).inputs[0].tolist())
 
     @cached_property
     def masking(self) -> Masking:
@@ -61,9 +98,9 @@ class MaskedDataModule(TextDataModule):
         return self._masking(EVALUATION_SEED)
 
     def _masking(self, seed: int) -> Masking:
-        specials = self.tokenizer.special_ids
-        special_ids = list(specials.values())
-        return Masking(specials[MASK], special_ids, self.vocab_size, self.masked_fraction, seed, self._word_edges)
+        special_ids, mask_id = list(self.tokenizer.special_ids.values()), self.tokenizer.mask_id
+        assert mask_id is not None
+        return Masking(mask_id, special_ids, self.vocab_size, self.masked_fraction, seed, self._word_edges)
 
     @cached_property
     def _word_edges(self) -> WordEdges | None:
@@ -82,4 +119,7 @@ class MaskedDataModule(TextDataModule):
     def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
         """The windows over a split, masked."""
         masking = self.masking if training else self.evaluation_masking
-        return MaskedRows(super().make_rows(tokens, stride, training=training), masking)
+        rows = super().make_rows(tokens, stride, training=training)
+        if self._around:
+            rows = WholeRows(rows, self.tokenizer.prefix_ids, self.tokenizer.suffix_ids)
+        return MaskedRows(rows, masking)

@@ -26,6 +26,9 @@ from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
 
+_SAMPLE = 32
+"""Tokens in which two words are looked for."""
+
 
 class TextDataModule(ResumableDataModule):
     """A text corpus, its tokenizer, and the windows cut from it.
@@ -71,7 +74,7 @@ class TextDataModule(ResumableDataModule):
     )
     least: ClassVar[dict[str, int]] = {"context_length": 1, "stride": 1, **ResumableDataModule.least}
     rows_name: ClassVar[str] = "windows"
-    advice_on_too_few: ClassVar[str] = "use a smaller batch_size or stride, or drop_last false"
+    advice_on_too_few: ClassVar[str] = "use a smaller batch_size or stride, or --data.drop_last false"
 
     def __init__(
         self,
@@ -155,7 +158,7 @@ class TextDataModule(ResumableDataModule):
             DataError: a text is too short for one window; says how many tokens are needed and found.
         """
         del stage
-        found, needed = self.splits.sizes(self._running()), self.context_length + 1
+        found, needed = self.splits.sizes(self._running()), self.window_length + 1
         if any(n_tokens < needed for n_tokens in found.values()):
             counts = ", ".join(f"{split} has {n_tokens:,}" for split, n_tokens in found.items())
             divided = self.splits.validation_corpus is None and "validation" in found
@@ -164,6 +167,11 @@ class TextDataModule(ResumableDataModule):
                 f"the text is too short: one window of context_length {self.context_length} needs {needed:,} tokens, "
                 f"{counts}{fraction}; use a longer text or a shorter context_length"
             )
+
+    @property
+    def window_length(self) -> int:
+        """Tokens of the text in a window: T, unless a subclass puts others around them."""
+        return self.context_length
 
     @property
     def batch_tokens(self) -> int:
@@ -193,8 +201,10 @@ class TextDataModule(ResumableDataModule):
         return list((tokens if len(tokens) else self.train_tokens)[:most].tolist())
 
     def sample_text(self) -> str:
-        """The first words of the training text."""
-        return " ".join(self.tokenizer.decode(self.train_tokens[:4].tolist()).split()) or "Once"
+        """The first two words of the training text; where there are no spaces, its first characters."""
+        text = self.tokenizer.decode(self.train_tokens[:_SAMPLE].tolist())
+        whole = text.split()[:-1]  # the last one may be cut
+        return " ".join(whole[:2]) or "".join(text.replace("\ufffd", "").split())[:8] or "Once"
 
     def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
         """The windows over a split, as batches are gathered from them; a subclass may change what they are given.
@@ -206,7 +216,7 @@ class TextDataModule(ResumableDataModule):
         """
         del training
         end_id = self.tokenizer.end_of_text_id if self.separate_documents else None
-        return SlidingWindows(tokens, self.context_length, stride, self.vocab_size, end_id)
+        return SlidingWindows(tokens, self.window_length, stride, self.vocab_size, end_id)
 
     def train_source(self) -> RowSource:
         """The windows over the training tokens."""
@@ -214,7 +224,7 @@ class TextDataModule(ResumableDataModule):
 
     def make_train_order(self, rank: int, world_size: int) -> BatchOrder:
         """The windows, shuffled, without a list of them."""
-        n_windows = len(window_starts(len(self.train_tokens), self.context_length, self.stride))
+        n_windows = len(window_starts(len(self.train_tokens), self.window_length, self.stride))
         return BatchOrder(n_windows, self.batch_size, self.shuffle, self.drop_last, self.seed, rank, world_size)
 
     def validation_loader(self) -> BatchLoader | list[Any]:
@@ -237,7 +247,7 @@ class TextDataModule(ResumableDataModule):
         return DataLoader(prompts, batch_size=self.batch_size, collate_fn=list)
 
     def _side_by_side(self, tokens: TokenArray) -> BatchLoader:
-        windows = self.make_rows(tokens, self.context_length, training=False)
+        windows = self.make_rows(tokens, self.window_length, training=False)
         rank, world_size = self._rank_and_world_size()
         order = BatchOrder(len(windows), self.batch_size, False, False, self.seed, rank, world_size)
         return self._evaluation_loader(windows, order)

@@ -148,10 +148,10 @@ class TranslationDataModule(ResumableDataModule):
 
     def _read(self, split: str) -> list[Pair]:
         own = {"train": self.corpus, "validation": self.validation_corpus, "test": self.test_corpus}[split]
-        if self.corpus == DATES and own is None:
+        if split != "train" and (own == DATES or (own is None and self.corpus == DATES)):
             return list(date_pairs("validation" if split == "validation" else "test"))
         if split != "train" and own is not None:
-            return list(date_pairs("test")) if own == DATES else read_pairs(own, self.fields)
+            return read_pairs(own, self.fields)
         if split == "test":
             return self._read("validation")
         divided = self.validation_corpus is None and self.corpus != DATES
@@ -201,7 +201,8 @@ class TranslationDataModule(ResumableDataModule):
     @property
     def longest_row(self) -> int:
         """Tokens in the longer side of the longest pair to train on, the token before or behind it included."""
-        return int(self.rows("train").lengths.max()) + 1
+        rows = self.rows("train")
+        return int(max(rows.sources.lengths.max(), rows.targets.lengths.max())) + 1
 
     def sample_ids(self, most: int) -> list[int]:
         """The beginning of the shortest target."""

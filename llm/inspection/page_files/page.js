@@ -108,9 +108,11 @@ function showScores() {
 const shown = (value) => (value < 0.005 ? "<0.01" : value.toFixed(2));
 function showLens() {
   const token = state.token;
-  const truth = !data.labels && token + data.shift < T ? data.tokens[token + data.shift] : null;
+  const wanted = data.originals || data.tokens;
+  const truth = !data.labels && token + data.shift < T ? wanted[token + data.shift] : null;
   $("lens-title").textContent = data.labels ? `Which label each layer would give, read at ${quoted(token)}` : data.shift ? `What each layer would say after ${quoted(token)}`
-    + (truth === null ? "" : `; then came ${quoted(token + 1)}`) : `What each layer would say in place of ${quoted(token)}`;
+    + (truth === null ? "" : `; then came ${quoted(token + 1)}`) : `What each layer would say in place of ${quoted(token)}`
+    + (truth === data.tokens[token] ? "" : `; “${truth}” was hidden`);
   const head = make("tr", {}, ["read after", truth === null ? "" : "its rank", "guesses", "", ""].map((textContent) => make("th", { textContent })));
   const rows = data.lens.map((layer) => {
     const cells = layer.guesses[token].map((label, i) => {

@@ -21,7 +21,7 @@ from llm.pretrained.families.base import Family
 FAMILIES = {family.model_type: family for family in (llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3)}
 """By `model_type`; where several can hold an architecture, the first is written."""
 
-MODEL_TYPES = ("gpt2", "bert", *FAMILIES)
+MODEL_TYPES = ("gpt2", *FAMILIES, "bert")
 
 
 def read(theirs: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Pretrained:

@@ -14,8 +14,8 @@ _NORMAL, _UNKNOWN, _CONTROL, _OF_THE_USER, _UNUSED = 1, 2, 3, 4, 5
 """What llama.cpp says that a token is."""
 
 _PREFIX = "tokenizer.ggml."
-_BEGINS = {"llama": True, "llama-bpe": True}
-"""Whether a text begins with a token of its own where the file does not say, as llama.cpp has it."""
+_BEGINS = ("llama", "llama-bpe")
+"""Where a text begins with a token of its own if the file does not say, as llama.cpp has it."""
 
 
 def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer | None:
@@ -58,7 +58,7 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer | None:
         return (names[token_id], token_id) if token_id is not None and is_put else None
 
     begin, end, others = token("bos"), token("eos"), (token("eot"), token("eom"))
-    begins = own.get("add_bos_token", _BEGINS.get(split if kind == "gpt2" else kind, False))
+    begins = own.get("add_bos_token", str(split if kind == "gpt2" else kind) in _BEGINS)
     definition["post_processor"] = around(named(begin, begins), named(end, own.get("add_eos_token", False)))
     ends = tuple(dict.fromkeys(token_id for token_id in (end, *others) if token_id is not None))
     roles = Roles(
