@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llm.config import WordVectorsConfig
+from llm.config.tasks import LANGUAGE
 from llm.data import TextDataModule
 from llm.preflight.labels import doubtful_labels
 from llm.preflight.plan import Plan, existing
 from llm.preflight.sizes import in_bytes
 from llm.preflight.special_tokens import special_tokens_in_the_text
 from llm.pretrained.adapting import differences
+from llm.runs.newest import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runs.resuming import other_architecture
-from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runtime.hardware import has_native_bfloat16
 from llm.tasks import TASKS
-from llm.tasks.table import DEFAULT_TASK
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -54,7 +54,7 @@ def other_weights(plan: Plan) -> Iterator[str]:
         return
     if plan.setting("ckpt_path") is None:
         trained, wanted = plan.start.trained, plan.network
-        module = TASKS[plan.settings.get("task", DEFAULT_TASK)].module_class()
+        module = TASKS[plan.settings.get("task", LANGUAGE)].module_class()
         if getattr(module, "grows_vocabulary", False) and trained.vocab_size < wanted.vocab_size:
             trained = dataclasses.replace(trained, vocab_size=wanted.vocab_size)
         if different := differences(trained, wanted):

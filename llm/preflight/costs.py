@@ -14,7 +14,8 @@ from llm.config import GPTConfig, RNNConfig
 from llm.model import EncoderDecoder, Network
 from llm.model.trained import ALL, Trained, trained_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs, count_costs
-from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY, block_bytes
+from llm.training.fused_loss import block_bytes
+from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY
 
 _FEW_STEPS = (2, 4, 6)
 """Lengths at which the costs of a recurrent network are counted."""

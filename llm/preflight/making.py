@@ -15,6 +15,7 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm.config import LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig, WordVectorsConfig
+from llm.config.tasks import LANGUAGE
 from llm.data import ClassifyDataModule, ExampleDataModule, TextDataModule, TranslationDataModule
 from llm.model.networks import is_known
 from llm.model.trained import ALL, Trained
@@ -28,7 +29,6 @@ from llm.runs.loggers import planned_folder
 from llm.runs.run_folder import refuse_to_overwrite
 from llm.tasks import TASKS, Task
 from llm.tasks.base import TaskModule
-from llm.tasks.table import DEFAULT_TASK
 from llm.training.schedule import batches_of_epoch, steps_of_run
 
 _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", "barebones"}
@@ -54,7 +54,7 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         start: what the run begins with.
     """
     plan = Plan(settings, start or Start())
-    task = TASKS[settings.get("task", DEFAULT_TASK)]
+    task = TASKS[settings.get("task", LANGUAGE)]
     model, data = settings["model"], settings["data"]
     plan.optim = plan.make(lambda: OptimConfig(**model["optim"]))
     if "lora" in model:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from llm.data import TextDataModule
 from llm.preflight.plan import Plan
 from llm.preflight.sizes import in_bytes, in_fraction, in_time
-from llm.runs.run_folder import BEST, LAST, PREVIOUS
+from llm.runs.newest import BEST, LAST, PREVIOUS
 
 
 def table(plan: Plan) -> str:

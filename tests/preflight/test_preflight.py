@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from llm import GPT, EncoderConfig, GPTConfig
 from llm.cli.main import main
 from llm.config import RNNConfig, TransformerConfig, WordVectorsConfig
+from llm.config.tasks import LANGUAGE
 from llm.data.modules import text as of_data
 from llm.model import Encoder, build_network
 from llm.preflight import can_be_planned
@@ -25,7 +26,6 @@ from llm.pretrained import Pretrained, export
 from llm.pretrained.checkpoint import read_checkpoint
 from llm.runtime.counting import count_costs
 from llm.tasks import TASKS
-from llm.tasks.table import DEFAULT_TASK
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = ["--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8", "--data.context_length=16"]
@@ -268,7 +268,7 @@ def test_every_shipped_configuration_is_fine_but_for_the_text(fit):
         if config.stem in ("finetune", "classify_pretrained", "774m", "1558m", "355m", "llama-3.2-1b", "qwen3-0.6b"):
             continue  # weights, or more memory than a small machine has
         settings = yaml.safe_load(config.read_text())
-        if not can_be_planned(TASKS[settings.get("task", DEFAULT_TASK)]):  # a task has tests of its own
+        if not can_be_planned(TASKS[settings.get("task", LANGUAGE)]):  # a task has tests of its own
             continue
         words = ["--trainer.max_steps=0", "--data.batch_size=1"]  # the story is short
         _, lines = fit("--config", str(config), "--preflight", *words)

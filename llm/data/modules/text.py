@@ -12,6 +12,7 @@ from llm.data.loader import BatchLoader, RowSource
 from llm.data.modules.base import ResumableDataModule
 from llm.data.modules.resuming import refuse_other_data
 from llm.data.modules.splits import TextSplits
+from llm.data.modules.tokenizers import ready_tokenizer
 from llm.data.order import BatchOrder
 from llm.data.reading.corpus import resolve_corpus
 from llm.data.reading.prompts import Prompt, read_prompts
@@ -21,7 +22,6 @@ from llm.data.tokens.store import TokenStore
 from llm.data.tokens.tokenize import SpecialTokens
 from llm.data.windows import SlidingWindows, window_starts
 from llm.errors import ConfigError, DataError
-from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
@@ -115,10 +115,8 @@ class TextDataModule(ResumableDataModule):
         )
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
-        if isinstance(tokenizer, Tokenizer):
+        if isinstance(tokenizer := ready_tokenizer(tokenizer), Tokenizer):
             return tokenizer
-        if tokenizer.checkpoint is not None:
-            return read_tokenizer(tokenizer.checkpoint)
         return choose_tokenizer(self.corpus, tokenizer, self.cache_dir)
 
     # The token ids

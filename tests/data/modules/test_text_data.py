@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llm.config import TokenizerConfig
-from llm.data import TextDataModule
+from llm.data import ClassifyDataModule, InstructDataModule, TextDataModule, TranslationDataModule
 from llm.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from llm.tokenizers import END_OF_TEXT, BPETokenizer, CharTokenizer
 
@@ -357,6 +357,12 @@ def test_documents_may_be_kept_apart(tmp_path):
         assert batch.documents[0].tolist() == expected, "the end of text begins the next document"
     with pytest.raises(ConfigError, match="needs an end-of-text token"):
         TextDataModule(corpus, TokenizerConfig("char", specials=()), separate_documents=True, **options)
+
+
+@pytest.mark.parametrize("module", [TextDataModule, ClassifyDataModule, InstructDataModule, TranslationDataModule])
+def test_the_word_of_a_tokenizer_is_none(module):
+    with pytest.raises(ConfigError, match=r"such as llm.TokenizerConfig\('char'\); got 'char'"):
+        module(tokenizer="char")
 
 
 @pytest.mark.parametrize(
