@@ -264,7 +264,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make module, data module and Trainer; where the run was planned, with the plan's data module, so that the
         tokenizer is learned and the text is read once."""
-        known = [] if self.plan is None else [(lambda *_, **__: self.plan.datamodule, self.datamodule_class, False)]
+        plan = self.plan
+        known = [] if plan is None else [(lambda *_, **__: plan.datamodule, self.datamodule_class, False)]
         self.config_init = self.parser.instantiate(self.config, instantiators=known)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
