@@ -25,8 +25,8 @@ from llm import GPT, GPTConfig, OptimConfig
 from llm.model import Head
 from llm.runtime.compiling import Compiled
 from llm.runtime.hardware import peak_flops
+from llm.training.fused_loss import CrossEntropyWithGrad
 from llm.training.loss import (
-    CrossEntropyWithGrad,
     compilable_cross_entropy_with_grad_,
     cross_entropy_with_grad_,
     head_loss,

@@ -49,8 +49,8 @@ def module_step(
         precision: of autocast; None for none.
     """
     from llm.runtime.compiling import Compiled
+    from llm.training.fused_loss import CrossEntropyWithGrad
     from llm.training.loss import (
-        CrossEntropyWithGrad,
         compilable_cross_entropy_with_grad_,
         cross_entropy_with_grad_,
         head_loss,

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from llm.cli.help import SUMMARIES as TRAINING_COMMANDS
-from llm.errors import reason_of
-from llm.runtime.shell import train_command_line
+from llm.commands.checkpoints import find_checkpoint
+from llm.errors import OtherTaskError, reason_of
+from llm.runtime.shell import command_line, train_command_line
+from llm.tasks.table import TASKS
 
 COMMANDS = {
     "attention": "write a page with the attention weights of every head",
@@ -60,8 +62,11 @@ def main(words: Sequence[str] | None = None) -> int:
         if name in words[:1]:
             _module_of(name).add_arguments(subparser)
     arguments = parser.parse_args(words)
+    module = _module_of(arguments.command)
     try:
-        _module_of(arguments.command).run(arguments)
+        if "ckpt" in arguments:
+            arguments.ckpt = find_checkpoint(arguments.ckpt, getattr(module, "TASK", None))
+        module.run(arguments)
     except BrokenPipeError:  # the reader has seen enough
         sys.stderr.close()
         return 0
@@ -72,8 +77,15 @@ def main(words: Sequence[str] | None = None) -> int:
             raise
         from llm.cli.console import fail
 
-        return fail(reason, 1)
+        instead = _command_for(error.task) if isinstance(error, OtherTaskError) else None
+        return fail(reason if instead is None else f"{reason}: use {instead}", 1)
     return 0
+
+
+def _command_for(task: str) -> str | None:
+    """The command that uses a trained model of a task, where there is one."""
+    usage = TASKS[task].usage if task in TASKS else ()
+    return command_line("python", "-m", "llm", usage[0]) if usage else None
 
 
 if __name__ == "__main__":

@@ -42,6 +42,19 @@ class CheckpointError(LLMError, RuntimeError):
     """A file that is not a checkpoint of ours, is damaged, or does not fit this run."""
 
 
+class OtherTaskError(CheckpointError):
+    """A checkpoint of a task other than was asked for.
+
+    Args:
+        message: as of every error.
+        task: the word of the checkpoint's.
+    """
+
+    def __init__(self, message: str, task: str) -> None:
+        super().__init__(message)
+        self.task = task
+
+
 class GenerationError(LLMError, RuntimeError):
     """A text can't be continued: the model's logits are NaN, for instance."""
 

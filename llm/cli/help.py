@@ -1,8 +1,8 @@
 """What `train.py --help` says, without importing anything large; and how each command's own help begins."""
 
+from llm.config.tasks import LANGUAGE
 from llm.runtime.shipped import train_command
 from llm.tasks import TASKS
-from llm.tasks.table import DEFAULT_TASK
 
 SUMMARIES = {
     "fit": "train a model",
@@ -46,16 +46,16 @@ def overview() -> str:
     return (
         f"usage: {train_command()} COMMAND [options]\n\n"
         f"Train a GPT, or the network of another task, and see inside it while it learns.\n\ncommands:\n{commands}\n\n"
-        f"tasks (--task WORD, or task: WORD in a YAML file; default: {DEFAULT_TASK}):\n{tasks}\n\n{_used_most()}\n\n"
+        f"tasks (--task WORD, or task: WORD in a YAML file; default: {LANGUAGE}):\n{tasks}\n\n{_used_most()}\n\n"
         f"{_examples('fit')}\n\n"
         f"Every option of a command: {train_command()} COMMAND [--task WORD] --help\n"
         "To generate, evaluate, inspect, convert and tokenize: python -m llm --help"
     )
 
 
-def description(command: str, task: str = DEFAULT_TASK) -> str:
+def description(command: str, task: str = LANGUAGE) -> str:
     """How the help of a command begins: what it does, examples, the options that are used most."""
-    if task != DEFAULT_TASK:
+    if task != LANGUAGE:
         return f"{SUMMARIES[command].capitalize()}.\n\ntask {task}: {TASKS[task].summary}"
     parts = [f"{SUMMARIES[command].capitalize()}.", _examples(command)]
     if command == "fit":
@@ -65,7 +65,7 @@ def description(command: str, task: str = DEFAULT_TASK) -> str:
 
 def _used_most() -> str:
     options = _columns({f"  {name}": what for name, what in _MOST_USED.items()})
-    return f"most used options of fit, for the task {DEFAULT_TASK}:\n{options}"
+    return f"most used options of fit, for the task {LANGUAGE}:\n{options}"
 
 
 def _examples(command: str) -> str:

@@ -23,13 +23,13 @@ from llm.cli.task import choose_task
 from llm.cli.trainer import TRAINER_DEFAULTS
 from llm.cli.training_cli import TrainingCLI
 from llm.cli.words import CONFIG, config_first, take
+from llm.config.tasks import LANGUAGE
 from llm.errors import LLMError, reason_of
 from llm.preflight import PreflightDone
 from llm.runtime.process import Interrupted
 from llm.runtime.shipped import train_command
 from llm.runtime.trust import HELP, only_trusted_classes, take_allowed
 from llm.tasks import TASKS
-from llm.tasks.table import DEFAULT_TASK
 
 log = logging.getLogger("llm")
 
@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None, default_config: Path | None = None) 
     if words and words[0].startswith("--task"):
         return fail(f"give a command first: {train_command()} fit {' '.join(words)}", 2)
     parsers: list[LightningArgumentParser] = []
-    task = DEFAULT_TASK
+    task = LANGUAGE
 
     class Parser(LightningArgumentParser):
         def __init__(self, **kwargs: Any) -> None:

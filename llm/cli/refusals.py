@@ -86,6 +86,8 @@ def reason_about(message: str) -> str | None:
     """What to say instead of a parser's message about a class of Lightning's; None where it is about another."""
     if re.search(r"\bLitLogger\b", message) and importlib.util.find_spec("litlogger") is None:
         return "trainer.logger: LitLogger needs the package litlogger: pip install litlogger"
+    if 'Parser key "trainer.logger"' in message and "but is abstract" in message:
+        return "trainer.logger: this is a base class to subclass; give TensorBoardLogger, CSVLogger or another"
     for callback, reason in REFUSED_CALLBACKS.items():
         if re.search(rf"\b{callback}\b", message):
             return f"trainer.callbacks: {callback} is refused: {reason}"

@@ -14,13 +14,30 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
-from llm.cli.settings import hyperparameters
+from llm.cli.settings import flatten
 from llm.inspection.tags import CONFIGURATION
 from llm.runs.checkpointing import BEST_LOSS
 from llm.runs.recording import records_of
 from llm.runtime.files import write_whole
 
 _ALWAYS_FIRST = "model.optim.learning_rate"
+_NO_HYPERPARAMETERS = (
+    "data.allow_changed_data",
+    "data.cache_dir",
+    "data.num_workers",
+    "data.prompts",
+    "data.test_corpus",
+    "model.compile",
+    "model.sampling.",
+)
+
+
+def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a run's result depends on, by dotted name: of model and data what is set, no paths, texts or speed."""
+    found = flatten({key: value for key, value in settings.items() if key in ("model", "data")})
+    return {
+        name: value for name, value in found.items() if value != "None" and not name.startswith(_NO_HYPERPARAMETERS)
+    }
 
 
 class SaveConfig(SaveConfigCallback):

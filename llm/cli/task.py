@@ -8,13 +8,12 @@ from typing import Any
 
 from llm.cli.parsing import suggestion
 from llm.cli.words import TASK, settings_of_files, take, value_in_files
+from llm.config.tasks import LANGUAGE
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import read_checkpoint, task_of
-from llm.runs.loggers import RUNS
-from llm.runs.run_folder import newest_checkpoint
+from llm.runs.newest import RUNS, newest_checkpoint
 from llm.tasks import TASKS
 from llm.tasks.base import TaskModule
-from llm.tasks.table import DEFAULT_TASK
 
 _USES_A_CHECKPOINT = ("validate", "test", "predict")
 
@@ -38,7 +37,7 @@ def choose_task(words: Sequence[str]) -> str:
             raise ConfigError(f"there is no task {str(word)!r}{near}; there is {', '.join(TASKS)}")
         return str(word)
     path = _checkpoint(words, files) if words[:1] and words[0] in _USES_A_CHECKPOINT else None
-    return DEFAULT_TASK if path is None else _known_task_of(read_checkpoint(path), path)
+    return LANGUAGE if path is None else _known_task_of(read_checkpoint(path), path)
 
 
 def _checkpoint(words: Sequence[str], files: Iterable[dict[str, Any]]) -> str | Path | None:

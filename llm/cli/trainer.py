@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from llm.runs.loggers import RUNS
+from llm.runs.newest import RUNS
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": {

@@ -15,34 +15,25 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from llm.cli.adopting import adopt_checkpoint, adopt_pretrained
 from llm.cli.ending import say_how_to_use
 from llm.cli.parsing import check_settings
 from llm.cli.refusals import refuse_of_lightning
 from llm.cli.settings import (
-    adopt_architecture,
     adopt_interval,
-    adopt_kind,
     adopt_length,
-    adopt_optim,
     adopt_root,
-    adopt_source_tokenizer,
-    adopt_template,
-    adopt_text,
-    adopt_tokenizer,
-    adopt_trained,
     given_by_flags,
     given_settings,
     is_given,
     name_run,
     plain_values,
     setting_names,
-    settings_of_run,
 )
-from llm.cli.task import refuse_other_task, refuse_without_predictions
+from llm.cli.task import refuse_without_predictions
 from llm.cli.trainer import HELP, HELP_OF_FIT
 from llm.cli.tuning import (
     ON_ONE_DEVICE,
-    adopt_batch_size,
     refuse_batch_size_finder,
     settings_found_before,
     take_finders,
@@ -50,9 +41,8 @@ from llm.cli.tuning import (
 )
 from llm.cli.words import settings_of_files
 from llm.data import TextDataModule
-from llm.errors import CheckpointError, ConfigError
+from llm.errors import ConfigError
 from llm.inspection import Inspection, TextSamples
-from llm.model.networks import is_known
 from llm.preflight import (
     Plan,
     PreflightDone,
@@ -62,12 +52,11 @@ from llm.preflight import (
     possible_plan,
     preflight,
 )
-from llm.pretrained import read_pretrained
-from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint, trained_of
 from llm.runs.beginning import begin_where_it_was_said
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
-from llm.runs.choosing import choose_checkpoint, folder_to_go_on_in, loggers_of_run
+from llm.runs.choosing import choose_checkpoint, loggers_of_run
 from llm.runs.ending import EndPoint
+from llm.runs.newest import CHECKPOINTS
 from llm.runs.processes import (
     EndTogether,
     adopt_launcher,
@@ -76,7 +65,7 @@ from llm.runs.processes import (
     without_looks,
 )
 from llm.runs.recording import end_records
-from llm.runs.run_folder import CHECKPOINTS, OneCurve, locked, refuse_to_overwrite, run_folder_of
+from llm.runs.run_folder import OneCurve, locked, refuse_to_overwrite
 from llm.runs.stopping import StopSafely
 from llm.runtime.files import remove_stale
 from llm.runtime.hardware import has_native_bfloat16
@@ -84,7 +73,6 @@ from llm.runtime.randomness import preserve_rng_state
 from llm.runtime.trust import refuse_functions
 from llm.tasks import TASKS
 from llm.tasks.answers import Answers
-from llm.tasks.base import TaskModule
 from llm.training.progress import RunProgress, StartingPoint
 from llm.training.throughput import Throughput
 
@@ -179,62 +167,15 @@ class TrainingCLI(LightningCLI):
         if subcommand != "fit":
             self.save_config_callback = None  # there is no folder of this run
         if config.ckpt_path is not None:
-            self._adopt_checkpoint(config, subcommand, given - settings_found_before(self.finders))
+            given -= settings_found_before(self.finders)
+            self.start = adopt_checkpoint(config, subcommand, given, self.word, self.finders)
         elif config.model.get("pretrained") is not None:
-            n_head = f"{self.task.network_group}.n_head"
-            told = {"n_head": config[n_head]} if is_given(n_head, given) else {}
-            kind: Any = self.task.module_class()
-            found = read_pretrained(config.model.pretrained, told, tasks=kind.starts_from)
-            for note in found.notes:
-                log.info("pretrained:  %s", note)
-            self.start = Start(trained=found.config)
-            adopt_architecture(config, given, self.task.network_group, found.config.to_dict(), self.task.sources)
-            adopt_tokenizer(config, given, None if found.tokenizer is None else found.tokenizer.to_dict())
-            adopt_template(config, given, found.template)
+            self.start = adopt_pretrained(config, given, self.task)
         elif subcommand != "fit":
             raise ConfigError(
                 f"{subcommand} needs a trained model: "
                 "give --ckpt_path FILE, --ckpt_path last, or --model.pretrained PATH"
             )
-
-    def _adopt_checkpoint(self, config: Any, subcommand: str, given: set[str]) -> None:
-        """Take from a checkpoint what the user did not set, and note where the run begins."""
-        if "pretrained" in config.model:
-            config.model.pretrained = None  # the checkpoint's weights would replace them anyway
-        checkpoint = read_checkpoint(config.ckpt_path)
-        refuse_other_task(checkpoint, config.ckpt_path, self.word)
-        entry = checkpoint[ENTRY]
-        module = self.task.module_class()
-        is_ours = issubclass(module, TaskModule) and is_known(module.network_config)
-        trained = config_of(checkpoint, config.ckpt_path) if is_ours else None
-        architecture = entry.get("network") if trained is None else trained.to_dict()
-        group = self.task.network_group
-        if kinds := getattr(module, "architectures", {}):
-            group = adopt_kind(config, given, kinds, str(entry.get("architecture")))
-        if isinstance(architecture, dict):
-            adopt_architecture(config, given, group, architecture, self.task.sources)
-        adopt_tokenizer(config, given, entry["tokenizer"])
-        if "train" in config.model:
-            adopt_trained(config, given, trained_of(checkpoint))
-        adopt_template(config, given, entry.get("template"))
-        if (source_tokenizer := entry.get(SOURCE_TOKENIZER)) is not None:
-            adopt_source_tokenizer(config, given, source_tokenizer, entry["tokenizer"])
-        step = checkpoint.get("global_step", 0)
-        if not isinstance(step, int) or step < 0:
-            raise CheckpointError(f"{config.ckpt_path!r} is damaged: its global_step is {str(step)[:80]}")
-        if subcommand in ("validate", "test"):
-            self.start = Start(step, trained)
-            adopt_text(config, given, settings_of_run(run_folder_of(Path(config.ckpt_path))))
-        if subcommand == "fit":
-            if "optim" in config.model:
-                adopt_optim(config, given, optim_of(checkpoint, config.ckpt_path))
-            data = checkpoint.get(self.task.datamodule_class().__qualname__)
-            if self.finders:
-                adopt_batch_size(config, self.finders, data)
-                log.info("resuming with what %s found before", " and ".join(self.finders))
-                self.finders = {}
-            folder = folder_to_go_on_in(config)
-            self.start = Start(step, trained, data if isinstance(data, dict) else {}, folder)
 
     def before_instantiate_classes(self) -> None:
         """Find out what is wrong, all of it, before there is a model or a run folder; the first process does."""
@@ -264,7 +205,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make module, data module and Trainer; where the run was planned, with the plan's data module, so that the
         tokenizer is learned and the text is read once."""
-        known = [] if self.plan is None else [(lambda *_, **__: self.plan.datamodule, self.datamodule_class, False)]
+        plan = self.plan
+        known = [] if plan is None else [(lambda *_, **__: plan.datamodule, self.datamodule_class, False)]
         self.config_init = self.parser.instantiate(self.config, instantiators=known)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")

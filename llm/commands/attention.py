@@ -8,7 +8,7 @@ import sys
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
+    parser.add_argument("--ckpt", required=True, help="the checkpoint, best, last, or anything that import reads")
     parser.add_argument("--text", required=True, help="the text whose attention is written, or what is translated")
     parser.add_argument("--out", default="attention.html", help="the page, one HTML file (%(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="maximum number of tokens (%(default)s)")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llm.config import SamplingConfig
+from llm.config.tasks import INSTRUCT
 from llm.errors import CheckpointError, ConfigError, LLMError
 
 if TYPE_CHECKING:
@@ -21,10 +22,14 @@ _DEFAULT = SamplingConfig()
 _HELP = "/reset begins again, /system TEXT sets the system message and begins again, /quit ends"
 
 
+TASK = INSTRUCT
+"""Of the checkpoints that it is for."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    add("--ckpt", required=True, help="the checkpoint, or anything that import reads")
+    add("--ckpt", required=True, help="the checkpoint, best, last, or anything that import reads")
     add("--prompt", help="answer this one message and end; `-` reads it from standard input")
     add("--system", help="the system message")
     add("--template", help="alpaca, phi3, chatml, plain or a file of Jinja; default: the checkpoint's own")

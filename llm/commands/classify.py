@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm.config.tasks import CLASSIFY
 from llm.errors import ConfigError, TokenizerError
 
 if TYPE_CHECKING:
@@ -19,10 +20,14 @@ _SHOWN = 60
 _STRONGEST = 8
 
 
+TASK = CLASSIFY
+"""Of the checkpoints that it is for."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    add("--ckpt", required=True, help="the checkpoint of a classifier")
+    add("--ckpt", required=True, help="the checkpoint of a classifier, best or last")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", action="append", help="the text; may be given several times")
     source.add_argument("--text_file", metavar="FILE", help="texts, one a line; default: standard input")
@@ -48,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
         raise ConfigError("nothing to classify: give --text TEXT, --text_file FILE, or a text on standard input")
-    model, tokenizer = load_of_task(arguments.ckpt, "classify", Classifier, find_device(arguments.device))
+    model, tokenizer = load_of_task(arguments.ckpt, TASK, Classifier, find_device(arguments.device))
     texts, rows = read_texts(arguments.text, arguments.text_file), []
     if arguments.picture is not None and len(texts) != 1:
         raise ConfigError(f"--picture is for one text, got {len(texts)}")

@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print a row for each run, the best one first: what differs, best loss and its step, time, tokens/s.
 
+    Runs of each task have a table of their own, since losses of different tasks can't be compared.
+
     Raises:
         DataError: no folder is that of a run.
     """
@@ -39,16 +41,30 @@ def run(arguments: argparse.Namespace) -> None:
     for problem in problems:
         logging.getLogger("llm").warning("left out: %s", problem)
     runs.sort(key=lambda run: (run.best_loss is None, run.best_loss, str(run.folder)))
-    differing = settings_that_differ(runs)
+    groups: dict[str | None, list[RunSummary]] = {}
+    for one in runs:
+        groups.setdefault(one.settings.get("task"), []).append(one)
     if arguments.json:
-        for place, one in enumerate(runs):
-            settings = {name: values[place] for name, values in differing.items()}
-            print(json.dumps({**vars(one), "folder": str(one.folder), "settings": settings}, default=str))
+        for task, group in groups.items():
+            differing = settings_that_differ(group)
+            for place, one in enumerate(group):
+                settings = {name: values[place] for name, values in differing.items()}
+                row = {**vars(one), "folder": str(one.folder), "task": task, "settings": settings}
+                print(json.dumps(row, default=str))
         return
-    print("\n".join(_table(runs, differing)))
+    print("\n\n".join(_paragraph(task if len(groups) > 1 else None, group) for task, group in groups.items()))
+
+
+def _paragraph(task: str | None, runs: Sequence[RunSummary]) -> str:
+    """The table of runs of one task, under the name of the task where there are several, and which run is the best."""
+    from llm.runs.comparing import settings_that_differ
+
+    lines = [] if task is None else [f"task {task}"]
+    lines += _table(runs, settings_that_differ(runs))
     best = runs[0]
     if best.best_loss is not None and len(runs) > 1:
-        print(f"\nbest: {best.folder}, validation loss {best.best_loss:.4f} at step {best.best_step:,}")
+        lines += ["", f"best: {best.folder}, validation loss {best.best_loss:.4f} at step {best.best_step:,}"]
+    return "\n".join(lines)
 
 
 def _table(runs: Sequence[RunSummary], differing: dict[str, list[Any]]) -> list[str]:

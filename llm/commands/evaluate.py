@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+from llm.config.tasks import LANGUAGE
+
+TASK = LANGUAGE
+"""Of the checkpoints that it is for."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
+    parser.add_argument("--ckpt", required=True, help="the checkpoint, best, last, or anything that import reads")
     parser.add_argument(
         "--data.corpus",
         dest="corpus",
@@ -46,9 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.evaluation.perplexity import evaluate_text
     from llm.model import GPT
     from llm.pretrained import load_of_task
-    from llm.pretrained.checkpoint import LANGUAGE
 
-    model, tokenizer = load_of_task(arguments.ckpt, LANGUAGE, GPT, find_device(arguments.device))
+    model, tokenizer = load_of_task(arguments.ckpt, TASK, GPT, find_device(arguments.device))
     found = evaluate_text(
         model,
         tokenizer,

@@ -10,7 +10,7 @@ _WORD2VEC = {"word2vec": False, "word2vec-binary": True}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--ckpt", required=True, help="the checkpoint, or anything that import reads")
+    parser.add_argument("--ckpt", required=True, help="the checkpoint, best, last, or anything that import reads")
     parser.add_argument("--out", required=True, help="the folder (hf, peft) or file (the others) to write")
     parser.add_argument(
         "--format",
@@ -30,9 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
         LLMError: the checkpoint can't be read, the format has no place for it, or the target is there already.
     """
     from llm.commands.targets import refuse_source
+    from llm.config.tasks import MASKED, NEXT_TOKEN_TASKS
     from llm.pretrained import export, export_adapters, read_pretrained
-    from llm.pretrained.bert import TASK
-    from llm.pretrained.checkpoint import NEXT_TOKEN_TASKS
 
     refuse_source(arguments.ckpt, arguments.out)
     if arguments.format in _WORD2VEC:
@@ -45,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format == "peft":
         notes = export_adapters(arguments.ckpt, arguments.out, arguments.overwrite)
     else:
-        found = read_pretrained(arguments.ckpt, tasks=(*NEXT_TOKEN_TASKS, TASK))
+        found = read_pretrained(arguments.ckpt, tasks=(*NEXT_TOKEN_TASKS, MASKED))
         notes = export(found, arguments.out, arguments.format, arguments.overwrite)
     for note in notes:
         print(f"note: {note}")

@@ -8,16 +8,20 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llm.config.tasks import MASKED
 from llm.errors import ConfigError, TokenizerError
 
 if TYPE_CHECKING:
     from llm.generation.filling import RankedWord
 
+TASK = MASKED
+"""Of the checkpoints that it is for."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    add("--ckpt", required=True, help="the checkpoint of a model for masked words")
+    add("--ckpt", required=True, help="the checkpoint of a model for masked words, best or last")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", action="append", help="text with [MASK] in it; may be given several times")
     source.add_argument("--text_file", metavar="FILE", help="texts with [MASK], one a line; default: standard input")
@@ -49,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
         raise ConfigError("nothing to fill: give --text TEXT, --text_file FILE, or a text on standard input")
-    model, tokenizer = load_of_task(arguments.ckpt, "masked", Encoder, find_device(arguments.device))
+    model, tokenizer = load_of_task(arguments.ckpt, TASK, Encoder, find_device(arguments.device))
     texts, rows = read_texts(arguments.text, arguments.text_file, "texts with [MASK] in them"), []
     if arguments.candidates is not None:
         for number, (where, text) in enumerate(texts):

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from llm.config import SamplingConfig
+from llm.config.tasks import LANGUAGE
 from llm.errors import ConfigError, TokenizerError
 
 if TYPE_CHECKING:
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
 _DEFAULT = SamplingConfig()
 
 
+TASK = LANGUAGE
+"""Of the checkpoints that it is for."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command: plain argparse, since importing jsonargparse takes longer than all of --help."""
     add = parser.add_argument
-    add("--ckpt", required=True, help="the checkpoint, or anything that import reads")
+    add("--ckpt", required=True, help="the checkpoint, best, last, or anything that import reads")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", action="append", help="text to continue; may be given several times")
     source.add_argument("--prompt_file", metavar="FILE", help="texts to continue, one a line; default: standard input")
@@ -78,7 +83,6 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.commands.devices import find_device
     from llm.model import GPT
     from llm.pretrained import load_of_task
-    from llm.pretrained.checkpoint import LANGUAGE
 
     settings = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(SamplingConfig)}
     sampling = SamplingConfig(**settings | {"top_k": arguments.top_k or None})
@@ -86,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"batch_size must be at least 1, got {arguments.batch_size}")
     if arguments.prompt is None and arguments.prompt_file is None and sys.stdin.isatty():
         raise ConfigError("nothing to continue: give --prompt TEXT, --prompt_file FILE, or a text on standard input")
-    model, tokenizer = load_of_task(arguments.ckpt, LANGUAGE, GPT, find_device(arguments.device))
+    model, tokenizer = load_of_task(arguments.ckpt, TASK, GPT, find_device(arguments.device))
     if arguments.precision is not None:
         model.to(getattr(torch, arguments.precision))
     prompts = _read_prompts(arguments, tokenizer)

@@ -44,9 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     from llm.commands.targets import refuse_source
     from llm.commands.tokenizer import named_tokenizer
+    from llm.config.tasks import MASKED, NEXT_TOKEN_TASKS
     from llm.pretrained import adapt, import_adapters, is_peft, read_pretrained, refuse_existing
-    from llm.pretrained.bert import TASK
-    from llm.pretrained.checkpoint import NEXT_TOKEN_TASKS, checkpoint_of, write_checkpoint
+    from llm.pretrained.checkpoint import checkpoint_of, write_checkpoint
     from llm.pretrained.layout import head_name
 
     refuse_source(arguments.source, arguments.out)
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     told = {"n_head": arguments.n_head, "activation": arguments.activation}
     tokenizer = None if arguments.tokenizer is None else named_tokenizer(arguments.tokenizer)
-    tasks = (*NEXT_TOKEN_TASKS, TASK)
+    tasks = (*NEXT_TOKEN_TASKS, MASKED)
     found = read_pretrained(arguments.source, told, tasks=tasks, tokenizer=tokenizer)
     wanted = {"context_length": arguments.context_length, "vocab_multiple": arguments.vocab_multiple}
     wanted = {name: value for name, value in wanted.items() if value is not None}

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--ckpt", required=True, help="a checkpoint with adapters (LoRA)")
+    parser.add_argument("--ckpt", required=True, help="a checkpoint with adapters (LoRA), best or last")
     parser.add_argument("--out", required=True, help="the checkpoint to write, without them")
     parser.add_argument(
         "--precision",

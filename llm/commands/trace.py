@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from llm.config import GPTConfig, TokenizerConfig
+from llm.config.tasks import LANGUAGE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 _SHOWN = 8
 """Rows and columns of a matrix that are printed."""
+
+
+TASK = LANGUAGE
+"""Of the checkpoints that it is for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +140,6 @@ def _what_to_trace(arguments: argparse.Namespace) -> tuple[GPT, Tokenizer, list[
     from llm.errors import ConfigError, TokenizerError
     from llm.model import GPT
     from llm.pretrained import load_of_task
-    from llm.pretrained.checkpoint import LANGUAGE
     from llm.tokenizers import build_tokenizer
 
     text = arguments.text
@@ -148,7 +152,7 @@ def _what_to_trace(arguments: argparse.Namespace) -> tuple[GPT, Tokenizer, list[
     if not 0 <= arguments.seed < 2**63:
         raise ConfigError(f"seed must be from 0 to 2**63 - 1, got {arguments.seed}")
     if arguments.ckpt is not None:
-        model, tokenizer = load_of_task(arguments.ckpt, LANGUAGE, GPT)
+        model, tokenizer = load_of_task(arguments.ckpt, TASK, GPT)
         ids = tokenizer.encode_prompt(text)
     else:
         tokenizer = build_tokenizer(TokenizerConfig(kind="word", specials=()), [text])

@@ -6,13 +6,17 @@ import argparse
 import json
 import sys
 
+from llm.config.tasks import TRANSLATE
 from llm.errors import ConfigError, TokenizerError
+
+TASK = TRANSLATE
+"""Of the checkpoints that it is for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    add("--ckpt", required=True, help="the checkpoint of a model that translates")
+    add("--ckpt", required=True, help="the checkpoint of a model that translates, best or last")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", action="append", help="a sentence to translate; may be given several times")
     source.add_argument("--text_file", metavar="FILE", help="sentences, one a line; default: standard input")

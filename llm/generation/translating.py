@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from llm.config.tasks import TRANSLATE
 from llm.errors import TokenizerError
 from llm.generation.searching import LENGTH_PENALTY, Hypothesis, search
 from llm.model import EncoderDecoder
 from llm.pretrained import load_of_task, read_source_tokenizer
 from llm.tokenizers import Tokenizer
-
-TRANSLATE = "translate"
-"""The task of these networks."""
 
 
 class Translator(NamedTuple):

@@ -13,13 +13,15 @@ from llm.model.stages import AttentionHook, Hook
 
 
 class Network(nn.Module):
-    """A network from token ids to logits that names its stages.
+    """A network from token ids to logits that names its stages: embeddings, blocks, a last norm and a head.
 
     Args:
         config: the architecture.
     """
 
     embeddings: Embeddings
+    blocks: nn.ModuleList
+    final_norm: nn.Module
     predicts_next = True
     """Whether the logits at a position are of the token after it, or of the token that belongs there itself."""
     predicts_tokens = True
@@ -43,12 +45,15 @@ class Network(nn.Module):
         return hidden_states
 
     def logits_of(self, residual: Tensor) -> Tensor:
-        """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""
-        raise NotImplementedError
+        """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last; of labels, `(B, T, N)`."""
+        return self.output_layer(self.before_output(self.final_norm(residual)))
 
     def stages(self) -> Iterator[Hook | AttentionHook]:
-        """What is worth a look, in the order in which it runs."""
-        raise NotImplementedError
+        """What is worth a look, in the order in which it runs: here, all up to the hidden states."""
+        yield from self.embeddings.stages()
+        for layer, block in enumerate(self.blocks):
+            yield from block.stages(f"block {layer}")  # type: ignore[operator]
+        yield Hook("final norm", self.final_norm)
 
     @property
     def n_parameters(self) -> int:

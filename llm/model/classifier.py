@@ -81,10 +81,6 @@ class Classifier(Decoder):
         """The head."""
         return self.head
 
-    def logits_of(self, residual: Tensor) -> Tensor:
-        """The logits `(B, T, N)` as if this residual stream `(B, T, C)` were the last, read at every token."""
-        return self.head(self.final_norm(residual))
-
     def stages(self) -> Iterator[Hook | AttentionHook]:
         """What is worth a look, in the order in which it runs."""
         yield from super().stages()

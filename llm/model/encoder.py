@@ -133,16 +133,9 @@ class Encoder(Network):
         """The head's first layer."""
         return self.head.transform(hidden_states)
 
-    def logits_of(self, residual: Tensor) -> Tensor:
-        """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""
-        return self.head(self.final_norm(residual))
-
     def stages(self) -> Iterator[Hook | AttentionHook]:
         """What is worth a look, in the order in which it runs."""
-        yield from self.embeddings.stages()
-        for layer, block in enumerate(self.blocks):
-            yield from block.stages(f"block {layer}")  # type: ignore[operator]
-        yield Hook("final norm", self.final_norm)
+        yield from super().stages()
         yield Hook("head / dense", self.head.dense)
         yield Hook("head / norm", self.head.norm)
         yield Hook("logits", self.head.output, "(B, T, V)")

@@ -71,13 +71,6 @@ class Decoder(Network):
             x = block(x, mask)  # (B, T, C) -> (B, T, C)
         return self.final_norm(x)
 
-    def stages(self) -> Iterator[Hook | AttentionHook]:
-        """What is worth a look, in the order in which it runs."""
-        yield from self.embeddings.stages()
-        for layer, block in enumerate(self.blocks):
-            yield from block.stages(f"block {layer}")  # type: ignore[operator]
-        yield Hook("final norm", self.final_norm)
-
 
 class GPT(Decoder):
     """A decoder with a head that gives the logits of the next token.
@@ -103,10 +96,6 @@ class GPT(Decoder):
     def output_layer(self) -> Head:
         """The head."""
         return self.head
-
-    def logits_of(self, residual: Tensor) -> Tensor:
-        """The logits `(B, T, V)` as if this residual stream `(B, T, C)` were the last."""
-        return self.head(self.final_norm(residual))
 
     def stages(self) -> Iterator[Hook | AttentionHook]:
         """What is worth a look, in the order in which it runs."""

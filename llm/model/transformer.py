@@ -196,10 +196,6 @@ class Transformer(EncoderDecoder):
         """The head."""
         return self.head
 
-    def logits_of(self, residual: Tensor) -> Tensor:
-        """The logits `(B, T, V)` as if this residual stream `(B, T, C)` of the decoder were the last."""
-        return self.head(self.final_norm(residual))
-
     def stages(self) -> Iterator[Hook | AttentionHook]:
         """What is worth a look, in the order in which it runs."""
         for hook in self.source_embeddings.stages():
@@ -207,10 +203,7 @@ class Transformer(EncoderDecoder):
         for layer, block in enumerate(self.encoder_blocks):
             yield from _of_the_source(block.stages(f"encoder block {layer}"))  # type: ignore[operator]
         yield Hook("memory", self.encoder_norm, "(B, S, C)")
-        yield from self.embeddings.stages()
-        for layer, block in enumerate(self.blocks):
-            yield from block.stages(f"block {layer}")  # type: ignore[operator]
-        yield Hook("final norm", self.final_norm)
+        yield from super().stages()
         yield Hook("logits", self.head, "(B, T, V)")
 
 

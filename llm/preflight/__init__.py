@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from llm.config import WordVectorsConfig
 from llm.data import InstructDataModule
 from llm.errors import LLMError
 from llm.inspection.tags import PREFLIGHT
@@ -17,6 +18,7 @@ from llm.preflight.making import can_be_planned, make_plan
 from llm.preflight.plan import Plan, Start
 from llm.preflight.table import table
 from llm.preflight.timing import estimated_seconds, measure_steps
+from llm.preflight.words import measure_words
 from llm.runtime.randomness import preserve_rng_state
 from llm.training.schedule import batches_of_epoch
 
@@ -108,14 +110,19 @@ def _find_out_time(plan: Plan, measured: bool) -> None:
     batch_size, seconds = plan.settings["data"]["batch_size"], None
     assert plan.datamodule is not None  # else there were no costs
     options = batch_size, plan.precision, plan.device, plan.datamodule.supervised_fraction
+    is_words = isinstance(plan.network, WordVectorsConfig)
     if measured:
         try:
-            found = measure_steps(plan.network, plan.optim, *options, plan.trained)
+            if is_words:
+                data = plan.settings["data"]
+                found = measure_words(plan.network, plan.optim, data, plan.precision, plan.device, plan.trained)
+            else:
+                found = measure_steps(plan.network, plan.optim, *options, plan.trained)
         except (RuntimeError, MemoryError) as error:
             plan.problems.append(str(error))
             return
         seconds, plan.measured = found.seconds, found.peak
-    else:
+    elif not is_words:  # whose time is no product's
         seconds = estimated_seconds(plan.network, plan.costs, *options)
     if seconds is None or plan.corpus is None:
         return

@@ -6,17 +6,18 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from llm.config import WordVectorsConfig
+from llm.config.tasks import LANGUAGE
 from llm.data import TextDataModule
 from llm.preflight.labels import doubtful_labels
 from llm.preflight.plan import Plan, existing
 from llm.preflight.sizes import in_bytes
 from llm.preflight.special_tokens import special_tokens_in_the_text
 from llm.pretrained.adapting import differences
+from llm.runs.newest import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runs.resuming import other_architecture
-from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runtime.hardware import has_native_bfloat16
 from llm.tasks import TASKS
-from llm.tasks.table import DEFAULT_TASK
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -53,7 +54,7 @@ def other_weights(plan: Plan) -> Iterator[str]:
         return
     if plan.setting("ckpt_path") is None:
         trained, wanted = plan.start.trained, plan.network
-        module = TASKS[plan.settings.get("task", DEFAULT_TASK)].module_class()
+        module = TASKS[plan.settings.get("task", LANGUAGE)].module_class()
         if getattr(module, "grows_vocabulary", False) and trained.vocab_size < wanted.vocab_size:
             trained = dataclasses.replace(trained, vocab_size=wanted.vocab_size)
         if different := differences(trained, wanted):
@@ -157,6 +158,8 @@ def data_and_size(plan: Plan) -> Iterator[str]:
     """Too little text for the length of the run, or too few or too many tokens for the size of the model."""
     if plan.corpus is None or plan.parameters is None or not plan.tokens:
         return
+    if isinstance(plan.network, WordVectorsConfig):  # each word is seen in many contexts, and is two rows of the tables
+        return
     times, each = plan.tokens / plan.corpus.train, plan.tokens / plan.parameters.total
     if times > _BY_HEART:
         yield (
@@ -233,7 +236,8 @@ def accumulation(plan: Plan) -> Iterator[str]:
     most = accumulation if isinstance(accumulation, int) else max(accumulation.values())
     if plan.corpus is not None and most > plan.corpus.batches:
         yield (
-            f"a step accumulates {most} batches and an epoch has only {plan.corpus.batches}: a step ends with the epoch"
+            f"a step accumulates {most} batches and an epoch has {plan.corpus.batches} batches: "
+            "a step ends with the epoch"
         )
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import astuple, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.config import GPTConfig
+from llm.config import GPTConfig, RNNConfig
 from llm.model import EncoderDecoder, Network
 from llm.model.trained import ALL, Trained, trained_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs, count_costs
-from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY, block_bytes
+from llm.training.fused_loss import block_bytes
+from llm.training.loss import FLOAT32_BYTES_ELSEWHERE, LARGE_VOCABULARY
+
+_FEW_STEPS = (2, 4, 6)
+"""Lengths at which the costs of a recurrent network are counted."""
 
 
 def step_costs(
@@ -40,7 +46,9 @@ def step_costs(
     rows = max(1, round(supervised * N)) if device == "cpu" else N  # elsewhere, the head sees every token
 
     def forward(model: Network) -> Tensor:
-        ids = torch.zeros(batch_size, config.context_length, dtype=torch.int64)
+        N = batch_size * model.config.context_length
+        rows = max(1, round(supervised * N)) if device == "cpu" else N
+        ids = torch.zeros(batch_size, model.config.context_length, dtype=torch.int64)
         states = hidden_states_of(model, ids).flatten(0, 1)  # (B, T, C) -> (N, C)
         if rows < N:
             states = states[ids.flatten()[:rows]]  # (N, C) -> (rows, C)
@@ -49,11 +57,14 @@ def step_costs(
             return states
         return F.cross_entropy(model.output_layer(states).float(), ids.flatten()[:rows])  # (rows, C) -> (rows, V)
 
-    def count(n_layer: int) -> tuple[int, ...]:
-        part = replace(config, n_layer=n_layer)
+    def count_as_it_is(part: GPTConfig) -> tuple[int, ...]:
         return astuple(count_costs(lambda: trained_network(part, trained), forward, precision, device))
 
-    if trained.is_all:
+    def count(n_layer: int) -> tuple[int, ...]:
+        part = replace(config, n_layer=n_layer)
+        return _count_recurrent(part, count_as_it_is) if isinstance(part, RNNConfig) else count_as_it_is(part)
+
+    if trained.is_all and config.n_layer > 1:
         costs = Costs(*(one + (config.n_layer - 1) * (two - one) for one, two in zip(count(1), count(2), strict=True)))
     else:
         costs = Costs(*count(config.n_layer))
@@ -62,6 +73,27 @@ def step_costs(
     with torch.device("meta"):
         head = trained_network(config, trained).output_layer
     return _with_fused_loss(costs, config, rows, precision, device, head.weight.requires_grad)
+
+
+def _count_recurrent(config: Any, count: Callable[[Any], tuple[int, ...]]) -> tuple[int, ...]:
+    """The costs of a recurrent network: from those of a few tokens, since each token is a step of its own.
+
+    All are polynomials of the length T, of degree two where each step attends to T states.
+    """
+    T = config.context_length
+    if _FEW_STEPS[-1] >= T:
+        return count(config)
+    a, b, c = _FEW_STEPS
+    at_a, at_b, at_c = (count(replace(config, context_length=length)) for length in _FEW_STEPS)
+    weights = (
+        (T - b) * (T - c) / ((a - b) * (a - c)),
+        (T - a) * (T - c) / ((b - a) * (b - c)),
+        (T - a) * (T - b) / ((c - a) * (c - b)),
+    )  # Lagrange's polynomial
+    return tuple(
+        max(0, round(sum(weight * value for weight, value in zip(weights, values, strict=True))))
+        for values in zip(at_a, at_b, at_c, strict=True)
+    )
 
 
 def hidden_states_of(model: Network, ids: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from llm.config import GPTConfig, LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig
+from llm.config import LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig, WordVectorsConfig
+from llm.config.tasks import LANGUAGE
 from llm.data import ClassifyDataModule, ExampleDataModule, TextDataModule, TranslationDataModule
 from llm.model.networks import is_known
 from llm.model.trained import ALL, Trained
@@ -22,12 +23,12 @@ from llm.preflight.costs import step_costs
 from llm.preflight.labels import label_lines
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.plan import Corpus, Plan, Start, existing
+from llm.preflight.words import word_costs, word_parameters
 from llm.runs.checkpointing import BestAndLast
 from llm.runs.loggers import planned_folder
 from llm.runs.run_folder import refuse_to_overwrite
 from llm.tasks import TASKS, Task
 from llm.tasks.base import TaskModule
-from llm.tasks.table import DEFAULT_TASK
 from llm.training.schedule import batches_of_epoch, steps_of_run
 
 _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", "barebones"}
@@ -37,7 +38,9 @@ _NOT_ASKED = {"logger", "callbacks", "plugins", "profiler", "default_root_dir", 
 def can_be_planned(task: Task) -> bool:
     """Whether all that a run needs can be known before it: of a network of ours, on windows, examples or pairs."""
     module = task.module_class()
-    is_ours = issubclass(module, TaskModule) and is_known(module.network_config)
+    is_ours = issubclass(module, TaskModule) and (
+        is_known(module.network_config) or module.network_config is WordVectorsConfig
+    )
     return is_ours and issubclass(task.datamodule_class(), TextDataModule | ExampleDataModule | TranslationDataModule)
 
 
@@ -51,12 +54,14 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         start: what the run begins with.
     """
     plan = Plan(settings, start or Start())
-    task = TASKS[settings.get("task", DEFAULT_TASK)]
+    task = TASKS[settings.get("task", LANGUAGE)]
     model, data = settings["model"], settings["data"]
     plan.optim = plan.make(lambda: OptimConfig(**model["optim"]))
     if "lora" in model:
         new = cast(type[TaskModule], task.module_class()).new_parts
         plan.trained = plan.make(lambda: Trained(model["train"], LoRAConfig(**model["lora"]), new)) or ALL
+    elif model.get("train") is not None:
+        plan.trained = Trained(model["train"])
     if "sampling" in model:
         plan.make(lambda: SamplingConfig(**model["sampling"]))
     for group, callback in task.callback_classes().items():
@@ -86,7 +91,8 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
         plan.steps = steps_of_run(max_steps, max_epochs, plan.corpus.batches, plan.limit("train"), plan.accumulation)
     if plan.network is not None and plan.optim is not None and plan.datamodule is not None and plan.device is not None:
         network, optim = plan.network, plan.optim
-        plan.parameters = plan.make(lambda: Parameters.of(network, optim, plan.trained))
+        count = word_parameters if isinstance(network, WordVectorsConfig) else Parameters.of
+        plan.parameters = plan.make(lambda: count(network, optim, plan.trained))
         if plan.parameters is not None:
             _count_costs(plan, network, plan.datamodule.supervised_fraction, plan.device)
     with contextlib.suppress(OSError):
@@ -94,13 +100,17 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     return plan
 
 
-def _count_costs(plan: Plan, network: GPTConfig, supervised: float, device: str) -> None:
+def _count_costs(plan: Plan, network: Any, supervised: float, device: str) -> None:
     """Find out what a step costs and needs."""
     assert plan.parameters is not None
-    batch_size = plan.settings["data"]["batch_size"]
-    longest = min(network.context_length, plan.corpus.longest if plan.corpus is not None else network.context_length)
-    network = dataclasses.replace(network, context_length=longest)  # no batch is wider
-    plan.costs = step_costs(network, batch_size, plan.precision, device, supervised, plan.trained)
+    data = plan.settings["data"]
+    if isinstance(network, WordVectorsConfig):
+        plan.costs = word_costs(network, data, plan.precision, device, plan.trained)
+    else:
+        length = network.context_length
+        longest = min(length, plan.corpus.longest if plan.corpus is not None else length)
+        network = dataclasses.replace(network, context_length=longest)  # no batch is wider
+        plan.costs = step_costs(network, data["batch_size"], plan.precision, device, supervised, plan.trained)
     held = process_memory() if device == "cpu" else 0
     plan.memory = expected_memory(plan.parameters, plan.costs, plan.precision, device, plan.world_size, held)
     plan.free_memory = free_memory(device)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from llm.config import GPTConfig, OptimConfig
+from llm.model.embeddings import Head
 from llm.model.trained import ALL, Trained, count_trained, trained_network
 from llm.runtime.counting import TRUE_PRECISIONS, Costs
 from llm.training.optimizer import muon_groups
@@ -53,20 +54,24 @@ class Parameters:
         parts = zip(astuple(one), astuple(two), strict=True)
         return cls(*(first + (config.n_layer - 1) * (second - first) for first, second in parts))
 
+    @classmethod
+    def of_network(cls, network: nn.Module, optim: OptimConfig) -> Parameters:
+        """Count those of a network whose frozen parameters are."""
+        tables = [module for module in network.modules() if isinstance(module, nn.Embedding | Head)]
+        embeddings = {id(p): p.numel() for table in tables for p in table.parameters()}
+        muon = muon_groups(network, optim) if optim.kind == "muon" else []
+        return cls(
+            sum(parameter.numel() for parameter in network.parameters()),
+            sum(embeddings.values()),
+            sum(p.numel() for group in muon for p in group["params"]),
+            count_trained(network),
+            sum(p.numel() for p in network.parameters() if p.dtype == torch.bfloat16),
+        )
+
 
 def _count(config: GPTConfig, optim: OptimConfig, trained: Trained) -> Parameters:
     with torch.device("meta"):
-        model = trained_network(config, trained)
-    tables = (*(module for module in model.modules() if isinstance(module, nn.Embedding)), model.output_layer)
-    embeddings = {id(p): p.numel() for table in tables for p in table.parameters()}
-    muon = muon_groups(model, optim) if optim.kind == "muon" else []
-    return Parameters(
-        model.n_parameters,
-        sum(embeddings.values()),
-        sum(p.numel() for group in muon for p in group["params"]),
-        count_trained(model),
-        sum(p.numel() for p in model.parameters() if p.dtype == torch.bfloat16),
-    )
+        return Parameters.of_network(trained_network(config, trained), optim)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Plan:
     problems: list[str] = field(default_factory=list)
     datamodule: ResumableDataModule | None = None
     corpus: Corpus | None = None
-    network: GPTConfig | None = None
+    network: Any = None  # a GPTConfig, or that of a network of another kind
     optim: OptimConfig | None = None
     trained: Trained = ALL
     device: str | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from llm.data import TextDataModule
 from llm.preflight.plan import Plan
 from llm.preflight.sizes import in_bytes, in_fraction, in_time
+from llm.runs.newest import BEST, LAST, PREVIOUS
 
 
 def table(plan: Plan) -> str:
@@ -69,8 +70,10 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         )
     if plan.folder is not None:
         size, free = plan.checkpoint_bytes, plan.free_disk
-        room = "" if size is None or free is None else f"; {in_bytes(size)} a checkpoint, {in_bytes(free)} free"
-        yield "run folder", f"{plan.folder}{room}"
+        yield "run folder", f"{plan.folder}{'' if free is None else f'; {in_bytes(free)} free'}"
+        if size is not None and plan.setting("trainer.enable_checkpointing") is not False:
+            kept = (BEST, LAST, PREVIOUS) if plan.validates else (LAST, PREVIOUS)
+            yield "kept", f"{', '.join(kept)}: {in_bytes(size)} each, {in_bytes(len(kept) * size)} in all"
 
 
 def _shared(plan: Plan) -> str:

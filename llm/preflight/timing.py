@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from llm.config import GPTConfig, OptimConfig
 from llm.data.batch import IGNORED
@@ -106,11 +108,31 @@ def measure_steps(
     """Make a few steps with a throwaway copy of the model, on random ids."""
     place = torch.device(device)
     model = trained_network(config, trained).to(place, TRUE_PRECISIONS.get(precision))
-    mixed = MIXED_PRECISIONS.get(precision)
-    optimizer = build_optimizer(model, optim)
     ids = torch.randint(config.vocab_size, (batch_size, config.context_length + 1), device=place)
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:] % config.n_logits
     targets[torch.rand(targets.shape, device=place) >= supervised] = IGNORED
+
+    def loss() -> Tensor:
+        hidden_states = hidden_states_of(model, inputs)
+        return head_loss(model.output_layer, hidden_states, targets, transform=model.before_output).mean
+
+    return time_steps(model, optim, loss, precision, device)
+
+
+def time_steps(
+    model: nn.Module, optim: OptimConfig, loss_of: Callable[[], Tensor], precision: str, device: str
+) -> Measured:
+    """Make a few steps with a model that is on a device.
+
+    Args:
+        model: what is trained.
+        optim: its optimizer.
+        loss_of: the loss of a batch.
+        precision: Lightning's name for it.
+        device: its kind.
+    """
+    place, mixed = torch.device(device), MIXED_PRECISIONS.get(precision)
+    optimizer = build_optimizer(model, optim)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     began, best = time.perf_counter(), float("inf")
@@ -118,8 +140,7 @@ def measure_steps(
         synchronize(place)
         start = time.perf_counter()
         with torch.autocast(device, mixed) if mixed else contextlib.nullcontext():
-            hidden_states = hidden_states_of(model, inputs)
-            loss = head_loss(model.output_layer, hidden_states, targets, transform=model.before_output).mean
+            loss = loss_of()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

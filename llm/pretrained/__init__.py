@@ -13,18 +13,13 @@ from pathlib import Path
 
 import torch
 
-from llm.errors import CheckpointError
+from llm.config.tasks import NEXT_TOKEN_TASKS, tasks_like
+from llm.errors import CheckpointError, OtherTaskError
 from llm.model import Network, build_network
 from llm.model.rotary import Rotary
 from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
-from llm.pretrained.checkpoint import (
-    LANGUAGE,
-    NEXT_TOKEN_TASKS,
-    SOURCE_TOKENIZER,
-    read_checkpoint,
-    tokenizer_of,
-)
+from llm.pretrained.checkpoint import SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, export_adapters, refuse_existing
 from llm.pretrained.formats import import_adapters, read_pretrained
 from llm.pretrained.peft import is_peft
@@ -87,11 +82,8 @@ def load_of_task(
     """
     pretrained = read_pretrained(source, any_task=True)
     network = build(pretrained)
-    allowed = NEXT_TOKEN_TASKS if task == LANGUAGE else (task,)
-    if pretrained.task not in allowed or not isinstance(network, kind):
-        raise CheckpointError(
-            f"{str(source)!r} is of the task {pretrained.task!r}, and this command is for those of the task {task!r}"
-        )
+    if pretrained.task not in tasks_like(task) or not isinstance(network, kind):
+        raise OtherTaskError(f"{str(source)!r} is of the task {pretrained.task!r}, not {task!r}", pretrained.task)
     return Loaded(network.to(device).eval(), _tokenizer(pretrained))
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from llm.config import GPTConfig
+from llm.config.tasks import LANGUAGE
 from llm.model import Network
-from llm.pretrained.checkpoint import LANGUAGE
 from llm.pretrained.layout import Tensors
 from llm.tokenizers import Tokenizer
 

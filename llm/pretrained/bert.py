@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm.config import EncoderConfig
+from llm.config.tasks import MASKED
 from llm.errors import CheckpointError, ConfigError
 from llm.model.block import initialize
 from llm.model.encoder import MaskedHead
@@ -18,8 +19,6 @@ from llm.pretrained.huggingface import ACTIVATIONS
 from llm.pretrained.layout import MASKED_HEAD, Layout, Tensors
 
 MODEL_TYPE = "bert"
-TASK = "masked"
-"""The task of an encoder with a head for masked words."""
 
 LAYOUT = Layout(
     modules={
@@ -110,7 +109,7 @@ def read(theirs: Mapping[str, Any], tensors: Tensors, where: str) -> Pretrained:
             f"differ: set tie_word_embeddings to false in config.json, or remove {head}"
         )
     weights = LAYOUT.to_ours(named, config)
-    return Pretrained("Hugging Face (BERT)", config, weights, notes=tuple(notes), task=TASK)
+    return Pretrained("Hugging Face (BERT)", config, weights, notes=tuple(notes), task=MASKED)
 
 
 def config_from_json(theirs: Mapping[str, Any], where: str, notes: list[str]) -> EncoderConfig:

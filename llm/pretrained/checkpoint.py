@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from llm.config import GPTConfig, LoRAConfig, OptimConfig
+from llm.config.tasks import LANGUAGE
 from llm.errors import CheckpointError, LLMError
 from llm.model.lora import merged
 from llm.model.networks import NETWORKS, config_class
@@ -31,10 +32,6 @@ SOURCE_TOKENIZER = "source_tokenizer"
 """Where the entry of a translator has the tokenizer of its sources."""
 BASE = "base"
 """Of the entry: which frozen weights the checkpoint leaves out, and where they are."""
-LANGUAGE = "language"
-"""The task of a GPT that predicts the next token."""
-NEXT_TOKEN_TASKS = (LANGUAGE, "instruct")
-"""The tasks whose network is such a GPT: what one has trained, another can begin with, and `generate` can use."""
 
 
 class NetworkConfig(Protocol):

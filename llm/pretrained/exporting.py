@@ -17,13 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from llm.config import EncoderConfig, GPTConfig
+from llm.config.tasks import NEXT_TOKEN_TASKS
 from llm.errors import CheckpointError, ConfigError, TokenizerError
 from llm.pretrained import bert, card, huggingface, peft
 from llm.pretrained.base import Pretrained
 from llm.pretrained.checkpoint import (
     BASE,
     ENTRY,
-    NEXT_TOKEN_TASKS,
     config_of,
     describe,
     read_checkpoint,

@@ -11,22 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from llm.config import GPTConfig
-from llm.errors import CheckpointError, LLMError
+from llm.config.tasks import LANGUAGE, NEXT_TOKEN_TASKS
+from llm.errors import CheckpointError, LLMError, OtherTaskError
 from llm.model.trained import Trained
 from llm.pretrained import bert, book, families, gguf, huggingface, llama2c, nanogpt, openai
 from llm.pretrained.adapters import add_base, base_of
 from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import Pretrained, Told
-from llm.pretrained.checkpoint import (
-    ENTRY,
-    LANGUAGE,
-    NEXT_TOKEN_TASKS,
-    checkpoint_of,
-    config_of,
-    plain_weights_of,
-    read_checkpoint,
-    task_of,
-)
+from llm.pretrained.checkpoint import ENTRY, checkpoint_of, config_of, plain_weights_of, read_checkpoint, task_of
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
 from llm.pretrained.hub import NAMES, fetch, repository_of
 from llm.pretrained.layout import TOKEN, Tensors, clean_names, expected_shapes, head_name
@@ -80,7 +72,8 @@ def read_pretrained(
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     if found.task not in tasks and not any_task:
         wanted = "of a language model" if LANGUAGE in tasks else f"of the task {' or '.join(map(repr, tasks))}"
-        raise CheckpointError(f"{str(source)!r} is a checkpoint of the task {found.task!r}, not {wanted}")
+        message = f"{str(source)!r} is a checkpoint of the task {found.task!r}, not {wanted}"
+        raise OtherTaskError(message, found.task)
     return found
 
 

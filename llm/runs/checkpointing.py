@@ -16,7 +16,7 @@ from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import write_checkpoint
 from llm.pretrained.formats import read_with_base
 from llm.runs.loggers import folder_of
-from llm.runs.run_folder import BEST, CHECKPOINTS, LAST, PREVIOUS
+from llm.runs.newest import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runtime.files import keeping
 from llm.training.throughput import side_work
 from llm.training.trainer_state import is_accumulating, log_now

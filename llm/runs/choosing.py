@@ -16,13 +16,7 @@ from llm.runs.loggers import (
     root_of_runs,
     run_folder_logger,
 )
-from llm.runs.run_folder import (
-    NoCheckpointError,
-    checkpoint_to_go_on_from,
-    goes_on_in,
-    newest_checkpoint,
-    run_folder_of,
-)
+from llm.runs.newest import NoCheckpointError, checkpoint_to_go_on_from, goes_on_in, newest_checkpoint, run_folder_of
 
 log = logging.getLogger("llm")
 

@@ -15,10 +15,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
+from llm.runs.newest import RUNS
 from llm.runtime.files import write_whole
-
-RUNS = "runs"
-"""The folder in which every run gets a folder of its own."""
 
 _UNLOGGED = "unlogged"
 _WITH_FOLDER: dict[str, type[TensorBoardLogger] | type[CSVLogger]] = {

@@ -27,6 +27,7 @@ SETTINGS = "settings"
 _WEIGHTLESS = ("dropout", "projection_init")
 """Settings of the architecture that the shapes and the meaning of trained weights do not depend on."""
 _NEW_RUN = "start a new run from its weights with --model.pretrained FILE in place of --ckpt_path"
+_OMIT = "omit these settings, as flags and in YAML files alike,"
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 _MUON = {"step", "momentum_buffer"}
 _GROUP_SETTINGS = {"betas", "eps", "weight_decay", "momentum", "matrices"}
@@ -116,7 +117,10 @@ def other_architecture(theirs: dict[str, Any], ours: dict[str, Any]) -> str | No
     """What to say if a checkpoint's weights are not those of an architecture; None if they are."""
     wanted = {name: value for name, value in ours.items() if name not in _WEIGHTLESS}
     different = _differences(theirs, wanted)
-    return f"the checkpoint is of another architecture: {different}" if different else None
+    if not different:
+        return None
+    way = f"{_OMIT} to use it as it is, or start a new run without --ckpt_path"
+    return f"the checkpoint is of another architecture: {different}; {way}"
 
 
 def _refuse_other_architecture(checkpoint: dict[str, Any], network: Any) -> None:
@@ -194,8 +198,8 @@ def _refuse_other_settings(checkpoint: dict[str, Any], optim: OptimConfig, train
         return
     if different := _differences(dataclasses.asdict(theirs), dataclasses.asdict(optim)):
         raise CheckpointError(
-            f"the checkpoint was trained with other settings of model.optim: {different}; omit them to resume as "
-            f"before, or {_NEW_RUN}"
+            f"the checkpoint was trained with other settings of model.optim: {different}; {_OMIT} to resume "
+            f"as before, or {_NEW_RUN}"
         )
     now = settings_of(trainer, optim)
     if different := _differences(checkpoint[ENTRY][SETTINGS], {name: now[name] for name in now if name != "optim"}):

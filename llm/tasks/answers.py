@@ -16,8 +16,9 @@ from llm.data.chat.showing import as_markdown
 from llm.data.modules.instruct import InstructDataModule
 from llm.errors import ConfigError, DataError, LLMError
 from llm.evaluation.answers import Answer, answer_all, measure
+from llm.runs.newest import run_folder_of
 from llm.runs.recording import records_of
-from llm.runs.run_folder import experiments_of, run_folder_of
+from llm.runs.run_folder import experiments_of
 from llm.runtime.files import write_whole
 from llm.tasks.language import LanguageModel
 from llm.training.throughput import side_work

@@ -17,21 +17,14 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from llm.config import LoRAConfig, OptimConfig
+from llm.config.tasks import NEXT_TOKEN_TASKS
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.model import Network
 from llm.model.networks import is_known
 from llm.model.trained import Trained, trained_network
 from llm.pretrained.adapters import leave_out_base
-from llm.pretrained.checkpoint import (
-    BASE,
-    ENTRY,
-    NEXT_TOKEN_TASKS,
-    describe,
-    task_of,
-    trained_of,
-    weights_of,
-)
+from llm.pretrained.checkpoint import BASE, ENTRY, describe, task_of, trained_of, weights_of
 from llm.pretrained.formats import read_with_base
 from llm.runs.finding import keep_rate_of_checkpoint, refuse_batch_size_finder
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
@@ -39,8 +32,8 @@ from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
 from llm.runtime.counting import count_costs
 from llm.runtime.randomness import seed_batch
+from llm.training.fused_loss import CrossEntropyWithGrad
 from llm.training.loss import (
-    CrossEntropyWithGrad,
     Prediction,
     compilable_cross_entropy_with_grad_,
     cross_entropy_with_grad_,

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.config import ClassifierConfig, LoRAConfig, OptimConfig
+from llm.config.tasks import CLASSIFY, NEXT_TOKEN_TASKS
 from llm.data.batch import IGNORED, TokenBatch
 from llm.data.modules.classify import ClassifyDataModule
 from llm.evaluation.baselines import baselines_of
 from llm.model import Classifier, last_real
 from llm.pretrained import begin_with
-from llm.pretrained.checkpoint import NEXT_TOKEN_TASKS
 from llm.tasks.base import TaskModule
 from llm.training.class_metrics import ClassMetrics
 from llm.training.loss import Prediction
@@ -51,9 +51,9 @@ class TextClassifier(TaskModule):
         ConfigError: they are of another architecture.
     """
 
-    task = "classify"
+    task = CLASSIFY
     network_config = ClassifierConfig
-    starts_from = (*NEXT_TOKEN_TASKS, "classify")
+    starts_from = (*NEXT_TOKEN_TASKS, CLASSIFY)
     new_parts = ("head",)
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm.config.tasks import INSTRUCT
 from llm.data.modules.instruct import InstructDataModule
 from llm.pretrained.checkpoint import ENTRY
 from llm.tasks.base import TaskModule
@@ -18,7 +19,7 @@ class InstructModel(LanguageModel):
     is part of the checkpoint.
     """
 
-    task = "instruct"
+    task = INSTRUCT
     grows_vocabulary = True
     predict_step = TaskModule.predict_step  # `python -m llm chat` answers
 

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal, cast
 from torch import Tensor
 
 from llm.config import GPTConfig, LoRAConfig, OptimConfig, SamplingConfig
+from llm.config.tasks import LANGUAGE
 from llm.data.batch import TokenBatch
 from llm.data.reading.prompts import Prompt
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.pretrained import begin_with
-from llm.pretrained.checkpoint import LANGUAGE
 from llm.tasks.base import TaskModule
 from llm.training.throughput import flops_per_token
 

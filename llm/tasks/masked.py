@@ -7,6 +7,7 @@ from typing import Literal, cast
 from torch import Tensor
 
 from llm.config import EncoderConfig, LoRAConfig, OptimConfig
+from llm.config.tasks import MASKED
 from llm.data.batch import TokenBatch
 from llm.model import Encoder
 from llm.pretrained import begin_with
@@ -40,7 +41,7 @@ class MaskedLanguageModel(TaskModule):
         ConfigError: they are of another architecture.
     """
 
-    task = "masked"
+    task = MASKED
     network_config = EncoderConfig
     starts_from = (task,)
 

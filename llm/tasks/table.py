@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import lightning as L
 
-DEFAULT_TASK = "language"
-"""The task where none is named, on the command line, in a YAML file, or in a checkpoint."""
-
 
 class Task(NamedTuple):
     """What `--task WORD` stands for.

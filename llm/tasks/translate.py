@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from llm.config import LoRAConfig, OptimConfig, RNNConfig, TransformerConfig
+from llm.config.tasks import TRANSLATE
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError
 from llm.evaluation.translation import Tokenization, translation_metrics
 from llm.generation.searching import LENGTH_PENALTY
-from llm.generation.translating import TRANSLATE, Translator
+from llm.generation.translating import Translator
 from llm.model import EncoderDecoder, build_network
 from llm.model.trained import trained_network
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
+from llm.runs.newest import run_folder_of
 from llm.runs.resuming import SETTINGS, refuse_other_tokenizer
-from llm.runs.run_folder import run_folder_of
 from llm.runtime.counting import count_costs
 from llm.runtime.files import write_whole
 from llm.tasks.base import TaskModule

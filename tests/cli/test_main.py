@@ -364,6 +364,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["--model.gpt=3"], "model.gpt takes settings by name"),
         (["--checkpoint.every=-1"], "checkpoint.every must be at least 0"),
         (["--samples.every=-1"], "must be at least 0 steps, got -1"),
+        (["--trainer.logger=Logger"], "trainer.logger: this is a base class to subclass; give TensorBoardLogger"),
         (["--trainer.strategy=dpp"], "invalid strategy name"),
         (["--trainer.val_check_interval=0"], "val_check_interval must be at least 1"),
         (["--seed_everything=-1"], "not in bounds"),
@@ -402,4 +403,5 @@ def test_bad_configuration_files_are_one_line(capsys, tmp_path):
 
 def test_another_architecture_than_the_checkpoint_is_refused(trained, capsys):
     message = error(capsys, "fit", *CHAR, "--ckpt_path", str(trained), "--model.gpt.n_layer=2")
-    assert "n_layer (1 in the checkpoint, 2 now)" in message
+    assert "n_layer (1 in the checkpoint, 2 now); omit these settings, as flags and in YAML files alike, " in message
+    assert "start a new run without --ckpt_path" in message

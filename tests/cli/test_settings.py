@@ -1,6 +1,6 @@
 import yaml
 
-from llm.cli.settings import hyperparameters
+from llm.cli.save_config import hyperparameters
 
 
 def test_hyperparameters_are_what_a_result_depends_on():

@@ -12,16 +12,16 @@ from toy_task import ToyData, ToyModule
 
 from llm.cli.help import overview
 from llm.cli.main import main
+from llm.config.tasks import LANGUAGE
 from llm.pretrained.checkpoint import read_checkpoint
 from llm.runtime.shipped import DEFAULT_CONFIG
 from llm.tasks import TASKS, Task
-from llm.tasks.table import DEFAULT_TASK
 
 REPOSITORY = Path(__file__).parents[2]
 TOY = ["--task=toy", "--trainer.max_steps=20", "--trainer.val_check_interval=8"]
-LANGUAGE = ["--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8", "--data.context_length=16"]
-LANGUAGE += ["--data.tokenizer.kind=char", "--data.batch_size=2", "--trainer.max_steps=2", "--inspect.every=0"]
-LANGUAGE += ["--trainer.limit_val_batches=1", "--samples.every=0"]
+QUICK = ["--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8", "--data.context_length=16"]
+QUICK += ["--data.tokenizer.kind=char", "--data.batch_size=2", "--trainer.max_steps=2", "--inspect.every=0"]
+QUICK += ["--trainer.limit_val_batches=1", "--samples.every=0"]
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +78,14 @@ def test_the_task_can_stand_in_a_file_and_the_command_line_beats_it(capsys):
     Path("toy.yaml").write_text("task: toy\ntrainer: {max_steps: 2}\n")
     assert run("fit", "--config=toy.yaml", "--data.width=2") == 0
     assert yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())["data"]["width"] == 2
-    assert run("fit", "--config=toy.yaml", *LANGUAGE, "--task=language") == 0
+    assert run("fit", "--config=toy.yaml", *QUICK, "--task=language") == 0
     assert read_checkpoint("runs/gpt/version_1/checkpoints/last.ckpt")["state_dict"].keys() > {"network.head.weight"}
     saved = yaml.safe_load(Path("runs/gpt/version_1/config.yaml").read_text())
     assert saved["task"] == "language"
 
 
 def test_without_a_task_it_is_the_language_model():
-    assert run("fit", *LANGUAGE) == 0
+    assert run("fit", *QUICK) == 0
     saved = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
     assert saved["task"] == "language"
     assert saved["data"]["corpus"] == "story", "and its default file"
@@ -104,7 +104,7 @@ def test_a_task_has_a_default_file_of_its_own(capsys):
 @pytest.mark.parametrize("word", [word for word in TASKS if word != "toy"])
 def test_the_default_file_of_a_task_is_shipped_and_names_the_task(word):
     settings = yaml.safe_load((DEFAULT_CONFIG.parent / (TASKS[word].config or f"{word}.yaml")).read_text())
-    assert settings.get("task", DEFAULT_TASK) == word
+    assert settings.get("task", LANGUAGE) == word
 
 
 def test_help_lists_the_tasks_and_shows_the_options_of_one(capsys):
@@ -182,7 +182,7 @@ def test_another_task_than_the_checkpoint_is_refused(trained, capsys):
     for words in (["fit"], ["fit", "--task=language"], ["validate", "--task", "language"]):
         message = error(capsys, *words, "--ckpt_path", trained)
         assert f"{trained!r} holds the task 'toy', not 'language': give --task toy" in message
-    assert run("fit", *LANGUAGE, "--trainer.logger.save_dir=others") == 0
+    assert run("fit", *QUICK, "--trainer.logger.save_dir=others") == 0
     language = str(next(Path("others").rglob("last.ckpt")))
     assert "holds the task 'language', not 'toy'" in error(capsys, "fit", *TOY, "--ckpt_path", language)
     assert run("validate", "--ckpt_path", language) == 0, "a checkpoint that names no task holds a language model"

@@ -122,6 +122,4 @@ def test_a_language_model_is_refused_and_its_task_named(classify, tmp_path):
     path = write(tmp_path / "gpt.ckpt", config, "language")
     status, _, errors = classify("--text", "a", ckpt=path)
     assert status == 1
-    assert (
-        errors == f"error: {path!r} is of the task 'language', and this command is for those of the task 'classify'\n"
-    )
+    assert errors == f"error: {path!r} is of the task 'language', not 'classify': use python -m llm generate\n"

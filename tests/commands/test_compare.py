@@ -54,6 +54,23 @@ def test_a_folder_of_runs_stands_for_all_of_them(write, tmp_path, capsys):
     assert [run["settings"] for run in found] == [{"model.optim.learning_rate": rate} for rate in (0.1, 0.2)]
 
 
+def test_each_task_has_a_table_of_its_own(write, tmp_path, capsys):
+    for name, rate, task in (("a", 0.1, "language"), ("b", 0.2, "language"), ("c", 0.3, "masked")):
+        write(name, settings(rate, task=task, data={f"of_{task}": rate}), {1: (1.0, rate)})
+    assert main(["compare", str(tmp_path)]) == 0
+    language, best, masked = capsys.readouterr().out.split("\n\n")
+    assert language.startswith("task language\n")
+    assert masked.startswith("task masked\n")
+    assert "data.of_language" in language
+    assert "of_masked" not in language
+    assert best.startswith(f"best: {tmp_path / 'lr' / 'a'}")
+    assert "best:" not in masked  # there is one run of it
+    assert main(["compare", "--json", str(tmp_path)]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [run["task"] for run in found] == ["language", "language", "masked"]
+    assert found[2]["settings"] == {}
+
+
 def test_a_run_without_a_validation_is_last(write, tmp_path, capsys):
     never = write("a", settings(0.1), {1: (1.0, None)})
     write("b", settings(0.2), {1: (9.0, 9.0)})

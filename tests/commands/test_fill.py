@@ -106,4 +106,4 @@ def test_a_language_model_is_refused_and_its_task_named(fill, tmp_path):
     path = write(tmp_path / "gpt.ckpt", GPTConfig, "language")
     status, _, errors = fill("--text", "[MASK]", ckpt=path)
     assert status == 1
-    assert errors == f"error: {path!r} is of the task 'language', and this command is for those of the task 'masked'\n"
+    assert errors == f"error: {path!r} is of the task 'language', not 'masked': use python -m llm generate\n"

@@ -100,4 +100,4 @@ def test_a_checkpoint_of_another_task_is_refused(translate, tmp_path):
     gpt = write(tmp_path / "gpt.ckpt", GPTConfig(TARGET.vocab_size, 6, n_layer=1, n_head=2, n_embd=8), "language")
     status, _, errors = translate("--text=a", ckpt=gpt)
     assert status == 1
-    assert "is of the task 'language', and this command is for those of the task 'translate'" in errors
+    assert "is of the task 'language', not 'translate': use python -m llm generate" in errors

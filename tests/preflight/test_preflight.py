@@ -15,15 +15,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from llm import GPT, EncoderConfig, GPTConfig
 from llm.cli.main import main
-from llm.config import RNNConfig, TransformerConfig
+from llm.config import RNNConfig, TransformerConfig, WordVectorsConfig
+from llm.config.tasks import LANGUAGE
 from llm.data.modules import text as of_data
 from llm.model import Encoder, build_network
 from llm.preflight import can_be_planned
 from llm.preflight.costs import step_costs
+from llm.preflight.words import word_costs
 from llm.pretrained import Pretrained, export
 from llm.pretrained.checkpoint import read_checkpoint
+from llm.runtime.counting import count_costs
 from llm.tasks import TASKS
-from llm.tasks.table import DEFAULT_TASK
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = ["--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8", "--data.context_length=16"]
@@ -67,6 +69,7 @@ def test_a_preflight_alone_says_what_the_run_will_be_and_leaves_nothing(fit):
     assert table["steps"].startswith("3: 96 tokens, 0.0 epochs")
     assert "estimated" not in table["time"]
     assert "runs/gpt/version_0" in table["run folder"]
+    assert table["kept"].strip().startswith("best.ckpt, last.ckpt, previous.ckpt: ")
     assert len(table) <= 12
 
 
@@ -265,7 +268,7 @@ def test_every_shipped_configuration_is_fine_but_for_the_text(fit):
         if config.stem in ("finetune", "classify_pretrained", "774m", "1558m", "355m", "llama-3.2-1b", "qwen3-0.6b"):
             continue  # weights, or more memory than a small machine has
         settings = yaml.safe_load(config.read_text())
-        if not can_be_planned(TASKS[settings.get("task", DEFAULT_TASK)]):  # a task has tests of its own
+        if not can_be_planned(TASKS[settings.get("task", LANGUAGE)]):  # a task has tests of its own
             continue
         words = ["--trainer.max_steps=0", "--data.batch_size=1"]  # the story is short
         _, lines = fit("--config", str(config), "--preflight", *words)
@@ -344,6 +347,40 @@ def test_a_translators_source_is_counted_with_its_target():
     block = 2 * 4 * T * (12 * C * C + 2 * T * C)  # operations of the forward pass, all four rows
     cross = 2 * 4 * T * (4 * C * C + 2 * T * C)
     assert both.flops - decoder.flops == pytest.approx(3 * 2 * (block + cross), rel=0.05)
-    rnn = step_costs(RNNConfig(50, 16, n_embd=16, hidden_size=16, source_vocab_size=50), 4, "32-true", "cpu")
-    gates = 2 * 4 * T * 3 * (C + C) * C  # of a GRU, in one direction of the encoder
-    assert rnn.flops > 3 * 2 * gates
+    config = RNNConfig(50, 12, n_embd=16, hidden_size=16, source_vocab_size=50)
+    rnn = step_costs(config, 4, "32-true", "cpu")  # from fewer tokens
+
+    def forward(network):
+        ids = torch.zeros(4, 12, dtype=torch.int64)
+        return torch.nn.functional.cross_entropy(network(ids, None, ids).flatten(0, 1), ids.flatten())
+
+    counted = count_costs(lambda: build_network(config), forward, "32-true", "cpu")
+    assert dataclasses.astuple(rnn) == pytest.approx(dataclasses.astuple(counted), rel=0.05)
+
+
+def test_word_vectors_are_planned(fit, recwarn):
+    words = ["--task=word_vectors", "--model.words.n_embd=8", "--data.min_count=1", "--data.context_length=32"]
+    words += ["--data.batch_size=2", "--trainer.max_steps=3"]
+    status, lines = fit("--preflight", *words)
+    assert status == 0, lines
+    table = {line[:12].strip(): line[12:] for line in lines if line[10:12] == "  "}
+    tokens = int(re.search(r"tokenizer word, ([\d,]+) tokens", table["corpus"])[1].replace(",", ""))
+    count = 2 * tokens * 8
+    assert table["parameters"] == f"{count:,}, of them {count:,} in embeddings and head"
+    assert {"memory", "time", "steps"} <= set(table)
+    assert not [warning for warning in recwarn if "FakeTensor" in str(warning.message)]
+    assert not any("tokens for each parameter" in hint for hint in hints(lines)), lines
+    _, lines = fit("--preflight", *words, "--model.train=predicted.*")
+    assert any("(50 %) trained" in line for line in lines), lines
+    status, lines = fit("--preflight", *words, "--model.train=heads", "--model.words.n_embd=0")
+    assert status == 1
+    assert any("n_embd must be at least 1, got 0" in error for error in errors(lines))
+
+
+def test_costs_of_word_vectors_are_those_of_their_products():
+    config = WordVectorsConfig(50, n_embd=16)
+    costs = word_costs(config, {"batch_size": 3, "context_length": 12, "n_noise": 7, "window": 5}, "32-true", "cpu")
+    assert (
+        costs.flops == 3 * 2 * 3 * 12 * (12 + 7) * 16
+    )  # forward and backward; B rows of T words, T others and N noise
+    assert costs.backward_peak >= 2 * 50 * 16 * 4, "the gradients of both tables"

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bench._processes import REPOSITORY, members
 from llm.pretrained.checkpoint import read_checkpoint
-from llm.runs.run_folder import newest_checkpoint
+from llm.runs.newest import newest_checkpoint
 
 needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core can't run two processes")
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.val_check_interval=3"]

@@ -11,7 +11,8 @@ import pytest
 
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import VERSION, write_checkpoint
-from llm.runs.run_folder import NoCheckpointError, checkpoint_to_go_on_from, locked, newest_checkpoint
+from llm.runs.newest import NoCheckpointError, checkpoint_to_go_on_from, newest_checkpoint
+from llm.runs.run_folder import locked
 
 EMPTY = {"llm": {"version": VERSION}, "state_dict": {}}
 

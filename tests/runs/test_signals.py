@@ -15,7 +15,7 @@ from processes import WORDS, errors_of, start, wait_for_checkpoint, wait_until
 
 from bench._processes import REPOSITORY, SLURM, members
 from llm.pretrained.checkpoint import read_checkpoint
-from llm.runs.run_folder import newest_checkpoint
+from llm.runs.newest import newest_checkpoint
 
 ENDLESS = "--trainer.max_steps=1000000"
 

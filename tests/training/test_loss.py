@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from llm.config import GPTConfig
 from llm.data.batch import IGNORED
 from llm.model import Head
+from llm.training import fused_loss as fused
 from llm.training import loss as losses
 from llm.training.loss import (
     compilable_cross_entropy_with_grad_,
@@ -39,9 +40,9 @@ def example(n_tokens=97, n_embd=16, vocab_multiple=1, shape=(3, 7), seed=0, bias
 
 @pytest.fixture(params=[1, 4_000, 1 << 27], ids=["a row a block", "some blocks", "one block"])
 def block(request, monkeypatch):
-    monkeypatch.setitem(losses.BLOCK_BYTES, "cpu", request.param)
+    monkeypatch.setitem(fused.BLOCK_BYTES, "cpu", request.param)
     monkeypatch.setattr(losses, "ROWS_PER_THREAD", 4)
-    monkeypatch.setattr(losses, "COLUMNS", 10)
+    monkeypatch.setattr(fused, "COLUMNS", 10)
 
 
 @pytest.mark.usefixtures("block")
@@ -85,7 +86,7 @@ def test_a_sum_over_many_blocks_is_exact_where_the_weights_are_short(monkeypatch
     head, x, targets = example(n_tokens=50, shape=(4, 256))
     head, x = head.bfloat16(), x.bfloat16()
     plain = results(plain_loss, head, x, targets)
-    monkeypatch.setitem(losses.BLOCK_BYTES, "cpu", 500)
+    monkeypatch.setitem(fused.BLOCK_BYTES, "cpu", 500)
     ours = results(fused_loss, head, x, targets)
     assert ours[3].dtype == torch.bfloat16
     assert (ours[3] - plain[3]).norm() <= 0.006 * plain[3].norm()
@@ -95,7 +96,7 @@ def test_a_sum_over_many_blocks_is_exact_where_the_weights_are_short(monkeypatch
 def test_any_size_and_any_scores(n_rows, n_tokens, block_bytes, size):
     head, x, targets = example(n_tokens=n_tokens, n_embd=4, shape=(1, n_rows), seed=n_rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(losses.BLOCK_BYTES, "cpu", block_bytes)
+        patch.setitem(fused.BLOCK_BYTES, "cpu", block_bytes)
         ours = results(fused_loss, head, x * size, targets)
     for mine, plain in zip(ours, results(plain_loss, head, x * size, targets), strict=True):
         torch.testing.assert_close(mine, plain, atol=1e-4, rtol=1e-4)

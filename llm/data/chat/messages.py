@@ -64,26 +64,36 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
             with path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
-                        yield f"line {number}", json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                        yield f"line {number}", _parsed(line, f"{shown}, line {number}", "each line holds one record")
             return
         if path.suffix.lower() != ".json":
             raise DataError(f"{shown} is neither .json nor .jsonl; instructions are records in one of these")
         if path.stat().st_size > _LARGEST_BYTES:
             raise DataError(f"{shown} is larger than 1 GB; write it as JSON lines (.jsonl), which are streamed")
-        records = json.loads(path.read_bytes().decode("utf-8-sig"))
+        records = _parsed(path.read_bytes(), shown, "for a record a line, name the file .jsonl")
     except OSError as error:
         raise DataError(f"can't read {shown}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{shown}: byte 0x{error.object[error.start]:02x} is not UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
-        advice = "; for a record a line, name the file .jsonl" if path.suffix.lower() == ".json" else ""
-        raise DataError(f"{shown}: not JSON: {error}{advice}") from error
     if not isinstance(records, list):
         raise DataError(f"{shown}: expected a list of records, got {str(records)[:40]!r}")
     for number, record in enumerate(records, start=1):
         yield f"record {number}", record
+
+
+def _parsed(data: bytes, where: str, advice: str) -> Any:
+    """The value that JSON spells, with a byte order mark or without.
+
+    Raises:
+        DataError: it is empty, not UTF-8, or not JSON; says where, and what to do.
+    """
+    if not data or data.isspace():
+        raise DataError(f"{where} is empty; give a file with at least one record")
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise DataError(f"{where}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON: {error}; {advice}") from error
 
 
 def conversation_of(record: Any, where: str = "the record") -> Conversation:

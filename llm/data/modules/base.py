@@ -43,7 +43,7 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     """The least value of each of these settings."""
 
     rows_name: ClassVar[str] = "rows"
-    advice_on_too_few: ClassVar[str] = "use a smaller batch_size, or drop_last false"
+    advice_on_too_few: ClassVar[str] = "use a smaller batch_size, or --data.drop_last false"
 
     tokenizer: Tokenizer
     vocab_size: int

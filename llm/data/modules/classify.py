@@ -17,11 +17,11 @@ from llm.data.batch import IGNORED
 from llm.data.examples import Examples
 from llm.data.labelled import counts, distinct, divide, encode_text, undersample, without
 from llm.data.modules.examples import ExampleDataModule
+from llm.data.modules.tokenizers import ready_tokenizer
 from llm.data.order import BalancedOrder, BatchOrder
 from llm.data.reading.labelled import LabelledText, labelled_files, read_labelled
 from llm.data.tokens.examples import Example
 from llm.errors import ConfigError, DataError, TokenizerError
-from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer, build_tokenizer
 
 log = logging.getLogger("llm")
@@ -177,10 +177,8 @@ class ClassifyDataModule(ExampleDataModule):
         return found
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
-        if isinstance(tokenizer, Tokenizer):
+        if isinstance(tokenizer := ready_tokenizer(tokenizer), Tokenizer):
             return tokenizer
-        if tokenizer.checkpoint is not None:
-            return read_tokenizer(tokenizer.checkpoint)
         return build_tokenizer(tokenizer, [row.text for row in self.rows["train"]])
 
     def counts(self, split: str) -> dict[str, int]:

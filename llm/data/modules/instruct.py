@@ -25,12 +25,12 @@ from llm.data.chat.showing import as_text
 from llm.data.chat.templates import ChatTemplate
 from llm.data.loader import RowSource
 from llm.data.modules.examples import ExampleDataModule
+from llm.data.modules.tokenizers import ready_tokenizer
 from llm.data.order import BatchOrder, KeyedPermutation
 from llm.data.packing import PackedExamples
 from llm.data.tokens.examples import Example
 from llm.data.tokens.opening import cache_key
 from llm.errors import ConfigError, DataError, TokenizerError
-from llm.pretrained import read_tokenizer
 from llm.runtime.files import write_whole
 from llm.tokenizers import LEARNED, Tokenizer, build_tokenizer
 
@@ -129,10 +129,8 @@ class InstructDataModule(ExampleDataModule):
     def _make_tokenizer(
         self, tokenizer: TokenizerConfig | Tokenizer, template: str, special_tokens: Sequence[str]
     ) -> Tokenizer:
-        if isinstance(tokenizer, Tokenizer):
+        if isinstance(tokenizer := ready_tokenizer(tokenizer), Tokenizer):
             return tokenizer
-        if tokenizer.checkpoint is not None:
-            return read_tokenizer(tokenizer.checkpoint)
         if tokenizer.kind not in LEARNED:
             return build_tokenizer(tokenizer)
         found = ChatTemplate.find(template, special_tokens)

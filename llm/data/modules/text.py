@@ -12,6 +12,7 @@ from llm.data.loader import BatchLoader, RowSource
 from llm.data.modules.base import ResumableDataModule
 from llm.data.modules.resuming import refuse_other_data
 from llm.data.modules.splits import TextSplits
+from llm.data.modules.tokenizers import ready_tokenizer
 from llm.data.order import BatchOrder
 from llm.data.reading.corpus import resolve_corpus
 from llm.data.reading.prompts import Prompt, read_prompts
@@ -21,10 +22,12 @@ from llm.data.tokens.store import TokenStore
 from llm.data.tokens.tokenize import SpecialTokens
 from llm.data.windows import SlidingWindows, window_starts
 from llm.errors import ConfigError, DataError
-from llm.pretrained import read_tokenizer
 from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
+
+_SAMPLE = 32
+"""Tokens in which two words are looked for."""
 
 
 class TextDataModule(ResumableDataModule):
@@ -71,7 +74,7 @@ class TextDataModule(ResumableDataModule):
     )
     least: ClassVar[dict[str, int]] = {"context_length": 1, "stride": 1, **ResumableDataModule.least}
     rows_name: ClassVar[str] = "windows"
-    advice_on_too_few: ClassVar[str] = "use a smaller batch_size or stride, or drop_last false"
+    advice_on_too_few: ClassVar[str] = "use a smaller batch_size or stride, or --data.drop_last false"
 
     def __init__(
         self,
@@ -112,10 +115,8 @@ class TextDataModule(ResumableDataModule):
         )
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer) -> Tokenizer:
-        if isinstance(tokenizer, Tokenizer):
+        if isinstance(tokenizer := ready_tokenizer(tokenizer), Tokenizer):
             return tokenizer
-        if tokenizer.checkpoint is not None:
-            return read_tokenizer(tokenizer.checkpoint)
         return choose_tokenizer(self.corpus, tokenizer, self.cache_dir)
 
     # The token ids
@@ -200,8 +201,10 @@ class TextDataModule(ResumableDataModule):
         return list((tokens if len(tokens) else self.train_tokens)[:most].tolist())
 
     def sample_text(self) -> str:
-        """The first words of the training text."""
-        return " ".join(self.tokenizer.decode(self.train_tokens[:4].tolist()).split()) or "Once"
+        """The first two words of the training text; where there are no spaces, its first characters."""
+        text = self.tokenizer.decode(self.train_tokens[:_SAMPLE].tolist())
+        whole = text.split()[:-1]  # the last one may be cut
+        return " ".join(whole[:2]) or "".join(text.replace("\ufffd", "").split())[:8] or "Once"
 
     def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
         """The windows over a split, as batches are gathered from them; a subclass may change what they are given.

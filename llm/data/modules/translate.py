@@ -15,6 +15,7 @@ from llm.config import TokenizerConfig
 from llm.data.dates import DATES, date_pairs
 from llm.data.loader import BatchLoader
 from llm.data.modules.base import ResumableDataModule
+from llm.data.modules.tokenizers import ready_tokenizer
 from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder
 from llm.data.reading.pairs import Pair, read_pairs
 from llm.data.translation import TranslationRows
@@ -106,20 +107,16 @@ class TranslationDataModule(ResumableDataModule):
         self.source_vocab_size = int(self.source_tokenizer.vocab_size)
 
     def _make_tokenizer(self, tokenizer: TokenizerConfig | Tokenizer, sides: Sequence[str]) -> Tokenizer:
-        if not isinstance(tokenizer, Tokenizer):
-            if tokenizer.checkpoint is not None:
-                read = read_source_tokenizer if sides == ("source",) else read_tokenizer
-                tokenizer = read(tokenizer.checkpoint)
-            elif tokenizer.kind in LEARNED:
-                texts = (getattr(pair, side) for pair in self._whole_corpus for side in sides)
-                tokenizer = build_tokenizer(tokenizer, texts)
-            else:
-                tokenizer = build_tokenizer(tokenizer)
-        if tokenizer.end_of_text_id is None:
+        found = ready_tokenizer(tokenizer, read_source_tokenizer if sides == ("source",) else read_tokenizer)
+        if not isinstance(found, Tokenizer):
+            is_learned = found.kind in LEARNED
+            texts = (getattr(pair, side) for pair in self._whole_corpus for side in sides) if is_learned else ()
+            found = build_tokenizer(found, texts)
+        if found.end_of_text_id is None:
             raise ConfigError(
                 "a translation ends with a token that this tokenizer lacks: add <|endoftext|> to its specials"
             )
-        return tokenizer
+        return found
 
     # The pairs
 
@@ -151,10 +148,10 @@ class TranslationDataModule(ResumableDataModule):
 
     def _read(self, split: str) -> list[Pair]:
         own = {"train": self.corpus, "validation": self.validation_corpus, "test": self.test_corpus}[split]
-        if self.corpus == DATES and own is None:
+        if split != "train" and (own == DATES or (own is None and self.corpus == DATES)):
             return list(date_pairs("validation" if split == "validation" else "test"))
         if split != "train" and own is not None:
-            return list(date_pairs("test")) if own == DATES else read_pairs(own, self.fields)
+            return read_pairs(own, self.fields)
         if split == "test":
             return self._read("validation")
         divided = self.validation_corpus is None and self.corpus != DATES

@@ -84,7 +84,8 @@ def test_a_record_that_is_none_of_them_is_refused_in_a_line(record, said):
         ("a.json", b'{"a": 1}\n{"a": 2}', "for a record a line, name the file .jsonl"),
         ("a.json", b'{"a": 1}', "expected a list of records"),
         ("a.jsonl", b'{"a": \xff}', "byte 0xff is not UTF-8"),
-        ("a.jsonl", b"[1", "not JSON"),
+        ("a.jsonl", b'{"prompt": "a", "completion": "b"}\n[1', "a.jsonl', line 2: not JSON"),
+        ("a.json", b" \n", "is empty"),
         ("none.json", None, "No such file"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llm.config import TokenizerConfig
-from llm.data import TextDataModule
+from llm.data import ClassifyDataModule, InstructDataModule, TextDataModule, TranslationDataModule
 from llm.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from llm.tokenizers import END_OF_TEXT, BPETokenizer, CharTokenizer
 
@@ -357,3 +357,28 @@ def test_documents_may_be_kept_apart(tmp_path):
         assert batch.documents[0].tolist() == expected, "the end of text begins the next document"
     with pytest.raises(ConfigError, match="needs an end-of-text token"):
         TextDataModule(corpus, TokenizerConfig("char", specials=()), separate_documents=True, **options)
+
+
+@pytest.mark.parametrize("module", [TextDataModule, ClassifyDataModule, InstructDataModule, TranslationDataModule])
+def test_the_word_of_a_tokenizer_is_none(module):
+    with pytest.raises(ConfigError, match=r"such as llm.TokenizerConfig\('char'\); got 'char'"):
+        module(tokenizer="char")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("To be or not to be, that is the question. " * 40, "To be"),
+        ("\u4f60\u597d\uff0c\u4e16\u754c" * 40, "\u4f60\u597d\uff0c\u4e16\u754c"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["char", "gpt2"])
+def test_a_sample_is_of_whole_words(make, tmp_path, text, expected, kind):
+    (tmp_path / "sample.txt").write_text(text, encoding="utf-8")
+    data = make(corpus=str(tmp_path / "sample.txt"), tokenizer=TokenizerConfig(kind=kind), stride=4)
+    data.prepare_data()
+    data.setup("fit")
+    sample = data.sample_text()
+    assert sample.startswith(expected)
+    assert len(sample) <= 8
+    assert "\ufffd" not in sample

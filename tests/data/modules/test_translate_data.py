@@ -100,3 +100,11 @@ def test_dates_are_generated():
     assert batch.inputs.shape == (64, 11)
     assert batch.source_lengths.dtype == torch.int64
     assert len(data.pairs("test")) > len(data.pairs("validation")) > 1000
+
+
+def test_dates_may_be_validated_and_tested_on_beside_pairs_of_a_file(make):
+    dates = TranslationDataModule()
+    options = {"tokenizer": dates.tokenizer, "validation_corpus": "dates", "test_corpus": "dates"}
+    data = make([("1 May 1979", "1979-05-01")], context_length=64, **options)
+    assert all(data.pairs(split) == dates.pairs(split) for split in ("validation", "test"))
+    assert len(data.pairs("train")) == 1
