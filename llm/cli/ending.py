@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import Timer
@@ -74,7 +75,13 @@ def say_how_to_use(
     log.info("checkpoint:  %s", path)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            board = ["tensorboard", "--logdir", logger.log_dir, "--samples_per_plugin", "images=100,text=100"]
+            board = [
+                "tensorboard",
+                "--logdir",
+                str(Path(logger.log_dir)),
+                "--samples_per_plugin",
+                "images=100,text=100",
+            ]
             log.info("look inside: %s", command_line(*board))
     if usage and isinstance(datamodule, ResumableDataModule):
         text = datamodule.sample_text()

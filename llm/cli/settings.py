@@ -126,8 +126,8 @@ def name_run(trainer: Any, name: str) -> None:
         raise ConfigError(f"--name must be a name such as lr/0.003, below the folder of all runs; got {name!r}")
     if not has_folder(trainer.logger) or isinstance(trainer.logger, list | bool):
         raise ConfigError("--name needs a logger with a folder: give --trainer.logger TensorBoardLogger, or CSVLogger")
-    parent = "" if path.parent == PurePath() else path.parent.as_posix()
-    trainer.logger.init_args["name"], trainer.logger.init_args["version"] = parent, path.name
+    # Not the version: one that is a number would be a folder `version_3`.
+    trainer.logger.init_args["name"], trainer.logger.init_args["version"] = path.as_posix(), ""
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -156,7 +156,7 @@ class TrainingCLI(LightningCLI):
         if subcommand == "fit":
             adopt_length(config.trainer, given)
             adopt_interval(config.trainer, given)
-        config.ckpt_path = choose_checkpoint(config, subcommand)
+        config.ckpt_path = choose_checkpoint(config, subcommand, self.word)
         self.finders: dict[str, Any] = {}
         if subcommand == "fit":
             self.finders = take_finders(config)

@@ -21,10 +21,10 @@ from llm.runs.newest import NoCheckpointError, checkpoint_to_go_on_from, goes_on
 log = logging.getLogger("llm")
 
 
-def choose_checkpoint(config: Any, subcommand: str) -> str | None:
+def choose_checkpoint(config: Any, subcommand: str, task: str) -> str | None:
     """The file that `ckpt_path` stands for; None to begin at step 0.
 
-    `fit` resumes the newest run of its own name; the other commands use the newest run of any name.
+    `fit` resumes the newest run of its own name; the other commands use the newest run of the task, of any name.
 
     Raises:
         CheckpointError: there is none, or none is whole; a run is never silently begun afresh.
@@ -32,7 +32,7 @@ def choose_checkpoint(config: Any, subcommand: str) -> str | None:
     if config.ckpt_path not in ("last", "best"):
         return config.ckpt_path
     if subcommand != "fit":
-        return str(newest_checkpoint(_folder_of_runs(config), config.ckpt_path))
+        return str(newest_checkpoint(_folder_of_runs(config), config.ckpt_path, (task,)))
     folder = _folder_of_runs(config, of_its_name=True)
     try:
         if config.ckpt_path == "best":

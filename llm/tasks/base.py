@@ -150,7 +150,8 @@ class TaskModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Compile what training calls, if asked to; the network, its parameter names and its hooks are unchanged."""
         self._micro_batches = []
-        refuse_batch_size_finder(self.trainer)
+        if self._trainer is not None:
+            refuse_batch_size_finder(self._trainer)
         remember_shapes(self.network)
         if self.compile_network and stage == "fit":
             self._compiled["hidden_states"] = Compiled(self.hidden_states)

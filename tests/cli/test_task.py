@@ -188,6 +188,17 @@ def test_another_task_than_the_checkpoint_is_refused(trained, capsys):
     assert run("validate", "--ckpt_path", language) == 0, "a checkpoint that names no task holds a language model"
 
 
+def test_best_of_a_task_is_that_of_its_newest_run(trained, capsys):
+    assert run("fit", *QUICK, "--name=later") == 0
+    capsys.readouterr()
+    assert run("validate", "--task=toy", "--ckpt_path=best") == 0
+    assert run("validate", "--task=toy", "--ckpt_path=last") == 0
+    assert run("validate", "--ckpt_path=last") == 0
+    models = [line for line in capsys.readouterr().err.splitlines() if line.startswith("model:")]
+    assert [Path(line.split()[1].rstrip(",")).parts[1] for line in models] == ["gpt"] * 2 + ["later"]
+    assert "there is no best.ckpt of the task masked" in error(capsys, "validate", "--task=masked", "--ckpt_path=best")
+
+
 def test_a_run_goes_on_with_its_task(trained):
     assert run("fit", *TOY, "--ckpt_path=last", "--trainer.max_steps=24") == 0
     assert read_checkpoint(trained)["global_step"] == 24

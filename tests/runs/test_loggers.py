@@ -85,7 +85,7 @@ def test_a_logger_that_has_no_folder_does_not_make_runs_share_one(monkeypatch):
 
 
 def test_what_was_ended_before_its_first_checkpoint_may_be_begun_again(capsys):
-    folder = Path("runs/gpt/rate-0.003")
+    folder = Path("runs/lr/0.003")
     folder.mkdir(parents=True)
     (folder / "config.yaml").touch()
     assert fit(*NAMED) == 1

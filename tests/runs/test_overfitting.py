@@ -58,7 +58,7 @@ def test_the_model_learns_the_batch_and_the_preflight_knows(tmp_path, monkeypatc
     words += ["--trainer.max_steps=-1", "--trainer.max_epochs=40", "--model.optim.warmup_steps=0"]
     assert main(words, default_config=REPOSITORY / "configs" / "default.yaml") == 0
     err = capsys.readouterr().err
-    assert "an epoch is 1 batches of 2" in err
+    assert "an epoch is 1 batch of 2" in err
     assert "40: 1,280 tokens, 40.0 epochs" in err
     assert "validation comes at the end only" in err
     best = next(line for line in err.splitlines() if line.startswith("best:"))
