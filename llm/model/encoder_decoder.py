@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from torch import Tensor
 
+from llm.errors import ConfigError
 from llm.model.base import Network
+from llm.model.gpt import refuse_too_long
 from llm.model.stages import AttentionHook
 
 
@@ -53,19 +55,34 @@ class EncoderDecoder(Network):
             ConfigError: S is longer than the context.
         """
 
-    @abstractmethod
-    def hidden_states(self, ids: Tensor, lengths: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-        """What the head reads: `(B, T)` -> `(B, T, C)`.
+    def hidden_states(
+        self,
+        ids: Tensor,
+        lengths: Tensor | None = None,
+        source: Tensor | None = None,
+        source_lengths: Tensor | None = None,
+        *_: Any,
+    ) -> Tensor:
+        """What the head reads: the begin token and the target `(B, T)`, and its source `(B, S)` -> `(B, T, C)`.
 
         Args:
-            ids: (B, T) the begin token and the target.
-            lengths: (B) how many of them are real; no real token sees the others, and whose hidden states mean nothing.
-            *args: source (B, S) and source_lengths (B); see `encode`.
-            **kwargs: the same by name.
+            ids: (B, T) token ids.
+            lengths: (B) how many of them are real. The rest stands behind, where no real token sees it.
+            source: (B, S) token ids.
+            source_lengths: (B) how many of those are real; nothing sees the rest.
 
         Raises:
-            ConfigError: T or S is longer than the context.
+            ConfigError: T or S is longer than the context, or there is no source.
         """
+        del lengths
+        if source is None:
+            raise ConfigError("a translation needs a source; give source, (B, S) token ids")
+        refuse_too_long(ids, self.config)
+        return self.decode(ids, self.encode(source, source_lengths))
+
+    @abstractmethod
+    def decode(self, ids: Tensor, memory: Memory) -> Tensor:
+        """What the head reads, of a whole target and a source that has been read: `(B, T)` -> `(B, T, C)`."""
 
     def forward(
         self,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -267,30 +267,8 @@ class RNN(EncoderDecoder):
         x = self.dropout(self.source_embedding(source))  # (B, S) -> (B, S, C)
         return Memory(self.encoder(x, source_lengths), source_lengths)
 
-    def hidden_states(
-        self,
-        ids: Tensor,
-        lengths: Tensor | None = None,
-        source: Tensor | None = None,
-        source_lengths: Tensor | None = None,
-        *_: Any,
-    ) -> Tensor:
-        """What the head reads: the begin token and the target `(B, T)`, and its source `(B, S)` -> `(B, T, C)`.
-
-        Args:
-            ids: (B, T) token ids.
-            lengths: (B) how many of them are real. The rest stands behind, where no real token sees it.
-            source: (B, S) token ids.
-            source_lengths: (B) how many of those are real; nothing sees the rest.
-
-        Raises:
-            ConfigError: T or S is longer than the context, or there is no source.
-        """
-        del lengths
-        if source is None:
-            raise ConfigError("a translation needs a source; give source, (B, S) token ids")
-        refuse_too_long(ids, self.config)  # type: ignore[arg-type]
-        memory = self.encode(source, source_lengths)
+    def decode(self, ids: Tensor, memory: Memory) -> Tensor:
+        """What the head reads, of the begin token and the target: `(B, T)` -> `(B, T, C)`."""
         x = self.dropout(self.embedding(ids))  # (B, T) -> (B, T, C)
         return self.readout(torch.cat([self.decoder(x, memory), x], -1))  # (B, T, H + M + C) -> (B, T, C)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -129,30 +129,9 @@ class Transformer(EncoderDecoder):
             x = block(x, mask)  # (B, S, C) -> (B, S, C)
         return Memory(self.encoder_norm(x), source_lengths)
 
-    def hidden_states(
-        self,
-        ids: Tensor,
-        lengths: Tensor | None = None,
-        source: Tensor | None = None,
-        source_lengths: Tensor | None = None,
-        *_: Any,
-    ) -> Tensor:
-        """What the head reads: the begin token and the target `(B, T)`, and its source `(B, S)` -> `(B, T, C)`.
-
-        Args:
-            ids: (B, T) token ids.
-            lengths: (B) how many of them are real. The rest stands behind, where no real token sees it.
-            source: (B, S) token ids.
-            source_lengths: (B) how many of those are real; nothing sees the rest.
-
-        Raises:
-            ConfigError: T or S is longer than the context, or there is no source.
-        """
-        del lengths
-        if source is None:
-            raise ConfigError("a translation needs a source; give source, (B, S) token ids")
-        refuse_too_long(ids, self.config)
-        memory, memory_mask = self.encode(source, source_lengths), _memory_mask(source, source_lengths)
+    def decode(self, ids: Tensor, memory: Memory) -> Tensor:
+        """What the head reads, of the begin token and the target: `(B, T)` -> `(B, T, C)`."""
+        memory_mask = _memory_mask(memory.states, memory.lengths)
         x = self.embeddings(ids)  # (B, T) -> (B, T, C)
         for block in self.blocks:
             x = block(x, memory.states, memory_mask)  # (B, T, C) -> (B, T, C)
