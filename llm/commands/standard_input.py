@@ -21,13 +21,16 @@ def read_lines() -> list[str]:
     return text.replace("\r\n", "\n").split("\n")
 
 
-def read_texts(given: Sequence[str] | None, file: str | None, what: str = "texts") -> list[tuple[str, str]]:
+def read_texts(
+    given: Sequence[str] | None, file: str | None, what: str = "texts", keep_blank: bool = False
+) -> list[tuple[str, str]]:
     """Each text, and where it stands, if that has to be said.
 
     Args:
         given: those of the command line; None for a file.
         file: one with a text a line; None for standard input.
         what: they should be, for errors.
+        keep_blank: whether a blank line between others is a text, too.
 
     Raises:
         TokenizerError: there is none, or standard input is no UTF-8 text.
@@ -42,7 +45,8 @@ def read_texts(given: Sequence[str] | None, file: str | None, what: str = "texts
         source, lines = repr(file), read_document(file).split("\n")
     else:
         source, lines = "standard input", read_lines()
-    texts = [(f"{source}, line {line}", text) for line, text in enumerate(lines, start=1) if text.strip()]
-    if not texts:
+    if not any(line.strip() for line in lines):
         raise TokenizerError(f"{source} is empty; give {what}, one a line")
-    return texts
+    lines = lines[:-1] if lines[-1] == "" else lines
+    texts = enumerate(lines, start=1)
+    return [(f"{source}, line {line}", text) for line, text in texts if keep_blank or text.strip()]

@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
         LLMError: the checkpoint, a sentence or an option can't be used.
     """
     from llm.commands.devices import find_device
+    from llm.commands.standard_input import read_texts
     from llm.generation.translating import load_translator
 
     if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
@@ -41,7 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {arguments.batch_size}")
     translator = load_translator(arguments.ckpt, find_device(arguments.device))
-    texts = _read_texts(arguments)
+    if arguments.text is not None and not any(text.strip() for text in arguments.text):
+        raise TokenizerError("there is nothing to translate in an empty text; give a sentence")
+    texts = read_texts(arguments.text, arguments.text_file, "sentences to translate", keep_blank=True)
     for where, text in texts:  # all of them before the first is translated
         try:
             if text.strip():
@@ -63,23 +66,3 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _batches(texts: list[tuple[str, str]], size: int) -> list[list[str]]:
     return [[text for _, text in texts[start : start + size]] for start in range(0, len(texts), size)]
-
-
-def _read_texts(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """Each text, and where it stands, if that has to be said."""
-    from llm.commands.standard_input import read_lines
-    from llm.data.reading.sources import read_document
-
-    if arguments.text is not None:
-        if not any(text.strip() for text in arguments.text):
-            raise TokenizerError("there is nothing to translate in an empty text; give a sentence")
-        several = len(arguments.text) > 1
-        return [(f"text {number}" if several else "", text) for number, text in enumerate(arguments.text, start=1)]
-    if arguments.text_file is not None:
-        source, lines = repr(arguments.text_file), read_document(arguments.text_file).split("\n")
-    else:
-        source, lines = "standard input", read_lines()
-    lines = lines[:-1] if lines[-1] == "" else lines
-    if not any(line.strip() for line in lines):
-        raise TokenizerError(f"{source} is empty; give sentences to translate, one a line")
-    return [(f"{source}, line {line}", text) for line, text in enumerate(lines, start=1)]
