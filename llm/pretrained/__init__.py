@@ -94,7 +94,7 @@ def load_of_task(
 
 def begin_with(
     network: Network, source: str | Path, tasks: Sequence[str] = NEXT_TOKEN_TASKS, grows_vocabulary: bool = False
-) -> None:
+) -> int:
     """Give a network the weights of a file or folder; a classifier's head stays new unless its labels are the same.
 
     Args:
@@ -102,6 +102,9 @@ def begin_with(
         source: what `read_pretrained` reads.
         tasks: those whose checkpoints are taken.
         grows_vocabulary: whether the network may have more tokens, whose embeddings then begin as the others' mean.
+
+    Returns:
+        How many more tokens it has.
 
     Raises:
         CheckpointError: it can't be read, or is of another task.
@@ -112,6 +115,7 @@ def begin_with(
     new = {name: tensor for name, tensor in new.items() if name.startswith("head.")}
     _forget(network)  # the random weights, or those read would be there beside them
     found = read_pretrained(source, {"n_head": network.config.n_head}, tasks=tasks)
+    n_new = max(0, network.config.vocab_size - found.config.vocab_size)
     if grows_vocabulary:
         found = grow_vocabulary(found, network.config.vocab_size)
     weights = new | adapt(found, network.config).weights
@@ -125,6 +129,7 @@ def begin_with(
         for other in others:
             weights.pop(other, None)
         _share(network, first, others)
+    return n_new if grows_vocabulary else 0
 
 
 def read_tokenizer(source: str | Path) -> Tokenizer:
