@@ -263,7 +263,9 @@ def test_new_tokens_of_a_chat_template_are_trained_with_the_adapters(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run("--trainer.max_steps=3", "--data.context_length=48", "--checkpoint.folder=base")
-    records = [{"instruction": f"Say {word}.", "output": word} for word in ("sea", "tar", "gale", "quay", "mast", "sail")]
+    records = [
+        {"instruction": f"Say {word}.", "output": word} for word in ("sea", "tar", "gale", "quay", "mast", "sail")
+    ]
     Path("errands.json").write_text(json.dumps(records))
     words = ["fit", "--task=instruct", "--data.corpus=errands.json", "--data.template=chatml", "--data.batch_size=2"]
     words += ["--data.context_length=48", "--trainer.accelerator=cpu", "--inspect.every=0"]
