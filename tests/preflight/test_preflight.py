@@ -70,7 +70,8 @@ def test_a_preflight_alone_says_what_the_run_will_be_and_leaves_nothing(fit):
     assert "estimated" not in table["time"]
     assert "runs/gpt/version_0" in table["run folder"]
     assert re.fullmatch(
-        r"best\.ckpt: [\d.]+ .B, weights alone; last\.ckpt, previous\.ckpt: [\d.]+ .B each, to resume from; [\d.]+ .B in all",
+        r"best\.ckpt: [\d.]+ .B, weights alone; "
+        r"last\.ckpt, previous\.ckpt: [\d.]+ .B each, to resume from; [\d.]+ .B in all",
         table["kept"].strip(),
     )
     assert len(table) <= 12
