@@ -1,16 +1,6 @@
 // One pair: every token of the target, and where it looked in the source.
-const data = JSON.parse(document.getElementById("data").textContent);
-const $ = (id) => document.getElementById(id);
-const make = (tag, properties = {}, children = []) => {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-};
 const T = data.target.length, S = data.source.length;
-const heads = data.heads.map(({ weights }) => {
-  const view = new DataView(Uint8Array.from(atob(weights), (c) => c.charCodeAt(0)).buffer);
-  return Float32Array.from({ length: T * S }, (_, i) => view.getUint16(2 * i, true) / data.steps);
-});
+const heads = data.heads.map(({ weights }) => decode(weights));
 const state = { head: 0, side: "target", index: 0, held: false };
 const weight = (t, s) => heads[state.head][t * S + s];
 
@@ -75,15 +65,8 @@ function redraw() {
   }));
   show(state.side, state.index);
 }
-$("title").textContent = data.title;
 data.heads.forEach(({ name }, value) => $("head").append(make("option", { value, textContent: name })));
 $("head").addEventListener("change", () => { state.head = Number($("head").value); redraw(); });
-function switchTheme() {
-  const now = document.documentElement.dataset.theme
-    || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-  document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
-}
-$("theme").addEventListener("click", switchTheme);
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "t" && event.target.tagName !== "SELECT") switchTheme();
