@@ -20,17 +20,23 @@ for (const side of ["target", "source"]) {
     $(side).append(button);
   });
 }
-data.source.forEach((label) => columns.push(make("th", { scope: "col", textContent: label })));
+// What is marked is the label, not the cell around it. Chinese stands upright, one character below the other, without
+// the vertical mode, for which not every font has the metrics.
+const heading = (label, scope, marked) => {
+  marked.push(make("span", { dir: "auto", textContent: label }));
+  const className = /^\p{Script=Han}+$/u.test(label) ? "stacked" : [...label].length > 1 ? "long" : "";
+  return make("th", { scope, className }, [marked.at(-1)]);
+};
+const top = data.source.map((label) => heading(label, "col", columns));
 const body = data.target.map((label, t) => {
-  rows.push(make("th", { scope: "row", textContent: label }));
   cells.push(data.source.map((_, s) => {
     const cell = make("td");
     cell.addEventListener("mouseenter", () => { if (!state.held) show("target", t); tell(t, s); });
     return cell;
   }));
-  return make("tr", {}, [rows[t], ...cells[t]]);
+  return make("tr", {}, [heading(label, "row", rows), ...cells[t]]);
 });
-const head = make("thead", {}, [make("tr", {}, [make("td", { style: "background: none" }), ...columns])]);
+const head = make("thead", {}, [make("tr", {}, [make("td", { style: "background: none" }), ...top])]);
 $("alignment").append(make("table", {}, [head, make("tbody", {}, body)]));
 
 function tell(t, s) {
@@ -60,7 +66,8 @@ function show(side, index) {
 }
 function redraw() {
   cells.forEach((row, t) => row.forEach((cell, s) => {
-    cell.style.background = `rgba(var(--looks), ${weight(t, s).toFixed(3)})`;
+    const colour = `rgba(var(--looks), ${weight(t, s).toFixed(3)})`;
+    cell.style.backgroundImage = `linear-gradient(${colour}, ${colour})`;
     cell.title = weight(t, s).toFixed(3);
   }));
   show(state.side, state.index);
