@@ -25,10 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from bench._budget import Budget, trainer_of
+from bench._equal_time import Budget, trainer_of, validation_loss
 from llm.config import OptimConfig, RNNConfig, TokenizerConfig, TransformerConfig
 from llm.data import TranslationDataModule
 from llm.generation.translating import Translator
@@ -199,20 +198,9 @@ def choose_rate(name: str, arguments: argparse.Namespace, data: TranslationDataM
 
     def loss(learning_rate: float) -> float:
         translator, _ = train(name, learning_rate, TRIAL * arguments.seconds, arguments, data)
-        return validation_loss(translator, data)
+        return validation_loss(translator.model, data)
 
     return float(min(arguments.learning_rates, key=loss))
-
-
-@torch.no_grad()
-def validation_loss(translator: Translator, data: TranslationDataModule) -> float:
-    """In nats for each token of the validation lists."""
-    total = torch.zeros(2)
-    for batch in data.validation_loader():
-        logits = translator.model(batch.inputs, batch.lengths, batch.source, batch.source_lengths)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="sum")
-        total += torch.tensor([float(loss), float((batch.targets >= 0).sum())])
-    return float(total[0] / total[1])
 
 
 def fraction_right(translator: Translator, lists: list[List]) -> float:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench._budget import Budget, rate, trainer_of
+from bench._equal_time import Budget, rate, trainer_of, validation_loss
 from llm import OptimConfig, TokenizerConfig
 from llm.config import TransformerConfig
 from llm.data import TokenBatch, TranslationDataModule
@@ -84,19 +84,11 @@ def train_and_measure(name: str, arguments: argparse.Namespace, data: Translatio
     way = ours if name == "ours" else theirs
     network, steps, translate = way(arguments, data)
     network.eval()
-    with torch.no_grad():
-        losses = [mean_loss(network, batch) for batch in data.validation_loader()]
-    loss = sum(total for total, _ in losses) / sum(count for _, count in losses)
+    loss = validation_loss(network, data)
     metrics = translation_metrics(translate([p.source for p in pairs]), [p.target for p in pairs])
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     shown = {"way": name, "parameters": n_parameters, "steps": steps, "loss": loss}
     return {**shown, **metrics}
-
-
-def mean_loss(network: nn.Module, batch: TokenBatch) -> tuple[float, int]:
-    logits = network(batch.inputs, batch.lengths, batch.source, batch.source_lengths)
-    loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
-    return float(loss), int((batch.targets >= 0).sum())
 
 
 # Ours

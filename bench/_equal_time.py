@@ -11,6 +11,11 @@ import time
 from typing import Any
 
 import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from llm.data import TranslationDataModule
 
 WARMUP = 0.05
 """The fraction of the time that the warm-up takes."""
@@ -66,3 +71,14 @@ def trainer_of(budget: Budget) -> L.Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+@torch.no_grad()
+def validation_loss(network: nn.Module, data: TranslationDataModule) -> float:
+    """The loss over all validation pairs, in nats for each target token, the end token included."""
+    loss = tokens = 0.0
+    for batch in data.validation_loader():
+        logits = network(batch.inputs, batch.lengths, batch.source, batch.source_lengths)
+        loss += float(F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="sum"))
+        tokens += int((batch.targets >= 0).sum())
+    return loss / tokens
