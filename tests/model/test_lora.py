@@ -98,7 +98,7 @@ def test_merged_equals_unmerged() -> None:
     network, plain, lora = GPT(TINY).eval(), GPT(TINY).eval(), LoRAConfig(rank=4, alpha=16, modules=EVERYWHERE)
     add_lora(network, lora)
     stir(network)
-    plain.load_state_dict(merged(network.state_dict(), lora))
+    plain.load_state_dict(merged(network.state_dict(), lora, TINY.vocab_size))
     torch.testing.assert_close(plain(ids()), network(ids()), rtol=0, atol=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_cross_attention_sees_the_adapter() -> None:
     )
     add_lora(attention, lora)
     stir(attention)
-    plain.load_state_dict(merged(attention.state_dict(), lora))
+    plain.load_state_dict(merged(attention.state_dict(), lora, TINY.vocab_size))
     x, memory = torch.randn(1, 3, 16), torch.randn(1, 5, 16)
     torch.testing.assert_close(attention(x, memory=memory), plain(x, memory=memory))
 
