@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -65,7 +66,7 @@ class WordVectorsModule(TaskModule):
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """What predicts: `(B, T, C)`."""
         words = _as_contexts(batch)
-        return self.words(words.inputs, contexts_of(words.reach, words.lengths))
+        return self.words(words.inputs, words.reach, words.lengths)
 
     def loss_of(
         self, hidden_states: Tensor, batch: TokenBatch, with_accuracy: bool = False, scale: float = 1.0
@@ -76,20 +77,26 @@ class WordVectorsModule(TaskModule):
         its logit is above 0, that is if the word is taken for one of the context rather than for noise.
         """
         words = _as_contexts(batch)
-        pairs = contexts_of(words.reach, words.lengths)  # (B, T, T), from the word in the middle to the others
-        noise = self.words.logits(hidden_states, words.noise).float()  # (B, T, N)
+        others = self.words.predicted(words.inputs)  # (B, T) -> (B, T, C)
         if self.words.config.objective == "skip_gram":
-            logits = self.words.logits(hidden_states, words.inputs).float()  # (B, T, T)
+            pairs = contexts_of(words.reach, words.lengths)  # (B, T, T), from the word in the middle to the others
+            logits = (hidden_states @ others.mT)[pairs]  # (B, T, C) x (B, C, T) -> (B, T, T) -> (P)
+            n_pairs = pairs.sum(-1)  # (B, T, T) -> (B, T)
         else:
-            predicted = self.words.predicted(words.inputs)  # (B, T) -> (B, T, C)
-            logits = (hidden_states * predicted).sum(-1, keepdim=True).float()  # (B, T, C) -> (B, T, 1)
-            pairs = pairs.any(-1, keepdim=True)  # (B, T, T) -> (B, T, 1)
-        is_pair = pairs.to(logits.dtype)
+            n_pairs = _is_real_with_others(words)  # (B, T)
+            logits = (hidden_states * others).sum(-1)[n_pairs]  # (B, T, C) -> (B, T) -> (P)
+        noise = hidden_states @ self.words.predicted(words.noise).mT  # (B, T, C) x (B, C, N) -> (B, T, N)
+        of_noise = F.softplus(noise.float()).sum(-1)  # (B, T, N) -> (B, T)
         each = self.words.config.negatives / words.noise.shape[1]
-        of_pairs = (F.softplus(-logits) * is_pair).sum()
-        of_noise = (F.softplus(noise).sum(-1) * is_pair.sum(-1)).sum() * each  # (B, T, N) -> (B, T) -> ()
-        n_correct = (pairs & (logits > 0)).sum() if with_accuracy else None
-        return Prediction((of_pairs + of_noise) * scale, pairs.sum(), n_correct)
+        loss = F.softplus(-logits.float()).sum() + (of_noise * n_pairs).sum() * each
+        n_correct = (logits > 0).sum() if with_accuracy else None
+        return Prediction(loss * scale, n_pairs.sum(), n_correct)
+
+
+def _is_real_with_others(words: ContextBatch) -> Tensor:
+    """(B, T) bool: a real word that has a context, which every one in a row of two or more has."""
+    lengths = torch.where(words.lengths > 1, words.lengths, 0)
+    return torch.arange(words.inputs.shape[1], device=lengths.device) < lengths[:, None]
 
 
 def _as_contexts(batch: TokenBatch) -> ContextBatch:
