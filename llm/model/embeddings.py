@@ -65,6 +65,11 @@ class Head(nn.Linear):
         super().__init__(config.n_embd, config.padded_vocab_size, bias=bias)
         self.out_features = config.vocab_size  # what comes out, which may be less than there are rows
 
+    @property
+    def table(self) -> Tensor:
+        """The weights that are used, (padded V, C)."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` -> logits `(B, T, V)`."""
         logits = F.linear(x, self.weight, self.bias)  # (B, T, C) -> (B, T, padded V)
