@@ -73,7 +73,7 @@ def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrit
     if is_folder and isinstance(pretrained.config, EncoderConfig):
         bert.refuse_obstacles(pretrained.config)
     elif is_folder:
-        family_of(pretrained.config)  # or say what stands in the way
+        family_of(pretrained.config, pretrained.model_type)  # or say what stands in the way
     refuse_existing(target, overwrite, "config.json" if is_folder else None)
     write = _write_hugging_face if is_folder else _write_safetensors
     with _in_one_move(target) as temporary:
@@ -184,7 +184,7 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
         tokenizer = _with_mask_role(tokenizer)
     notes = []
     end = None if tokenizer is None else tokenizer.end_of_text_id
-    settings, tensors, adds_biases = to_hugging_face(config, pretrained.weights, end)
+    settings, tensors, adds_biases = to_hugging_face(config, pretrained.weights, end, pretrained.model_type)
     is_encoder = isinstance(config, EncoderConfig)
     if adds_biases:
         what = "BERT's format always has biases and segments" if is_encoder else "GPT-2's format always has biases"
@@ -231,9 +231,15 @@ def _with_mask_role(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def to_hugging_face(
-    config: GPTConfig, weights: Tensors, end_of_text_id: int | None
+    config: GPTConfig, weights: Tensors, end_of_text_id: int | None, model_type: str | None = None
 ) -> tuple[dict[str, Any], Tensors, bool]:
     """The `config.json` and the tensors of the family that can hold an architecture, and whether biases were added.
+
+    Args:
+        config: the architecture.
+        weights: by our names.
+        end_of_text_id: or None.
+        model_type: the family that they were read as, if it is known.
 
     Raises:
         ConfigError: none can.
@@ -242,7 +248,7 @@ def to_hugging_face(
         bert.refuse_obstacles(config)
         tensors, added = bert.to_theirs(weights, config)
         return bert.config_to_json(config), tensors, added
-    if (family := family_of(config)) is not None:
+    if (family := family_of(config, model_type)) is not None:
         tensors = family.layout.to_theirs(weights, config)
         return family.config_to_json(config, end_of_text_id), family.whole_names(tensors), False
     tensors = huggingface.LAYOUT.to_theirs(weights, config)

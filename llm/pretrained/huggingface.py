@@ -157,6 +157,11 @@ def obstacles(config: GPTConfig) -> list[str]:
         "norm_first": True,
         "mlp": "plain",
         "residual": True,
+        "parallel_residual": False,
+        "attention_softcap": None,
+        "sandwich_norm": False,
+        "scale_embeddings": False,
+        "logit_softcap": None,
     }
     wrong = [f"{name} is {getattr(config, name)}" for name, value in needed.items() if getattr(config, name) != value]
     if config.causal is False:
