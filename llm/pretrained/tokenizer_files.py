@@ -265,6 +265,21 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> 
     _write_json(folder / SETTINGS, settings)
 
 
+def definition_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of the `tokenizer.json` that says what a tokenizer does.
+
+    Raises:
+        TokenizerError: none can.
+    """
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return dict(json.loads(tokenizer.definition))
+    if isinstance(tokenizer, BPETokenizer) and tokenizer.encoding in ("gpt2", "byte_pairs"):
+        return dict(json.loads(to_fast(_as_byte_pairs(tokenizer)).to_str()))
+    if isinstance(tokenizer, VocabularyTokenizer):
+        return dict(json.loads(to_word_level(tokenizer).to_str()))
+    raise TokenizerError(f"no files can say what the tokenizer {tokenizer!r} does")
+
+
 def to_fast(tokenizer: BytePairTokenizer, merges: Sequence[tuple[str, str]] | None = None) -> FastTokenizer:
     """The same encoding in `tokenizers`, the library; its file is `tokenizer.json`."""
     from tokenizers import AddedToken, decoders, models
