@@ -100,7 +100,7 @@ class Layout:
                 if _module(name) in self.by_head:  # (H x 3 x D, ...) -> (3 x H x D, ...)
                     whole = whole.unflatten(0, (config.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
                 ours[name] = whole
-        problems = {"missing": missing, "not expected": sorted(left), "of another shape": misshaped}
+        problems = {"missing": missing, "not expected": sorted(left), "of another shape or type": misshaped}
         if any(problems.values()):
             listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
             raise CheckpointError(f"the tensors do not fit the architecture {_in_words(config)}: {listed}")

@@ -16,7 +16,7 @@ from llm.errors import CheckpointError, ConfigError
 from llm.pretrained import huggingface
 from llm.pretrained.base import Pretrained
 from llm.pretrained.families import gemma, gpt_neox, llama, mistral, opt, qwen
-from llm.pretrained.families.base import Family
+from llm.pretrained.families.base import Family, with_article
 
 FAMILIES = {
     family.model_type: family
@@ -51,13 +51,13 @@ def read(theirs: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -
     kind = theirs.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(
-            f"{where!r} is {_article(_name(theirs))} (model_type {kind!r}), which this package has no architecture "
+            f"{where!r} is {with_article(_name(theirs))} (model_type {kind!r}), which this package has no architecture "
             f"for; those that can be read are {', '.join(MODEL_TYPES)}"
         )
     if theirs.get("quantization_config"):
         raise CheckpointError(
-            f"{where!r} is a {FAMILIES[kind].name} (model_type {kind!r}) with quantization_config: its weights are "
-            "quantized; take those in bfloat16 or float32"
+            f"{where!r} is {with_article(FAMILIES[kind].name)} (model_type {kind!r}) with quantization_config: its "
+            "weights are quantized; take those in bfloat16 or float32"
         )
     return FAMILIES[kind].read(theirs, tensors, where)
 
@@ -91,7 +91,3 @@ def _name(theirs: Mapping[str, Any]) -> str:
     for ending in ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "Model"):
         name = name.removesuffix(ending)
     return name[:80]
-
-
-def _article(name: str) -> str:
-    return f"{'an' if name[:1].upper() in 'AEIO' else 'a'} {name}"

@@ -81,7 +81,7 @@ class Family:
             CheckpointError: it is none that this package can build; names the setting.
         """
         theirs = {**self.defaults, **theirs}
-        what = f"{where!r} is a {self.name} (model_type {self.model_type!r})"
+        what = f"{where!r} is {with_article(self.name)} (model_type {self.model_type!r})"
         for name, value in self.only.items():
             if theirs.get(name, value) != value:
                 raise CheckpointError(f"{what} with {name} {theirs[name]!r}; only {value!r} can be read")
@@ -204,6 +204,11 @@ COMMON: dict[str, Any] = {
     "logit_softcap": None,
 }
 """Settings of ours that every family of `transformers` here has, as the defaults of `GPTConfig` are."""
+
+
+def with_article(name: str) -> str:
+    """`a Llama`, `an OPT`."""
+    return f"{'an' if name[:1].upper() in 'AEIO' else 'a'} {name}"
 
 
 def _value(config: GPTConfig, name: str) -> Any:
