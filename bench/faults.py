@@ -131,9 +131,10 @@ def result_of(folder: Path) -> Result:
         name: [(event.step, float(event.value).hex()) for event in events.Scalars(name)]
         for name in ("train/loss", "validation/loss")
     }
-    kept = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
-    checkpoints = [read_checkpoint(run / "checkpoints" / name) for name in ("last.ckpt", "best.ckpt")]
-    return Result(curves, *({name: content[name] for name in kept} for content in checkpoints))
+    weights = ("state_dict", "global_step")
+    kept = {"last.ckpt": (*weights, "optimizer_states", "lr_schedulers"), "best.ckpt": weights}
+    checkpoints = {file: read_checkpoint(run / "checkpoints" / file) for file in kept}
+    return Result(curves, *({name: checkpoints[file][name] for name in names} for file, names in kept.items()))
 
 
 def _different(first: Any, second: Any, where: str = "") -> str | None:

@@ -72,8 +72,16 @@ class Head(nn.Linear):
         self.out_features = config.vocab_size  # what comes out, which may be less than there are rows
         self.softcap = config.logit_softcap
 
+    @property
+    def table(self) -> Tensor:
+        """The weights that are used, (padded V, C)."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` -> logits `(B, T, V)`."""
         logits = F.linear(x, self.weight, self.bias)  # (B, T, C) -> (B, T, padded V)
-        logits = logits[..., : self.out_features]  # (B, T, padded V) -> (B, T, V)
+        return self.capped(logits[..., : self.out_features])  # (B, T, padded V) -> (B, T, V)
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits within the bound that is configured, if there is one."""
         return logits if self.softcap is None else soft_cap(logits, self.softcap)

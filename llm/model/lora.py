@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llm.config import LoRAConfig
 from llm.errors import ConfigError
+from llm.model.token_rows import ROWS, EmbeddingWithRows, HeadWithRows, add_token_rows, with_token_rows
 
 A, B = "lora_a", "lora_b"
 """The names of the matrices of an adapter."""
@@ -85,6 +86,7 @@ def add_lora(network: nn.Module, config: LoRAConfig) -> None:
     for name, layer in chosen.items():
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, LoRALinear(layer, config))
+    add_token_rows(network, config.token_rows or 0)
 
 
 def merge_lora(network: nn.Module) -> None:
@@ -98,10 +100,11 @@ def merge_lora(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def merged(weights: dict[str, Tensor], config: LoRAConfig) -> dict[str, Tensor]:
+def merged(weights: dict[str, Tensor], config: LoRAConfig, vocab_size: int) -> dict[str, Tensor]:
     """The weights of a network with adapters, by name, as those of one without."""
     if not config.rank:
         return weights
+    weights = with_token_rows(weights, vocab_size)
     plain = {name: tensor for name, tensor in weights.items() if not is_lora(name)}
     for name in [name for name in weights if name.endswith(f".{A}")]:
         layer = name.removesuffix(A)
@@ -115,9 +118,20 @@ def is_lora(name: str) -> bool:
     return name.rpartition(".")[2] in (A, B)
 
 
+def is_added(name: str) -> bool:
+    """Whether a parameter has no counterpart in a network without adapters."""
+    return name.rpartition(".")[2] in (A, B, ROWS)
+
+
 def _merge(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
     product = lora_b.double() @ lora_a.double()  # (out, r) x (r, in)
     return (weight.double() + scale * product).to(lora_a.dtype)
+
+
+def changed_modules(network: nn.Module) -> Iterator[str]:
+    """The names of the modules that `add_lora` put in place of others."""
+    kinds = (LoRALinear, EmbeddingWithRows, HeadWithRows)
+    return (name for name, module in network.named_modules() if isinstance(module, kinds))
 
 
 def lora_layers(network: nn.Module) -> Iterator[tuple[str, LoRALinear]]:

@@ -72,7 +72,7 @@ def step_costs(
         return costs
     with torch.device("meta"):
         head = trained_network(config, trained).output_layer
-    return _with_fused_loss(costs, config, rows, precision, device, head.weight.requires_grad)
+    return _with_fused_loss(costs, config, rows, precision, device, head.table.requires_grad)
 
 
 def _count_recurrent(config: Any, count: Callable[[Any], tuple[int, ...]]) -> tuple[int, ...]:

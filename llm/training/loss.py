@@ -185,7 +185,7 @@ def fused_loss(
     """As `plain_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
     with_gradients = torch.is_grad_enabled()
     options = head.out_features, with_accuracy, with_gradients, scale, cross_entropy, smoothing, head.softcap
-    loss, n_correct = FusedHeadLoss.apply(hidden_states, head.weight, head.bias, targets, *options)
+    loss, n_correct = FusedHeadLoss.apply(hidden_states, head.table, head.bias, targets, *options)
     return loss, n_correct if with_accuracy else None
 
 
