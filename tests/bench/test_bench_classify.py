@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,11 +7,10 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_each_way_and_keeps_its_runs(tmp_path):
+def test_the_benchmark_runs_each_way_and_keeps_its_runs(bench, tmp_path):
     words = ["--tiny", "--ways", "head", "lora", "--folder", str(tmp_path / "runs")]
-    command = [sys.executable, "-m", "bench.classify", *words]
-    done = subprocess.run([*command, "--json"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    runs = json.loads(done.stdout)["runs"]
+    output = bench("classify", *words, "--json")
+    runs = json.loads(output)["runs"]
     assert [(run["way"], run["start"]) for run in runs] == [
         ("head", "pre-trained"),
         ("head", "random"),
@@ -24,7 +21,7 @@ def test_the_benchmark_runs_each_way_and_keeps_its_runs(tmp_path):
     assert runs[2]["trained"] > runs[0]["trained"]
     assert all(0 <= run["accuracy"] <= 1 and run["naive_bayes"] > 0.25 for run in runs)
     kept = (tmp_path / "runs" / "runs.jsonl").read_text()
-    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    again = bench("classify", *words)
     assert (tmp_path / "runs" / "runs.jsonl").read_text() == kept, "no run is made twice"
-    assert "| head | 516 |" in again.stdout
-    assert "| Naive Bayes |" in again.stdout
+    assert "| head | 516 |" in again
+    assert "| Naive Bayes |" in again
