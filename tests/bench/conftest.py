@@ -12,11 +12,23 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def as_before():
+    """What a benchmark that runs in this process changes is as it was afterwards."""
+    loggers = [logging.getLogger(name) for name in ("", "llm", "lightning", "lightning.pytorch")]
+    levels, threads, environment = [logger.level for logger in loggers], torch.get_num_threads(), dict(os.environ)
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    torch.set_num_threads(threads)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+
+
 @pytest.fixture
 def bench(monkeypatch, capsys):
-    """Runs `python -m bench.NAME WORDS` in the root folder, and gives what it prints; what it sets is set back."""
-    levels = {name: logging.getLogger(name).level for name in ("", "llm", "lightning", "lightning.pytorch")}
-    environment, threads = dict(os.environ), torch.get_num_threads()
+    """Runs `python -m bench.NAME WORDS` in the root folder, and gives what it prints."""
 
     def run(name: str, *words: str) -> str:
         monkeypatch.chdir(ROOT)
@@ -25,10 +37,4 @@ def bench(monkeypatch, capsys):
         importlib.import_module(f"bench.{name}").main()
         return capsys.readouterr().out
 
-    yield run
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    torch.set_num_threads(threads)
-    for name in os.environ.keys() - environment.keys():
-        del os.environ[name]
-    os.environ.update(environment)
+    return run

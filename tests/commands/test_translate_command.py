@@ -63,6 +63,10 @@ def test_line_n_of_the_output_translates_line_n_of_the_input(translate):
     first, second, third, rest = output.split("\n")
     assert (second, rest) == ("", "")
     assert [first, third] == translate("--text=abc", "--text=ab")[1].splitlines()
+    records = [json.loads(line) for line in translate("--json", stdin=b"abc\n\nab\n")[1].splitlines()]
+    assert [record["source"] for record in records] == ["abc", "", "ab"]
+    assert [record["translation"] for record in records] == [first, "", third]
+    assert records[0].keys() == records[1].keys()
 
 
 def test_json_says_how_good_a_translation_is(translate):

@@ -156,7 +156,7 @@ class TranslationDataModule(ResumableDataModule):
             return self._read("validation")
         divided = self.validation_corpus is None and self.corpus != DATES
         sources = list(dict.fromkeys(pair.source for pair in self._whole_corpus))
-        n_validation = math.ceil(len(sources) * self.validation_fraction) if divided else 0
+        n_validation = min(math.ceil(len(sources) * self.validation_fraction), len(sources) - 1) if divided else 0
         chosen = KeyedPermutation(len(sources), _SPLIT_SEED, 0)(np.arange(n_validation)).tolist()
         kept = {sources[number] for number in chosen}
         return [pair for pair in self._whole_corpus if (pair.source in kept) == (split == "validation")]
