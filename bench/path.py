@@ -3,9 +3,10 @@
     python -m bench.path --corpus 'texts/*.txt'
 
 Both are four layers 128 wide with a context of 64 characters, and every step of both sees 12 x 64 tokens, in float32,
-in the same loop. GPT-2 runs for 2,000 steps; the modern preset, which is `configs/modern.yaml`, for 400. The loss that GPT-2 ends with is the goal; the ratio is the fraction of GPT-2's time in which the modern
-preset's validation loss gets there. Validation is not counted. The modern preset's head has weights of its own, 12
-thousand more than GPT-2's tied one with a hundred characters.
+in the same loop. GPT-2 runs for 2,000 steps; the modern preset, which is `configs/modern.yaml`, for 400. The loss that
+GPT-2 ends with is the goal; the ratio is the fraction of GPT-2's time in which the modern preset's validation loss gets
+there. Validation is not counted. The modern preset's head has weights of its own, 12 thousand more than GPT-2's tied
+one with a hundred characters.
 
 The two take turns, a few steps each, so that whatever else the machine does slows both alike. Three clocks are shown:
 the wall, this process's CPU time, and steps times the median time of a step, which no interruption moves.

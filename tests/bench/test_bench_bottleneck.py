@@ -1,9 +1,10 @@
+import argparse
 import json
 import re
 
 import pytest
 
-from bench.bottleneck import lists_of
+from bench.bottleneck import NAMES, build, data_of, lists_of, size_of
 
 
 def test_lists_of_dates():
@@ -18,6 +19,13 @@ def test_lists_of_dates():
         assert year in first.split()
         assert re.search(rf"\b{int(day)}(st|nd|rd|th)?\b", first)
         assert 1 <= int(month) <= 12
+
+
+def test_the_networks_have_as_many_parameters(tmp_path):
+    data = data_of(argparse.Namespace(longest=2, lists=50, seed=1), tmp_path)
+    for name in NAMES:
+        n_parameters = build(name, size_of(name, 40_000, data), data).translator.n_parameters
+        assert n_parameters == pytest.approx(40_000, rel=0.1), name
 
 
 @pytest.mark.slow
