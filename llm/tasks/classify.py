@@ -15,7 +15,6 @@ from llm.data.batch import IGNORED, TokenBatch
 from llm.data.modules.classify import ClassifyDataModule
 from llm.evaluation.baselines import baselines_of
 from llm.model import Classifier, last_real
-from llm.pretrained import begin_with
 from llm.tasks.base import TaskModule
 from llm.training.class_metrics import ClassMetrics
 from llm.training.loss import Prediction
@@ -66,11 +65,7 @@ class TextClassifier(TaskModule):
         train: list[str] | str | None = None,
         lora: LoRAConfig = _LORA,
     ) -> None:
-        network = Classifier(gpt)
-        if pretrained is not None:
-            begin_with(network, pretrained, self.starts_from)
-        super().__init__(network, optim, compile, non_finite, train, lora)
-        self.pretrained = pretrained
+        super().__init__(Classifier(gpt), optim, compile, non_finite, train, lora, pretrained)
         self.class_metrics = {split: ClassMetrics(len(gpt.labels)) for split in ("validation", "test")}
         self._best: tuple[float, float, Tensor] | None = None  # loss, accuracy, and how many texts got each label (N)
 
