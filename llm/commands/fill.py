@@ -78,6 +78,10 @@ def run(arguments: argparse.Namespace) -> None:
         for place, candidates in enumerate(filling.masks, start=1):
             tokens = "  ".join(f"{candidate.token!r} {candidate.probability:.1%}" for candidate in candidates)
             print(f"  [MASK] {place}: {tokens}", flush=True)
+        for span in filling.spans:
+            last = span.first + len(span.candidates[0].ids)
+            words = "  ".join(f"{joined.word!r} {joined.probability:.1%}" for joined in span.candidates)
+            print(f"  [MASK] {span.first + 1} to {last} as one: {words}", flush=True)
 
 
 def _print_ranking(text: str, ranking: Sequence[RankedWord], as_json: bool, is_next: bool) -> None:

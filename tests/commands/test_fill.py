@@ -69,6 +69,15 @@ def test_json_says_the_same_of_texts_files_and_standard_input(fill, tmp_path):
     assert fill("--json", stdin="\r\n".join(texts).encode())[1] == output
 
 
+def test_masks_next_to_one_another_are_also_one_word(fill):
+    status, output, _ = fill("--text", "ab[MASK][MASK]", "--top_k", "2")
+    filled, _, _, joined = output.splitlines()
+    assert status == 0
+    assert joined.startswith(f"  [MASK] 1 to 2 as one: {filled[2:]!r} ")
+    (span,) = json.loads(fill("--json", "--text", "ab[MASK][MASK]", "--top_k", "2")[1])["spans"]
+    assert span["candidates"][0]["word"] == filled[2:]
+
+
 def test_candidates_are_ranked_instead(fill):
     words = ["--text", "ab[MASK] d", "--candidates", "c", "ef", "j"]
     status, output, _ = fill(*words)
