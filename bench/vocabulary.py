@@ -101,14 +101,15 @@ def measure(name: str, arguments: argparse.Namespace, cache: str) -> dict[str, A
     steps = max(1, round(arguments.seconds / statistics.median(probed.steps[2:])))
     module, clock = train(settings, datamodule, steps, max(1, steps // arguments.points), arguments.seed)
     torch.manual_seed(arguments.seed)
-    tokens = round(250 / datamodule.bytes_per_token("train"))
+    bytes_per_token = datamodule.bytes_per_token("validation") or 1.0
+    tokens = round(250 / bytes_per_token)
     sampling = SamplingConfig(tokens, temperature=0.8, compile="never")
     prompt = torch.tensor(datamodule.tokenizer.encode_prompt(arguments.sampled_from))
     (sample,) = continue_texts(module.gpt.eval(), datamodule.tokenizer, [prompt], sampling)
     return {
         "vocab_size": datamodule.vocab_size,
         "parameters": module.gpt.n_parameters,
-        "bytes_per_token": datamodule.bytes_per_token("validation"),
+        "bytes_per_token": bytes_per_token,
         "steps": steps,
         "seconds": sum(clock.steps),
         "points": clock.points,

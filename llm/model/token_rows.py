@@ -48,6 +48,7 @@ class HeadWithRows(Head):
     def __init__(self, base: Head, first: int, rows: nn.Parameter) -> None:
         nn.Linear.__init__(self, base.in_features, base.out_features, bias=False, device="meta")
         self.weight, self.first, self.token_rows = base.weight, first, rows
+        self.softcap = base.softcap
 
     @property
     def table(self) -> Tensor:
@@ -58,7 +59,8 @@ class HeadWithRows(Head):
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` -> logits `(B, T, V)`."""
         old = F.linear(x, self.weight[: self.first])  # (B, T, C) -> (B, T, V - n)
-        return torch.cat([old, F.linear(x, self.token_rows)], dim=-1)  # (B, T, V - n), (B, T, n) -> (B, T, V)
+        new = F.linear(x, self.token_rows)  # (B, T, C) -> (B, T, n)
+        return self.capped(torch.cat([old, new], dim=-1))  # (B, T, V - n), (B, T, n) -> (B, T, V)
 
 
 def add_token_rows(network: nn.Module, n_rows: int) -> None:

@@ -112,7 +112,7 @@ def _with_fused_loss(
     value = MIXED_PRECISIONS[precision].itemsize if precision in MIXED_PRECISIONS else size
     gradients = N * C * value + trains_head * config.padded_vocab_size * C * size
     copies = (N + V) * C * value if precision in MIXED_PRECISIONS else V * C * value if device != "cpu" else 0
-    logits = min(block_bytes(device), N * V * value)
+    logits = min(block_bytes(device), N * V * value) * (1 if config.logit_softcap is None else 3)  # and slopes
     if device != "cpu":
         logits += min(FLOAT32_BYTES_ELSEWHERE, N * V * 4)
     return Costs(

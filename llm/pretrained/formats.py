@@ -29,8 +29,8 @@ from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 READABLE = (
     "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen, "
-    "BERT), a GGUF file, a .bin of llama2.c, nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book "
-    "LLMs-from-scratch"
+    "Gemma, GPT-NeoX, OPT, BERT), a GGUF file, a .bin of llama2.c, nanoGPT's ckpt.pt, minGPT's model.pt, or a state "
+    "dict of the book LLMs-from-scratch"
 )
 
 
@@ -93,7 +93,7 @@ def import_adapters(folder: str | Path, base: str | None = None) -> dict[str, An
     if base is None and repository_of(named) is None and not Path(named or "?").exists():
         raise CheckpointError(f"{str(folder)!r} was trained on {named or 'a base without a name'!r}: give it as --base")
     found = read_pretrained(source)
-    lora, adapters = from_peft(Path(folder), found.config)
+    lora, adapters = from_peft(Path(folder), found.config, found.model_type)
     checkpoint = checkpoint_of(found.config, found.weights | adapters, found.tokenizer)
     checkpoint[ENTRY]["trained"] = Trained(lora=lora).to_dict()
     return checkpoint
