@@ -15,7 +15,6 @@ from llm.data.batch import IGNORED, TokenBatch
 from llm.data.modules.classify import ClassifyDataModule
 from llm.evaluation.baselines import baselines_of
 from llm.model import Classifier, last_real
-from llm.pretrained import begin_with
 from llm.tasks.base import TaskModule
 from llm.training.class_metrics import ClassMetrics
 from llm.training.loss import Prediction
@@ -66,13 +65,9 @@ class TextClassifier(TaskModule):
         train: list[str] | str | None = None,
         lora: LoRAConfig = _LORA,
     ) -> None:
-        network = Classifier(gpt)
-        if pretrained is not None:
-            begin_with(network, pretrained, self.starts_from)
-        super().__init__(network, optim, compile, non_finite, train, lora)
-        self.pretrained = pretrained
+        super().__init__(Classifier(gpt), optim, compile, non_finite, train, lora, pretrained)
         self.class_metrics = {split: ClassMetrics(len(gpt.labels)) for split in ("validation", "test")}
-        self._best: dict[str, float] = {}
+        self._best: tuple[float, float, Tensor] | None = None  # loss, accuracy, and how many texts got each label (N)
 
     @property
     def classifier(self) -> Classifier:
@@ -131,23 +126,29 @@ class TextClassifier(TaskModule):
         """By name: loss, accuracy, balanced accuracy, F1, and AUROC where there are two labels."""
         loss, _ = self._split_metrics[split].compute()
         values = {"loss": loss, **self.class_metrics[split].values()}
-        if split == "validation" and not self.trainer.sanity_checking and loss < self._best.get("loss", float("inf")):
-            self._best = values
+        is_better = self._best is None or loss < self._best[0]
+        if split == "validation" and not self.trainer.sanity_checking and is_better:
+            self._best = loss, values["accuracy"], self._predicted(split)
         return values
 
     # Against what needs no network
 
     def on_fit_end(self) -> None:
         """Say how the best validation compares with the baselines."""
-        if self.trainer.is_global_zero and self._best:
-            self._compare(self._best["accuracy"], "validation")
+        if self.trainer.is_global_zero and self._best is not None:
+            self._compare("validation", *self._best[1:])
 
     def on_test_end(self) -> None:
         """Say how the test compares with the baselines."""
         if self.trainer.is_global_zero:
-            self._compare(float(self.trainer.callback_metrics["test/accuracy"]), "test")
+            accuracy = float(self.trainer.callback_metrics["test/accuracy"])
+            self._compare("test", accuracy, self._predicted("test"))
 
-    def _compare(self, accuracy: float, split: str) -> None:
+    def _predicted(self, split: str) -> Tensor:
+        """How many texts of a split were given each label, (N)."""
+        return self.class_metrics[split].confusion.sum(0)  # (N, N) -> (N)
+
+    def _compare(self, split: str, accuracy: float, predicted: Tensor) -> None:
         data = getattr(self._trainer, "datamodule", None)
         found = baselines_of(data, split) if isinstance(data, ClassifyDataModule) else None
         if found is None:
@@ -159,7 +160,6 @@ class TextClassifier(TaskModule):
         if accuracy <= max(found):
             better = "Naive Bayes" if found.naive_bayes >= found.majority else "the most frequent label"
             log.warning("this is no better than %s, which needs no network: the run shows nothing yet", better)
-        predicted = self.class_metrics[split].confusion.sum(0)  # (N, N) -> (N)
         if int((predicted > 0).sum()) == 1:
             label = self.labels[int(predicted.argmax())]
             log.warning("every text was given the label %r; with rare labels, try --data.balance oversample", label)

@@ -1,9 +1,6 @@
 import argparse
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -32,10 +29,9 @@ def test_the_networks_have_as_many_parameters(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_and_draws(tmp_path):
-    command = [sys.executable, "-m", "bench.bottleneck", "--tiny", "--json", "--pictures", str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+def test_the_benchmark_runs_and_draws(bench, tmp_path):
+    output = bench("bottleneck", "--tiny", "--json", "--pictures", str(tmp_path))
+    rows = json.loads(output.splitlines()[-1])["rows"]
     assert [row["network"] for row in rows] == ["none", "bahdanau", "transformer"]
     assert all(len(row["right"]) == 3 and all(0 <= right <= 1 for right in row["right"]) for row in rows)
     assert {path.name for path in tmp_path.iterdir()} == {"bottleneck.png", "bottleneck-alignment.png"}

@@ -86,6 +86,24 @@ def test_a_result_below_the_baseline_is_said(corpus, caplog):
     assert "every text was given the label 'blue'" in caplog.text
 
 
+def test_what_is_said_at_the_end_is_of_the_best_validation(corpus, caplog):
+    class Ruin(L.Callback):
+        """From then on every text is given one label."""
+
+        def on_validation_start(self, trainer, module):
+            if trainer.global_step == 60:
+                module.network.head.weight.data.zero_()
+                module.network.head.bias.data.copy_(torch.tensor([5.0, 0.0]))
+
+    module, data = make(corpus)
+    with caplog.at_level(logging.INFO, logger="llm"):
+        options = {"val_check_interval": 30, "check_val_every_n_epoch": None, "callbacks": [Ruin()]}
+        L.Trainer(max_steps=60, **{**QUIET, **options}).fit(module, data)
+    assert int((module.class_metrics["validation"].confusion.sum(0) > 0).sum()) == 1, "the last validation is ruined"
+    assert "accuracy:    " in caplog.text
+    assert "every text was given" not in caplog.text
+
+
 def test_the_metrics_are_those_of_the_texts_one_by_one(corpus):
     module, data = make(corpus, batch_size=7)
     found = L.Trainer(**QUIET).validate(module, data, verbose=False)[0]
