@@ -92,7 +92,7 @@ def main() -> None:
     print(json.dumps({"runs": asked}, indent=1) if arguments.json else table(asked))
 
 
-def pretrain(text: list[str], steps: int, folder: Path, precision: str) -> str:
+def pretrain(text: list[str], steps: int, folder: Path, precision: str = "32-true") -> str:
     """The path of a checkpoint of a language model of that text."""
     target = folder / "pretrain" / "checkpoints" / "last.ckpt"
     if not target.is_file():
