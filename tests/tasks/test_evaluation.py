@@ -10,6 +10,7 @@ import torch
 
 from llm.config import EncoderConfig, GPTConfig, TokenizerConfig, WordVectorsConfig
 from llm.data import MaskedDataModule, TextDataModule, WordVectorsDataModule
+from llm.data.modules.text import sampled_validation
 from llm.errors import ConfigError
 from llm.tasks import LanguageModel, MaskedLanguageModel, WordVectorsModule
 
@@ -76,6 +77,8 @@ def test_some_windows_are_spread_over_the_text(data_of):
     assert starts[-1] >= len(of) * 0.9
     tested = torch.cat([batch.inputs for batch in some.test_dataloader()])
     assert tested.equal(of), "a test is on all"
+    assert sampled_validation(some) == f"10 of {len(of)} windows"
+    assert sampled_validation(all_of_them) is None
 
 
 def test_no_windows_are_refused(data_of):
