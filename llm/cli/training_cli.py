@@ -42,7 +42,6 @@ from llm.cli.tuning import (
 from llm.cli.words import settings_of_files
 from llm.data import TextDataModule
 from llm.errors import ConfigError
-from llm.inspection import Inspection, TextSamples
 from llm.preflight import (
     Plan,
     PreflightDone,
@@ -72,7 +71,6 @@ from llm.runtime.hardware import has_native_bfloat16
 from llm.runtime.randomness import preserve_rng_state
 from llm.runtime.trust import refuse_functions
 from llm.tasks import TASKS
-from llm.tasks.answers import Answers
 from llm.training.progress import RunProgress, StartingPoint
 from llm.training.throughput import Throughput
 
@@ -258,7 +256,7 @@ class TrainingCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples, Answers))
+        callbacks = without_looks(callbacks, config.get("strategy"), self.task.callback_classes().values())
         always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
         their_own = any(isinstance(c, ProgressBar) for c in [*callbacks, *_as_list(config.get("callbacks"))])
         if config.get("enable_progress_bar") is not False and not their_own:

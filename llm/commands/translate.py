@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the translation of each sentence on a line; an empty line stays empty.
+    """Print the translation of each sentence on a line; a blank line has an empty one.
 
     Raises:
         LLMError: the checkpoint, a sentence or an option can't be used.
@@ -55,13 +55,9 @@ def run(arguments: argparse.Namespace) -> None:
         wanted = [text for text in part if text.strip()]
         found = iter(translator.translate(wanted, arguments.beam, arguments.length_penalty, arguments.batch_size))
         for text in part:
-            if not text.strip():
-                if not arguments.json:
-                    print(flush=True)
-                continue
-            translation = next(found)
-            result = {"source": text, **translation.to_dict()}
-            print(json.dumps(result, ensure_ascii=False) if arguments.json else translation.text, flush=True)
+            result = next(found).to_dict() if text.strip() else {"translation": ""}
+            line = json.dumps({"source": text, **result}, ensure_ascii=False)
+            print(line if arguments.json else result["translation"], flush=True)
 
 
 def _batches(texts: list[tuple[str, str]], size: int) -> list[list[str]]:

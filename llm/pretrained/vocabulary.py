@@ -14,6 +14,7 @@ from llm.pretrained.layout import TOKEN
 from llm.pretrained.roles import read_roles
 from llm.pretrained.tokenizer_files import read_tokenizer_files
 from llm.pretrained.vocabulary_files import nanogpt_vocabulary, read_meta
+from llm.runtime.words import counted
 from llm.tokenizers import BPETokenizer, Tokenizer
 
 _GPT2_ROWS = range(50257, 51201)
@@ -45,7 +46,7 @@ def add_tokenizer(found: Pretrained, folder: Path | None, given: Tokenizer | Non
         )
     if tokenizer is not None and tokenizer.vocab_size < config.vocab_size:
         unnamed = config.vocab_size - tokenizer.vocab_size
-        notes.append(f"the last {unnamed} of {config.vocab_size} rows have no token: kept as padding")
+        notes.append(f"the last {counted(unnamed, 'row')} of {config.vocab_size:,}, without a token: kept as padding")
         config = pad_vocabulary(config, tokenizer.vocab_size)
     return dataclasses.replace(found, config=config, tokenizer=tokenizer, notes=tuple(notes))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from llm.data.modules.classify import ClassifyDataModule
 from llm.evaluation.baselines import baselines_of
 from llm.model import Classifier, last_real
 from llm.pretrained import begin_with
+from llm.pretrained.checkpoint import ENTRY
 from llm.tasks.base import TaskModule
 from llm.training.class_metrics import ClassMetrics
 from llm.training.loss import Prediction
@@ -23,6 +24,9 @@ from llm.training.loss import Prediction
 _GPT = ClassifierConfig()
 _OPTIM = OptimConfig()
 _LORA = LoRAConfig()
+
+_BEST = "best_validation"
+"""Of the entry of a checkpoint."""
 
 log = logging.getLogger("llm")
 
@@ -73,6 +77,7 @@ class TextClassifier(TaskModule):
         self.pretrained = pretrained
         self.class_metrics = {split: ClassMetrics(len(gpt.labels)) for split in ("validation", "test")}
         self._best: dict[str, float] = {}
+        self._only_label: str | None = None  # of the best validation
 
     @property
     def classifier(self) -> Classifier:
@@ -132,7 +137,7 @@ class TextClassifier(TaskModule):
         loss, _ = self._split_metrics[split].compute()
         values = {"loss": loss, **self.class_metrics[split].values()}
         if split == "validation" and not self.trainer.sanity_checking and loss < self._best.get("loss", float("inf")):
-            self._best = values
+            self._best, self._only_label = values, self._label_of_all(split)
         return values
 
     # Against what needs no network
@@ -140,16 +145,22 @@ class TextClassifier(TaskModule):
     def on_fit_end(self) -> None:
         """Say how the best validation compares with the baselines."""
         if self.trainer.is_global_zero and self._best:
-            self._compare(self._best["accuracy"], "validation")
+            self._compare(self._best["accuracy"], "validation", self._only_label)
 
     def on_test_end(self) -> None:
         """Say how the test compares with the baselines."""
         if self.trainer.is_global_zero:
-            self._compare(float(self.trainer.callback_metrics["test/accuracy"]), "test")
+            self._compare(float(self.trainer.callback_metrics["test/accuracy"]), "test", self._label_of_all("test"))
 
-    def _compare(self, accuracy: float, split: str) -> None:
+    def _label_of_all(self, split: str) -> str | None:
+        """The label that every text of a split was given, if there is one."""
+        predicted = self.class_metrics[split].confusion.sum(0)  # (N, N) -> (N)
+        return self.labels[int(predicted.argmax())] if int((predicted > 0).sum()) == 1 else None
+
+    def _compare(self, accuracy: float, split: str, only_label: str | None) -> None:
         data = getattr(self._trainer, "datamodule", None)
-        found = baselines_of(data, split) if isinstance(data, ClassifyDataModule) else None
+        is_held_out = isinstance(data, ClassifyDataModule) and not data.overfits
+        found = baselines_of(data, split) if is_held_out else None
         if found is None:
             return
         log.info(
@@ -159,7 +170,21 @@ class TextClassifier(TaskModule):
         if accuracy <= max(found):
             better = "Naive Bayes" if found.naive_bayes >= found.majority else "the most frequent label"
             log.warning("this is no better than %s, which needs no network: the run shows nothing yet", better)
-        predicted = self.class_metrics[split].confusion.sum(0)  # (N, N) -> (N)
-        if int((predicted > 0).sum()) == 1:
-            label = self.labels[int(predicted.argmax())]
-            log.warning("every text was given the label %r; with rare labels, try --data.balance oversample", label)
+        if only_label is not None:
+            log.warning(
+                "every text was given the label %r; with rare labels, try --data.balance oversample", only_label
+            )
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As for every task, and the best validation so far."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[ENTRY][_BEST] = {"values": self._best, "only_label": self._only_label}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As for every task, and the best validation so far, where a run goes on."""
+        super().on_load_checkpoint(checkpoint)
+        match checkpoint[ENTRY].get(_BEST):
+            case {"values": {"loss": float(), "accuracy": float()} as values, "only_label": str() | None as label}:
+                self._best, self._only_label = values, label

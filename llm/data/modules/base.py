@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,10 @@ from llm.data.loader import BatchLoader, RowSource
 from llm.data.modules.resuming import refuse_other_data
 from llm.data.order import BatchOrder
 from llm.errors import CheckpointError, ConfigError, DataError
+from llm.runtime.words import counted
 from llm.tokenizers import Tokenizer
+
+log = logging.getLogger("llm")
 
 _SAMPLE = 16
 """Tokens of an example at the most, in the command that uses a model."""
@@ -58,6 +62,7 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.allow_changed_data = allow_changed_data
+        self._said: set[str] = set()
 
     def _check_settings(self, *problems: str) -> None:
         """Check the settings in `least` against their least values.
@@ -135,12 +140,25 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         """Some words to use a trained model on."""
         return " ".join(self.tokenizer.decode(self.sample_ids(_SAMPLE)).split()) or "Once"
 
+    def _say_once(self, message: str, *values: Any) -> None:
+        """Log a line that may come again, when the data that the preflight has set up is set up for the run."""
+        if (line := message % values) not in self._said:
+            self._said.add(line)
+            log.info("%s", line)
+
     # Loaders
 
     @property
     def overfits(self) -> bool:
         """Whether the run sees the same few batches again and again, and is validated on them (`overfit_batches`)."""
         return getattr(self.trainer, "overfit_batches", 0) > 0 and self._running() == "fit"
+
+    def rows_to_overfit(self) -> list[int]:
+        """The training rows that such a run sees, of all processes."""
+        assert self.trainer is not None
+        batches, world_size = int(self.trainer.num_training_batches), self._rank_and_world_size()[1]
+        orders = [self.train_order(rank, world_size) for rank in range(world_size)]
+        return [row for batch in range(batches) for order in orders for row in order.rows_of(0, batch)]
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         """The batches of the validation split; those that are trained on, where the run is to overfit them."""
@@ -158,7 +176,7 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         if len(order) == 0:
             raise DataError(
                 f"no full batch to train on: {order.n_rows} {self.rows_name} for a batch_size of {self.batch_size} on "
-                f"{world_size} device(s); {self.advice_on_too_few}"
+                f"{counted(world_size, 'device')}; {self.advice_on_too_few}"
             )
         return order
 

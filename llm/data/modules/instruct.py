@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from llm.data.chat.templates import ChatTemplate
 from llm.data.loader import RowSource
 from llm.data.modules.examples import ExampleDataModule
 from llm.data.modules.tokenizers import ready_tokenizer
-from llm.data.order import BatchOrder, KeyedPermutation
+from llm.data.order import BatchOrder, KeyedPermutation, held_out
 from llm.data.packing import PackedExamples
 from llm.data.tokens.examples import Example
 from llm.data.tokens.opening import cache_key
@@ -149,6 +148,17 @@ class InstructDataModule(ExampleDataModule):
         """
         return [conversation for _, conversation in self._placed(split)]
 
+    def conversations_to_overfit(self) -> list[Conversation]:
+        """Those that some sample of comes in the few batches of a run that is to overfit them."""
+        if self.packing:  # where a row is of many
+            return self.conversations("train")
+        wanted, found, losses, n_samples = set(self.rows_to_overfit()), [], Losses(), 0
+        for where, conversation in self._placed("train"):
+            first, n_samples = n_samples, n_samples + sum(1 for _ in self.maker.samples(conversation, losses, where))
+            if not wanted.isdisjoint(range(first, n_samples)):
+                found.append(conversation)
+        return found
+
     def sample_text(self) -> str:
         """The first prompt that is held out, or trained on."""
         return self.conversations("validation" if self.examples("validation") else "train")[0][0].content
@@ -166,7 +176,7 @@ class InstructDataModule(ExampleDataModule):
         """Which conversations are kept for validation: a fraction of the different prompts, with all their answers."""
         prompts = [tuple(message for message in each if message.role != ASSISTANT) for _, each in found]
         numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-        count = math.ceil(len(numbers) * self.validation_fraction)
+        count = held_out(len(numbers), self.validation_fraction)
         chosen = set(KeyedPermutation(len(numbers), _SPLIT_SEED, 0)(np.arange(count)).tolist()) if count else set()
         return [numbers[prompt] in chosen for prompt in prompts]
 
@@ -239,7 +249,8 @@ class InstructDataModule(ExampleDataModule):
         if self._rank_and_world_size()[0] != 0:
             return
         if self._running() == "fit":
-            log.info("supervised:  %.0f %% of the tokens (loss_on %s)", 100 * self.supervised_fraction, self.loss_on)
+            fraction = 100 * self.supervised_fraction
+            self._say_once("supervised:  %.0f %% of the tokens (loss_on %s)", fraction, self.loss_on)
         for split in {"fit": ("train", "validation"), "validate": ("validation",)}.get(self._running(), ("test",)):
             if self.examples(split) is not None:
                 own = "validation" if split == "test" and self.test_corpus is None else split
