@@ -22,6 +22,7 @@ from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
 from llm.data.chat.samples import Losses, SampleMaker
 from llm.data.chat.showing import as_text
 from llm.data.chat.templates import ChatTemplate
+from llm.data.examples import Examples
 from llm.data.loader import RowSource
 from llm.data.modules.examples import ExampleDataModule
 from llm.data.modules.tokenizers import ready_tokenizer
@@ -208,6 +209,12 @@ class InstructDataModule(ExampleDataModule):
         for conversation in self.conversations(split):
             whole.update(json.dumps([dataclasses.astuple(message) for message in conversation]).encode())
         return whole.hexdigest()
+
+    def _find_examples(self, split: str) -> Examples | None:
+        is_divided = split == "validation" and self.validation_corpus is None
+        if is_divided and not any(self._is_for_validation(self._all("train"))):
+            return None  # there is one prompt, which is trained on
+        return super()._find_examples(split)
 
     def read_examples(self, split: str) -> Iterator[Example]:
         """The samples of a split; what was lost is written beside the cache."""

@@ -172,8 +172,8 @@ def _columns(path: Path, table: Table, text_column: str | None, label_column: st
         label_at = 1 - text_at if text_at is not None else 0 if different[0] < different[1] else 1
     if not is_named and different[label_at] == len(table.rows) >= _ENOUGH_ROWS:
         raise DataError(
-            f"{str(path)!r} has no column of labels: each value of {names[label_at][:40]!r} comes once; give texts whose "
-            "labels come again, or name the column with --data.label_column"
+            f"{str(path)!r} has no column of labels: each value of {names[label_at][:40]!r} comes once; give texts "
+            "whose labels come again, or name the column with --data.label_column"
         )
     # The name of a column is no label; where the first value is one, there is no row of names.
     has_header = is_text and table.rows[0][label_at] not in {row[label_at] for row in table.rows[1:]}
