@@ -19,6 +19,7 @@ from llm.runs.resuming import other_architecture
 from llm.runtime.hardware import has_native_bfloat16
 from llm.runtime.words import counted
 from llm.tasks import TASKS
+from llm.training.schedule import batches_of_epoch
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -47,6 +48,13 @@ def nothing_to_do(plan: Plan) -> Iterator[str]:
     for name in ("max_steps", "max_epochs", "limit_train_batches"):
         if plan.setting(f"trainer.{name}") == 0:
             yield f"trainer.{name} is 0, so there is nothing to train; leave it out, or set it to 1 or more"
+    if plan.corpus is None or plan.overfits:
+        return
+    validation = batches_of_epoch(plan.corpus.validation_batches, plan.limit("val")) if plan.validates else 1
+    for split, batches in (("train", plan.corpus.batches), ("val", validation)):
+        limit = plan.limit(split)
+        if isinstance(limit, float) and limit > 0 and batches == 0:
+            yield f"trainer.limit_{split}_batches {limit:g} is less than one batch; give a number of them, such as 1"
 
 
 def other_weights(plan: Plan) -> Iterator[str]:
@@ -236,7 +244,7 @@ def accumulation(plan: Plan) -> Iterator[str]:
     """A step that takes more batches than an epoch has."""
     accumulation = plan.accumulation
     most = accumulation if isinstance(accumulation, int) else max(accumulation.values())
-    if plan.corpus is not None and most > plan.corpus.batches:
+    if plan.corpus is not None and most > plan.corpus.batches > 0:
         batches = counted(plan.corpus.batches, "batch", "batches")
         yield f"a step accumulates {most} batches and an epoch has {batches}: a step ends with the epoch"
 

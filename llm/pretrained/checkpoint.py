@@ -73,7 +73,10 @@ def read_checkpoint(path: str | Path, with_checksums: bool = True) -> dict[str, 
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {shown}") from error
     except IsADirectoryError as error:
-        raise CheckpointError(f"{shown} is a folder; give the .ckpt file in it") from error
+        names = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "last.ckpt", "best.ckpt")
+        found = next((str(Path(path) / name) for name in names if (Path(path) / name).is_file()), None)
+        such_as = "" if found is None else f", such as {found!r}"
+        raise CheckpointError(f"{shown} is a folder; give the .ckpt file in it{such_as}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{shown} is not a checkpoint of this package: it holds something other than tensors and plain values, "

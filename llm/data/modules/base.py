@@ -47,6 +47,9 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     """The least value of each of these settings."""
 
     rows_name: ClassVar[str] = "rows"
+    own_splits: ClassVar[tuple[str, ...]] = ()
+    """Corpora that come with what is held out of them, whatever fraction is set."""
+
     advice_on_too_few: ClassVar[str] = "use a smaller batch_size, or --data.drop_last false"
 
     tokenizer: Tokenizer
@@ -174,8 +177,9 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         """
         order = self.make_train_order(rank, world_size)
         if len(order) == 0:
+            rows = counted(order.n_rows, self.rows_name.removesuffix("s"), self.rows_name)
             raise DataError(
-                f"no full batch to train on: {order.n_rows} {self.rows_name} for a batch_size of {self.batch_size} on "
+                f"no full batch to train on: {rows} for a batch_size of {self.batch_size} on "
                 f"{counted(world_size, 'device')}; {self.advice_on_too_few}"
             )
         return order

@@ -81,6 +81,7 @@ class InstructDataModule(ExampleDataModule):
     """
 
     rows_name: ClassVar[str] = "samples"
+    own_splits: ClassVar[tuple[str, ...]] = (ERRANDS,)
 
     def __init__(
         self,

@@ -71,6 +71,7 @@ class TranslationDataModule(ResumableDataModule):
     order_settings: ClassVar[tuple[str, ...]] = ("context_length", *ResumableDataModule.order_settings)
     least: ClassVar[dict[str, int]] = {"context_length": 2, **ResumableDataModule.least}
     rows_name: ClassVar[str] = "pairs"
+    own_splits: ClassVar[tuple[str, ...]] = (DATES,)
 
     def __init__(
         self,
