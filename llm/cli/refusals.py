@@ -45,8 +45,8 @@ _PACKAGES = {
 """What classes need whose names hold these."""
 
 
-_NAMED_ELSEWHERE = re.compile("(val|valid|eval|train|validation)(?:_|(?<!train)(?<!validation)/)").match
-"""Names of metrics as other code has them, such as `val_loss`."""
+_NAMED_ELSEWHERE = re.compile("(val|valid|eval|train)[_/]|validation_").match
+"""Names of metrics as other code has them, such as `val_loss`; training's are logged, but not for callbacks."""
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -102,8 +102,8 @@ def _refuse_average_without_epochs(trainer: Any) -> None:
         begin = (getattr(callback, "init_args", None) or {}).get("swa_epoch_start", 0.8)
         if not isinstance(begin, int):
             raise ConfigError(
-                f"StochasticWeightAveraging begins after the fraction {begin} of the epochs, and the run is of a number "
-                "of steps: give --trainer.max_epochs, or an epoch as --trainer.callbacks.swa_epoch_start"
+                f"StochasticWeightAveraging begins after the fraction {begin} of the epochs, and how many they are is "
+                "not said: give --trainer.max_epochs, or an epoch as --trainer.callbacks.swa_epoch_start"
             )
 
 
@@ -120,11 +120,10 @@ def refuse_monitors(trainer: Any) -> None:
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     for name, callback in zip(class_names(callbacks), callbacks, strict=True):
         monitor = str((getattr(callback, "init_args", None) or {}).get("monitor"))
-        if name and (other := _NAMED_ELSEWHERE(monitor)):
-            split = "train" if other[1] == "train" else "validation"
+        if name and _NAMED_ELSEWHERE(monitor):
             raise ConfigError(
-                f"trainer.callbacks: {name} monitors {monitor!r}, and a metric is called {split}/NAME here, such as "
-                f"{split}/loss"
+                f"trainer.callbacks: {name} monitors {monitor!r}; what a callback can monitor here is called "
+                "validation/NAME, such as validation/loss"
             )
 
 
@@ -154,8 +153,8 @@ def reason_about(message: str) -> str | None:
         return "trainer.logger: LitLogger needs the package litlogger: pip install litlogger"
     if "invalid choice: 'tune'" in message:
         return (
-            "there is no command tune: fit --trainer.callbacks+=LearningRateFinder finds a learning rate before the run, "
-            "+=BatchSizeFinder a batch size; with --preflight, that is all"
+            "there is no command tune: fit --trainer.callbacks+=LearningRateFinder finds a learning rate before the "
+            "run, +=BatchSizeFinder a batch size; with --preflight, that is all"
         )
     if 'Parser key "trainer.logger"' in message and "but is abstract" in message:
         return "trainer.logger: this is a base class to subclass; give TensorBoardLogger, CSVLogger or another"
