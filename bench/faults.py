@@ -65,6 +65,10 @@ TASKS: dict[str, list[str]] = {
     "masked": ["fit", "--task=masked", *_WINDOWS, f"--model.encoder={_NETWORK}", *_COMMON, "--trainer.max_steps=31"],
     "translate": ["fit", "--task=translate", "--data.corpus=pairs.tsv", "--data.context_length=16",
                   f"--model.transformer={_NETWORK}", *_COMMON, "--trainer.max_steps=31"],
+    "rnn": ["fit", "--task=translate", "--data.corpus=pairs.tsv", "--data.context_length=16", "--model.kind=rnn",
+            "--model.rnn={n_embd: 8, hidden_size: 12, dropout: 0.3}", *_COMMON, "--trainer.max_steps=31"],
+    "word_vectors": ["fit", "--task=word_vectors", *_WINDOWS, "--model.words.n_embd=8", *_COMMON,
+                     "--data.tokenizer.kind=word", "--trainer.max_steps=31"],
 }  # fmt: skip
 """Runs of other tasks than the default one."""
 EDGES = (
@@ -131,9 +135,10 @@ def result_of(folder: Path) -> Result:
         name: [(event.step, float(event.value).hex()) for event in events.Scalars(name)]
         for name in ("train/loss", "validation/loss")
     }
-    kept = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
-    checkpoints = [read_checkpoint(run / "checkpoints" / name) for name in ("last.ckpt", "best.ckpt")]
-    return Result(curves, *({name: content[name] for name in kept} for content in checkpoints))
+    weights = ("state_dict", "global_step")
+    kept = {"last.ckpt": (*weights, "optimizer_states", "lr_schedulers"), "best.ckpt": weights}
+    checkpoints = {file: read_checkpoint(run / "checkpoints" / file) for file in kept}
+    return Result(curves, *({name: checkpoints[file][name] for name in names} for file, names in kept.items()))
 
 
 def _different(first: Any, second: Any, where: str = "") -> str | None:
@@ -243,6 +248,16 @@ def _killed_masked(folder: Path, rng: random.Random) -> str:
 @fault("kill -9 of a run of the task translate", 8)
 def _killed_translate(folder: Path, rng: random.Random) -> str:
     return survive(folder, rng, "translate", rng.choice(["save", "edge"]))
+
+
+@fault("kill -9 of a run of the task translate, recurrent", 8)
+def _killed_recurrent(folder: Path, rng: random.Random) -> str:
+    return survive(folder, rng, "rnn", rng.choice(["save", "edge"]))
+
+
+@fault("kill -9 of a run of the task word_vectors", 8)
+def _killed_word_vectors(folder: Path, rng: random.Random) -> str:
+    return survive(folder, rng, "word_vectors", rng.choice(["save", "edge"]))
 
 
 @fault("kill -9 at any time", 6)

@@ -7,7 +7,8 @@ scratch, which reads the text again for each token, and litgpt's `generate`, whi
 its own; its positions are rotary, so that its weights are others of the same shapes. Times are medians; the first
 generation of each way, which warms up and compiles, is not among them, and what it cost more is the preparation.
 
-With `--shape` the model is a Llama, `--shape smollm2-135m` SmolLM2's: against `transformers` alone.
+With `--shape` the model is a Llama, `--shape smollm2-135m` SmolLM2's: against `transformers` alone, in fewer and shorter
+generations, since 135 million weights are read for each token.
 
 What prompt lookup gains depends on how much a text repeats itself. Greedy text does, that of random weights too; with
 `--ckpt` a trained model speaks, and `--temperature` makes it draw.
@@ -54,15 +55,18 @@ def main() -> None:
     parser.add_argument("--corpus", default="story", help="with --ckpt, where prompts are taken from (%(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="of the choice; 0 is greedy (%(default)s)")
     parser.add_argument("--tiny", action="store_true", help="a model and lengths that only show that this runs")
-    parser.add_argument("--tokens", type=int, default=200, help="new tokens in each row (%(default)s)")
+    parser.add_argument("--tokens", type=int, help="new tokens in each row (200; with --shape 64)")
     parser.add_argument("--prompt_tokens", type=int, default=32, help="tokens of each prompt (%(default)s)")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2, 4, 8], help="rows (%(default)s)")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", help="rows (1 2 4 8; with --shape 1 4)")
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], help="of the weights (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed generations of each way (%(default)s)")
+    parser.add_argument("--repeats", type=int, help="timed generations of each way (5; with --shape 3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for all (%(default)s)")
     _rivals.add_litgpt_python(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     arguments = parser.parse_args()
+    arguments.tokens = arguments.tokens or (64 if arguments.shape else 200)
+    arguments.batch_sizes = arguments.batch_sizes or ([1, 4] if arguments.shape else [1, 2, 4, 8])
+    arguments.repeats = arguments.repeats or (3 if arguments.shape else 5)
     if arguments.tiny:
         arguments.tokens, arguments.prompt_tokens, arguments.repeats = 8, 4, 1
         arguments.batch_sizes, arguments.precisions = [1, 2], ["float32"]

@@ -46,6 +46,7 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24}
 BY_LAYER = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
+GEMMA2 = {"head_dim": 16, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
 
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("GPT2", "biases, tied", {"n_embd": 32, "n_head": 4, "n_layer": 3, "n_positions": 2 * T, "vocab_size": V}),
@@ -61,6 +62,11 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("Qwen2", "window of 6 from layer 1", BY_LAYER),
     ("Qwen3", "head size 16, tied", {"head_dim": 16, "tie_word_embeddings": True}),
     ("Qwen3", "window of 6 on layer 1, one key head", {**BY_LAYER, "max_window_layers": 2, "num_key_value_heads": 1}),
+    ("Gemma", "head size 16, one key head", {"head_dim": 16, "num_key_value_heads": 1}),
+    ("Gemma2", "window of 6 on every second layer, soft caps of 2 and 3", {**GEMMA2, "sliding_window": 6}),
+    ("GPTNeoX", "parallel residual, a quarter of each head rotated", {}),
+    ("GPTNeoX", "one after the other, all rotated", {"use_parallel_residual": False, "rotary_pct": 1.0}),
+    ("OPT", "positions from row 2, ReLU, tied", {"ffn_dim": 56}),
 ]
 """The class of `transformers`, the shape in words, and what it sets."""
 
@@ -98,6 +104,8 @@ def measure(family: str, shape: str, settings: dict[str, Any], seed: int = 0) ->
     theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
     for parameter in theirs.parameters():  # large enough for every part of the model to matter
         nn.init.normal_(parameter, std=0.3)
+    if family == "OPT":  # no token uses these two rows, which are written as zeros
+        theirs.model.decoder.embed_positions.weight[:2] = 0
     ids = torch.randint(V, (2, T))
     expected = theirs(ids).logits
     with tempfile.TemporaryDirectory() as name:

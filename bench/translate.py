@@ -1,9 +1,9 @@
 """Translations after equal time: ours against a small implementation of its own around `torch.nn.Transformer`.
 
 Both get the same pairs, split the same way, the same token ids, sizes, batch size, peak learning rate and seconds of
-processor time, so that what else the machine does matters less; each has its own network, initial weights, batches,
-loop, loss and search. Ours is trained by the Trainer as `fit` does it, theirs by the loop that a person writes: torch's
-modules as they come, learned positions, AdamW, a linear warm-up, and a decay to zero over the time that there is. Both
+processor time on one thread, over which the learning rate warms up and decays to zero; each has its own network,
+initial weights, batches, loop, loss and search. Ours is trained by the Trainer as `fit` does it, theirs by the loop
+that a person writes: torch's modules as they come, learned positions, AdamW. Both
 translate the same validation sentences greedily; BLEU, chrF and the loss in nats for each token, the end token
 included, are of those.
 
@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench._equal_time import Budget, rate, trainer_of, validation_loss
 from llm import OptimConfig, TokenizerConfig
 from llm.config import TransformerConfig
 from llm.data import TokenBatch, TranslationDataModule
@@ -33,16 +32,12 @@ from llm.evaluation.translation import translation_metrics
 from llm.generation.translating import Translator
 from llm.tasks import TranslationModel
 
-WARMUP = 0.05
-"""Of the time, or of the steps."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.translate", description=__doc__)
     parser.add_argument("--corpus", default="dates", help="a table of pairs, or dates (%(default)s)")
     parser.add_argument("--fields", nargs=2, type=int, default=None, help="the columns of source and target (1 2)")
     parser.add_argument("--seconds", type=float, default=120.0, help="of processor time, for each (%(default)s)")
-    parser.add_argument("--steps_ahead", type=int, default=None, help="steps that ours plans for (measured)")
     parser.add_argument("--vocab_size", type=int, default=None, help="byte pairs for each side (default: characters)")
     parser.add_argument("--layers", type=int, default=2, help="of encoder and decoder each (%(default)s)")
     parser.add_argument("--n_embd", type=int, default=64, help="(%(default)s)")
@@ -55,6 +50,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print a line of JSON")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
     data = make_data(arguments)
     rows = [train_and_measure(name, arguments, data) for name in ("theirs", "ours")]
     if arguments.json:
@@ -88,37 +84,14 @@ def train_and_measure(name: str, arguments: argparse.Namespace, data: Translatio
     way = ours if name == "ours" else theirs
     network, steps, translate = way(arguments, data)
     network.eval()
-    with torch.no_grad():
-        losses = [mean_loss(network, batch) for batch in data.validation_loader()]
-    loss = sum(total for total, _ in losses) / sum(count for _, count in losses)
+    loss = validation_loss(network, data)
     metrics = translation_metrics(translate([p.source for p in pairs]), [p.target for p in pairs])
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     shown = {"way": name, "parameters": n_parameters, "steps": steps, "loss": loss}
     return {**shown, **metrics}
 
 
-def mean_loss(network: nn.Module, batch: TokenBatch) -> tuple[float, int]:
-    logits = network(batch.inputs, batch.lengths, batch.source, batch.source_lengths)
-    loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
-    return float(loss), int((batch.targets >= 0).sum())
-
-
 # Ours
-
-
-class Until(L.Callback):
-    """Ends a run when its time is over."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def on_train_start(self, *_: Any) -> None:
-        """The time begins."""
-        self.end = time.process_time() + self.seconds
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """It may be over."""
-        trainer.should_stop = time.process_time() > self.end
 
 
 def ours(arguments: argparse.Namespace, data: TranslationDataModule) -> tuple[nn.Module, int, Any]:
@@ -132,31 +105,12 @@ def ours(arguments: argparse.Namespace, data: TranslationDataModule) -> tuple[nn
         dropout=arguments.dropout,
     )
 
-    def fit(seconds: float, steps: int) -> tuple[TranslationModel, int]:
-        optim = OptimConfig(learning_rate=arguments.learning_rate, warmup_steps=max(1, round(WARMUP * steps)))
-        module = TranslationModel(config, optim=optim, label_smoothing=arguments.label_smoothing)
-        trainer = L.Trainer(
-            accelerator="cpu",
-            max_steps=steps,
-            callbacks=[Until(seconds)],
-            gradient_clip_val=1.0,
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        trainer.fit(module, data)
-        return module, trainer.global_step
-
-    planned = arguments.steps_ahead
-    if planned is None:  # the schedule is by steps: find out how many there is time for
-        trial = min(10.0, arguments.seconds / 10)
-        planned = max(10, round(fit(trial, 10**9)[1] * arguments.seconds / trial))
-    module, steps = fit(arguments.seconds, planned)
+    optim = OptimConfig(learning_rate=arguments.learning_rate)
+    module = TranslationModel(config, optim=optim, label_smoothing=arguments.label_smoothing)
+    trainer = trainer_of(Budget(arguments.seconds, arguments.learning_rate))
+    trainer.fit(module, data)
     translator = Translator(module.translator.eval(), data.tokenizer, data.source_tokenizer)
-    return module.translator, steps, lambda texts: [found.text for found in translator.translate(texts)]
+    return module.translator, trainer.global_step, lambda texts: [found.text for found in translator.translate(texts)]
 
 
 # Theirs
@@ -203,8 +157,7 @@ def theirs(arguments: argparse.Namespace, data: TranslationDataModule) -> tuple[
         spent = (time.process_time() - begin) / arguments.seconds
         if spent >= 1:
             break
-        decay = 0.5 * (1 + math.cos(math.pi * max(0.0, spent - WARMUP) / (1 - WARMUP)))
-        optimizer.param_groups[0]["lr"] = arguments.learning_rate * min(1.0, spent / WARMUP) * decay
+        optimizer.param_groups[0]["lr"] = arguments.learning_rate * rate(spent)
         logits = model(batch.inputs, None, batch.source, batch.source_lengths)
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), label_smoothing=arguments.label_smoothing)
         loss.backward()

@@ -3,8 +3,13 @@
 Both get the same rows of words. How good vectors are is the rank correlation (Spearman's rho) of their cosines with
 what people say of the similarity of pairs of words: WordSim-353 (Finkelstein et al. 2001), SimLex-999 (Hill et al.
 2015), or any file with two words and a number in each line, separated by tabs; pairs with a word that is not in the
-vocabulary are left out. Speed is in words of the text, rare and frequent ones included, per second of training alone,
-from the clock of the wall; the programs take turns, a seed at a time.
+vocabulary are left out. `--analogies` adds the fraction of a file of analogies (Mikolov et al. 2013) that is solved:
+the word nearest to b - a + c is d. Speed is in words of the text, rare and frequent ones included, per second of
+processor time of training alone; the programs take turns, a seed at a time.
+
+No rate is chosen by what is measured: `--choose` trains each program with each of `--rates` and `--gensim_rates` on the
+first nine tenths of the text, and takes the rate with the lowest loss on the last tenth, whose contexts and noise words
+are the same for all. gensim runs with its default rate, too.
 
 With `--ckpt`, nothing is trained: tables of vectors are measured on the pairs whose words all of them have, and it is
 counted how many of the ten nearest neighbours of frequent words two tables have in common. `--picture` draws the same
@@ -17,6 +22,7 @@ import argparse
 import json
 import logging
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -40,6 +46,16 @@ from llm.pretrained.vectors import NamedVectors, read_vectors
 from llm.tasks import WordVectorsModule
 
 OBJECTIVES = ("skip_gram", "cbow")
+GENSIMS_RATE = 0.025
+"""Its default."""
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
 
 
 class Pairs(NamedTuple):
@@ -56,6 +72,23 @@ class Pairs(NamedTuple):
     similarity: npt.NDArray[np.float64]
 
 
+class Trained(NamedTuple):
+    """What training leaves.
+
+    Args:
+        seconds: of processor time that it took.
+        vectors: of words.
+        predicted: (V, C) the vectors of the same words as words predicted.
+    """
+
+    seconds: float
+    vectors: NamedVectors
+    predicted: Tensor
+
+
+Train = Callable[[argparse.Namespace, WordVectorsDataModule, str, int, float], Trained]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.word_vectors", description=__doc__)
     add = parser.add_argument
@@ -67,8 +100,11 @@ def main() -> None:
     add("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="(%(default)s)")
     add("--epochs", type=int, default=5, help="(%(default)s)")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(%(default)s)")
-    add("--batch_size", type=int, default=64, help="rows in a batch of ours (%(default)s)")
-    add("--learning_rate", type=float, default=0.02, help="of ours (%(default)s); gensim's is its default")
+    add("--analogies", type=Path, metavar="FILE", help="four words a line, of which the last is to be found")
+    add("--batch_size", type=int, default=128, help="rows in a batch of ours (%(default)s)")
+    add("--choose", action="store_true", help="choose each rate by the loss on held-out text")
+    add("--rates", type=float, nargs="+", default=[0.01, 0.02, 0.04], help="of ours; without --choose, the first")
+    add("--gensim_rates", type=float, nargs="+", default=[0.025, 0.05, 0.1], help="as --rates (%(default)s)")
     add("--min_count", type=int, default=5, help="for both (%(default)s)")
     add("--threads", type=int, default=1, help="for both (%(default)s)")
     add("--tiny", action="store_true", help="a size that only shows that this runs")
@@ -76,6 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.tiny:
         arguments.epochs, arguments.seeds, arguments.batch_size, arguments.min_count = 1, [1], 4, 2
+        arguments.rates, arguments.gensim_rates = [0.02, 0.01], [0.025, 0.05]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(arguments.threads)
@@ -127,41 +164,92 @@ def agreement(vectors: NamedVectors, pairs: Pairs, keep: Callable[[str], bool] =
     return spearman(cosines.numpy(), pairs.similarity[places.numpy()]), len(known)
 
 
+def analogies_solved(vectors: NamedVectors, path: Path) -> tuple[float, int]:
+    """The fraction of analogies a : b = c : d whose d is nearest to b - a + c, and how many have all words known.
+
+    As word2vec counts: the three words that are given are no answers.
+    """
+    lines = [line.lower().split() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] != ":"]
+    ids = [[vectors.find(word) for word in line] for line in lines if len(line) == 4]
+    known = torch.tensor([found for found in ids if None not in found], dtype=torch.int64).view(-1, 4)  # (N, 4)
+    if not len(known):
+        return float("nan"), 0
+    unit = F.normalize(vectors.table, dim=-1)  # (V, C)
+    hits = 0
+    for given in known.split(256):
+        cosines = (unit[given[:, 1]] - unit[given[:, 0]] + unit[given[:, 2]]) @ unit.mT  # (B, C) x (C, V) -> (B, V)
+        cosines.scatter_(1, given[:, :3], -torch.inf)
+        hits += int((cosines.argmax(1) == given[:, 3]).sum())
+    return hits / len(known), len(known)
+
+
 def compare_programs(arguments: argparse.Namespace, pairs: Sequence[Pairs]) -> list[dict[str, Any]]:
     """Train with both, a seed at a time; the mean over seeds of quality and speed."""
-    programs = {"ours": ours}
+    programs = {"ours": (ours, arguments.rates)}
     if find_spec("gensim") is None:
         print("gensim is not installed: its rows are skipped (pip install gensim)")
     else:
-        programs["gensim"] = gensims
+        programs["gensim"] = (gensims, arguments.gensim_rates)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        data = data_of(arguments, folder, 1)
-        n_words = len(data.train_tokens) * arguments.epochs
         for objective in arguments.objectives:
-            found: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in programs}
-            for seed in arguments.seeds:
-                for name, train in programs.items():
-                    seconds, vectors = train(arguments, folder, objective, seed)
-                    found[name].append((n_words / seconds, [agreement(vectors, each)[0] for each in pairs]))
-            for name, runs in found.items():
-                speed = statistics.median(speed for speed, _ in runs)
-                row: dict[str, Any] = {"objective": objective, "program": name, "words/s": round(speed)}
-                for column, each in enumerate(pairs):
-                    row[each.name] = statistics.mean(rho[column] for _, rho in runs)
-                rows.append(row)
-                if not arguments.json:
+            tries: list[tuple[str, Train, float]] = []
+            for name, (train, rates) in programs.items():
+                rate = rates[0]
+                if arguments.choose:
+                    losses = {rate: held_out_loss(train, arguments, folder, objective, rate) for rate in rates}
+                    rate = min(losses, key=losses.__getitem__)
+                    found = ", ".join(f"{loss:.4f} at {rate}" for rate, loss in losses.items())
+                    print(f"{objective}, {name}: held-out loss {found}", file=sys.stderr, flush=True)
+                tries.append((name, train, rate))
+                if name == "gensim" and rate != GENSIMS_RATE:
+                    tries.append((name, train, GENSIMS_RATE))
+            found = measure(tries, arguments, folder, objective, pairs)
+            rows += found
+            if not arguments.json:
+                for row in found:
                     show(row)
     return rows
 
 
-def data_of(arguments: argparse.Namespace, folder: str, seed: int) -> WordVectorsDataModule:
+def measure(
+    tries: Sequence[tuple[str, Train, float]],
+    arguments: argparse.Namespace,
+    folder: str,
+    objective: str,
+    pairs: Sequence[Pairs],
+) -> list[dict[str, Any]]:
+    """A row for each program and its rate, trained on the whole text."""
+    runs: list[list[tuple[float, NamedVectors]]] = [[] for _ in tries]
+    for seed in arguments.seeds:
+        data = data_of(arguments, folder, seed)
+        n_words = len(data.train_tokens) * arguments.epochs
+        for place, (_, train, rate) in enumerate(tries):
+            trained = train(arguments, data, objective, seed, rate)
+            runs[place].append((n_words / trained.seconds, trained.vectors))
+    rows = []
+    for (name, _, rate), found in zip(tries, runs, strict=True):
+        speed = statistics.median(speed for speed, _ in found)
+        row: dict[str, Any] = {"objective": objective, "program": name, "rate": rate, "words/s": round(speed)}
+        for each in pairs:
+            row[each.name] = statistics.mean(agreement(vectors, each)[0] for _, vectors in found)
+        if arguments.analogies:
+            row["analogies"] = statistics.mean(
+                analogies_solved(vectors, arguments.analogies)[0] for _, vectors in found
+            )
+        rows.append(row)
+    return rows
+
+
+def data_of(
+    arguments: argparse.Namespace, folder: str, seed: int, validation_fraction: float = 0.0
+) -> WordVectorsDataModule:
     """The rows of words that both programs get."""
     data = WordVectorsDataModule(
         corpus=arguments.corpus,
         min_count=arguments.min_count,
         batch_size=arguments.batch_size,
-        validation_fraction=0.0,
+        validation_fraction=validation_fraction,
         drop_last=False,
         seed=seed,
         cache_dir=folder,
@@ -170,48 +258,46 @@ def data_of(arguments: argparse.Namespace, folder: str, seed: int) -> WordVector
     return data
 
 
-def ours(arguments: argparse.Namespace, folder: str, objective: str, seed: int) -> tuple[float, NamedVectors]:
-    """Seconds of training, and the vectors."""
-    data = data_of(arguments, folder, seed)
+def ours(arguments: argparse.Namespace, data: WordVectorsDataModule, objective: str, seed: int, rate: float) -> Trained:
+    """Train with this package."""
     torch.manual_seed(seed)
     config = WordVectorsConfig(data.vocab_size, objective=objective)  # type: ignore[arg-type]
-    optim = OptimConfig(learning_rate=arguments.learning_rate, warmup_steps=20, weight_decay=0.0, beta2=0.999)
-    module = WordVectorsModule(config, optim)
+    module = WordVectorsModule(config, OptimConfig(learning_rate=rate, warmup_steps=20, weight_decay=0.0, beta2=0.999))
     trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=arguments.epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=[clock := Clock()],
+        max_epochs=arguments.epochs, limit_val_batches=0, num_sanity_val_steps=0, callbacks=[clock := Clock()], **QUIET
     )
     trainer.fit(module, data)
+    words = module.words
+    return Trained(clock.seconds, named(data, words.token.weight.detach()), words.predicted.weight.detach())
+
+
+def named(data: WordVectorsDataModule, table: Tensor) -> NamedVectors:
+    """The vectors of words, without those of special tokens, which come last."""
     n_words = len(data.tokenizer.to_dict()["vocabulary"])
     names = [data.tokenizer.token_bytes(token).decode() for token in range(n_words)]
-    return clock.seconds, NamedVectors(names, module.words.token.weight.detach()[:n_words])
+    return NamedVectors(names, table[:n_words])
 
 
 class Clock(L.Callback):
-    """How long training takes, without what comes before and after it."""
+    """The processor time of training, without what comes before and after it."""
 
     seconds = 0.0
 
     def on_train_start(self, *_: Any) -> None:
         """Begin."""
-        self._start = time.perf_counter()
+        self._start = time.process_time()
 
     def on_train_end(self, *_: Any) -> None:
         """End."""
-        self.seconds = time.perf_counter() - self._start
+        self.seconds = time.process_time() - self._start
 
 
-def gensims(arguments: argparse.Namespace, folder: str, objective: str, seed: int) -> tuple[float, NamedVectors]:
-    """Seconds of training, and the vectors."""
+def gensims(
+    arguments: argparse.Namespace, data: WordVectorsDataModule, objective: str, seed: int, rate: float
+) -> Trained:
+    """Train with gensim."""
     from gensim.models import Word2Vec
 
-    data = data_of(arguments, folder, seed)
     names = [data.tokenizer.token_bytes(token).decode() for token in range(data.vocab_size)]
     tokens, T = np.asarray(data.train_tokens), data.context_length
     is_word = data.counts[tokens] > 0
@@ -224,14 +310,30 @@ def gensims(arguments: argparse.Namespace, folder: str, objective: str, seed: in
         sg=int(objective == "skip_gram"),
         negative=int(WordVectorsConfig().negatives),
         sample=data.sample,
+        alpha=rate,
         seed=seed,
         workers=arguments.threads,
     )
     model.build_vocab(rows)
-    start = time.perf_counter()
+    start = time.process_time()
     model.train(rows, total_examples=len(rows), epochs=arguments.epochs)
-    seconds = time.perf_counter() - start
-    return seconds, NamedVectors(model.wv.index_to_key, torch.from_numpy(model.wv.vectors))
+    seconds = time.process_time() - start
+    vectors = NamedVectors(model.wv.index_to_key, torch.from_numpy(model.wv.vectors))
+    return Trained(seconds, vectors, torch.from_numpy(model.syn1neg))
+
+
+def held_out_loss(train: Train, arguments: argparse.Namespace, folder: str, objective: str, rate: float) -> float:
+    """The loss on the last tenth of the text, in nats a pair, after training on what comes before it."""
+    seed = arguments.seeds[0]
+    data = data_of(arguments, folder, seed, validation_fraction=0.1)
+    trained = train(arguments, data, objective, seed, rate)
+    module = WordVectorsModule(WordVectorsConfig(data.vocab_size, objective=objective))  # type: ignore[arg-type]
+    torch.nn.init.zeros_(module.words.token.weight)  # of words that are in the last tenth alone
+    ids = [data.tokenizer.encode(name)[0] for name in trained.vectors.names]
+    with torch.no_grad():
+        module.words.token.weight[ids] = trained.vectors.table
+        module.words.predicted.weight[ids] = trained.predicted[: len(ids)]
+    return L.Trainer(**QUIET).validate(module, data, verbose=False)[0]["validation/loss"]
 
 
 def compare_tables(

@@ -21,6 +21,7 @@ from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint, trained_of
 from llm.runs.choosing import folder_to_go_on_in
 from llm.runs.newest import run_folder_of
+from llm.runs.resuming import refuse_weights_alone
 from llm.tasks import TASKS, Task
 from llm.tasks.base import TaskModule
 
@@ -46,6 +47,8 @@ def adopt_checkpoint(config: Any, subcommand: str, given: set[str], word: str, f
         config.model.pretrained = None  # the checkpoint's weights would replace them anyway
     checkpoint = read_checkpoint(config.ckpt_path)
     refuse_other_task(checkpoint, config.ckpt_path, word)
+    if subcommand == "fit":
+        refuse_weights_alone(checkpoint)
     entry = checkpoint[ENTRY]
     module = task.module_class()
     is_ours = issubclass(module, TaskModule) and is_known(module.network_config)

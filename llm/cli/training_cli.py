@@ -89,6 +89,8 @@ class TrainingCLI(LightningCLI):
     def __init__(self, task: str, *, allowed_classes: Sequence[str] = (), **kwargs: Any) -> None:
         self.word, self.task = task, TASKS[task]
         self.allowed_classes = allowed_classes
+        words = kwargs.get("args")
+        self._chosen = words[0] if words and words[0] in self.subcommands() else None
         super().__init__(self.task.module_class(), self.task.datamodule_class(), **kwargs)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -110,6 +112,8 @@ class TrainingCLI(LightningCLI):
             parser.link_arguments(source, target, apply_on="instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        if self._chosen not in (None, subcommand):  # only named; three more parsers would take half of the start
+            return self.init_parser(**kwargs)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         fresh = "With --ckpt_path last: if there is no checkpoint yet, start at step 0."
         name = "Where the run is kept: in runs/NAME, such as runs/lr/0.003 for lr/0.003."

@@ -14,11 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="the folder (hf, peft) or file (the others) to write")
     parser.add_argument(
         "--format",
-        choices=("hf", "safetensors", "peft", *_WORD2VEC),
+        choices=("hf", "safetensors", "gguf", "peft", *_WORD2VEC),
         default="hf",
-        help="hf: a folder that transformers opens; safetensors: one file to share, which import reads; in both, "
-        "adapters (LoRA) are merged; peft: a folder of the adapters alone, which peft opens; word2vec and "
-        "word2vec-binary: the vectors of words, which gensim opens (%(default)s)",
+        help="hf: a folder that transformers opens; safetensors: one file to share, which import reads; gguf: one file "
+        "for llama.cpp; in all three, adapters (LoRA) are merged; peft: a folder of the adapters alone, which peft "
+        "opens; word2vec and word2vec-binary: the vectors of words, which gensim opens (%(default)s)",
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16", "q8_0"), help="of the matrices in a gguf (as they are)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
 
@@ -35,6 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.pretrained import export, export_adapters, read_pretrained
 
     refuse_source(arguments.ckpt, arguments.out)
+    if arguments.dtype is not None and arguments.format != "gguf":
+        raise ConfigError(f"--dtype {arguments.dtype} is for --format gguf, got --format {arguments.format}")
     if arguments.format in _WORD2VEC:
         from llm.pretrained.vectors import read_vectors, write_word2vec
 
@@ -54,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{arguments.ckpt!r} is of the task {error.task!r}, and --format {arguments.format} has a place for "
                 f"{', '.join(tasks)}: share the .ckpt itself, which holds all that is needed{vectors}"
             ) from error
-        notes = export(found, arguments.out, arguments.format, arguments.overwrite)
+        notes = export(found, arguments.out, arguments.format, arguments.overwrite, arguments.dtype)
     for note in notes:
         print(f"note: {note}")
     print(f"written to {arguments.out}")

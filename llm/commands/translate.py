@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from llm.commands.devices import find_device
     from llm.commands.standard_input import read_texts
-    from llm.generation.translating import load_translator
+    from llm.generation.searching import Hypothesis
+    from llm.generation.translating import Translation, load_translator
 
     if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
         raise ConfigError("nothing to translate: give --text TEXT, --text_file FILE, or sentences on standard input")
@@ -51,13 +52,14 @@ def run(arguments: argparse.Namespace) -> None:
                 translator.encode(text)
         except TokenizerError as error:
             raise TokenizerError(f"{where}: {error}" if where else str(error)) from error
+    nothing = Translation("", Hypothesis([], log_probability=0.0, ended=True), score=0.0)
     for part in _batches(texts, arguments.batch_size):
         wanted = [text for text in part if text.strip()]
         found = iter(translator.translate(wanted, arguments.beam, arguments.length_penalty, arguments.batch_size))
         for text in part:
-            result = next(found).to_dict() if text.strip() else {"translation": ""}
-            line = json.dumps({"source": text, **result}, ensure_ascii=False)
-            print(line if arguments.json else result["translation"], flush=True)
+            translation = next(found) if text.strip() else nothing
+            result = {"source": text, **translation.to_dict()}
+            print(json.dumps(result, ensure_ascii=False) if arguments.json else translation.text, flush=True)
 
 
 def _batches(texts: list[tuple[str, str]], size: int) -> list[list[str]]:

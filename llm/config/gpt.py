@@ -61,6 +61,8 @@ class GPTConfig:
             scores depend on the distance alone (Su et al. 2021).
         rope_theta: base of those angles: the larger, the slower the slowest of them.
         rope_scaling: how they are stretched, for a longer context than the one trained on.
+        partial_rotary_factor: fraction of each head that is rotated, its first values; the others know no positions
+            (GPT-NeoX: Black et al. 2022, section 2.1.1).
         sliding_window: how many positions a query sees, itself the last (Mistral: Jiang et al. 2023). Default: all.
         full_attention_layers: layers, counted from 0, that see all positions though there is a sliding window.
         qk_norm: divide each head's queries and keys by their root mean square, so that no score grows without bound.
@@ -68,12 +70,17 @@ class GPTConfig:
             cosine of an angle times that factor (Henry et al. 2020), or `separate`, a trained vector of size D for
             queries and one for keys (Qwen3: Yang et al. 2025).
         scale_scores: whether the attention scores, query·key, are divided by the square root of the head size.
+        attention_softcap: bound of the attention scores, which go through bound * tanh(score / bound) (Gemma 2: Gemma
+            Team 2024, section 2). Default: none.
         normalize_scores: how scores become attention weights: `softmax`, or each score divided by their `sum` (a
             step in the notes; it can divide by zero, so train with softmax).
         norm: before each part of a block and before the head: `layer_norm`, `rms_norm`, which divides by the root mean
-            square and neither centers nor shifts (Zhang & Sennrich 2019), or `none`.
+            square and neither centers nor shifts (Zhang & Sennrich 2019), `zero_centered_rms_norm`, the same with
+            a gain of 1 + w, whose weights w start at 0 (Gemma), or `none`.
         norm_first: whether each part of a block normalizes its input (pre-norm, as GPT-2), or the sum of its input and
             its output (post-norm, as Vaswani et al. 2017); then there is no norm before the head.
+        sandwich_norm: whether pre-norm blocks normalize what each part gives, too, before it is added (Ding et al.
+            2021, section 2.4; Gemma 2).
         norm_epsilon: added to the variance, or the mean square, under the norm's square root.
         mlp: what follows each attention: `plain` is a two-layer perceptron; `gated` multiplies its hidden layer by a
             second one, which alone goes through the activation (with `silu` SwiGLU, with `gelu` GeGLU: Shazeer 2020);
@@ -82,11 +89,16 @@ class GPTConfig:
             `squared_relu` (So et al. 2021).
         mlp_hidden: size of its hidden layer. Default: 4 C.
         residual: whether each part of a block adds to its input or replaces it.
+        parallel_residual: whether attention and perceptron both read the block's input, and not one after the other
+            (Wang & Komatsuzaki 2021; GPT-NeoX).
         projection_init: how the last matrix of each part of a block starts: `small` and random, the smaller the more
             blocks there are, as GPT-2's, or `zero`, so that every block begins by passing its input on.
         dropout: fraction of values dropped in training, from 0 up to but not including 1.
         bias: whether linear layers and norms have a bias.
         qkv_bias: whether the query, key and value projections have one.
+        scale_embeddings: whether token embeddings are multiplied by the square root of C (Vaswani et al. 2017, section
+            3.4; Gemma).
+        logit_softcap: bound of the logits, as `attention_softcap` is of scores. Default: none.
         tie_head: whether the output head shares the token embedding's weights.
         vocab_multiple: round the tables of embedding and head up to a multiple of this, such as 64 or 128, for
             speed on a GPU. The rows beyond the vocabulary are padding: there are always V logits.
@@ -104,23 +116,29 @@ class GPTConfig:
     positions: Literal["learned", "rotary"] = "learned"
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling = _AS_TRAINED
+    partial_rotary_factor: float = 1.0
     sliding_window: int | None = None
     full_attention_layers: tuple[int, ...] = ()
     qk_norm: bool = False
     qk_gain: Literal["shared", "separate"] = "shared"
     scale_scores: bool = True
+    attention_softcap: float | None = None
     normalize_scores: Literal["softmax", "sum"] = "softmax"
-    norm: Literal["layer_norm", "rms_norm", "none"] = "layer_norm"
+    norm: Literal["layer_norm", "rms_norm", "zero_centered_rms_norm", "none"] = "layer_norm"
     norm_first: bool = True
+    sandwich_norm: bool = False
     norm_epsilon: float = 1e-5
     mlp: Literal["plain", "gated", "none"] = "plain"
     activation: Literal["gelu", "gelu_exact", "relu", "silu", "squared_relu"] = "gelu"
     mlp_hidden: int | None = None
     residual: bool = True
+    parallel_residual: bool = False
     projection_init: Literal["small", "zero"] = "small"
     dropout: float = 0.1
     bias: bool = True
     qkv_bias: bool = True
+    scale_embeddings: bool = False
+    logit_softcap: float | None = None
     tie_head: bool = True
     vocab_multiple: int = 1
 
@@ -145,6 +163,27 @@ class GPTConfig:
             check(
                 self.positions == "rotary" or self.rope_scaling.kind == "none",
                 f"rope_scaling {self.rope_scaling.kind} needs positions rotary, got positions {self.positions}",
+            )
+            check(
+                0 < self.partial_rotary_factor <= 1,
+                f"partial_rotary_factor must be above 0 and at most 1, got {self.partial_rotary_factor}",
+            )
+            check(
+                self.positions == "rotary" or self.partial_rotary_factor == 1,
+                f"partial_rotary_factor {self.partial_rotary_factor} needs positions rotary, got positions "
+                f"{self.positions}",
+            )
+            for name in ("attention_softcap", "logit_softcap"):
+                bound = getattr(self, name)
+                check(bound is None or bound > 0, f"{name} must be above 0, got {bound}")
+            check(
+                not self.sandwich_norm or self.norm_first,
+                "sandwich_norm needs norm_first: without it, what each part gives is normalized already",
+            )
+            check(
+                not self.parallel_residual or (self.residual and self.norm_first and self.mlp != "none"),
+                "parallel_residual needs residual, norm_first and an mlp: both parts read the block's input, and what "
+                "they give is added to it",
             )
             check(
                 self.qk_norm or self.qk_gain == "shared",
@@ -190,9 +229,10 @@ class GPTConfig:
                 f"{self.n_embd} / {self.n_head} leaves {self.n_embd % self.n_head}; or give head_size",
             )
             check(
-                self.positions == "learned" or self.head_dim % 2 == 0,
+                self.positions == "learned" or (self.rotary_dim % 2 == 0 and self.rotary_dim > 0),
                 "positions rotary rotates pairs of values, so the head size must be even, got "
-                f"{'n_embd / n_head' if self.head_size is None else 'head_size'} = {self.head_dim}",
+                f"{'n_embd / n_head' if self.head_size is None else 'head_size'} = {self.head_dim}"
+                + (f" times {self.partial_rotary_factor}" if self.partial_rotary_factor < 1 else ""),
             )
 
     @property
@@ -209,6 +249,11 @@ class GPTConfig:
     def head_dim(self) -> int:
         """D, the size of one head's queries, keys and values."""
         return self.n_embd // self.heads if self.head_size is None else self.head_size
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many values of each head's queries and keys are rotated."""
+        return int(self.head_dim * self.partial_rotary_factor)
 
     @property
     def hidden_size(self) -> int:

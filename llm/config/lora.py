@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llm.config.checks import checks
@@ -18,6 +18,8 @@ class LoRAConfig:
         modules: which linear layers have one: the last part of their name, such as `qkv`, `projection` or `expand`; or
             a pattern of whole names, such as `blocks.3.*`.
         base_precision: of the frozen weights of these layers: `bfloat16` takes half the memory, and rounds them.
+        token_rows: how many of the last rows of token embedding and head are trained beside the adapters. Default:
+            those of the tokens that a run adds to the vocabulary of its weights, such as a chat template's.
         adapter_only: whether checkpoints hold only what is trained; to read one takes the weights that
             `model.pretrained` named, too.
     """
@@ -26,6 +28,7 @@ class LoRAConfig:
     alpha: float = 16.0
     modules: tuple[str, ...] = ("qkv", "projection")
     base_precision: Literal["float32", "bfloat16"] = "float32"
+    token_rows: int | None = None
     adapter_only: bool = False
 
     def __post_init__(self) -> None:
@@ -35,10 +38,19 @@ class LoRAConfig:
             check(self.alpha > 0, f"lora.alpha must be above 0, got {self.alpha}")
             names = bool(self.modules) and all(isinstance(name, str) and name for name in self.modules)
             check(names, f"lora.modules must name linear layers, such as qkv; got {list(self.modules)}")
+            rows = self.token_rows
+            check(rows is None or rows >= 0, f"lora.token_rows must not be negative, got {rows}")
+            check(self.rank > 0 or not rows, "lora.token_rows needs adapters: give lora.rank, such as 8")
             check(
                 self.rank > 0 or not self.adapter_only,
                 "lora.adapter_only needs adapters: give lora.rank, such as 8",
             )
+
+    def with_new_tokens(self, n_new: int) -> LoRAConfig:
+        """These settings in a run that adds so many tokens to the vocabulary of its weights."""
+        if not n_new or not self.rank or self.token_rows is not None:
+            return self
+        return replace(self, token_rows=n_new)
 
     @property
     def scale(self) -> float:

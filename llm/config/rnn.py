@@ -76,6 +76,11 @@ class RNNConfig:
         return self.vocab_size
 
     @property
+    def logit_softcap(self) -> float | None:
+        """None: logits are as they are."""
+        return None
+
+    @property
     def heads(self) -> int:
         """One: each target token has one alignment."""
         return 1

@@ -38,6 +38,8 @@ class TransformerConfig(GPTConfig):
                 ("n_encoder_layer", self.encoder_layers),
             ):
                 check(1 <= value < 2**31, f"{name} must be from 1 to 2**31 - 1, got {value}")
+            for name in ("parallel_residual", "sandwich_norm"):
+                check(not getattr(self, name), f"{name} is for blocks without attention to a source, got true")
             check(self.is_causal, "a decoder must not see the tokens it is to predict: causal must be true, got false")
             check(
                 not self.share_embeddings or self.source_vocab_size == self.vocab_size,

@@ -23,24 +23,27 @@ NOISE_POWER = 0.75
 _STREAM = 2
 """Makes these random numbers independent of those of the order and of masks, which have the same seeds."""
 
+Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 class ContextBatch(NamedTuple):
-    """Rows of words, the width of the context of each, and noise words.
+    """Rows of words, the context of each, and noise words.
 
     Args:
         inputs: (B, T) int64, the words that were kept; after them, padding.
         targets: (B, T) int64, the same, with `IGNORED` as padding.
         lengths: (B) int64, how many words of each row are real.
-        reach: (B, T) int64, how many words to each side belong to the context of a word, at least 1.
+        others: (P) int64, the words of all contexts, one context after the other, as places among the B T.
+        sizes: (B, T) int64, how many words the context of each has; 0 for padding, and for a word alone in its row.
         noise: (B, N) int64, words drawn from the noise distribution, for all pairs of the row.
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor
-    reach: Tensor
+    others: Tensor
+    sizes: Tensor
     noise: Tensor
 
 
@@ -90,8 +93,29 @@ class WordSampling:
         kept = np.where(is_real, np.take_along_axis(ids, order, 1), 0)
         reach = 1 + (drawn[:, T : T + longest] * self.window).astype(np.int64)
         noise = np.searchsorted(self._noise, drawn[:, 2 * T :], side="right")
-        parts = (kept, np.where(is_real, kept, IGNORED), lengths, reach, noise)
+        parts = (kept, np.where(is_real, kept, IGNORED), lengths, *contexts_of(reach, lengths), noise)
         return ContextBatch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+
+
+def contexts_of(reach: Integers, lengths: Integers) -> tuple[Integers, Integers]:
+    """Which words are in the context of which: real ones, near enough, and never the word itself.
+
+    Args:
+        reach: (B, T) how many words to each side of a word belong to its context.
+        lengths: (B) how many words of a row are real.
+
+    Returns:
+        The words of all contexts, as places among the B T, (P); and how many those of each word are, (B, T).
+    """
+    B, T = reach.shape
+    place = np.arange(T)
+    reach = np.where(place < lengths[:, None], reach, 0)  # (B, T)
+    widest = min(int(reach.max(initial=0)), T - 1)
+    steps = np.concatenate([np.arange(-widest, 0), np.arange(1, widest + 1)])  # (W)
+    near = place[:, None] + steps  # (T, W)
+    is_context = (np.abs(steps) <= reach[..., None]) & (near >= 0) & (near < lengths[:, None, None])  # (B, T, W)
+    others = (near + np.arange(0, B * T, T)[:, None, None])[is_context]  # (B, T, W) -> (P)
+    return others, is_context.sum(-1)
 
 
 class ContextRows:

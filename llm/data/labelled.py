@@ -33,16 +33,17 @@ class Distinct(NamedTuple):
 
 
 def encode_text(tokenizer: Tokenizer, text: str, context_length: int) -> list[int]:
-    """The first `context_length` tokens of a text; the classifier reads the last of them.
+    """The first `context_length` tokens of a text, with what the model expects before it; a classifier reads the last.
 
     Raises:
         TokenizerError: the text is empty, or can't be encoded, or nothing in it is a token.
     """
     if not text.strip():
         raise TokenizerError("the text is empty; give at least one word")
-    if not (ids := tokenizer.encode(text.strip())[:context_length]):
+    ids = tokenizer.encode_prompt(text.strip())
+    if ids == list(tokenizer.prefix_ids) and not tokenizer.encode(text.strip()):
         raise TokenizerError(f"nothing in the text {text.strip()[:40]!r} is a token of this vocabulary; give a word")
-    return ids
+    return ids[:context_length]
 
 
 def text_key(text: str) -> str:

@@ -21,7 +21,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _POOL_BATCHES = 100
 
 
-def held_out(n: int, fraction: float) -> int:
+def n_held_out(n: int, fraction: float) -> int:
     """How many of `n` different things are kept for validation: some where the fraction is above 0, and never all."""
     return min(math.ceil(n * fraction), max(0, n - 1))
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from llm.config import SamplingConfig
 from llm.model import GPT, KeyValueCache, decode
 from llm.model.cache import decode_block
+from llm.model.functions import soft_cap
 from llm.runtime.compiling import Compiled
 
 DecodeStep = Callable[[GPT, KeyValueCache, Tensor, Tensor], Tensor]
@@ -91,6 +92,7 @@ class RowLinear(nn.Module):
         has_padding = len(linear.weight) > linear.out_features  # rows of a head that no token has: left out
         self.weight = linear.weight.detach()[: linear.out_features] if has_padding else linear.weight
         self.bias = linear.bias
+        self.softcap = getattr(linear, "softcap", None)  # of a head
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` -> `(..., out)`; sums are in float32."""
@@ -99,7 +101,8 @@ class RowLinear(nn.Module):
         y = torch.stack(rows)
         if self.bias is not None:
             y = y + self.bias
-        return y.to(x.dtype).view(*x.shape[:-1], -1)
+        y = y.to(x.dtype).view(*x.shape[:-1], -1)
+        return y if self.softcap is None else soft_cap(y, self.softcap)
 
 
 def _most_rows(model: GPT) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch import Tensor
 from llm.errors import ConfigError
 from llm.generation.translating import Translator
 from llm.inspection.figures import map_grid, scaled
-from llm.inspection.page import STEPS, Page, fill_in, page_file
+from llm.inspection.page import STEPS, Page, compose, encode_weights
 from llm.inspection.probe import capture
 from llm.inspection.ticks import text_labels
 
@@ -67,7 +65,7 @@ class Alignment:
             path: write it there, too.
         """
         heads = [
-            {"name": f"{name}, head {head}", "weights": _encode(weights[head])}
+            {"name": f"{name}, head {head}", "weights": encode_weights(weights[head])}
             for name, weights in zip(self.names, self.layers, strict=True)
             for head in range(len(weights))
         ]
@@ -76,10 +74,9 @@ class Alignment:
             "steps": STEPS,
             "source": self.source,
             "target": self.target,
-            "heads": [{"name": "mean of all heads", "weights": _encode(self.mean)}, *heads],
+            "heads": [{"name": "mean of all heads", "weights": encode_weights(self.mean)}, *heads],
         }
-        content = {"title": html.escape(self.title), "style": page_file("page.css") + page_file("alignment.css")}
-        page = fill_in("alignment.html", {**content, "script": page_file("alignment.js")}, data)
+        page = compose("alignment.html", ["page.css", "alignment.css"], ["alignment.js"], data)
         if path is not None:
             page.save(path)
         return page
@@ -117,9 +114,3 @@ def align(translator: Translator, source: str, target: str | None = None, title:
         [hook.name.removesuffix(" / cross") for hook in found.attentions if hook.kind == "cross"],
         title,
     )
-
-
-def _encode(weights: Tensor) -> str:
-    """Weights (T, S) as base64 of little-endian 16-bit numbers, row by row."""
-    values = torch.nan_to_num(weights.float().cpu(), 0.0).clamp(0, 1).mul(STEPS).round().numpy()
-    return base64.b64encode(values.astype("<u2").tobytes()).decode("ascii")

@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Sequence
 from typing import Literal
+from unicodedata import east_asian_width
 
 import matplotlib
 import numpy as np
@@ -133,7 +134,7 @@ def map_grid(
     cell = max(1, min(size // 25, (size if N <= _MANY else size * 2 // 3) // max(R, K)))
     across = math.ceil(math.sqrt(N))
     down = math.ceil(N / across)
-    left, above = _label_strip(tuple(rows), cell), _label_strip(tuple(columns), cell).T[::-1]
+    left, above = _label_strip(tuple(rows), cell), _column_strip(tuple(columns), cell)
     top, side = 3 * _LINE, _LINE + left.shape[1] + 4
     width, height = K * cell + _GAP, R * cell + _LINE + _GAP
     room = math.ceil(font_for(title, _TITLE)[1].getlength(title)) + 16
@@ -281,6 +282,24 @@ def _label_strip(labels: tuple[str, ...], cell: int) -> Pixels:
     for index, label, font in drawn:
         draw.text((width - 2, (index + 0.5) * cell), label, 255, font, "rm")
     return _ink(image)
+
+
+def _column_strip(labels: tuple[str, ...], cell: int) -> Pixels:
+    """Labels side by side, each read from below; wide ones, as Chinese, upright, one character below the other."""
+    strip = _label_strip(labels, cell).T[::-1]
+    if cell < _TEXT:
+        return strip
+    upright = {index: label for index, label in enumerate(labels) if all(east_asian_width(c) == "W" for c in label)}
+    height = max([len(strip), *(_LINE + _TEXT * (len(label) - 1) for label in upright.values())])
+    strip = np.pad(strip, ((0, height - len(strip)), (0, 0)), constant_values=_PAPER)
+    for index, label in upright.items():
+        shown, font = font_for(label, _TEXT)
+        if shown == label:  # else it is a code point
+            image = Image.new("L", (cell, height), 0)
+            for place, character in enumerate(label):
+                ImageDraw.Draw(image).text((cell / 2, place * _TEXT), character, 255, font, "ma")
+            strip[:, index * cell : (index + 1) * cell] = _ink(image)
+    return strip
 
 
 def _ink(image: Image.Image) -> Pixels:

@@ -10,11 +10,12 @@ import base64
 import html
 import json
 import math
+import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,22 +87,33 @@ def attention_page(report: Report) -> Page:
         ],
         "notes": notes,
     }
-    script = "\n".join(map(page_file, ("weights.js", "map.js", "page.js")))
-    content = {"title": html.escape(report.title), "style": page_file("page.css"), "script": script}
-    return fill_in("page.html", content, data)
+    return compose("page.html", ["page.css"], ["weights.js", "map.js", "page.js"], data)
 
 
-def page_file(name: str) -> str:
-    """A part of a page: a file of `page_files`."""
-    return (resources.files("llm.inspection") / "page_files" / name).read_text(encoding="utf-8")
+def compose(body: str, styles: Sequence[str], scripts: Sequence[str], data: dict[str, Any]) -> Page:
+    """A page of files of `page_files`, which share their frame, and the data that the scripts show.
+
+    Args:
+        body: the file of what is to be seen.
+        styles: files of CSS, in their order.
+        scripts: files of JavaScript that follow the common one, in their order; the last draws.
+        data: what `JSON.parse` is to give the scripts; its `title` is that of the page.
+    """
+    content = {
+        "title": html.escape(data["title"]),
+        "style": "".join(map(_file, styles)),
+        "body": _file(body).rstrip(),
+        "data": _json(data),
+        "script": "\n".join(map(_file, ["common.js", *scripts])),
+    }
+    # In one pass, so that nothing in the content is taken for a place.
+    return Page(re.sub(r"{{(\w+)}}", lambda place: content[place[1]], _file("frame.html")))
 
 
-def fill_in(name: str, content: dict[str, str], data: dict[str, Any]) -> Page:
-    """A page, its places `{{...}}` filled in; the data last, so that nothing in it is taken for a place."""
-    page = page_file(name)
-    for place, part in (*content.items(), ("data", _json(data))):
-        page = page.replace(f"{{{{{place}}}}}", part, 1)
-    return Page(page)
+def encode_weights(weights: Tensor) -> str:
+    """Weights from 0 to 1 as base64 of little-endian 16-bit integers, in their order."""
+    values = torch.nan_to_num(weights.detach().float().cpu(), 0.0).clamp(0, 1).mul(STEPS).round().numpy()
+    return base64.b64encode(values.astype("<u2").tobytes()).decode("ascii")
 
 
 def most_tokens(n_layer: int, heads: int, causal: bool) -> int:
@@ -111,13 +123,16 @@ def most_tokens(n_layer: int, heads: int, causal: bool) -> int:
 
 
 def _encode(maps: Tensor, causal: bool) -> str:
-    """Weights (N, T, T) as base64 of little-endian 16-bit numbers, row by row; of causal ones the visible part."""
-    T = maps.shape[-1]
-    values = torch.nan_to_num(maps.detach().float().cpu(), 0.0).clamp(0, 1).mul(STEPS).round().numpy()
+    """Weights (N, T, T), row by row; of causal ones the visible part."""
     if causal:
-        rows, columns = np.tril_indices(T)
-        values = values[:, rows, columns]  # (N, T, T) -> (N, T (T + 1) / 2)
-    return base64.b64encode(values.astype("<u2").tobytes()).decode("ascii")
+        T = maps.shape[-1]
+        rows, columns = torch.tril_indices(T, T)
+        maps = maps[:, rows, columns]  # (N, T, T) -> (N, T (T + 1) / 2)
+    return encode_weights(maps)
+
+
+def _file(name: str) -> str:
+    return (resources.files("llm.inspection") / "page_files" / name).read_text(encoding="utf-8")
 
 
 def _number(value: float | None) -> float | None:

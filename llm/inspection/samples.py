@@ -70,7 +70,7 @@ class TextSamples(L.Callback):
             return {}
         prompts = self.prompts
         if prompts is None:
-            prompts = [tokenizer.decode(datamodule.train_tokens[:4].tolist())]  # type: ignore[union-attr]
+            prompts = [datamodule.sample_text()]  # type: ignore[union-attr]
         encoded = {}
         for prompt in prompts:
             try:

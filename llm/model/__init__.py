@@ -21,7 +21,7 @@ from llm.model.padding import attention_mask, causal_mask, is_real
 from llm.model.rnn import RNN
 from llm.model.stages import AttentionHook, Hook, Stage
 from llm.model.transformer import Transformer
-from llm.model.word_vectors import WordVectors, contexts_of
+from llm.model.word_vectors import WordVectors
 
 __all__ = [
     "GPT",
@@ -53,7 +53,6 @@ __all__ = [
     "attention_mask",
     "build_network",
     "causal_mask",
-    "contexts_of",
     "decode",
     "is_real",
     "last_real",

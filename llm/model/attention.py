@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
-from llm.model.functions import rms_norm
+from llm.model.functions import rms_norm, soft_cap
 from llm.model.norm import RMSNorm
 from llm.model.padding import causal_mask, window_mask
 from llm.model.rotary import Rotary
@@ -37,7 +37,7 @@ class Attention(nn.Module):
 
     Args:
         config: uses `n_embd`, `n_head`, `n_kv_head`, `head_size`, `causal`, `sliding_window`, `positions`, `qk_norm`,
-            `scale_scores`, `normalize_scores`, `dropout`, `bias` and `qkv_bias`.
+            `scale_scores`, `attention_softcap`, `normalize_scores`, `dropout`, `bias` and `qkv_bias`.
         layer: its number, counted from 0: a sliding window may be on some layers only.
     """
 
@@ -46,6 +46,7 @@ class Attention(nn.Module):
         self.is_causal = config.is_causal
         self.window = config.window(layer)
         self.scale = 1.0 / math.sqrt(config.head_dim) if config.scale_scores else 1.0
+        self.softcap = config.attention_softcap
         self.normalize = config.normalize_scores
         self.dropout = config.dropout
 
@@ -68,9 +69,11 @@ class Attention(nn.Module):
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """How well each query fits each key: `(B, H, T, D)` and `(B, K, S, D)` -> `(B, H, T, S)`.
 
-        Queries times keys, divided by the square root of D unless configured raw (Vaswani et al. 2017, eq. 1).
+        Queries times keys, divided by the square root of D unless configured raw (Vaswani et al. 2017, eq. 1), and
+        capped if configured so.
         """
-        return query @ _for_each_query_head(key, query.shape[1]).mT * self.scale
+        scores = query @ _for_each_query_head(key, query.shape[1]).mT * self.scale
+        return scores if self.softcap is None else soft_cap(scores, self.softcap)
 
     def own_mask(self, n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor | None:
         """What this kind lets a query see, `(T, S)`: no future, and nothing before its window; None for everything."""
@@ -117,7 +120,7 @@ class Attention(nn.Module):
         A mask, True where a query may see a key and broadcast to `(B, H, T, S)`, takes the place of this kind's own.
         """
         dropout = self.dropout if self.training else 0.0
-        if self.normalize == "sum":  # no fused kernel divides by the sum
+        if self.normalize == "sum" or self.softcap is not None:  # no fused kernel divides by the sum, or caps scores
             weights = self.weights(self.scores(query, key), mask)
             return self.mix(F.dropout(weights, dropout), value)
         sees = None

@@ -70,7 +70,7 @@ class Block(nn.Module):
     """Attention, then MLP, each adding to the residual stream.
 
     Each reads a normalized input (pre-norm, as GPT-2), or what it adds up to is normalized (post-norm, as Vaswani et
-    al. 2017).
+    al. 2017). With `parallel_residual` the MLP reads the block's input too, and not what the attention added to it.
 
     Args:
         config: `norm` and `mlp` may be `none`, and with `residual` off each part replaces its input instead of
@@ -82,13 +82,16 @@ class Block(nn.Module):
         super().__init__()
         self.residual = config.residual
         self.norm_first = config.norm_first
+        self.is_parallel = config.parallel_residual
         self.attention_norm = build_norm(config)
         self.attention = build_attention(config, layer)
+        self.attention_out_norm = build_norm(config) if config.sandwich_norm else None
         self.attention_dropout = nn.Dropout(config.dropout)
         self.mlp: MLP | None = None
         if config.mlp != "none":
             self.mlp_norm = build_norm(config)
             self.mlp = GatedMLP(config) if config.mlp == "gated" else MLP(config)
+            self.mlp_out_norm = build_norm(config) if config.sandwich_norm else None
             self.mlp_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -101,18 +104,23 @@ class Block(nn.Module):
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """What follows once the input and its attention are there: twice `(B, T, C)` -> `(B, T, C)`."""
-        return self.after_mlp(self.join_attention(x, attended))
+        joined = self.join_attention(x, attended)
+        return joined + self._mlp_update(x) if self.is_parallel else self.after_mlp(joined)
 
     def join_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """The attention joined to its input: twice `(B, T, C)` -> `(B, T, C)`."""
+        if self.attention_out_norm is not None:
+            attended = self.attention_out_norm(attended)
         return self._join(x, self.attention_dropout(attended), self.attention_norm)
 
     def after_mlp(self, x: Tensor) -> Tensor:
         """The MLP, if there is one, joined to its input: `(B, T, C)` -> `(B, T, C)`."""
-        if self.mlp is not None:
-            update = self.mlp(self.mlp_norm(x) if self.norm_first else x)
-            x = self._join(x, self.mlp_dropout(update), self.mlp_norm)
-        return x
+        return x if self.mlp is None else self._join(x, self._mlp_update(x), self.mlp_norm)
+
+    def _mlp_update(self, x: Tensor) -> Tensor:
+        assert self.mlp is not None
+        update = self.mlp(self.mlp_norm(x) if self.norm_first else x)
+        return self.mlp_dropout(update if self.mlp_out_norm is None else self.mlp_out_norm(update))
 
     def _join(self, x: Tensor, update: Tensor, norm: nn.Module) -> Tensor:
         x = x + update if self.residual else update
@@ -128,14 +136,19 @@ class Block(nn.Module):
         attention = AttentionHook(name, self.attention, is_causal=self.attention.is_causal)
         attention_norm = Hook(f"{name} / attention norm", self.attention_norm)
         yield from (attention_norm, attention) if self.norm_first else (attention, attention_norm)
+        if self.attention_out_norm is not None:
+            yield Hook(f"{name} / attention output norm", self.attention_out_norm)
 
     def mlp_stages(self, name: str) -> Iterator[Hook | AttentionHook]:
         """What comes behind the attention, under the block's name."""
         if self.mlp is not None:
             mlp_norm, mlp = Hook(f"{name} / MLP norm", self.mlp_norm), Hook(f"{name} / MLP", self.mlp)
             reads = self.mlp_norm if self.norm_first else self.mlp
-            yield Hook(f"{name} / residual after attention", reads, of_input=True)
+            if not self.is_parallel:  # else the MLP reads the block's input, and there is nothing in between
+                yield Hook(f"{name} / residual after attention", reads, of_input=True)
             yield from (mlp_norm, mlp) if self.norm_first else (mlp, mlp_norm)
+            if self.mlp_out_norm is not None:
+                yield Hook(f"{name} / MLP output norm", self.mlp_out_norm)
         yield Hook(f"{name} / residual", self)
 
 

@@ -38,6 +38,7 @@ class LabelHead(Head):
 
     def __init__(self, config: ClassifierConfig) -> None:
         nn.Linear.__init__(self, config.n_embd, len(config.labels))
+        self.softcap = None
 
 
 class Classifier(Decoder):

@@ -1,5 +1,6 @@
 """Both ends of the model: from token ids to vectors, and from hidden states to logits."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
+from llm.model.functions import soft_cap
 from llm.model.stages import Hook
 
 
@@ -18,12 +20,14 @@ class Embeddings(nn.Module):
     there is no second table, since attention itself knows the positions.
 
     Args:
-        config: uses `vocab_size`, `vocab_multiple`, `context_length`, `positions`, `n_embd` and `dropout`.
+        config: uses `vocab_size`, `vocab_multiple`, `context_length`, `positions`, `n_embd`, `scale_embeddings` and
+            `dropout`.
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.token = nn.Embedding(config.padded_vocab_size, config.n_embd)
+        self.scale = math.sqrt(config.n_embd) if config.scale_embeddings else None
         self.position: nn.Embedding | None = None
         if config.positions == "learned":
             self.position = nn.Embedding(config.context_length, config.n_embd)
@@ -36,6 +40,8 @@ class Embeddings(nn.Module):
     def sum(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """As `forward`, before dropout."""
         tokens = self.token(ids)  # (B, T) -> (B, T, C)
+        if self.scale is not None:
+            tokens = tokens * self.scale
         if self.position is None:
             return tokens
         if positions is None:
@@ -57,15 +63,25 @@ class Head(nn.Linear):
     omitted.
 
     Args:
-        config: uses `vocab_size`, `vocab_multiple` and `n_embd`.
+        config: uses `vocab_size`, `vocab_multiple`, `n_embd` and `logit_softcap`.
         bias: whether a trained number is added to each logit.
     """
 
     def __init__(self, config: GPTConfig, bias: bool = False) -> None:
         super().__init__(config.n_embd, config.padded_vocab_size, bias=bias)
         self.out_features = config.vocab_size  # what comes out, which may be less than there are rows
+        self.softcap = config.logit_softcap
+
+    @property
+    def table(self) -> Tensor:
+        """The weights that are used, (padded V, C)."""
+        return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` -> logits `(B, T, V)`."""
         logits = F.linear(x, self.weight, self.bias)  # (B, T, C) -> (B, T, padded V)
-        return logits[..., : self.out_features]  # (B, T, padded V) -> (B, T, V)
+        return self.capped(logits[..., : self.out_features])  # (B, T, padded V) -> (B, T, V)
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits within the bound that is configured, if there is one."""
+        return logits if self.softcap is None else soft_cap(logits, self.softcap)

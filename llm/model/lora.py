@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llm.config import LoRAConfig
 from llm.errors import ConfigError
+from llm.model.token_rows import ROWS, EmbeddingWithRows, HeadWithRows, add_token_rows, with_token_rows
 
 A, B = "lora_a", "lora_b"
 """The names of the matrices of an adapter."""
@@ -47,11 +48,6 @@ class LoRALinear(nn.Linear):
             output = _FrozenLinear.apply(x, self.weight, self.bias)
         return output + F.linear(F.linear(x, self.lora_a) * self.scale, self.lora_b)  # (..., in) -> (..., out)
 
-    @torch.no_grad()
-    def merged_weight(self) -> Tensor:
-        """W + (alpha / r) B A, (out, in), in the precision of A and B."""
-        return _merge(self.weight, self.lora_a, self.lora_b, self.scale)
-
 
 class _FrozenLinear(torch.autograd.Function):
     """A linear layer whose frozen weight has fewer bits than its input: the cast copy does not outlive the product.
@@ -85,28 +81,24 @@ def add_lora(network: nn.Module, config: LoRAConfig) -> None:
     for name, layer in chosen.items():
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, LoRALinear(layer, config))
-
-
-def merge_lora(network: nn.Module) -> None:
-    """Put plain linear layers of the merged weights in place of those with adapters."""
-    for name, layer in list(lora_layers(network)):
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        plain.weight = nn.Parameter(layer.merged_weight())
-        plain.bias = layer.bias
-        parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, plain)
+    add_token_rows(network, config.token_rows or 0)
 
 
 @torch.no_grad()
-def merged(weights: dict[str, Tensor], config: LoRAConfig) -> dict[str, Tensor]:
-    """The weights of a network with adapters, by name, as those of one without."""
+def merged(weights: dict[str, Tensor], config: LoRAConfig, vocab_size: int) -> dict[str, Tensor]:
+    """The weights of a network with adapters, by name, as those of one without: W + (alpha / r) B A for W.
+
+    They have the precision of A and B.
+    """
     if not config.rank:
         return weights
+    weights = with_token_rows(weights, vocab_size)
     plain = {name: tensor for name, tensor in weights.items() if not is_lora(name)}
     for name in [name for name in weights if name.endswith(f".{A}")]:
         layer = name.removesuffix(A)
         weight = f"{layer}weight"
-        plain[weight] = _merge(plain[weight], weights[name], weights[f"{layer}{B}"], config.scale)
+        product = weights[f"{layer}{B}"].double() @ weights[name].double()  # (out, r) x (r, in)
+        plain[weight] = (plain[weight].double() + config.scale * product).to(weights[name].dtype)
     return plain
 
 
@@ -115,9 +107,15 @@ def is_lora(name: str) -> bool:
     return name.rpartition(".")[2] in (A, B)
 
 
-def _merge(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
-    product = lora_b.double() @ lora_a.double()  # (out, r) x (r, in)
-    return (weight.double() + scale * product).to(lora_a.dtype)
+def is_added(name: str) -> bool:
+    """Whether a parameter has no counterpart in a network without adapters."""
+    return name.rpartition(".")[2] in (A, B, ROWS)
+
+
+def changed_modules(network: nn.Module) -> Iterator[str]:
+    """The names of the modules that `add_lora` put in place of others."""
+    kinds = (LoRALinear, EmbeddingWithRows, HeadWithRows)
+    return (name for name, module in network.named_modules() if isinstance(module, kinds))
 
 
 def lora_layers(network: nn.Module) -> Iterator[tuple[str, LoRALinear]]:

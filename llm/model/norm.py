@@ -16,10 +16,24 @@ class RMSNorm(nn.RMSNorm):
         return rms_norm(x, self.weight, self.eps)
 
 
+class ZeroCenteredRMSNorm(RMSNorm):
+    """As `RMSNorm`, with a gain of 1 + w, so that weights start at 0, which weight decay pulls them to."""
+
+    def reset_parameters(self) -> None:
+        """Start at a gain of 1."""
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Along the last axis: the shape does not change."""
+        return rms_norm(x.float(), 1.0 + self.weight.float(), self.eps).type_as(x)
+
+
 def build_norm(config: GPTConfig) -> nn.Module:
     """The normalization that `config.norm` names, over vectors of size C."""
     if config.norm == "none":
         return nn.Identity()
     if config.norm == "rms_norm":
         return RMSNorm(config.n_embd, eps=config.norm_epsilon)
+    if config.norm == "zero_centered_rms_norm":
+        return ZeroCenteredRMSNorm(config.n_embd, eps=config.norm_epsilon)
     return nn.LayerNorm(config.n_embd, eps=config.norm_epsilon, bias=config.bias)

@@ -15,10 +15,11 @@ class Rotary(nn.Module):
 
     Value i of the first half and value i of the second half are the two coordinates of a point, as in Llama. It is
     rotated by the position times theta^(-2i / D), so the product of a query and a key depends on how far apart they
-    are, and not on where they stand.
+    are, and not on where they stand. With a `partial_rotary_factor`, D counts the first so many values of each head,
+    and the others stay.
 
     Args:
-        config: uses `context_length`, `head_dim`, `rope_theta` and `rope_scaling`.
+        config: uses `context_length`, `rotary_dim`, `rope_theta` and `rope_scaling`.
     """
 
     cos: Tensor
@@ -32,7 +33,7 @@ class Rotary(nn.Module):
     def compute_tables(self) -> None:
         """Sine and cosine of every angle; to be called again if they were made on the meta device."""
         config = self.config
-        speeds, length = scaled_speeds(config.rope_theta, config.head_dim, config.rope_scaling)
+        speeds, length = scaled_speeds(config.rope_theta, config.rotary_dim, config.rope_scaling)
         angles = torch.outer(torch.arange(config.context_length), speeds)  # (context) x (D / 2) -> (context, D / 2)
         cos, sin = angles.cos() * length, angles.sin() * length
         # Computed and not trained: no part of a checkpoint.
@@ -46,8 +47,10 @@ class Rotary(nn.Module):
         else:
             cos, sin = self.cos[positions], self.sin[positions]
         cos, sin = (table[..., None, :].to(x.dtype) for table in (cos, sin))  # (..., T, D) -> (..., T, 1, D)
-        other = x.roll(x.shape[-1] // 2, dims=-1)  # the other coordinate of each point
-        return x * cos + other * sin
+        rotated, kept = x.tensor_split([cos.shape[-1]], dim=-1)  # (B, T, H, D), and what is beyond it
+        other = rotated.roll(rotated.shape[-1] // 2, dims=-1)  # the other coordinate of each point
+        rotated = rotated * cos + other * sin
+        return torch.cat([rotated, kept], dim=-1) if kept.shape[-1] else rotated
 
 
 def scaled_speeds(theta: float, head_size: int, scaling: RopeScaling) -> tuple[Tensor, float]:

@@ -16,6 +16,7 @@ from llm.errors import ConfigError
 from llm.model.base import Network
 from llm.model.lora import A, B, add_lora, lora_layers
 from llm.model.networks import build_network
+from llm.model.token_rows import ROWS
 
 WORDS = ("all", "head", "last_block", "lora")
 """The words of `train`, beside patterns of parameter names."""
@@ -111,7 +112,7 @@ def _chosen(word: str, network: nn.Module, names: dict[str, nn.Parameter]) -> li
         found = [f"{name}.{matrix}" for name, _ in lora_layers(network) for matrix in (A, B)]
         if not found:
             raise ConfigError("model.train lora needs adapters: give model.lora.rank, such as 8")
-        return found
+        return [*found, *(name for name in names if name.endswith(f".{ROWS}"))]
     if word == "last_block":
         found = _from_last_block(network, names)
         if not found:

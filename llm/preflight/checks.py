@@ -86,15 +86,16 @@ def too_little_memory(plan: Plan) -> Iterator[str]:
 
 def too_little_disk(plan: Plan) -> Iterator[str]:
     """The checkpoints do not fit: best, last, the one before it, and the one that is being written."""
-    size = plan.checkpoint_bytes
-    if size is None or plan.free_disk is None or plan.setting("trainer.enable_checkpointing") is False:
+    size, best = plan.checkpoint_bytes, plan.weights_bytes
+    if size is None or best is None or plan.free_disk is None or plan.setting("trainer.enable_checkpointing") is False:
         return
     folder = (plan.folder or Path()) / CHECKPOINTS
-    missing = 1 + sum(not (folder / name).is_file() for name in (BEST, LAST, PREVIOUS))
-    if missing * size > plan.free_disk:
+    of_each = {BEST: best, LAST: size, PREVIOUS: size}
+    needed = size + sum(of_it for name, of_it in of_each.items() if not (folder / name).is_file())
+    if needed > plan.free_disk:
         yield (
             f"not enough disk: {BEST}, {LAST}, {PREVIOUS} and the one that is being written, as far as they are not "
-            f"there, take {missing} x {in_bytes(size)}, and {in_bytes(plan.free_disk)} are free where the run will be; "
+            f"there, take {in_bytes(needed)}, and {in_bytes(plan.free_disk)} are free where the run will be; "
             "free some, or set checkpoint.folder"
         )
 

@@ -72,7 +72,7 @@ def step_costs(
         return costs
     with torch.device("meta"):
         head = trained_network(config, trained).output_layer
-    return _with_fused_loss(costs, config, rows, precision, device, head.weight.requires_grad)
+    return _with_fused_loss(costs, config, rows, precision, device, head.table.requires_grad)
 
 
 def _count_recurrent(config: Any, count: Callable[[Any], tuple[int, ...]]) -> tuple[int, ...]:
@@ -112,7 +112,7 @@ def _with_fused_loss(
     value = MIXED_PRECISIONS[precision].itemsize if precision in MIXED_PRECISIONS else size
     gradients = N * C * value + trains_head * config.padded_vocab_size * C * size
     copies = (N + V) * C * value if precision in MIXED_PRECISIONS else V * C * value if device != "cpu" else 0
-    logits = min(block_bytes(device), N * V * value)
+    logits = min(block_bytes(device), N * V * value) * (1 if config.logit_softcap is None else 3)  # and slopes
     if device != "cpu":
         logits += min(FLOAT32_BYTES_ELSEWHERE, N * V * 4)
     return Costs(

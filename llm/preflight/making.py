@@ -84,6 +84,9 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     if plan.datamodule is not None:
         plan.corpus = plan.make(lambda: _read_corpus(plan, plan.datamodule))
     plan.network = plan.make(lambda: _network_config(plan, task))
+    if getattr(task.module_class(), "grows_vocabulary", False) and plan.network and plan.start.trained:
+        n_new = max(0, plan.network.vocab_size - plan.start.trained.vocab_size)
+        plan.trained = dataclasses.replace(plan.trained, lora=plan.trained.lora.with_new_tokens(n_new))
     if plan.corpus is not None:
         trainer = settings["trainer"]
         max_steps, max_epochs = trainer["max_steps"], trainer["max_epochs"]

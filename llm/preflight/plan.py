@@ -168,11 +168,15 @@ class Plan:
 
     @property
     def checkpoint_bytes(self) -> int | None:
-        """Size of a checkpoint, about: weights, or those that are trained, and optimizer."""
+        """Size of a checkpoint that a run can resume from, about: weights and optimizer."""
+        return None if self.memory is None or (size := self.weights_bytes) is None else size + self.memory.optimizer
+
+    @property
+    def weights_bytes(self) -> int | None:
+        """Size of a checkpoint of weights alone, about: all of them, or those that are trained."""
         if self.memory is None:
             return None
-        weights = self.memory.gradients if self.trained.lora.adapter_only else self.memory.weights
-        return weights + self.memory.optimizer
+        return self.memory.gradients if self.trained.lora.adapter_only else self.memory.weights
 
     @property
     def validates(self) -> bool:

@@ -70,11 +70,13 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
             f"{'from a few steps' if plan.measured else 'estimated; within a factor of two'}",
         )
     if plan.folder is not None:
-        size, free = plan.checkpoint_bytes, plan.free_disk
+        size, best, free = plan.checkpoint_bytes, plan.weights_bytes, plan.free_disk
         yield "run folder", f"{plan.folder}{'' if free is None else f'; {in_bytes(free)} free'}"
-        if size is not None and plan.setting("trainer.enable_checkpointing") is not False:
-            kept = (BEST, LAST, PREVIOUS) if plan.validates else (LAST, PREVIOUS)
-            yield "kept", f"{', '.join(kept)}: {in_bytes(size)} each, {in_bytes(len(kept) * size)} in all"
+        if size is not None and best is not None and plan.setting("trainer.enable_checkpointing") is not False:
+            weights = f"{BEST}: {in_bytes(best)}, weights alone; " if plan.validates else ""
+            total = 2 * size + best * plan.validates
+            each = f"{LAST}, {PREVIOUS}: {in_bytes(size)} each, to resume from"
+            yield "kept", f"{weights}{each}; {in_bytes(total)} in all"
 
 
 def _shared(plan: Plan) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from llm.config import OptimConfig, WordVectorsConfig
 from llm.data.batch import TokenBatch
-from llm.data.contexts import ContextBatch
+from llm.data.contexts import ContextBatch, contexts_of
 from llm.model import WordVectors
 from llm.model.trained import ALL, Trained
 from llm.preflight.memory import Parameters
@@ -77,8 +78,8 @@ def _batch(config: WordVectorsConfig, data: dict[str, Any]) -> ContextBatch:
     B, T, N = data["batch_size"], data["context_length"], data["n_noise"]
     words = torch.randint(config.vocab_size, (B, T + N))
     ids, noise = words[:, :T].contiguous(), words[:, T:].contiguous()
-    reach = torch.full_like(ids, max(1, data["window"] // 2))
-    return ContextBatch(ids, ids, torch.full((B,), T), reach, noise)
+    others, sizes = contexts_of(np.full((B, T), max(1, data["window"] // 2)), np.full(B, T))
+    return ContextBatch(ids, ids, torch.full((B,), T), torch.tensor(others), torch.tensor(sizes), noise)
 
 
 def _loss(module: WordVectorsModule, batch: ContextBatch) -> Tensor:

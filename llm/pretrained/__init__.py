@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from llm.config import ClassifierConfig
 from llm.config.tasks import NEXT_TOKEN_TASKS, tasks_like
 from llm.errors import CheckpointError, OtherTaskError
 from llm.model import Network, build_network
@@ -48,6 +50,9 @@ __all__ = [
     "read_tokenizer",
     "refuse_existing",
 ]
+
+_ALIGNMENT = 64
+"""Bytes at whose multiples torch begins a tensor: products of one that begins elsewhere may have other last bits."""
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Loaded[Network]:
@@ -90,7 +95,7 @@ def load_of_task(
 
 def begin_with(
     network: Network, source: str | Path, tasks: Sequence[str] = NEXT_TOKEN_TASKS, grows_vocabulary: bool = False
-) -> None:
+) -> int:
     """Give a network the weights of a file or folder; a classifier's head stays new unless its labels are the same.
 
     Args:
@@ -99,15 +104,33 @@ def begin_with(
         tasks: those whose checkpoints are taken.
         grows_vocabulary: whether the network may have more tokens, whose embeddings then begin as the others' mean.
 
+    Returns:
+        How many more tokens it has.
+
     Raises:
         CheckpointError: it can't be read, or is of another task.
         ConfigError: the weights are of another architecture.
     """
+    names = _names(network)
+    new = network.state_dict() if isinstance(network.config, ClassifierConfig) else {}
+    new = {name: tensor for name, tensor in new.items() if name.startswith("head.")}
+    _forget(network)  # the random weights, or those read would be there beside them
     found = read_pretrained(source, {"n_head": network.config.n_head}, tasks=tasks)
+    n_new = max(0, network.config.vocab_size - found.config.vocab_size)
     if grows_vocabulary:
         found = grow_vocabulary(found, network.config.vocab_size)
-    weights = adapt(found, network.config).weights
-    network.load_state_dict({**network.state_dict(), **weights})
+    weights = new | adapt(found, network.config).weights
+    del found
+    for first, *others in names:
+        owner, attribute = _owner(network, first)
+        tensor = weights.pop(first).to(torch.float32).contiguous()
+        if tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.data_ptr() % _ALIGNMENT:
+            tensor = tensor.clone()  # a part of a file would be saved with the whole of it
+        setattr(owner, attribute, nn.Parameter(tensor))
+        for other in others:
+            weights.pop(other, None)
+        _share(network, first, others)
+    return n_new if grows_vocabulary else 0
 
 
 def read_tokenizer(source: str | Path) -> Tokenizer:
@@ -146,20 +169,45 @@ def build(pretrained: Pretrained) -> Network:
     """
     with torch.device("meta"):  # no memory, and no random numbers, for what is replaced
         model = build_network(pretrained.config)
-    names = defaultdict(list)  # of one parameter
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(name)
+    names = _names(model)
     is_short = all(tensor.dtype == torch.bfloat16 for tensor in pretrained.weights.values())
     dtype = torch.bfloat16 if is_short else torch.float32
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in pretrained.weights.items()}
     model.load_state_dict(weights, assign=True)
-    for first, *others in names.values():  # what was shared is so again
-        for owner, _, attribute in (other.rpartition(".") for other in others):
-            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+    for first, *others in names:
+        _share(model, first, others)
     for module in model.modules():
         if isinstance(module, Rotary):
             module.compute_tables()
     return model
+
+
+def _names(network: Network) -> list[list[str]]:
+    """The names of each parameter; one that is shared has several."""
+    names = defaultdict(list)
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    return list(names.values())
+
+
+def _forget(network: Network) -> None:
+    """Leave of every parameter the shape alone."""
+    for name, parameter in list(network.named_parameters(remove_duplicate=False)):
+        owner, attribute = _owner(network, name)
+        setattr(owner, attribute, nn.Parameter(parameter.to("meta")))
+
+
+def _share(network: Network, first: str, others: Sequence[str]) -> None:
+    """Let a parameter be what others were that were one with it."""
+    for other in others:
+        owner, attribute = _owner(network, other)
+        setattr(owner, attribute, network.get_parameter(first))
+
+
+def _owner(network: Network, name: str) -> tuple[nn.Module, str]:
+    """The module that has a parameter, and its name there."""
+    owner, _, attribute = name.rpartition(".")
+    return network.get_submodule(owner), attribute
 
 
 def _tokenizer(pretrained: Pretrained) -> Tokenizer:

@@ -33,6 +33,7 @@ class Pretrained:
         notes: what a user should know, a sentence each.
         task: that they were trained for.
         template: how a conversation becomes text, as `ChatTemplate.to_dict` describes it; None if it is not known.
+        model_type: of the family that they were read as, and are written as; None if it is not known.
     """
 
     format: str
@@ -42,6 +43,7 @@ class Pretrained:
     notes: tuple[str, ...] = ()
     task: str = LANGUAGE
     template: dict[str, Any] | None = None
+    model_type: str | None = None
 
 
 Told = dict[str, Any]

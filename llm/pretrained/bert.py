@@ -72,6 +72,9 @@ _NEEDED: dict[str, Any] = {
     "norm_first": False,
     "mlp": "plain",
     "residual": True,
+    "attention_softcap": None,
+    "scale_embeddings": False,
+    "logit_softcap": None,
 }
 """What of an encoder's settings the format has no word for."""
 

@@ -211,7 +211,9 @@ def trained_of(checkpoint: dict[str, Any]) -> Trained:
 
 def plain_weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """As `weights_of`, adapters merged into the weights beside them: those of a network without adapters."""
-    return merged(weights_of(checkpoint), trained_of(checkpoint).lora)
+    return merged(
+        weights_of(checkpoint), trained_of(checkpoint).lora, checkpoint[ENTRY]["network"].get("vocab_size", 0)
+    )
 
 
 def task_of(checkpoint: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ SPLITS: dict[str, dict[str, Any]] = {
         "pretokenizers": [{"type": "Digits", "individual_digits": True}, {**_BYTE_LEVEL, "use_regex": True}],
     },
     "llama-bpe": _split_by(SPLIT_PATTERNS["gpt4"]),
+    "dbrx": _split_by(SPLIT_PATTERNS["gpt4"]),
     "qwen2": _split_by(SPLIT_PATTERNS["gpt4"].replace(r"\p{N}{1,3}", r"\p{N}")),
 }
 """How a text is split before bytes are joined, by llama.cpp's names (`tokenizer.ggml.pre`)."""

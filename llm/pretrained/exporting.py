@@ -32,6 +32,7 @@ from llm.pretrained.checkpoint import (
     weights_of,
 )
 from llm.pretrained.families import family_of
+from llm.pretrained.gguf import writing
 from llm.pretrained.hub import repository_of
 from llm.pretrained.layout import Tensors, head_name
 from llm.pretrained.roles import stated_ids
@@ -40,7 +41,7 @@ from llm.runtime.files import move_into_place, temporary_for
 from llm.runtime.words import counted
 from llm.tokenizers import MASK, Tokenizer
 
-FORMATS = ("hf", "safetensors")
+FORMATS = ("hf", "safetensors", "gguf")
 
 _OF_A_MODEL = re.compile(
     r"config\.json|adapter_config\.json|adapter_model\.(safetensors|bin)|generation_config\.json|"
@@ -50,15 +51,18 @@ _OF_A_MODEL = re.compile(
 """The files of a model's folder, which an export replaces or removes."""
 
 
-def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrite: bool = False) -> list[str]:
+def export(
+    pretrained: Pretrained, out: str | Path, format: str = "hf", overwrite: bool = False, dtype: str | None = None
+) -> list[str]:
     """Write weights in another format. The target is there whole, or as it was before.
 
     Args:
         pretrained: from `read_pretrained`.
-        out: a folder for `hf`, a file for `safetensors`.
-        format: `hf`, a folder that `transformers` opens; or `safetensors`, one file with architecture and tokenizer
-            in its metadata, which this package reads again.
+        out: a folder for `hf`, a file for the others.
+        format: `hf`, a folder that `transformers` opens; `safetensors`, one file with architecture and tokenizer
+            in its metadata, which this package reads again; or `gguf`, one file for llama.cpp.
         overwrite: replace what is there. In a folder, files that do not belong to a model stay.
+        dtype: of the matrices in a `gguf`: float32, float16, bfloat16 or q8_0. Default: what they are in.
 
     Returns:
         What a user should know, a sentence each.
@@ -69,16 +73,23 @@ def export(pretrained: Pretrained, out: str | Path, format: str = "hf", overwrit
     """
     if format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}; there are {', '.join(FORMATS)}")
+    if dtype is not None and (format != "gguf" or dtype not in writing.DTYPES):
+        raise ConfigError(f"dtype {dtype!r} is for --format gguf, one of {', '.join(writing.DTYPES)}")
     target = Path(out)
     is_folder = format == "hf"
+    if format == "gguf":
+        writing.refuse_obstacles(pretrained)
     if is_folder and isinstance(pretrained.config, EncoderConfig):
         bert.refuse_obstacles(pretrained.config)
     elif is_folder:
-        family_of(pretrained.config)  # or say what stands in the way
+        family_of(pretrained.config, pretrained.model_type)  # or say what stands in the way
     refuse_existing(target, overwrite, "config.json" if is_folder else None)
-    write = _write_hugging_face if is_folder else _write_safetensors
     with _in_one_move(target) as temporary:
-        return write(pretrained, temporary)
+        if format == "gguf":
+            return writing.write(
+                dataclasses.replace(pretrained, tokenizer=_with_template(pretrained)), temporary, dtype
+            )
+        return (_write_hugging_face if is_folder else _write_safetensors)(pretrained, temporary)
 
 
 def export_adapters(source: str | Path, out: str | Path, overwrite: bool = False) -> list[str]:
@@ -187,7 +198,7 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
         tokenizer = _with_mask_role(tokenizer)
     notes = []
     end = None if tokenizer is None else tokenizer.end_of_text_id
-    settings, tensors, adds_biases = to_hugging_face(config, pretrained.weights, end)
+    settings, tensors, adds_biases = to_hugging_face(config, pretrained.weights, end, pretrained.model_type)
     is_encoder = isinstance(config, EncoderConfig)
     if adds_biases:
         what = "BERT's format always has biases and segments" if is_encoder else "GPT-2's format always has biases"
@@ -235,9 +246,15 @@ def _with_mask_role(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def to_hugging_face(
-    config: GPTConfig, weights: Tensors, end_of_text_id: int | None
+    config: GPTConfig, weights: Tensors, end_of_text_id: int | None, model_type: str | None = None
 ) -> tuple[dict[str, Any], Tensors, bool]:
     """The `config.json` and the tensors of the family that can hold an architecture, and whether biases were added.
+
+    Args:
+        config: the architecture.
+        weights: by our names.
+        end_of_text_id: or None.
+        model_type: the family that they were read as, if it is known.
 
     Raises:
         ConfigError: none can.
@@ -246,7 +263,7 @@ def to_hugging_face(
         bert.refuse_obstacles(config)
         tensors, added = bert.to_theirs(weights, config)
         return bert.config_to_json(config), tensors, added
-    if (family := family_of(config)) is not None:
+    if (family := family_of(config, model_type)) is not None:
         tensors = family.layout.to_theirs(weights, config)
         return family.config_to_json(config, end_of_text_id), family.whole_names(tensors), False
     tensors = huggingface.LAYOUT.to_theirs(weights, config)

@@ -29,8 +29,8 @@ from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
 READABLE = (
     "a checkpoint or safetensors file of this package, a Hugging Face folder or file (GPT-2, Llama, Mistral, Qwen, "
-    "BERT), a GGUF file, a .bin of llama2.c, nanoGPT's ckpt.pt, minGPT's model.pt, or a state dict of the book "
-    "LLMs-from-scratch"
+    "Gemma, GPT-NeoX, OPT, BERT), a GGUF file, a .bin of llama2.c, nanoGPT's ckpt.pt, minGPT's model.pt, or a state "
+    "dict of the book LLMs-from-scratch"
 )
 
 

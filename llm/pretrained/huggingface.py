@@ -157,6 +157,11 @@ def obstacles(config: GPTConfig) -> list[str]:
         "norm_first": True,
         "mlp": "plain",
         "residual": True,
+        "parallel_residual": False,
+        "attention_softcap": None,
+        "sandwich_norm": False,
+        "scale_embeddings": False,
+        "logit_softcap": None,
     }
     wrong = [f"{name} is {getattr(config, name)}" for name, value in needed.items() if getattr(config, name) != value]
     if config.causal is False:
@@ -170,8 +175,13 @@ def obstacles(config: GPTConfig) -> list[str]:
     return wrong
 
 
-def add_missing_biases(theirs: Tensors, weights: Tensors) -> bool:
+def add_missing_biases(theirs: Tensors, weights: Tensors, layout: Layout = LAYOUT) -> bool:
     """Give every projection and norm without a bias one of zeros, which changes nothing but fits GPT-2's format.
+
+    Args:
+        theirs: tensors by the names of the layout; added to.
+        weights: the same by ours.
+        layout: theirs.
 
     Returns:
         Whether any was missing.
@@ -179,7 +189,7 @@ def add_missing_biases(theirs: Tensors, weights: Tensors) -> bool:
     before = len(theirs)
     for name, tensor in weights.items():
         if name.endswith(".weight") and name != HEAD and not name.startswith("embeddings."):
-            (bias,) = LAYOUT.names(f"{name.removesuffix('.weight')}.bias")
+            (bias,) = layout.names(f"{name.removesuffix('.weight')}.bias")
             if bias not in theirs:
                 theirs[bias] = tensor.new_zeros(tensor.shape[0])
     return len(theirs) > before

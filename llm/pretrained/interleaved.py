@@ -1,4 +1,4 @@
-"""Rotary positions that turn neighbours, as in Llama's own code, made to turn halves, as in Hugging Face's and ours."""
+"""Rotary positions that turn neighbours, as in Llama's own code, and halves, as in Hugging Face's and ours."""
 
 from __future__ import annotations
 
@@ -17,3 +17,9 @@ def to_halves(rows: Tensor, n_head: int) -> Tensor:
     """
     pairs = rows.unflatten(0, (n_head, -1, 2))  # (H, D/2, 2, ...)
     return pairs.transpose(1, 2).flatten(0, 2)  # (H D, ...)
+
+
+def to_neighbours(rows: Tensor, n_head: int) -> Tensor:
+    """The way back of `to_halves`."""
+    halves = rows.unflatten(0, (n_head, 2, -1))  # (H, 2, D/2, ...)
+    return halves.transpose(1, 2).flatten(0, 2)  # (H D, ...)

@@ -32,6 +32,8 @@ class Layout:
         modules: our modules and theirs, with `*` for the number of the block. Where ours is several of theirs,
             their tensors one after the other along the output are ours.
         transposed: our modules whose weights they store as (in, out) instead of (out, in).
+        by_head: our modules whose rows they store head by head, each with its queries, keys and values.
+        unused_rows: how many rows their tables have before ours, which no token uses.
         norm_parameters: what they call the `weight` and `bias` of a norm.
         buffers: a pattern of the names that are no weights, such as masks; known, and skipped on purpose.
         head: our name for the weights of the output layer.
@@ -39,6 +41,8 @@ class Layout:
 
     modules: Mapping[str, str | tuple[str, ...]]
     transposed: frozenset[str] = frozenset()
+    by_head: frozenset[str] = frozenset()
+    unused_rows: Mapping[str, int] = field(default_factory=dict)
     norm_parameters: Mapping[str, str] = field(default_factory=lambda: {"weight": "weight", "bias": "bias"})
     buffers: str = r"(?!)"
     head: str = HEAD
@@ -55,8 +59,7 @@ class Layout:
 
     def is_transposed(self, ours: str) -> bool:
         """Whether they store one tensor of ours as (in, out)."""
-        module, parameter = ours.rsplit(".", 1)
-        return parameter == "weight" and _generic(module) in self.transposed
+        return ours.endswith(".weight") and _module(ours) in self.transposed
 
     def to_ours(self, tensors: Mapping[str, Tensor], config: GPTConfig) -> Tensors:
         """Their tensors under our names, in our orientation; each one matched by name and shape.
@@ -79,7 +82,8 @@ class Layout:
                 continue
             names, parts = self.names(name), []
             for theirs, rows in zip(names, _rows(shape[0], len(names), config), strict=True):
-                part = (rows, *shape[1:])
+                unused = self.unused_rows.get(_module(name), 0)
+                part = (rows + unused, *shape[1:])
                 part = part[::-1] if self.is_transposed(name) else part
                 if theirs not in left:
                     missing.append(theirs)
@@ -90,10 +94,13 @@ class Layout:
                     dtype = "" if _is_usable(tensor) else f" of {tensor.dtype}"
                     misshaped.append(f"{theirs} (expected {part}, found {tuple(tensor.shape)}{dtype})")
                 else:
-                    parts.append(tensor.T if self.is_transposed(name) else tensor)
+                    parts.append(tensor.T if self.is_transposed(name) else tensor[unused:])
             if len(parts) == len(names):
-                ours[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
-        problems = {"missing": missing, "not expected": sorted(left), "of another shape": misshaped}
+                whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+                if _module(name) in self.by_head:  # (H x 3 x D, ...) -> (3 x H x D, ...)
+                    whole = whole.unflatten(0, (config.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+                ours[name] = whole
+        problems = {"missing": missing, "not expected": sorted(left), "of another shape or type": misshaped}
         if any(problems.values()):
             listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
             raise CheckpointError(f"the tensors do not fit the architecture {_in_words(config)}: {listed}")
@@ -109,6 +116,10 @@ class Layout:
                 continue
             if name in vocabulary_tables(config):
                 tensor = tensor[: config.vocab_size]
+            if _module(name) in self.by_head:  # (3 x H x D, ...) -> (H x 3 x D, ...)
+                tensor = tensor.unflatten(0, (3, config.heads, -1)).transpose(0, 1).flatten(0, 2)
+            if unused := self.unused_rows.get(_module(name), 0):
+                tensor = torch.cat([tensor.new_zeros(unused, *tensor.shape[1:]), tensor])
             names = self.names(name)
             for part, part_name in zip(tensor.split(_rows(len(tensor), len(names), config)), names, strict=True):
                 theirs[part_name] = (part.T if self.is_transposed(name) else part).contiguous()
@@ -226,6 +237,11 @@ def _is_usable(tensor: Tensor) -> bool:
 
 def _generic(module: str) -> str:
     return re.sub(r"\.\d+\.", ".*.", module)
+
+
+def _module(ours: str) -> str:
+    """The module of a tensor, with `*` for the number of the block."""
+    return _generic(ours.rpartition(".")[0])
 
 
 def _published_heads(n_layer: int, n_embd: int) -> int:

@@ -143,7 +143,7 @@ def from_peft(folder: Path, config: GPTConfig) -> tuple[LoRAConfig, Tensors]:
 def _layout(config: GPTConfig) -> tuple[Layout, str]:
     """Their names of modules, and what stands before them in a whole model."""
     family = family_of(config)
-    return (huggingface.LAYOUT, "transformer.") if family is None else (family.layout, "model.")
+    return (huggingface.LAYOUT, "transformer.") if family is None else (family.layout, family.prefix)
 
 
 def _refuse_unknown(settings: Mapping[str, Any], folder: Path) -> None:

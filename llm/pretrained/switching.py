@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llm.errors import CheckpointError, ConfigError
 from llm.model import Network
-from llm.model.lora import add_lora, is_lora, lora_layers
+from llm.model.lora import add_lora, changed_modules, is_added
 from llm.model.networks import build_network
 from llm.model.trained import Trained
 from llm.pretrained.checkpoint import config_of, trained_of, weights_of
@@ -76,9 +76,9 @@ class Adapters:
             trained, tensors = self._known[name]
             plain = dict(self.network.named_modules())
             add_lora(self.network, trained.lora)
-            self._layers = {layer: plain[layer] for layer, _ in lora_layers(self.network)}
+            self._layers = {name: plain[name] for name in changed_modules(self.network)}
             state = self.network.state_dict()
-            self._tensors = {key: state[key].clone() for key in tensors if key in state and not is_lora(key)}
+            self._tensors = {key: state[key].clone() for key in tensors if key in state and not is_added(key)}
             self.network.load_state_dict(tensors, strict=False)
         self.used = name
         return self.network

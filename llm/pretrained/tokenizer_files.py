@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llm.errors import TokenizerError
 from llm.pretrained.files import read_json
 from llm.pretrained.roles import SETTINGS, stated_tokens
+from llm.pretrained.sentencepiece_files import convert_sentencepiece, find_sentencepiece
 from llm.pretrained.word_level import to_word_level
 from llm.tokenizers import (
     SPLIT_PATTERNS,
@@ -50,11 +51,8 @@ def read_tokenizer_files(folder: Path) -> Tokenizer | None:
         return _read_merges(folder, settings)
     if (folder / "vocab.txt").is_file():
         return read_word_pieces(folder / "vocab.txt", settings)
-    if models := sorted([*folder.glob("spiece.model"), *folder.glob("*tokenizer*.model"), *folder.glob("*.bpe.model")]):
-        raise TokenizerError(
-            f"{models[0].name} is SentencePiece's format, which is not read; write a {_FAST} beside it, in Python: "
-            f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
-        )
+    if (pieces := find_sentencepiece(folder)) is not None:
+        return from_definition(convert_sentencepiece(pieces), settings)
     return None
 
 
@@ -263,6 +261,21 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> 
             for special, token_id in tokenizer.special_ids.items()
         }
     _write_json(folder / SETTINGS, settings)
+
+
+def definition_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of the `tokenizer.json` that says what a tokenizer does.
+
+    Raises:
+        TokenizerError: none can.
+    """
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return dict(json.loads(tokenizer.definition))
+    if isinstance(tokenizer, BPETokenizer) and tokenizer.encoding in ("gpt2", "byte_pairs"):
+        return dict(json.loads(to_fast(_as_byte_pairs(tokenizer)).to_str()))
+    if isinstance(tokenizer, VocabularyTokenizer):
+        return dict(json.loads(to_word_level(tokenizer).to_str()))
+    raise TokenizerError(f"no files can say what the tokenizer {tokenizer!r} does")
 
 
 def to_fast(tokenizer: BytePairTokenizer, merges: Sequence[tuple[str, str]] | None = None) -> FastTokenizer:

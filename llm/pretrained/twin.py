@@ -19,5 +19,6 @@ def hugging_face_twin(model: GPT) -> Any:
 
     settings, tensors, _ = to_hugging_face(model.config, model.state_dict(), None)
     twin = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**settings))
+    tensors.pop("embed_out.weight", None)  # what GPT-NeoX' files call the head
     twin.load_state_dict({"lm_head.weight": model.head.weight, **tensors})  # a shared head is none of the tensors
     return twin.eval()

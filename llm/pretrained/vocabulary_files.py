@@ -12,6 +12,7 @@ from typing import Any
 from llm.errors import CheckpointError, TokenizerError
 from llm.pretrained.files import read_json
 from llm.pretrained.roles import SETTINGS, read_roles
+from llm.pretrained.sentencepiece_files import convert_sentencepiece
 from llm.pretrained.tokenizer_files import from_definition, read_tokenizer_files, read_word_pieces
 from llm.tokenizers import CharTokenizer, Tokenizer, WordTokenizer
 from llm.tokenizers.files import read_tokenizer_file
@@ -47,11 +48,9 @@ def read_vocabulary_file(path: Path) -> Tokenizer | None:
         return _read_lines(path)
     if path.suffix == ".json":
         return _read_json(path)
-    if path.suffix == ".model":
-        raise TokenizerError(
-            f"{str(path)!r} is SentencePiece's format, which is not read; write a tokenizer.json, in Python: "
-            f"transformers.AutoTokenizer.from_pretrained({str(path.parent)!r}).save_pretrained('tokenizer')"
-        )
+    if path.suffix == ".model" and path.is_file():
+        found = from_definition(convert_sentencepiece(path))
+        return found.with_roles(read_roles(path.parent, found, []))
     return None
 
 

@@ -49,12 +49,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
+_TO_RESUME = (
+    "optimizer_states",
+    "lr_schedulers",
+    "loops",
+    "callbacks",
+    "current_model_state",  # of a callback that averages weights: the average is what is validated
+    "averaging_state",
+)
+"""Entries of a checkpoint that only a run that resumes needs."""
+
 BEST_LOSS = "validation/best_loss"
 """The metric under which the lowest validation loss so far is logged, so that runs can be compared by it."""
 
 
 class BestAndLast(Checkpoint):
-    """Keeps `best.ckpt`, the lowest validation loss so far, and `last.ckpt`, to resume from.
+    """Keeps `best.ckpt`, the weights of the lowest validation loss so far, and `last.ckpt`, to resume from.
 
     `last.ckpt` is written after each validation and at the end; the one before it becomes `previous.ckpt`, where to go
     on from if the disk damages the newest.
@@ -79,6 +89,7 @@ class BestAndLast(Checkpoint):
         self._saved_step = -1
         self._validated_batch = -1
         self._due = False
+        self._saves_weights_alone = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the names of this callback's files from others; set the count of begun validation batches right:
@@ -115,7 +126,11 @@ class BestAndLast(Checkpoint):
         loss = float(trainer.callback_metrics.get("validation/loss", math.inf))
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, trainer.global_step
-            path = self._save(trainer, BEST)
+            self._saves_weights_alone = True
+            try:
+                path = self._save(trainer, BEST)
+            finally:
+                self._saves_weights_alone = False
             self.best_model_path = "" if path is None else str(path)
         if math.isfinite(self.best_loss):
             log_now(trainer, {BEST_LOSS: self.best_loss}, step=trainer.global_step)
@@ -140,8 +155,15 @@ class BestAndLast(Checkpoint):
         return Path(self.last_model_path) if self.last_model_path else None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Where a validation is due and not over, see to it that a resumed run makes it; Lightning would skip it."""
+        """Where a validation is due and not over, see to it that a resumed run makes it; Lightning would skip it.
+
+        Lightning calls this after the hooks of all callbacks that save no checkpoints, whose entries are there.
+        """
         del pl_module
+        if self._saves_weights_alone:
+            for name in _TO_RESUME:
+                checkpoint.pop(name, None)
+            return
         if trainer.state.fn != "fit" or not (trainer.training or trainer.validating):
             return
         loop = checkpoint["loops"]["fit_loop"]

@@ -83,11 +83,7 @@ def refuse_what_does_not_fit(
     refuse_other_tokenizer(checkpoint, tokenizer)
     if trainer is None or trainer.state.fn != "fit":
         return
-    if "optimizer_states" not in checkpoint and "loops" not in checkpoint:
-        raise CheckpointError(
-            "the checkpoint holds weights alone, so there is no run to resume: start one from them with "
-            "--model.pretrained FILE in place of --ckpt_path"
-        )
+    refuse_weights_alone(checkpoint)
     if (words := trained_of(checkpoint).words) != trained.words:
         raise CheckpointError(
             f"in the checkpoint, {', '.join(words)} is trained, in this run {', '.join(trained.words)}: omit "
@@ -98,6 +94,20 @@ def refuse_what_does_not_fit(
     _refuse_damaged_progress(checkpoint, trainer)
     _refuse_damaged_optimizer(checkpoint, network, optim, trainer)
     _refuse_damaged_callbacks(checkpoint, trainer)
+
+
+def refuse_weights_alone(checkpoint: dict[str, Any]) -> None:
+    """Check that a checkpoint holds what a run resumes from.
+
+    Raises:
+        CheckpointError: it holds weights alone.
+    """
+    if "optimizer_states" not in checkpoint and "loops" not in checkpoint:
+        raise CheckpointError(
+            "the checkpoint holds weights alone, as every best.ckpt does, so there is no run to resume: go on with the "
+            "newest by --ckpt_path last, or start one from these weights by --model.pretrained FILE in place of "
+            "--ckpt_path"
+        )
 
 
 def _refuse_other_adapters(checkpoint: dict[str, Any], trained: Trained) -> None:

@@ -159,9 +159,7 @@ class TextClassifier(TaskModule):
 
     def _compare(self, accuracy: float, split: str, only_label: str | None) -> None:
         data = getattr(self._trainer, "datamodule", None)
-        is_held_out = isinstance(data, ClassifyDataModule) and not data.overfits
-        found = baselines_of(data, split) if is_held_out else None
-        if found is None:
+        if not isinstance(data, ClassifyDataModule) or data.overfits or (found := baselines_of(data, split)) is None:
             return
         log.info(
             "accuracy:    %.1f %% (%s); Naive Bayes %.1f %%, the most frequent label %.1f %%",

@@ -66,7 +66,8 @@ class LanguageModel(TaskModule):
     ) -> None:
         network = GPT(gpt)
         if pretrained is not None:
-            begin_with(network, pretrained, self.starts_from, self.grows_vocabulary)
+            n_new = begin_with(network, pretrained, self.starts_from, self.grows_vocabulary)
+            lora = lora.with_new_tokens(n_new)
         super().__init__(network, optim, compile, non_finite, train, lora)
         self.pretrained = pretrained
         self.sampling = sampling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from llm.config import OptimConfig, WordVectorsConfig
 from llm.config.tasks import WORD_VECTORS
 from llm.data.batch import TokenBatch
 from llm.data.contexts import ContextBatch
-from llm.model import WordVectors, contexts_of
+from llm.model import WordVectors
 from llm.tasks.base import TaskModule
 from llm.training.loss import Prediction
 
@@ -66,7 +67,7 @@ class WordVectorsModule(TaskModule):
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """What predicts: `(B, T, C)`."""
         words = _as_contexts(batch)
-        return self.words(words.inputs, contexts_of(words.reach, words.lengths))
+        return self.words(words.inputs, words.others, words.sizes)
 
     def loss_of(
         self, hidden_states: Tensor, batch: TokenBatch, with_accuracy: bool = False, scale: float = 1.0
@@ -77,20 +78,27 @@ class WordVectorsModule(TaskModule):
         its logit is above 0, that is if the word is taken for one of the context rather than for noise.
         """
         words = _as_contexts(batch)
-        pairs = contexts_of(words.reach, words.lengths)  # (B, T, T), from the word in the middle to the others
-        noise = self.words.logits(hidden_states, words.noise).float()  # (B, T, N)
+        around = self.words.predicted(words.inputs)  # (B, T) -> (B, T, C)
         if self.words.config.objective == "skip_gram":
-            logits = self.words.logits(hidden_states, words.inputs).float()  # (B, T, T)
+            n_pairs = words.sizes  # (B, T)
+            logits = (hidden_states @ around.mT).flatten()[_pairs(words)]  # (B, T, C) x (B, C, T) -> (B T T) -> (P)
+            costs, is_correct = F.softplus(-logits.float()), logits > 0  # (P)
         else:
-            predicted = self.words.predicted(words.inputs)  # (B, T) -> (B, T, C)
-            logits = (hidden_states * predicted).sum(-1, keepdim=True).float()  # (B, T, C) -> (B, T, 1)
-            pairs = pairs.any(-1, keepdim=True)  # (B, T, T) -> (B, T, 1)
-        is_pair = pairs.to(logits.dtype)
-        each = self.words.config.negatives / words.noise.shape[1]
-        of_pairs = (F.softplus(-logits) * is_pair).sum()
-        of_noise = (F.softplus(noise).sum(-1) * is_pair.sum(-1)).sum() * each  # (B, T, N) -> (B, T) -> ()
-        n_correct = (pairs & (logits > 0)).sum() if with_accuracy else None
-        return Prediction((of_pairs + of_noise) * scale, pairs.sum(), n_correct)
+            n_pairs = words.sizes.clamp_max(1)  # (B, T), a context and its word in the middle
+            logits = (hidden_states * around).sum(-1)  # (B, T, C) -> (B, T)
+            costs, is_correct = F.softplus(-logits.float()) * n_pairs, (logits > 0) & (n_pairs > 0)  # (B, T)
+        noise = hidden_states @ self.words.predicted(words.noise).mT  # (B, T, C) x (B, C, N) -> (B, T, N)
+        of_noise = F.softplus(noise.float()).sum(-1) * n_pairs  # (B, T, N) -> (B, T)
+        loss = costs.sum() + of_noise.sum() * (self.words.config.negatives / words.noise.shape[1])
+        return Prediction(loss * scale, n_pairs.sum(), is_correct.sum() if with_accuracy else None)
+
+
+def _pairs(words: ContextBatch) -> Tensor:
+    """(P) where among the B T T logits, from the word in the middle to all of its row, those of its context are."""
+    n_words, T = words.inputs.numel(), words.inputs.shape[1]
+    place = torch.arange(n_words, device=words.others.device)
+    middle = place.repeat_interleave(words.sizes.flatten(), output_size=len(words.others))  # (B T) -> (P)
+    return middle * T + words.others % T
 
 
 def _as_contexts(batch: TokenBatch) -> ContextBatch:

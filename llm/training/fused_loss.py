@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm.model.functions import soft_cap
+
 BLOCK_BYTES = {"cpu": 1 << 26}
 BLOCK_BYTES_ELSEWHERE = 1 << 29
 """Memory for the logits of one block in bytes, by kind of device. Larger products are faster on a GPU."""
@@ -51,6 +53,7 @@ class FusedHeadLoss(torch.autograd.Function):
         scale: float,
         cross_entropy: CrossEntropyWithGrad,
         smoothing: float,
+        softcap: float | None,
     ) -> tuple[Tensor, Tensor]:
         """Loss and correct predictions of the targets; saves the gradients.
 
@@ -58,6 +61,7 @@ class FusedHeadLoss(torch.autograd.Function):
             hidden_states: (N, C).
             weight: (padded V, C).
             bias: (padded V), or None.
+            softcap: bound of the logits (`logit_softcap`), or None.
         """
         device, N = hidden_states.device.type, len(hidden_states)
         wants_states, wants_weight, wants_bias = (needed and with_gradients for needed in ctx.needs_input_grad[:3])
@@ -82,9 +86,15 @@ class FusedHeadLoss(torch.autograd.Function):
             for first in range(0, N, block):
                 some, wanted = states[first : first + block], targets[first : first + block]  # (R, C), (R)
                 logits = F.linear(some, rows_of_weight, each_bias)  # (R, C) -> (R, aligned V)
+                slope = None
+                if softcap is not None:
+                    logits = soft_cap(logits, softcap)
+                    slope = 1 - (logits / softcap) ** 2 if at_once is not None else None  # of the tanh
                 if with_accuracy:
                     n_correct += (logits[:, :vocab_size].argmax(-1) == wanted).sum()
                 losses[first : first + block] = cross_entropy(logits, wanted, at_once, vocab_size, smoothing)
+                if slope is not None:
+                    logits *= slope  # the gradients, of what was capped
                 if grad_bias is not None:
                     grad_bias[:vocab_size] += logits[:, :vocab_size].sum(0, dtype=torch.float32)  # (R, V) -> (V)
                 if grad_states is not None:
@@ -115,7 +125,7 @@ class FusedHeadLoss(torch.autograd.Function):
         found = [None if part is None else part.to(dtype) for part, dtype in zip(gradients, ctx.dtypes, strict=True)]
         if not is_one:
             found = [None if part is None else part.mul_(grad) for part in found]
-        return *found, None, None, None, None, None, None, None
+        return *found, None, None, None, None, None, None, None, None
 
 
 def block_bytes(device: str) -> int:

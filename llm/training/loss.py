@@ -183,8 +183,9 @@ def fused_loss(
     smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
     """As `plain_loss`, a block at a time; gradients can be taken once, not twice (no second derivative)."""
-    options = head.out_features, with_accuracy, torch.is_grad_enabled(), scale, cross_entropy, smoothing
-    loss, n_correct = FusedHeadLoss.apply(hidden_states, head.weight, head.bias, targets, *options)
+    with_gradients = torch.is_grad_enabled()
+    options = head.out_features, with_accuracy, with_gradients, scale, cross_entropy, smoothing, head.softcap
+    loss, n_correct = FusedHeadLoss.apply(hidden_states, head.table, head.bias, targets, *options)
     return loss, n_correct if with_accuracy else None
 
 

@@ -11,7 +11,9 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from llm.training.trainer_state import is_logging, steps_of
+from llm.training.throughput import side_work_seconds
+from llm.training.time_left import TimeLeft
+from llm.training.trainer_state import is_logging, steps_between_validations, steps_of
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -39,10 +41,10 @@ class RunProgress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._bar: tqdm[Any] | None = None
+        self._bar: _Bar | None = None
         self._enabled = True
         self._printed = 0.0
-        self._first: tuple[float, int] | None = None  # when the first step was made, which may be slow, and which
+        self._time = TimeLeft()
 
     def disable(self) -> None:
         """Show nothing from here on."""
@@ -55,7 +57,8 @@ class RunProgress(ProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin at the step that the run is at."""
         del pl_module
-        self._bar, self._first = self._make(steps_of(trainer), trainer.global_step, "train", "step"), None
+        self._bar = self._make(steps_of(trainer), trainer.global_step, "train", "step")
+        self._time = TimeLeft(steps_between_validations(trainer))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Move on to the step that the run is at."""
@@ -64,6 +67,9 @@ class RunProgress(ProgressBar):
             # Reading a value synchronizes with the GPU: only when there is a new one.
             if is_logging(trainer):
                 self._bar.set_postfix_str(values_of(trainer), refresh=False)
+            if self._bar.total:
+                now, step, side = time.monotonic(), trainer.global_step, side_work_seconds(trainer)
+                self._bar.left = self._time.after_step(now, step, side, int(self._bar.total))
             self._bar.update(trainer.global_step - self._bar.n)
             self._print_line()
 
@@ -108,19 +114,22 @@ class RunProgress(ProgressBar):
         self._close()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the bar standing, unless this was a validation during training."""
+        """Leave the bar standing; show what a validation during training found."""
         del pl_module
         if trainer.state.fn == "validate":
             self._close()
+        elif self._bar is not None and not trainer.sanity_checking:
+            self._time.validated(trainer.global_step)
+            self._bar.set_postfix_str(values_of(trainer))
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
         if self._enabled:
             tqdm.write(" ".join(map(str, args)), **{"file": sys.stderr, **kwargs})
 
-    def _make(self, total: int | None, initial: int, name: str, unit: str) -> tqdm[Any]:
+    def _make(self, total: int | None, initial: int, name: str, unit: str) -> _Bar:
         shown = sys.stderr.isatty()
-        return tqdm(
+        return _Bar(
             desc=name,
             total=total,
             initial=initial,
@@ -129,7 +138,7 @@ class RunProgress(ProgressBar):
             dynamic_ncols=True,
             file=sys.stderr if shown else io.StringIO(),
             mininterval=0.1 if shown else 1e9,
-            bar_format="{desc} {n_fmt}/{total_fmt} {bar:20} {elapsed}<{remaining}{postfix}",
+            bar_format="{desc} {n_fmt}/{total_fmt} {bar:20} {elapsed}<{left}{postfix}",
         )
 
     def _close(self) -> None:
@@ -146,14 +155,25 @@ class RunProgress(ProgressBar):
             self._printed = now
             state = bar.format_dict
             parts = [f"step {state['n']}/{state['total'] or '?'}"]
-            if not last and self._first is not None and state["n"] > self._first[1] and now > self._first[0]:
-                rate = (state["n"] - self._first[1]) / (now - self._first[0])
-                left = max(0, (state["total"] or 0) - state["n"])
-                parts.append(f"{tqdm.format_interval(left / rate)} left")
+            if not last and bar.left is not None:
+                parts.append(f"{state['left']} left")
             parts += [bar.postfix] if bar.postfix else []
             print(", ".join(parts), file=sys.stderr, flush=True)
-        if self._first is None and bar.n > bar.initial:
-            self._first = now, bar.n
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar that is told how many seconds are left; where it is not, it goes by its own rate."""
+
+    left: float | None = None
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What its format may name."""
+        state: dict[str, Any] = super().format_dict
+        left, rate = self.left, state["rate"]
+        if left is None and self.unit == "batch" and rate and self.total:
+            left = (self.total - self.n) / rate
+        return {**state, "left": "?" if left is None else self.format_interval(left)}
 
 
 def values_of(trainer: L.Trainer) -> str:

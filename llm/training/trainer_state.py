@@ -46,6 +46,14 @@ def steps_of(trainer: L.Trainer) -> int | None:
     return steps_of_run(trainer.max_steps, max_epochs, batches, limit, accumulation_of(trainer))
 
 
+def steps_between_validations(trainer: L.Trainer) -> float | None:
+    """Optimizer steps between two validations; None where these are not counted in batches, or there are none."""
+    batches, accumulation = getattr(trainer, "val_check_batch", None), accumulation_of(trainer)
+    if not isinstance(batches, int) or trainer.limit_val_batches == 0 or not isinstance(accumulation, int):
+        return None
+    return batches / accumulation
+
+
 def accumulation_of(trainer: L.Trainer) -> Accumulation:
     """Batches of a step: their number, or a number from each epoch on where a callback changes it."""
     schedules = (c.scheduling for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler))  # type: ignore[attr-defined]

@@ -30,4 +30,4 @@ def test_the_benchmark_runs_and_draws(tmp_path):
     rows = json.loads(done.stdout.splitlines()[-1])["rows"]
     assert [row["network"] for row in rows] == ["none", "bahdanau", "transformer"]
     assert all(len(row["right"]) == 3 and all(0 <= right <= 1 for right in row["right"]) for row in rows)
-    assert {path.name for path in tmp_path.iterdir()} == {"bottleneck.png", "alignment.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"bottleneck.png", "bottleneck-alignment.png"}

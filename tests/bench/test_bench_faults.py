@@ -23,6 +23,8 @@ from bench.faults import FAULTS, FIT, GO_ON, VARIANTS, prepare, refused, survive
         ("accumulation", "random", 1),
         ("masked", "edge", 1),
         ("translate", "save", 1),
+        ("rnn", "edge", 1),
+        ("word_vectors", "save", 1),
     ],
 )
 def test_a_run_that_is_killed_and_goes_on_is_the_same_run(tmp_path, variant, kind, kills):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import llm
 from llm.cli.main import main
 from llm.cli.words import value_in_files
 from llm.pretrained import Pretrained, export
+from llm.pretrained.checkpoint import read_checkpoint
 from llm.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -242,9 +244,9 @@ def test_a_checkpoint_brings_architecture_and_tokenizer(trained, capsys):
 
 def test_resuming_goes_on_where_it_stopped(trained):
     assert run("fit", *QUICK, "--ckpt_path", str(trained), "--trainer.max_steps=5") == 0
-    content = llm.pretrained.checkpoint.read_checkpoint(trained)
+    content = read_checkpoint(trained)
     assert content["global_step"] == 5, "in the same folder"
-    before = llm.pretrained.checkpoint.read_checkpoint(trained.with_name("previous.ckpt"))
+    before = read_checkpoint(trained.with_name("previous.ckpt"))
     assert before["global_step"] == 3
 
 
@@ -263,7 +265,7 @@ def test_the_configuration_of_a_run_goes_on_with_it_and_measures_it(kind, capsys
     folder = Path("runs/gpt/version_0")
     words = ["--config", str(folder / "config.yaml"), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
     assert run("fit", *words, "--trainer.max_steps=5") == 0
-    assert llm.pretrained.checkpoint.read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 5
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 5
     for command in ("validate", "test"):
         assert run(command, *words) == 0
     model, _ = llm.load(folder)
@@ -313,11 +315,25 @@ def test_what_ended_a_run_and_which_is_its_best_are_said(capsys):
 
 
 def test_another_checkpoint_than_the_last_begins_a_run_of_its_own(trained):
-    best = trained.with_name("best.ckpt")
     content = trained.read_bytes()
-    assert run("fit", *QUICK, "--ckpt_path", str(best), "--trainer.max_steps=5") == 0
+    shutil.copy(trained, "copy.ckpt")
+    assert run("fit", *QUICK, "--ckpt_path=copy.ckpt", "--trainer.max_steps=5") == 0
     assert trained.read_bytes() == content
     assert Path("runs/gpt/version_1/checkpoints/last.ckpt").is_file()
+
+
+def test_the_best_is_weights_alone_to_use_and_to_begin_from_but_not_to_resume(trained, capsys):
+    best = trained.with_name("best.ckpt")
+    content = read_checkpoint(best)
+    assert content["llm"]["tokenizer"] is not None
+    assert content["state_dict"]
+    assert not {"optimizer_states", "lr_schedulers", "loops", "callbacks"} & content.keys()
+    assert run("validate", *QUICK, "--ckpt_path=best") == 0
+    assert "so there is no run to resume: go on with the newest by --ckpt_path last" in error(
+        capsys, "fit", *QUICK, "--ckpt_path=best"
+    )
+    assert [path.name for path in Path("runs/gpt").iterdir()] == ["version_0"]
+    assert run("fit", *QUICK, f"--model.pretrained={best}", "--trainer.max_steps=1") == 0
 
 
 def test_a_checkpoint_brings_the_settings_of_its_optimizer(capsys):

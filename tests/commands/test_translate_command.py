@@ -63,6 +63,10 @@ def test_line_n_of_the_output_translates_line_n_of_the_input(translate):
     first, second, third, rest = output.split("\n")
     assert (second, rest) == ("", "")
     assert [first, third] == translate("--text=abc", "--text=ab")[1].splitlines()
+    records = [json.loads(line) for line in translate("--json", stdin=b"abc\n\nab\n")[1].splitlines()]
+    assert [record["source"] for record in records] == ["abc", "", "ab"]
+    assert [record["translation"] for record in records] == [first, "", third]
+    assert records[0].keys() == records[1].keys()
 
 
 def test_json_says_how_good_a_translation_is(translate):
@@ -101,13 +105,6 @@ def test_a_checkpoint_of_another_task_is_refused(translate, tmp_path):
     status, _, errors = translate("--text=a", ckpt=gpt)
     assert status == 1
     assert "is of the task 'language', not 'translate': use python -m llm generate" in errors
-
-
-def test_a_blank_line_is_a_line_of_json_too(translate):
-    output = translate("--json", stdin="abc\n\n你好\n".encode())[1]
-    found = [json.loads(line) for line in output.splitlines()]
-    assert [line["source"] for line in found] == ["abc", "", "你好"]
-    assert found[1] == {"source": "", "translation": ""}
 
 
 def test_an_unknown_character_of_a_source_names_the_setting_of_sources(translate):

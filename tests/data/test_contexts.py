@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.data.batch import IGNORED
-from llm.data.contexts import ContextRows, WordSampling
+from llm.data.contexts import ContextRows, WordSampling, contexts_of
 from llm.data.order import keyed_uniforms
 from llm.data.windows import SlidingWindows
 from llm.errors import DataError
@@ -30,10 +30,29 @@ def test_what_is_drawn_for_a_row_does_not_depend_on_the_others(seed, epoch, rows
         alone = sample(ids[place : place + 1], [row], epoch, seed)
         length = int(alone.lengths)
         assert length == int(together.lengths[place])
-        for field in ("inputs", "targets", "reach"):
+        for field in ("inputs", "targets", "sizes"):
             found = getattr(together, field)[place, :length], getattr(alone, field)[0, :length]
             assert torch.equal(*found), field
+        before, width = int(together.sizes[:place].sum()), together.inputs.shape[1]
+        others = together.others[before : before + int(alone.sizes.sum())]
+        assert torch.equal(others - place * width, alone.others)
         assert torch.equal(together.noise[place], alone.noise[0])
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(0, 99))
+def test_contexts_are_those_of_a_loop(lengths, seed):
+    lengths = np.array(lengths)
+    T = max(1, lengths.max())
+    reach = np.random.default_rng(seed).integers(1, 12, (len(lengths), T))
+    others, sizes = contexts_of(reach, lengths)
+    expected = [
+        [b * T + j for j in range(lengths[b]) if i < lengths[b] and 0 < abs(i - j) <= reach[b, i]]
+        for b in range(len(lengths))
+        for i in range(T)
+    ]
+    assert others.tolist() == [place for places in expected for place in places]
+    assert sizes.ravel().tolist() == list(map(len, expected))
 
 
 def test_epochs_and_seeds_draw_anew():
@@ -58,7 +77,7 @@ def test_words_are_kept_noise_is_drawn_and_contexts_are_wide_as_in_word2vec():
     expected = COUNTS**0.75 / (COUNTS**0.75).sum()
     np.testing.assert_allclose(noise.numpy(), expected, atol=0.01)
     assert noise[6] == 0
-    np.testing.assert_allclose(torch.bincount(batch.reach[0]).numpy()[1:] / n, [1 / 3] * 3, atol=0.01)
+    np.testing.assert_allclose(torch.bincount(batch.sizes[0, 3:-3]).numpy()[2::2] / n, [1 / 3] * 3, atol=0.01)
 
 
 def test_words_that_do_not_count_are_dropped_before_there_are_contexts():

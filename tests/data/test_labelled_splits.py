@@ -78,5 +78,13 @@ def test_a_text_is_encoded_up_to_the_context_and_an_empty_one_refused():
         encode_text(WordTokenizer(["good"], "lowercase"), " !!! ", 3)
 
 
+def test_what_a_model_expects_before_a_text_is_there_once():
+    tokenizer = CharTokenizer("abc^")
+    tokenizer.prefix_ids = (3,)
+    assert encode_text(tokenizer, " abc", 3) == [3, 0, 1]
+    assert encode_text(tokenizer, "^ab", 3) == [3, 0, 1]
+    assert encode_text(tokenizer, "^", 3) == [3]
+
+
 def test_of_no_rows_none_are_kept():
     assert undersample([]) == []

@@ -62,7 +62,7 @@ def test_greedy_takes_the_most_probable_token_at_each_place(seed):
     while len(ids) < 6 and (not ids or ids[-1] != END):
         logits = model(torch.tensor([[BEGIN, *ids]]), None, torch.tensor([source]))
         ids.append(int(logits[0, -1].argmax()))
-    (found,) = search(model, [source], BEGIN, END)
+    (found,) = search(model, [source], BEGIN, END, beam=1)
     assert found.ids == (ids[:-1] if ids[-1] == END else ids)
     assert found.ended == (ids[-1] == END)
     assert found.log_probability == pytest.approx(log_probability(model, source, ids), abs=1e-5)

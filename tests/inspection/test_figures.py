@@ -110,6 +110,23 @@ def test_both_axes_carry_the_labels():
     assert (y >= top + 4 * cell).all()
 
 
+def test_wide_characters_stand_upright_below_the_columns():
+    """Such as Chinese ones; shown with a sign that is as wide, and that every machine has a font for."""
+
+    def picture(row, column):
+        labels = [row, "mmmm"], [column, "mmmm"]  # so that there is the same room in all
+        return pixels(map_grid(np.zeros((1, 2, 2), np.float32), ["head 0"], "t", *labels)).astype(int)
+
+    def size_of_what_is_new(row, column):
+        y, x = np.nonzero(picture(row, column) - picture(" ", " "))
+        return np.array([np.ptp(y), np.ptp(x)]) + 1  # height, width
+
+    beside, below = size_of_what_is_new("⚡", " "), size_of_what_is_new(" ", "⚡")
+    assert np.abs(below - beside).max() <= 1
+    assert np.abs(below - beside[::-1]).max() > 1, "else it might be rotated"
+    assert (size_of_what_is_new(" ", "⚡⚡") - below).tolist() == [12, 0]
+
+
 @pytest.mark.parametrize(("H", "T"), [(1, 1), (1, 1024), (12, 300), (25, 256), (48, 128)])
 def test_no_picture_is_larger_than_a_megabyte(H, T):
     noise = torch.rand(H, T, T, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models import make
 from torch import nn
 
-from llm.config import EncoderConfig, GPTConfig, OptimConfig, RopeScaling, SamplingConfig
+from llm.config import EncoderConfig, GPTConfig, OptimConfig, RopeScaling, SamplingConfig, TransformerConfig
 from llm.errors import ConfigError
 from llm.generation import generate_batch
 from llm.generation.compiled import CompiledStep
@@ -49,6 +49,9 @@ OPTIONS = [
     {"rope_theta": 5e5, "rope_scaling": RopeScaling("llama3", 4.0, 16)},
     {"rope_scaling": RopeScaling("yarn", 4.0, 12)},
     {"qk_norm": True, "qk_gain": "separate", "sliding_window": 3, "rope_scaling": RopeScaling("linear", 2.0)},
+    {"parallel_residual": True, "partial_rotary_factor": 0.34, "norm": "layer_norm", "mlp": "plain", "bias": True},
+    {"norm": "zero_centered_rms_norm", "scale_embeddings": True, "sandwich_norm": True},
+    {"attention_softcap": 0.5, "logit_softcap": 2.0, "sliding_window": 4, "full_attention_layers": (1,)},
 ]
 
 
@@ -111,7 +114,7 @@ def test_the_cache_gives_the_logits_of_the_whole_model(options):
         torch.testing.assert_close(logits, whole.gather(1, positions[..., None].expand_as(logits)), **CLOSE)
 
 
-@pytest.mark.parametrize("options", OPTIONS[2:4], ids=str)
+@pytest.mark.parametrize("options", [*OPTIONS[2:4], *OPTIONS[8:]], ids=str)
 def test_rows_as_the_compiled_step_has_them(options, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     model = make(config_of(**options))
@@ -126,6 +129,7 @@ def test_rows_as_the_compiled_step_has_them(options, monkeypatch):
 @pytest.mark.slow
 def test_compiled_text_is_the_plain_one():
     options = {"qk_norm": True, "qk_gain": "separate", "sliding_window": 3, "full_attention_layers": (1,)}
+    options |= {"logit_softcap": 1.0, "attention_softcap": 1.0, "sandwich_norm": True, "partial_rotary_factor": 0.67}
     model, prompts = make(config_of(context_length=64, **options)), [ids_of(1, 5)[0], ids_of(2, 3)[1]]
     torch.compiler.reset()
     sampling = SamplingConfig(temperature=0.0, max_new_tokens=20, compile="never")
@@ -185,6 +189,52 @@ def test_the_gate_goes_through_the_activation_and_the_other_does_not():
     torch.testing.assert_close(mlp(x), expected)
 
 
+def test_parallel_parts_both_read_the_input():
+    block, x = Block(config_of(parallel_residual=True)).eval(), torch.randn(2, 5, 16)
+    expected = x + block.attention(block.attention_norm(x)) + block.mlp(block.mlp_norm(x))
+    torch.testing.assert_close(block(x), expected)
+    names = [hook.name for hook in block.stages("b")]
+    assert "b / residual after attention" not in names
+
+
+def test_sandwiched_parts_are_normalized_before_they_are_added():
+    block, x = Block(config_of(sandwich_norm=True, norm="zero_centered_rms_norm")).eval(), torch.randn(2, 5, 16)
+    nn.init.normal_(block.attention_out_norm.weight)
+
+    def norm(x, weight):
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * (1 + weight)
+
+    middle = x + norm(block.attention(block.attention_norm(x)), block.attention_out_norm.weight)
+    torch.testing.assert_close(block(x), middle + norm(block.mlp(norm(middle, 0)), 0))
+
+
+def test_only_the_first_values_of_a_head_are_rotated():
+    config = config_of(partial_rotary_factor=0.34, qkv_bias=False)
+    assert config.rotary_dim == 2
+    whole, x = build_attention(config_of(head_size=2)).rotary, torch.randn(1, 5, 4, 6)
+    rotated = build_attention(config).rotary(x)
+    torch.testing.assert_close(rotated[..., :2], whole(x[..., :2]))
+    assert torch.equal(rotated[..., 2:], x[..., 2:])
+
+
+def test_capped_scores_and_logits_and_scaled_embeddings():
+    attention, x = build_attention(config_of(attention_softcap=0.1)).eval(), 9 * torch.randn(2, 5, 16)
+    stages = {stage.name: stage.tensor for stage in attention.spelled_out(x)}
+    assert 0.09 < stages["scores"].abs().max() <= 0.1
+    torch.testing.assert_close(attention(x), attention.output(stages["context"]), **CLOSE)
+    plain, capped = (make(config_of(logit_softcap=cap)) for cap in (None, 0.01))
+    logits = plain(ids_of(1, 9))
+    torch.testing.assert_close(capped(ids_of(1, 9)), 0.01 * (logits / 0.01).tanh(), **CLOSE)
+    scaled = make(config_of(scale_embeddings=True)).embeddings(ids_of(1, 9))
+    torch.testing.assert_close(scaled, 4 * plain.embeddings(ids_of(1, 9)), **CLOSE)
+
+
+def test_a_translator_has_no_place_for_some():
+    for name in ("parallel_residual", "sandwich_norm"):
+        with pytest.raises(ConfigError, match=f"{name} is for blocks without attention to a source"):
+            TransformerConfig(**{name: True})
+
+
 def test_one_table_of_angles_for_all_layers():
     model = GPT(config_of())
     assert len({block.attention.rotary for block in model.blocks}) == 1
@@ -205,6 +255,13 @@ def test_one_table_of_angles_for_all_layers():
         ({"rope_theta": 0.5}, "rope_theta must be above 1"),
         ({"positions": "learned", "rope_scaling": RopeScaling("linear", 2.0)}, "linear needs positions rotary"),
         ({"rope_scaling": 3}, "rope_scaling must be settings by name, got 3"),
+        ({"partial_rotary_factor": 0.0}, "partial_rotary_factor must be above 0 and at most 1, got 0.0"),
+        ({"partial_rotary_factor": 0.5}, "head_size = 6 times 0.5"),
+        ({"partial_rotary_factor": 0.5, "positions": "learned"}, "partial_rotary_factor 0.5 needs positions rotary"),
+        ({"attention_softcap": 0.0}, "attention_softcap must be above 0"),
+        ({"logit_softcap": -1.0}, "logit_softcap must be above 0"),
+        ({"sandwich_norm": True, "norm_first": False}, "sandwich_norm needs norm_first"),
+        ({"parallel_residual": True, "mlp": "none"}, "parallel_residual needs residual, norm_first and an mlp"),
         ({"mlp": "moe"}, "mlp must be one of plain, gated, none"),
     ],
     ids=str,

@@ -64,6 +64,12 @@ def test_what_is_in_the_padding_of_a_source_is_never_read(options):
     assert not torch.allclose(model(ids, None, source), model(ids, None, other))
 
 
+def test_a_source_without_a_token_is_said_before_its_weights_are_nan():
+    ids, source = batch()
+    with pytest.raises(ConfigError, match="source 1 of the batch has no token; give it at least one"):
+        make()(ids, None, source, torch.tensor([3, 0]))
+
+
 @kinds
 def test_no_target_token_sees_later_ones(options):
     model = make(**options)

@@ -156,6 +156,16 @@ def test_a_batch_is_its_rows(lengths, fill):
         torch.testing.assert_close(found[row, None, :t], alone)
 
 
+def test_a_source_of_padding_alone_gives_no_nan():
+    model, (ids, source) = make().train().requires_grad_(True), batch()
+    logits = model(ids, None, source, torch.tensor([0, S]))
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    alone = model(ids[1:], None, source[1:])
+    torch.testing.assert_close(logits[1:], alone)
+
+
 def test_no_weight_is_on_padding():
     model, (ids, source) = make(), batch()
     found = capture(model, ids, source=source, source_lengths=torch.tensor([S, 2]))

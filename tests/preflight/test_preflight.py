@@ -69,7 +69,11 @@ def test_a_preflight_alone_says_what_the_run_will_be_and_leaves_nothing(fit):
     assert table["steps"].startswith("3: 96 tokens, 0.0 epochs")
     assert "estimated" not in table["time"]
     assert "runs/gpt/version_0" in table["run folder"]
-    assert table["kept"].strip().startswith("best.ckpt, last.ckpt, previous.ckpt: ")
+    assert re.fullmatch(
+        r"best\.ckpt: [\d.]+ .B, weights alone; "
+        r"last\.ckpt, previous\.ckpt: [\d.]+ .B each, to resume from; [\d.]+ .B in all",
+        table["kept"].strip(),
+    )
     assert len(table) <= 12
 
 

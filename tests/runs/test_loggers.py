@@ -48,7 +48,7 @@ NAMED = ["--name", "lr/0.003"]
 def test_a_folder_that_holds_a_run_is_refused(words, capsys):
     assert fit(*words) == 0
     before = hashes(".")
-    for again in ([], ["--preflight"], ["--ckpt_path", str(next(Path().rglob("best.ckpt")))]):
+    for again in ([], ["--preflight"], ["--ckpt_path", str(next(Path().rglob("previous.ckpt")))]):
         capsys.readouterr()
         assert fit(*words, *again) == 1
         last = capsys.readouterr().err.strip().splitlines()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -255,3 +256,39 @@ def test_labels_by_adapters_from_a_language_model_to_a_plain_classifier(
         assert commands(["classify", "--ckpt", name, "--text", "the tar and sea a", "--json"]) == 0
         answers.append(capsys.readouterr().out)
     assert answers[0] == answers[1]
+
+
+def test_new_tokens_of_a_chat_template_are_trained_with_the_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("--trainer.max_steps=3", "--data.context_length=48", "--checkpoint.folder=base")
+    records = [
+        {"instruction": f"Say {word}.", "output": word} for word in ("sea", "tar", "gale", "quay", "mast", "sail")
+    ]
+    Path("errands.json").write_text(json.dumps(records))
+    words = ["fit", "--task=instruct", "--data.corpus=errands.json", "--data.template=chatml", "--data.batch_size=2"]
+    words += ["--data.context_length=48", "--trainer.accelerator=cpu", "--inspect.every=0"]
+    words += ["--data.validation_fraction=0.2"]
+    tune = [*words, "--model.pretrained=base/last.ckpt", "--model.lora.rank=2", "--model.lora.adapter_only=true"]
+    assert main([*tune, "--trainer.max_steps=4", "--checkpoint.folder=whole"]) == 0, capsys.readouterr().err
+    kept = on_disk(Path("whole/last.ckpt"))
+    rows = kept["network.head.token_rows"]
+    assert all(name.rpartition(".")[2] in ("lora_a", "lora_b", "token_rows") for name in kept)
+    plain = llm.load("whole/last.ckpt").model
+    n_old = llm.load("base/last.ckpt").model.config.vocab_size
+    assert plain.config.vocab_size == n_old + len(rows)
+    assert torch.equal(plain.head.weight[n_old : plain.config.vocab_size], rows)
+    assert torch.equal(plain.head.weight[:n_old], llm.load("base/last.ckpt").model.head.weight[:n_old])
+    assert (rows - rows.mean(0)).norm() > 0
+
+    resumed = [*words, "--ckpt_path=whole/last.ckpt", "--trainer.max_steps=6", "--checkpoint.folder=whole"]
+    shutil.copytree("whole", "before")
+    assert main(resumed) == 0, capsys.readouterr().err
+    after = on_disk(Path("whole/last.ckpt"))
+    assert after.keys() == kept.keys()
+    assert not torch.equal(after["network.head.token_rows"], rows)
+    assert commands(["merge", "--ckpt", "before/last.ckpt", "--out", "plain.ckpt"]) == 0
+    assert torch.equal(llm.load("plain.ckpt").model.head.weight, plain.head.weight)
+    assert commands(["export", "--ckpt", "whole/last.ckpt", "--format", "peft", "--out", "adapters"]) == 1
+    assert "token_rows is trained: merge them" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from llm.cli.main import main
 from llm.config import OptimConfig, TokenizerConfig, WordVectorsConfig
 from llm.data import WordVectorsDataModule
-from llm.data.contexts import ContextBatch
+from llm.data.contexts import ContextBatch, contexts_of
 from llm.errors import ConfigError, DataError
 from llm.inspection import tags
 from llm.pretrained.vectors import read_vectors
@@ -52,8 +52,8 @@ def data_of(folder, text, **options):
 
 
 def batch_of(ids, reach, lengths, noise):
-    parts = (torch.tensor(part) for part in (ids, ids, lengths, reach, noise))
-    return ContextBatch(*parts)
+    contexts = contexts_of(np.array(reach), np.array(lengths))
+    return ContextBatch(*(torch.tensor(part) for part in (ids, ids, lengths, *contexts, noise)))
 
 
 @pytest.mark.parametrize("objective", ["skip_gram", "cbow"])
@@ -62,13 +62,14 @@ def test_the_loss_is_that_of_the_paper_pair_by_pair(objective):
     module = WordVectorsModule(WordVectorsConfig(9, 5, objective, negatives=3))
     torch.nn.init.normal_(module.words.predicted.weight)
     torch.nn.init.normal_(module.words.token.weight)
-    batch = batch_of([[0, 1, 2, 3], [4, 5, 0, 0]], [[1, 2, 1, 2], [2, 1, 1, 1]], [4, 2], [[7, 8, 1], [0, 2, 2]])
+    reach = [[1, 2, 1, 2], [2, 1, 1, 1]]
+    batch = batch_of([[0, 1, 2, 3], [4, 5, 0, 0]], reach, [4, 2], [[7, 8, 1], [0, 2, 2]])
     found = module.loss_of(module.hidden_states(batch), batch, with_accuracy=True, scale=0.5)
     inputs, outputs = module.words.token.weight.detach(), module.words.predicted.weight.detach()
     loss = pairs = correct = 0
     for row in range(2):
         for i in range(int(batch.lengths[row])):
-            around = [j for j in range(int(batch.lengths[row])) if j != i and abs(i - j) <= int(batch.reach[row, i])]
+            around = [j for j in range(int(batch.lengths[row])) if j != i and abs(i - j) <= reach[row][i]]
             words = batch.inputs[row]
             examples = [(inputs[words[i]], words[j]) for j in around]
             if objective == "cbow":
@@ -82,9 +83,10 @@ def test_the_loss_is_that_of_the_paper_pair_by_pair(objective):
     torch.testing.assert_close(found.loss.detach(), 0.5 * loss)
 
 
-def test_what_is_in_the_padding_changes_nothing():
+@pytest.mark.parametrize("objective", ["skip_gram", "cbow"])
+def test_what_is_in_the_padding_changes_nothing(objective):
     torch.manual_seed(0)
-    module = WordVectorsModule(WordVectorsConfig(9, 5))
+    module = WordVectorsModule(WordVectorsConfig(9, 5, objective))
     torch.nn.init.normal_(module.words.predicted.weight)
     losses = []
     for pad in (0, 7):

@@ -57,6 +57,17 @@ def test_value_and_gradients_are_those_of_the_plain_loss(vocab_multiple, scale, 
 
 
 @pytest.mark.usefixtures("block")
+def test_capped_logits_have_the_gradients_of_the_plain_loss():
+    head, x, targets = example()
+    head.softcap = 1.5
+    ours, plain = (results(way, head, 3 * x, targets) for way in (fused_loss, plain_loss))
+    for mine, theirs in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+    head.softcap = None
+    assert not torch.allclose(results(fused_loss, head, 3 * x, targets)[0], plain[0], rtol=1e-2)
+
+
+@pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("bias", [False, True])
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_loss(bias):
     given = example(n_tokens=500, n_embd=64, shape=(4, 32), bias=bias)

@@ -13,65 +13,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from llm.data.chat.messages import ASSISTANT, USER, Conversation, Message
+from llm.data.chat.named_templates import NAMED
+from llm.data.chat.sandbox import environment
 from llm.errors import ConfigError, DataError, LLMError
 from llm.tokenizers import END_OF_TEXT, Tokenizer
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-_ALPACA = """\
-{%- if messages[0]['role'] == 'system' -%}{{ messages[0]['content'] }}
-{%- else -%}Below is an instruction that describes a task. Write a response that appropriately completes the request.
-{%- endif -%}
-{%- for message in messages -%}
-{%- if message['role'] == 'user' -%}
-{{ '\\n\\n### Instruction:\\n' + (message['instruction'] or message['content']) -}}
-{{ '\\n\\n### Input:\\n' + message['input'] if message['input'] -}}
-{%- elif message['role'] == 'assistant' -%}
-{{ '\\n\\n### Response:\\n' -}}
-{%- generation -%}{{ message['content'] + eos_token }}{%- endgeneration -%}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '\\n\\n### Response:\\n' }}{%- endif -%}
-"""
-_PHI3 = """\
-{%- for message in messages -%}
-{{ '<|' + message['role'] + '|>\\n' -}}
-{%- if message['role'] == 'assistant' -%}
-{%- generation -%}{{ message['content'] + '<|end|>' }}{%- endgeneration -%}
-{%- else -%}{{ message['content'] + '<|end|>' }}{%- endif -%}
-{{ '\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|assistant|>\\n' }}{%- endif -%}
-"""
-_CHATML = """\
-{%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['role'] == 'assistant' -%}
-{%- generation -%}{{ message['content'] + '<|im_end|>' }}{%- endgeneration -%}
-{%- else -%}{{ message['content'] + '<|im_end|>' }}{%- endif -%}
-{{ '\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
-"""
-_PLAIN = """\
-{%- for message in messages -%}
-{%- if message['role'] == 'assistant' -%}
-{%- generation -%}{{ message['content'] + eos_token }}{%- endgeneration -%}
-{%- else -%}{{ message['content'] + '\\n' }}{%- endif -%}
-{%- endfor -%}
-"""
-NAMED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "alpaca": (_ALPACA, ()),
-    "phi3": (_PHI3, ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")),
-    "chatml": (_CHATML, ("<|im_start|>", "<|im_end|>")),
-    "plain": (_PLAIN, ()),
-}
-"""The templates with a name: their source, and the special tokens that they need. Alpaca's is that of Taori et al.
-2023, as the book LLMs-from-scratch has it; `plain` is a prompt, a line break, and its completion."""
 
 _PROBE = (Message(USER, "one"), Message(ASSISTANT, "two"), Message(USER, "three"), Message(ASSISTANT, "four"))
 
@@ -308,7 +256,7 @@ class ChatTemplate:
         from jinja2 import TemplateError
 
         try:
-            return _environment().from_string(self.source)
+            return environment().from_string(self.source)
         except (TemplateError, RecursionError) as error:
             line = getattr(error, "lineno", None)
             raise ConfigError(f"the template is not Jinja{f', line {line}' if line else ''}: {error}") from error
@@ -317,32 +265,3 @@ class ChatTemplate:
 @functools.lru_cache
 def _special_pattern(specials: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("(" + ("|".join(map(re.escape, specials)) or "(?!)") + ")")
-
-
-@functools.cache
-def _environment() -> Environment:
-    """Jinja as Hugging Face's templates expect it, where a template can reach nothing but its arguments."""
-    from jinja2 import TemplateError, nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %} ... {% endgeneration %}`: a mark before the block and one after it."""
-
-        tags = {"generation"}  # noqa: RUF012 (as Jinja has it)
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            mark = nodes.Output([nodes.Name("generation_mark", "load")], lineno=line)
-            return [mark, *body, nodes.Output([nodes.Name("generation_mark", "load")], lineno=line)]
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.globals["raise_exception"] = refuse
-    return environment

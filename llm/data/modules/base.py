@@ -18,8 +18,10 @@ from llm.tokenizers import Tokenizer
 
 log = logging.getLogger("llm")
 
-_SAMPLE = 16
+SAMPLE = 16
 """Tokens of an example at the most, in the command that uses a model."""
+_CHARACTERS = 8
+"""Of a text without spaces, there."""
 
 
 class ResumableDataModule(L.LightningDataModule, ABC):
@@ -140,8 +142,9 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         """Token ids to look at, `most` at the most: of the validation split, or of the training split without one."""
 
     def sample_text(self) -> str:
-        """Some words to use a trained model on."""
-        return " ".join(self.tokenizer.decode(self.sample_ids(_SAMPLE)).split()) or "Once"
+        """Some words to use a trained model on; none of them is cut."""
+        ids = self.sample_ids(SAMPLE + 1)
+        return first_words(self.tokenizer.decode(ids[:SAMPLE]), is_cut=len(ids) > SAMPLE)
 
     def _say_once(self, message: str, *values: Any) -> None:
         """Log a line that may come again, when the data that the preflight has set up is set up for the run."""
@@ -243,3 +246,16 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         """The stage of the Trainer: `fit`, `validate`, `test` or `predict`; `fit` without one."""
         running = self.trainer.state.fn if self.trainer is not None else "fit"
         return str(getattr(running, "value", running))
+
+
+def first_words(text: str, is_cut: bool, most: int | None = None) -> str:
+    """The words that a text begins with, on one line; where it has no spaces, as in Chinese, its first characters.
+
+    Args:
+        text: the first tokens of one, decoded.
+        is_cut: whether it goes on behind them, so that its last word may not be whole.
+        most: words at the most. Default: all.
+    """
+    words = text.split()
+    whole = words[:-1] if is_cut else words
+    return " ".join(whole[:most]) or "".join(words).replace("\ufffd", "")[:_CHARACTERS] or "Once"

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -211,7 +211,9 @@ class ClassifyDataModule(ExampleDataModule):
         """A hash of the texts and labels of a split."""
         if not self.rows[split] and split != "train":
             return None
-        described = [self.context_length, self.labels, [(row.text, row.label) for row in self.rows[split]]]
+        described: list[Any] = [self.context_length, self.labels, [(row.text, row.label) for row in self.rows[split]]]
+        if self.tokenizer.prefix_ids:
+            described.append(self.tokenizer.prefix_ids)
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
     def read_examples(self, split: str) -> Iterator[Example]:

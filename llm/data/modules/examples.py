@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from llm.data.examples import Examples
 from llm.data.loader import BatchLoader, RowSource
-from llm.data.modules.base import ResumableDataModule
-from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, held_out, padding_fraction
+from llm.data.modules.base import SAMPLE, ResumableDataModule, first_words
+from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, n_held_out, padding_fraction
 from llm.data.tokens.examples import Example, ExampleStore, open_or_build_examples
 from llm.data.tokens.mapped import TokenArray
 from llm.errors import DataError
@@ -112,7 +112,7 @@ class ExampleDataModule(ResumableDataModule):
             return Examples(self._store(split), vocab_size=self.vocab_size)
         store = self._store("train")
         divided = self.source_of("validation") is None
-        n_validation = held_out(store.n_examples, self.validation_fraction) if divided else 0
+        n_validation = n_held_out(store.n_examples, self.validation_fraction) if divided else 0
         for_validation = KeyedPermutation(store.n_examples, _SPLIT_SEED, 0)(np.arange(n_validation))
         if split == "train":
             for_training = np.setdiff1d(np.arange(store.n_examples), for_validation)
@@ -163,10 +163,18 @@ class ExampleDataModule(ResumableDataModule):
 
     def sample_ids(self, most: int) -> list[int]:
         """The longest validation example of so few tokens, or the beginning of the shortest."""
+        return self._example_of(most)[:most]
+
+    def sample_text(self) -> str:
+        """That example, whole if it is short."""
+        ids = self._example_of(SAMPLE)
+        return first_words(self.tokenizer.decode(ids[:SAMPLE]), is_cut=len(ids) > SAMPLE)
+
+    def _example_of(self, most: int) -> list[int]:
         found = self.examples("validation") or self.train_examples
         fitting = np.where(found.lengths <= most, found.lengths, 0)
         index = int(fitting.argmax() if fitting.any() else found.lengths.argmin())
-        return [int(token) for token in found[index][0][:most]]
+        return [int(token) for token in found[index][0]]
 
     # What Lightning calls.
 

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.config import TokenizerConfig
-from llm.data.chat.errands import errands
-from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
+from llm.data.chat.corpus import ERRANDS, Placed, held_out, read_corpus
+from llm.data.chat.messages import Conversation
 from llm.data.chat.samples import Losses, SampleMaker
 from llm.data.chat.showing import as_text
 from llm.data.chat.templates import ChatTemplate
@@ -26,23 +26,18 @@ from llm.data.examples import Examples
 from llm.data.loader import RowSource
 from llm.data.modules.examples import ExampleDataModule
 from llm.data.modules.tokenizers import ready_tokenizer
-from llm.data.order import BatchOrder, KeyedPermutation, held_out
+from llm.data.order import BatchOrder
 from llm.data.packing import PackedExamples
 from llm.data.tokens.examples import Example
 from llm.data.tokens.opening import cache_key
-from llm.errors import ConfigError, DataError, TokenizerError
+from llm.errors import DataError, TokenizerError
 from llm.runtime.files import write_whole
 from llm.tokenizers import LEARNED, Tokenizer, build_tokenizer
 
 log = logging.getLogger("llm")
 
-ERRANDS = "errands"
-"""The corpus that comes with the code; see `llm.data.chat.errands`."""
-_SPLIT_SEED = 0
 _GPT2 = TokenizerConfig()
 _TEMPLATE = "alpaca"
-_Placed = tuple[str, Conversation]
-"""A conversation, and where it stands."""
 
 
 class InstructDataModule(ExampleDataModule):
@@ -107,7 +102,7 @@ class InstructDataModule(ExampleDataModule):
             validation_corpus = f"{ERRANDS}/held_out"
         self.corpus, self.validation_corpus, self.test_corpus = corpus, validation_corpus, test_corpus
         self.validation_fraction = validation_fraction  # the base checks it
-        self._read: dict[str, list[_Placed]] = {}
+        self._read: dict[str, list[Placed]] = {}
         self._sources: dict[str, str] = {}
         found = self._make_tokenizer(tokenizer, template or _TEMPLATE, special_tokens or ())
         name = template or getattr(found, "chat_template", None) or _TEMPLATE
@@ -165,29 +160,21 @@ class InstructDataModule(ExampleDataModule):
         """The first prompt that is held out, or trained on."""
         return self.conversations("validation" if self.examples("validation") else "train")[0][0].content
 
-    def _placed(self, split: str) -> list[_Placed]:
+    def _placed(self, split: str) -> list[Placed]:
         if split == "test" and self.test_corpus is None:
             split = "validation"
         found = self._all(split)
         if split == "test" or self.validation_corpus is not None:
             return found
-        held = self._is_for_validation(found)
+        held = held_out(found, self.validation_fraction)
         return [placed for placed, kept in zip(found, held, strict=True) if kept == (split == "validation")]
 
-    def _is_for_validation(self, found: list[_Placed]) -> list[bool]:
-        """Which conversations are kept for validation: a fraction of the different prompts, with all their answers."""
-        prompts = [tuple(message for message in each if message.role != ASSISTANT) for _, each in found]
-        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-        count = held_out(len(numbers), self.validation_fraction)
-        chosen = set(KeyedPermutation(len(numbers), _SPLIT_SEED, 0)(np.arange(count)).tolist()) if count else set()
-        return [numbers[prompt] in chosen for prompt in prompts]
-
-    def _all(self, split: str) -> list[_Placed]:
+    def _all(self, split: str) -> list[Placed]:
         """The conversations of the corpus that a split comes from."""
         corpus = {"validation": self.validation_corpus, "test": self.test_corpus}.get(split) or self.corpus
         key = json.dumps(corpus)
         if key not in self._read:
-            self._read[key] = list(_read_all(corpus))
+            self._read[key] = list(read_corpus(corpus))
             if not self._read[key]:
                 raise DataError(f"{corpus!r} holds no conversation; give a file with at least one record")
         return self._read[key]
@@ -213,7 +200,7 @@ class InstructDataModule(ExampleDataModule):
 
     def _find_examples(self, split: str) -> Examples | None:
         is_divided = split == "validation" and self.validation_corpus is None
-        if is_divided and not any(self._is_for_validation(self._all("train"))):
+        if is_divided and not any(held_out(self._all("train"), self.validation_fraction)):
             return None  # there is one prompt, which is trained on
         return super()._find_examples(split)
 
@@ -306,15 +293,3 @@ class InstructDataModule(ExampleDataModule):
     def data_identity(self) -> dict[str, Any]:
         """Which samples, which tokenizer, which template, and whether they are packed."""
         return {**super().data_identity(), "template": self.template.source, "packing": self.packing}
-
-
-def _read_all(corpus: str | list[str]) -> Iterable[_Placed]:
-    for source in [corpus] if isinstance(corpus, str) else corpus:
-        if source in (ERRANDS, f"{ERRANDS}/held_out"):
-            split: Any = "train" if source == ERRANDS else "held_out"
-            yield from ((f"errand {number}", each) for number, each in enumerate(errands(split), start=1))
-            continue
-        path = Path(source).expanduser()
-        if path.is_dir():
-            raise ConfigError(f"{source!r} is a folder; give the .json or .jsonl files in it")
-        yield from read_conversations(path)

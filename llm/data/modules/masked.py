@@ -12,7 +12,8 @@ import torch
 from llm.data.batch import TokenBatch
 from llm.data.loader import RowSource
 from llm.data.masking import MaskedRows, Masking, WholeRows, WordEdges
-from llm.data.modules.text import TextDataModule
+from llm.data.modules.base import first_words
+from llm.data.modules.text import SAMPLE_TOKENS, TextDataModule
 from llm.data.tokens.mapped import TokenArray
 from llm.errors import ConfigError
 from llm.tokenizers import MASK
@@ -79,8 +80,8 @@ class MaskedDataModule(TextDataModule):
     def sample_text(self) -> str:
         """The first words of the training text."""
         specials = set(self.tokenizer.special_ids.values())
-        ids = [token_id for token_id in self.train_tokens[:8].tolist() if token_id not in specials]
-        return " ".join(self.tokenizer.decode(ids[:4]).split()) or "Once"
+        ids = [token_id for token_id in self.train_tokens[:SAMPLE_TOKENS].tolist() if token_id not in specials]
+        return first_words(self.tokenizer.decode(ids), len(self.train_tokens) > SAMPLE_TOKENS, most=2)
 
     def masked_sample(self, ids: Sequence[int]) -> list[int]:
         """Token ids (T) to look at, masked as those of a window are."""

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from llm.config import TokenizerConfig
 from llm.data.loader import BatchLoader, RowSource
-from llm.data.modules.base import ResumableDataModule
+from llm.data.modules.base import ResumableDataModule, first_words
 from llm.data.modules.resuming import refuse_other_data
 from llm.data.modules.splits import TextSplits
 from llm.data.modules.tokenizers import ready_tokenizer
@@ -26,7 +26,7 @@ from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
 
-_SAMPLE = 32
+SAMPLE_TOKENS = 32
 """Tokens in which two words are looked for."""
 
 
@@ -202,9 +202,8 @@ class TextDataModule(ResumableDataModule):
 
     def sample_text(self) -> str:
         """The first two words of the training text; where there are no spaces, its first characters."""
-        text = self.tokenizer.decode(self.train_tokens[:_SAMPLE].tolist())
-        whole = text.split()[:-1]  # the last one may be cut
-        return " ".join(whole[:2]) or "".join(text.replace("\ufffd", "").split())[:8] or "Once"
+        text = self.tokenizer.decode(self.train_tokens[:SAMPLE_TOKENS].tolist())
+        return first_words(text, len(self.train_tokens) > SAMPLE_TOKENS, most=2)
 
     def make_rows(self, tokens: TokenArray, stride: int, *, training: bool) -> RowSource:
         """The windows over a split, as batches are gathered from them; a subclass may change what they are given.

@@ -16,7 +16,7 @@ from llm.data.dates import DATES, date_pairs
 from llm.data.loader import BatchLoader
 from llm.data.modules.base import ResumableDataModule
 from llm.data.modules.tokenizers import ready_tokenizer
-from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, held_out
+from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, n_held_out
 from llm.data.reading.pairs import Pair, read_pairs
 from llm.data.translation import TranslationRows
 from llm.errors import ConfigError, DataError, TokenizerError
@@ -164,7 +164,7 @@ class TranslationDataModule(ResumableDataModule):
             return self._read("validation")
         divided = self.validation_corpus is None and self.corpus != DATES
         sources = list(dict.fromkeys(pair.source for pair in self._whole_corpus))
-        n_validation = held_out(len(sources), self.validation_fraction) if divided else 0
+        n_validation = n_held_out(len(sources), self.validation_fraction) if divided else 0
         chosen = KeyedPermutation(len(sources), _SPLIT_SEED, 0)(np.arange(n_validation)).tolist()
         kept = {sources[number] for number in chosen}
         return [pair for pair in self._whole_corpus if (pair.source in kept) == (split == "validation")]

@@ -1,16 +1,6 @@
 // One pair: every token of the target, and where it looked in the source.
-const data = JSON.parse(document.getElementById("data").textContent);
-const $ = (id) => document.getElementById(id);
-const make = (tag, properties = {}, children = []) => {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-};
 const T = data.target.length, S = data.source.length;
-const heads = data.heads.map(({ weights }) => {
-  const view = new DataView(Uint8Array.from(atob(weights), (c) => c.charCodeAt(0)).buffer);
-  return Float32Array.from({ length: T * S }, (_, i) => view.getUint16(2 * i, true) / data.steps);
-});
+const heads = data.heads.map(({ weights }) => decode(weights));
 const state = { head: 0, side: "target", index: 0, held: false };
 const weight = (t, s) => heads[state.head][t * S + s];
 
@@ -30,17 +20,23 @@ for (const side of ["target", "source"]) {
     $(side).append(button);
   });
 }
-data.source.forEach((label) => columns.push(make("th", { scope: "col", textContent: label })));
+// What is marked is the label, not the cell around it. Chinese stands upright, one character below the other, without
+// the vertical mode, for which not every font has the metrics.
+const heading = (label, scope, marked) => {
+  marked.push(make("span", { dir: "auto", textContent: label }));
+  const className = /^\p{Script=Han}+$/u.test(label) ? "stacked" : [...label].length > 1 ? "long" : "";
+  return make("th", { scope, className }, [marked.at(-1)]);
+};
+const top = data.source.map((label) => heading(label, "col", columns));
 const body = data.target.map((label, t) => {
-  rows.push(make("th", { scope: "row", textContent: label }));
   cells.push(data.source.map((_, s) => {
     const cell = make("td");
     cell.addEventListener("mouseenter", () => { if (!state.held) show("target", t); tell(t, s); });
     return cell;
   }));
-  return make("tr", {}, [rows[t], ...cells[t]]);
+  return make("tr", {}, [heading(label, "row", rows), ...cells[t]]);
 });
-const head = make("thead", {}, [make("tr", {}, [make("td", { style: "background: none" }), ...columns])]);
+const head = make("thead", {}, [make("tr", {}, [make("td", { style: "background: none" }), ...top])]);
 $("alignment").append(make("table", {}, [head, make("tbody", {}, body)]));
 
 function tell(t, s) {
@@ -70,20 +66,14 @@ function show(side, index) {
 }
 function redraw() {
   cells.forEach((row, t) => row.forEach((cell, s) => {
-    cell.style.background = `rgba(var(--looks), ${weight(t, s).toFixed(3)})`;
+    const colour = `rgba(var(--looks), ${weight(t, s).toFixed(3)})`;
+    cell.style.backgroundImage = `linear-gradient(${colour}, ${colour})`;
     cell.title = weight(t, s).toFixed(3);
   }));
   show(state.side, state.index);
 }
-$("title").textContent = data.title;
 data.heads.forEach(({ name }, value) => $("head").append(make("option", { value, textContent: name })));
 $("head").addEventListener("change", () => { state.head = Number($("head").value); redraw(); });
-function switchTheme() {
-  const now = document.documentElement.dataset.theme
-    || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-  document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
-}
-$("theme").addEventListener("click", switchTheme);
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "t" && event.target.tagName !== "SELECT") switchTheme();

@@ -163,11 +163,6 @@ function redraw() {
   $("blank").hidden = !blank.length;
   show();
 }
-function switchTheme() {
-  document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
-  redraw();
-}
-
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
@@ -195,7 +190,6 @@ const entropies = data.scores.map((row) => row[data.scoreNames.indexOf("entropy"
 const sharpest = entropies.indexOf(Math.min(...entropies));
 Object.assign(state, { layer: Math.floor(sharpest / H), head: sharpest % H });
 
-$("title").textContent = data.title;
 $("model").textContent = `${data.model}, tokens: ${T}`;
 const precision = `weights are shown to four decimal places; this file keeps them to within ${(0.5 / data.steps).toFixed(6)}`;
 $("notes").append(...[...data.notes, precision].map((textContent) => make("li", { textContent })));
@@ -216,7 +210,6 @@ $("map").addEventListener("mouseleave", () => { drawMap(); tell(null); });
 $("map").addEventListener("click", (event) => { const at = cellAt(event); if (at) hold(at.query); });
 $("log").addEventListener("change", redraw);
 $("first").addEventListener("change", redraw);
-$("theme").addEventListener("click", switchTheme);
 document.addEventListener("keydown", onKey);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 window.addEventListener("resize", () => drawMap());

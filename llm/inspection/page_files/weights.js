@@ -1,21 +1,9 @@
-// The data, and its colours. The scripts are put one after the other into one function.
-const data = JSON.parse(document.getElementById("data").textContent);
-const $ = (id) => document.getElementById(id);
-const make = (tag, properties = {}, children = []) => {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-};
+// The weights, and their colours.
 const T = data.tokens.length, L = data.layers, H = data.heads;
 const perMap = data.causal ? (T * (T + 1)) / 2 : T * T;
 const state = { layer: 0, head: 0, token: Math.floor((T - 1) * 0.6), held: false };
 const ROLLOUT = L; // one row below the last layer
 
-const decode = (text) => {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  return Float32Array.from({ length: bytes.length / 2 }, (_, i) => view.getUint16(2 * i, true) / data.steps);
-};
 const weights = decode(data.weights), rollout = decode(data.rollout);
 const visible = (query, key) => !data.causal || key <= query;
 const weight = (layer, head, query, key) => {
@@ -29,8 +17,6 @@ const RAMPS = {
   light: [[237, 241, 248], [183, 202, 238], [110, 148, 220], [44, 92, 178], [10, 36, 92]],
   dark: [[32, 41, 56], [38, 70, 128], [66, 118, 206], [136, 180, 248], [240, 246, 255]],
 };
-const theme = () => document.documentElement.dataset.theme
-  || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 const scaled = (value) => ($("log").checked ? Math.max(0, 1 + Math.log10(Math.max(value, 1e-4)) / 4) : value);
 const colour = (value) => {
   const ramp = RAMPS[theme()], place = Math.min(1, Math.max(0, scaled(value))) * (ramp.length - 1);

@@ -15,10 +15,22 @@ from llm.config import GPTConfig
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained import huggingface
 from llm.pretrained.base import Pretrained
-from llm.pretrained.families import llama, mistral, qwen
-from llm.pretrained.families.base import Family
+from llm.pretrained.families import gemma, gpt_neox, llama, mistral, opt, qwen
+from llm.pretrained.families.base import Family, with_article
 
-FAMILIES = {family.model_type: family for family in (llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3)}
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        llama.FAMILY,
+        mistral.FAMILY,
+        qwen.QWEN2,
+        qwen.QWEN3,
+        gemma.GEMMA,
+        gemma.GEMMA2,
+        gpt_neox.FAMILY,
+        opt.FAMILY,
+    )
+}
 """By `model_type`; where several can hold an architecture, the first is written."""
 
 MODEL_TYPES = ("gpt2", *FAMILIES, "bert")
@@ -39,23 +51,29 @@ def read(theirs: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -
     kind = theirs.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(
-            f"{where!r} is {_article(_name(theirs))} (model_type {kind!r}), which this package has no architecture "
+            f"{where!r} is {with_article(_name(theirs))} (model_type {kind!r}), which this package has no architecture "
             f"for; those that can be read are {', '.join(MODEL_TYPES)}"
         )
     if theirs.get("quantization_config"):
         raise CheckpointError(
-            f"{where!r} is a {FAMILIES[kind].name} (model_type {kind!r}) with quantization_config: its weights are "
-            "quantized; take those in bfloat16 or float32"
+            f"{where!r} is {with_article(FAMILIES[kind].name)} (model_type {kind!r}) with quantization_config: its "
+            "weights are quantized; take those in bfloat16 or float32"
         )
     return FAMILIES[kind].read(theirs, tensors, where)
 
 
-def family_of(config: GPTConfig) -> Family | None:
+def family_of(config: GPTConfig, model_type: str | None = None) -> Family | None:
     """The family that an architecture is written as; None for GPT-2's.
+
+    Args:
+        config: the architecture.
+        model_type: what it was read as, which it stays if that has a place for it.
 
     Raises:
         ConfigError: none has a place for it; says which settings stand in the way of the nearest.
     """
+    if model_type in FAMILIES and not FAMILIES[model_type].obstacles(config):
+        return FAMILIES[model_type]
     obstacles = {"GPT-2": huggingface.obstacles(config)}
     obstacles |= {family.name: family.obstacles(config) for family in FAMILIES.values()}
     name = min(obstacles, key=lambda name: len(obstacles[name]))  # the first of several
@@ -73,7 +91,3 @@ def _name(theirs: Mapping[str, Any]) -> str:
     for ending in ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "Model"):
         name = name.removesuffix(ending)
     return name[:80]
-
-
-def _article(name: str) -> str:
-    return f"{'an' if name[:1].upper() in 'AEIO' else 'a'} {name}"

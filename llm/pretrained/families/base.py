@@ -27,12 +27,17 @@ class Family:
         name: as one says it, such as `Llama`.
         model_type: as `config.json` has it.
         model_class: of `transformers`, such as `LlamaForCausalLM`.
-        layout: names of the tensors, without the prefix `model.`.
+        layout: names of the tensors, without the prefix.
         settings: our settings and theirs, or several of theirs that must be the same.
         fixed: settings of ours that are the same in the whole family.
         defaults: theirs, where `config.json` does not say.
         only: theirs that change the network, and the one value that this package can build.
-        window: which layers have a sliding window: none, all, or those that `layer_types` lists.
+        window: which layers have a sliding window: none, all, those that `layer_types` lists if `use_sliding_window` is
+            on, or those that it lists, every second one if there is no list.
+        prefix: of the names of tensors, but the head's, in a whole model.
+        activation: what they call the activation function.
+        rope_names: what they call `rope_theta` and `partial_rotary_factor`; no part is left out where the latter has
+            no name.
     """
 
     name: str
@@ -43,7 +48,10 @@ class Family:
     fixed: Mapping[str, Any]
     defaults: Mapping[str, Any]
     only: Mapping[str, Any] = field(default_factory=dict)
-    window: Literal["none", "all", "by layer"] = "none"
+    window: Literal["none", "all", "by layer", "alternating"] = "none"
+    prefix: str = "model."
+    activation: str = "hidden_act"
+    rope_names: Mapping[str, str] = field(default_factory=lambda: {"rope_theta": "rope_theta"})
 
     def read(self, theirs: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Pretrained:
         """The model of a `config.json` and its tensors.
@@ -63,7 +71,8 @@ class Family:
                 f"{where!r} says that the head shares the token embedding's weights, but the tensors {head} and "
                 f"{token} differ: set tie_word_embeddings to false in config.json, or remove {head}"
             )
-        return Pretrained(f"Hugging Face ({self.name})", config, self.layout.to_ours(tensors, config))
+        weights = self.layout.to_ours(tensors, config)
+        return Pretrained(f"Hugging Face ({self.name})", config, weights, model_type=self.model_type)
 
     def config_from_json(self, theirs: Mapping[str, Any], where: str) -> GPTConfig:
         """The architecture that a `config.json` describes.
@@ -72,26 +81,28 @@ class Family:
             CheckpointError: it is none that this package can build; names the setting.
         """
         theirs = {**self.defaults, **theirs}
-        what = f"{where!r} is a {self.name} (model_type {self.model_type!r})"
+        what = f"{where!r} is {with_article(self.name)} (model_type {self.model_type!r})"
         for name, value in self.only.items():
             if theirs.get(name, value) != value:
                 raise CheckpointError(f"{what} with {name} {theirs[name]!r}; only {value!r} can be read")
         ours: dict[str, Any] = dict(self.fixed)
         for name, names in self.settings.items():
             values = [theirs.get(their) for their in ((names,) if isinstance(names, str) else names)]
+            values = [value for value in values if value is not None] or [None]
             if any(value != values[0] for value in values):
                 listed = " and ".join(f"{their} {theirs.get(their)!r}" for their in names)
                 raise CheckpointError(f"{what} with {listed}: only the same value for all of them can be read")
             ours[name] = values[0]
-        activation = theirs.get("hidden_act")
+        activation = theirs.get(self.activation)
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
-            raise CheckpointError(f"{what} with hidden_act {activation!r}; there are {', '.join(ACTIVATIONS)}")
+            raise CheckpointError(f"{what} with {self.activation} {activation!r}; there are {', '.join(ACTIVATIONS)}")
         try:
-            ours |= rope_from_json(theirs)
+            if self.fixed["positions"] == "rotary":
+                ours |= rope_from_json(theirs, self.rope_names)
             ours |= self._window_from_json(theirs, ours["n_layer"])
             # What is as wide as it would be anyway is left to follow.
-            C, H, D = ours["n_embd"], ours["n_head"], ours["head_size"]
-            is_plain = {"n_kv_head": ours["n_kv_head"] == H, "mlp_hidden": ours["mlp_hidden"] == 4 * C}
+            C, H, D = ours["n_embd"], ours["n_head"], ours.get("head_size")
+            is_plain = {"n_kv_head": ours.get("n_kv_head") == H, "mlp_hidden": ours["mlp_hidden"] == 4 * C}
             is_plain["head_size"] = D is not None and H * D == C
             ours |= {name: None for name, plain in is_plain.items() if plain}
             return GPTConfig(activation=ACTIVATIONS[activation], dropout=0.0, **ours)  # type: ignore[arg-type]
@@ -103,20 +114,27 @@ class Family:
         theirs: dict[str, Any] = {"architectures": [self.model_class], "model_type": self.model_type}
         for name, names in self.settings.items():
             theirs |= dict.fromkeys((names,) if isinstance(names, str) else names, _value(config, name))
-        theirs["hidden_act"] = next(their for their, our in ACTIVATIONS.items() if our == config.activation)
-        theirs |= rope_to_json(config)
+        theirs[self.activation] = next(their for their, our in ACTIVATIONS.items() if our == config.activation)
+        if config.positions == "rotary":
+            theirs |= rope_to_json(config, self.rope_names)
         theirs |= self._window_to_json(config)
         return theirs | dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text_id) | dict(self.only)
 
     def obstacles(self, config: GPTConfig) -> list[str]:
         """What this family has no place for, a few words each; nothing if it can hold the architecture."""
-        needed = {**COMMON, **self.fixed}
+        needed = {name: value for name, value in {**COMMON, **self.fixed}.items() if name not in self.settings}
+        if "partial_rotary_factor" in self.rope_names:
+            del needed["partial_rotary_factor"]
         wrong = [name for name, value in needed.items() if getattr(config, name) != value]
         found = [f"{name} is {getattr(config, name)} ({needed[name]} there)" for name in wrong]
         if config.causal is False:
             found.append("causal is False")
         if config.activation not in ACTIVATIONS.values():
             found.append(f"activation is {config.activation}")
+        if "n_kv_head" not in self.settings and config.kv_heads != config.heads:
+            found.append(f"n_kv_head is {config.n_kv_head}")
+        if "head_size" not in self.settings and config.heads * config.head_dim != config.n_embd:
+            found.append(f"head_size is {config.head_size}")
         theirs: dict[str, str] = {}
         for name, names in self.settings.items():
             for their in (names,) if isinstance(names, str) else names:
@@ -137,7 +155,9 @@ class Family:
         if self.window == "all":
             return {"sliding_window": window}
         kinds = theirs.get("layer_types")
-        if kinds is None:
+        if kinds is None and self.window == "alternating":
+            full = tuple(range(1, n_layer, 2))
+        elif kinds is None:
             full = tuple(range(min(theirs["max_window_layers"], n_layer)))
         elif set(kinds) <= {"full_attention", "sliding_attention"} and len(kinds) == n_layer:
             full = tuple(layer for layer, kind in enumerate(kinds) if kind == "full_attention")
@@ -153,16 +173,21 @@ class Family:
         if self.window == "all":
             return {"sliding_window": config.sliding_window}
         windows = [config.window(layer) for layer in range(config.n_layer)]
+        kinds = ["sliding_attention" if window else "full_attention" for window in windows]
+        if self.window == "alternating":
+            window = config.context_length if config.sliding_window is None else config.sliding_window
+            return {"sliding_window": window, "layer_types": kinds}
         return {
             "use_sliding_window": config.sliding_window is not None,
             "sliding_window": config.sliding_window,
             "max_window_layers": next((layer for layer, window in enumerate(windows) if window), config.n_layer),
-            "layer_types": ["sliding_attention" if window else "full_attention" for window in windows],
+            "layer_types": kinds,
         }
 
     def whole_names(self, theirs: Tensors) -> Tensors:
         """Tensors by the names that they have in a whole model of theirs: all but the head's with a prefix."""
-        return {name if name.startswith("lm_head.") else f"model.{name}": tensor for name, tensor in theirs.items()}
+        (head,) = self.layout.names(self.layout.head)
+        return {name if name == head else f"{self.prefix}{name}": tensor for name, tensor in theirs.items()}
 
 
 COMMON: dict[str, Any] = {
@@ -171,8 +196,19 @@ COMMON: dict[str, Any] = {
     "scale_scores": True,
     "norm_first": True,
     "residual": True,
+    "partial_rotary_factor": 1.0,
+    "attention_softcap": None,
+    "sandwich_norm": False,
+    "parallel_residual": False,
+    "scale_embeddings": False,
+    "logit_softcap": None,
 }
 """Settings of ours that every family of `transformers` here has, as the defaults of `GPTConfig` are."""
+
+
+def with_article(name: str) -> str:
+    """`a Llama`, `an OPT`."""
+    return f"{'an' if name[:1].upper() in 'AEIO' else 'a'} {name}"
 
 
 def _value(config: GPTConfig, name: str) -> Any:

@@ -28,11 +28,16 @@ _NAMES: dict[str, dict[str, str]] = {
 """For each kind of scaling, our settings and theirs."""
 
 _KIND = ("rope_type", "type")
-_ONLY = {"partial_rotary_factor": 1.0, "truncate": True}
+_PART = "partial_rotary_factor"
+_ONLY = {_PART: 1.0, "truncate": True}
 
 
-def rope_from_json(theirs: Mapping[str, Any]) -> dict[str, Any]:
+def rope_from_json(theirs: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Our settings for what a `config.json` says, in the form of `transformers` 4 or 5.
+
+    Args:
+        theirs: its content.
+        names: what they call `rope_theta`, and `partial_rotary_factor` if a head may be rotated in part.
 
     Raises:
         ConfigError: it has a kind of scaling, or a setting of one, that has no counterpart here.
@@ -45,25 +50,27 @@ def rope_from_json(theirs: Mapping[str, Any]) -> dict[str, Any]:
     kind = "none" if kind == "default" else kind
     if kind not in _NAMES:
         raise ConfigError(f"{group} is of the type {kind!r}; those that can be read are default, linear, llama3, yarn")
-    names = _NAMES[kind]
+    scaling = _NAMES[kind]
     settings = {name: value for name, value in stated.items() if name not in (*_KIND, "rope_theta")}
-    settings.setdefault("partial_rotary_factor", theirs.get("partial_rotary_factor", 1.0))
-    if "original_context" in names:
+    settings.setdefault(_PART, theirs.get(names.get(_PART, _PART), 1.0))
+    part = settings.pop(_PART) if _PART in names else 1.0
+    if "original_context" in scaling:
         before = settings.get("original_max_position_embeddings", theirs.get("max_position_embeddings"))
         settings["original_max_position_embeddings"] = theirs.get("original_max_position_embeddings", before)
     for name, value in settings.items():
-        if value is not None and name not in names.values() and value != _ONLY.get(name):
+        if value is not None and name not in scaling.values() and value != _ONLY.get(name):
             raise ConfigError(f"{group} has {name} {value!r}, which this package has no counterpart for")
-    ours = {our: settings[their] for our, their in names.items() if settings.get(their) is not None}
-    theta = stated.get("rope_theta", theirs.get("rope_theta", 10_000.0))
-    return {"rope_theta": theta, "rope_scaling": RopeScaling(**{"kind": kind, **ours})}
+    ours = {our: settings[their] for our, their in scaling.items() if settings.get(their) is not None}
+    theta = stated.get("rope_theta", theirs.get(names["rope_theta"], 10_000.0))
+    scaled = RopeScaling(**{"kind": kind, **ours})
+    return {"rope_theta": theta, "rope_scaling": scaled, "partial_rotary_factor": part}
 
 
-def rope_to_json(config: GPTConfig) -> dict[str, Any]:
+def rope_to_json(config: GPTConfig, names: Mapping[str, str]) -> dict[str, Any]:
     """What `config.json` says about rotary positions, in the form that `transformers` 4 and 5 both read."""
-    scaling = config.rope_scaling
+    scaling, plain = config.rope_scaling, {their: getattr(config, our) for our, their in names.items()}
     if scaling.kind == "none":
-        return {"rope_theta": config.rope_theta, "rope_scaling": None}
+        return {**plain, "rope_scaling": None}
     values = {their: getattr(scaling, our) for our, their in _NAMES[scaling.kind].items()}
     stated = {their: value for their, value in values.items() if value is not None}
-    return {"rope_theta": config.rope_theta, "rope_scaling": {"rope_type": scaling.kind, **stated}}
+    return {**plain, "rope_scaling": {"rope_type": scaling.kind, **stated}}

@@ -1,4 +1,7 @@
-"""GGUF, llama.cpp's format: read by the package `gguf`, quantized weights as the numbers that they stand for."""
+"""GGUF, llama.cpp's format: read by the package `gguf`, quantized weights as the numbers that they stand for.
+
+`llm.pretrained.gguf.writing` writes it.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,10 @@ from llm.errors import CheckpointError
 from llm.pretrained import families
 from llm.pretrained.base import Pretrained
 from llm.pretrained.files import start_of
-from llm.pretrained.gguf.architecture import ROPE_FACTORS, config_of, hugging_face_name
+from llm.pretrained.gguf.architecture import GPT2, ROPE_FACTORS, config_of, gpt2_config_of, hugging_face_name
 from llm.pretrained.gguf.vocabulary import tokenizer_of
 from llm.pretrained.interleaved import to_halves
+from llm.pretrained.layout import HEAD, TOKEN
 from llm.pretrained.vocabulary import add_described_tokenizer
 from llm.tokenizers import Tokenizer
 
@@ -48,12 +52,24 @@ def read(path: Path, given: Tokenizer | None = None) -> Pretrained:
         raise CheckpointError(
             f"{str(path)!r} has no token_embd.weight, so these are not the weights of a language model"
         )
+    if metadata.get("general.architecture") == "gpt2":
+        return _read_gpt2(metadata, stored, given)
     factors = stored.pop(ROPE_FACTORS, None)
     config = config_of(metadata, stored, None if factors is None else _dequantized(factors))
     config["vocab_size"] = int(stored["token_embd.weight"].shape[1])
     model = families.read(config, _Tensors(stored, config), str(path))
     format = f"GGUF ({families.FAMILIES[config['model_type']].name})"
     return add_described_tokenizer(dataclasses.replace(model, format=format), lambda: tokenizer_of(metadata), given)
+
+
+def _read_gpt2(metadata: dict[str, Any], stored: dict[str, Any], given: Tokenizer | None) -> Pretrained:
+    config = gpt2_config_of(metadata, stored, int(stored["token_embd.weight"].shape[1]))
+    weights = GPT2.to_ours({name: _dequantized(tensor) for name, tensor in stored.items()}, config)
+    if len({tensor.dtype for tensor in weights.values()}) > 1:  # norms, biases and positions are in float32
+        weights = {name: tensor.float() for name, tensor in weights.items()}
+        weights |= {HEAD: weights[TOKEN]} if config.tie_head else {}
+    found = Pretrained("GGUF (GPT-2)", config, weights, model_type="gpt2")
+    return add_described_tokenizer(found, lambda: tokenizer_of(metadata), given)
 
 
 class _Tensors(Mapping[str, Tensor]):

@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file as a `config.json` of Hugging Face's, and its tensors by their names there."""
+"""The metadata of a GGUF file as a `config.json` of Hugging Face's, its tensors by their names there, and back."""
 
 from __future__ import annotations
 
@@ -9,10 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm.errors import CheckpointError
+from llm.config import GPTConfig
+from llm.errors import CheckpointError, ConfigError
+from llm.pretrained.layout import Layout
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = ("gpt2", "llama", "qwen2", "qwen3")
 """Those that are read: each is a `model_type` of Hugging Face's; Mistral is a `llama` here."""
+
+GPT2 = Layout(
+    modules={
+        "embeddings.token": "token_embd",
+        "embeddings.position": "position_embd",
+        "blocks.*.attention_norm": "blk.*.attn_norm",
+        "blocks.*.attention.qkv": "blk.*.attn_qkv",
+        "blocks.*.attention.projection": "blk.*.attn_output",
+        "blocks.*.mlp_norm": "blk.*.ffn_norm",
+        "blocks.*.mlp.expand": "blk.*.ffn_up",
+        "blocks.*.mlp.projection": "blk.*.ffn_down",
+        "final_norm": "output_norm",
+        "head": "output",
+    }
+)
+"""The names of GPT-2's tensors."""
 
 _SETTINGS = {
     "max_position_embeddings": "context_length",
@@ -39,8 +57,39 @@ _MODULES = {
 }
 _OUTSIDE = {"token_embd": "embed_tokens", "output_norm": "norm", "output": "lm_head"}
 
+_GPT2_SETTINGS = {
+    "context_length": "context_length",
+    "n_layer": "block_count",
+    "n_head": "attention.head_count",
+    "n_embd": "embedding_length",
+    "mlp_hidden": "feed_forward_length",
+    "norm_epsilon": "attention.layer_norm_epsilon",
+}
+"""Settings of ours and where llama.cpp states them of a GPT-2."""
+
 ROPE_FACTORS = "rope_freqs.weight"
 """What each rotary frequency is divided by, (D/2,): how a Llama 3's scaling is stored."""
+
+
+def gpt2_config_of(metadata: Mapping[str, Any], names: Mapping[str, Any], vocab_size: int) -> GPTConfig:
+    """The architecture of a GPT-2.
+
+    Args:
+        metadata: values by their names in the file.
+        names: of the tensors, as the file has them.
+        vocab_size: how many rows the token embedding has.
+
+    Raises:
+        CheckpointError: it is none that can be built; says why.
+    """
+    stated = {ours: metadata.get(f"gpt2.{name}") for ours, name in _GPT2_SETTINGS.items()}
+    if missing := [f"gpt2.{_GPT2_SETTINGS[name]}" for name, value in stated.items() if value is None]:
+        raise CheckpointError(f"its metadata have no {', '.join(missing)}")
+    stated["mlp_hidden"] = None if stated["mlp_hidden"] == 4 * stated["n_embd"] else stated["mlp_hidden"]
+    try:
+        return GPTConfig(vocab_size=vocab_size, tie_head="output.weight" not in names, dropout=0.0, **stated)
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"its metadata describe no model that can be built: {error}") from error
 
 
 def config_of(metadata: Mapping[str, Any], names: Mapping[str, Any], rope_factors: Tensor | None) -> dict[str, Any]:
@@ -90,6 +139,39 @@ def hugging_face_name(name: str) -> str:
     if before[:2] == ["", "blk"] and len(before) == 3 and module in _MODULES:
         return f"layers.{before[2]}.{_MODULES[module]}.{parameter}"
     return f"{_OUTSIDE[module]}.{parameter}" if before == [""] and module in _OUTSIDE else name
+
+
+def metadata_of(config: GPTConfig, kind: str) -> dict[str, Any]:
+    """The metadata that describe an architecture.
+
+    Args:
+        config: the architecture; what has no place in a file was refused before.
+        kind: one of `ARCHITECTURES`.
+    """
+    worked_out = {"mlp_hidden": config.hidden_size}
+    own: dict[str, Any] = {name: worked_out.get(ours, getattr(config, ours)) for ours, name in _GPT2_SETTINGS.items()}
+    if kind != "gpt2":
+        own["attention.layer_norm_rms_epsilon"] = own.pop("attention.layer_norm_epsilon")
+        own["context_length"] = min(config.context_length, config.sliding_window or config.context_length)
+        own["attention.head_count_kv"] = config.kv_heads
+        own |= dict.fromkeys(
+            ("attention.key_length", "attention.value_length", "rope.dimension_count"), config.head_dim
+        )
+        own["rope.freq_base"] = float(config.rope_theta)
+    scaling = config.rope_scaling
+    if scaling.kind in ("linear", "yarn"):
+        own |= {"rope.scaling.type": scaling.kind, "rope.scaling.factor": float(scaling.factor)}
+    if scaling.kind == "yarn":
+        own["rope.scaling.original_context_length"] = scaling.original_context
+    return {f"{kind}.{name}": value for name, value in {**own, "vocab_size": config.vocab_size}.items()}
+
+
+def gguf_name(name: str) -> str:
+    """The way back of `hugging_face_name`."""
+    module, _, parameter = name.rpartition(".")
+    _, layer, inside = module.split(".", 2) if module.startswith("layers.") else ("", "", module)
+    theirs = next(theirs for theirs, ours in {**_MODULES, **_OUTSIDE}.items() if ours == inside)
+    return f"blk.{layer}.{theirs}.{parameter}" if layer else f"{theirs}.{parameter}"
 
 
 def _scaling(own: Mapping[str, Any], head_size: int, factors: Tensor | None) -> dict[str, Any] | None:

@@ -10,10 +10,10 @@ from llm.pretrained.definitions import SPLITS, added_token, around, byte_pairs, 
 from llm.pretrained.tokenizer_files import from_definition
 from llm.tokenizers import Roles, Tokenizer
 
-_NORMAL, _UNKNOWN, _CONTROL, _OF_THE_USER, _UNUSED = 1, 2, 3, 4, 5
+NORMAL, UNKNOWN, CONTROL, OF_THE_USER, UNUSED = 1, 2, 3, 4, 5
 """What llama.cpp says that a token is."""
 
-_PREFIX = "tokenizer.ggml."
+PREFIX = "tokenizer.ggml."
 _BEGINS = ("llama", "llama-bpe")
 """Where a text begins with a token of its own if the file does not say, as llama.cpp has it."""
 
@@ -24,30 +24,30 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer | None:
     Raises:
         TokenizerError: it is of a kind that is not read, or damaged.
     """
-    own = {name.removeprefix(_PREFIX): value for name, value in metadata.items() if name.startswith(_PREFIX)}
+    own = {name.removeprefix(PREFIX): value for name, value in metadata.items() if name.startswith(PREFIX)}
     kind, split = own.get("model"), own.get("pre")
     if kind in (None, "none", "no_vocab") or "tokens" not in own:
         return None
     names: list[str] = own["tokens"]
-    kinds: list[int] = own.get("token_type", [_NORMAL] * len(names))
-    while kinds and kinds[-1] == _UNUSED:  # rows of the tables that no token belongs to
+    kinds: list[int] = own.get("token_type", [NORMAL] * len(names))
+    while kinds and kinds[-1] == UNUSED:  # rows of the tables that no token belongs to
         names, kinds = names[:-1], kinds[:-1]
     if kind == "gpt2" and split in SPLITS:
         vocabulary = {name: token_id for token_id, name in enumerate(names)}
         definition = byte_pairs(vocabulary, own.get("merges", []), split)
     elif kind == "llama" and len(own.get("scores", [])) >= len(names):
-        unknown = next((name for name, kind in zip(names, kinds, strict=True) if kind == _UNKNOWN), None)
+        unknown = next((name for name, kind in zip(names, kinds, strict=True) if kind == UNKNOWN), None)
         definition = scored_pieces(names, own["scores"], unknown, own.get("add_space_prefix", True))
     else:
         raise TokenizerError(
-            f"{_PREFIX}model is {kind!r} and {_PREFIX}pre {split!r}; those that can be read are 'llama', and 'gpt2' "
+            f"{PREFIX}model is {kind!r} and {PREFIX}pre {split!r}; those that can be read are 'llama', and 'gpt2' "
             f"with {', '.join(SPLITS)}"
         )
-    special = [_CONTROL, _UNKNOWN] if kind == "llama" else [_CONTROL]
+    special = [CONTROL, UNKNOWN] if kind == "llama" else [CONTROL]
     definition["added_tokens"] = [
         added_token(names[token_id], token_id, kind in special)
         for token_id, kind in enumerate(kinds)
-        if kind in (*special, _OF_THE_USER)
+        if kind in (*special, OF_THE_USER)
     ]
 
     def token(role: str) -> int | None:

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.data.chat.messages import Message
+from llm.data.chat.named_templates import NAMED
 from llm.data.chat.samples import SampleMaker
-from llm.data.chat.templates import NAMED, ChatTemplate, Piece
+from llm.data.chat.templates import ChatTemplate, Piece
 from llm.errors import ConfigError, DataError
 from llm.tokenizers import BPETokenizer, CharTokenizer
 from llm.tokenizers.roles import Roles

@@ -6,6 +6,7 @@ import torch
 
 from llm.config import TokenizerConfig
 from llm.data import ClassifyDataModule, InstructDataModule, TextDataModule, TranslationDataModule
+from llm.data.modules.base import first_words
 from llm.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from llm.tokenizers import END_OF_TEXT, BPETokenizer, CharTokenizer
 
@@ -382,3 +383,23 @@ def test_a_sample_is_of_whole_words(make, tmp_path, text, expected, kind):
     assert sample.startswith(expected)
     assert len(sample) <= 8
     assert "\ufffd" not in sample
+
+
+@pytest.mark.parametrize(
+    ("text", "is_cut", "most", "expected"),
+    [
+        ("Two Herring had met\nby the riv", True, 2, "Two Herring"),
+        ("Two Herr", True, 2, "Two"),
+        ("Two Herring", False, 2, "Two Herring"),
+        ("I will not\nbring the keys.", False, None, "I will not bring the keys."),
+        (
+            "\u4eca\u5929\u5929\u6c14\u5f88\u597d\uff0c\u6211\u4eec\u53bb\u516c\u56ed\ufffd",
+            True,
+            2,
+            "\u4eca\u5929\u5929\u6c14\u5f88\u597d\uff0c\u6211",
+        ),
+        (" \n", False, None, "Once"),
+    ],
+)
+def test_first_words_are_whole(text, is_cut, most, expected):
+    assert first_words(text, is_cut, most) == expected

@@ -65,6 +65,11 @@ def test_splits_are_by_distinct_source(make):
     assert data.sentences("validation", 100) == validation
 
 
+def test_a_single_source_is_trained_on(make):
+    data = make([("s", "t0"), ("s", "t1")], validation_fraction=0.05)
+    assert (len(data.pairs("train")), len(data.pairs("validation"))) == (2, 0)
+
+
 def test_a_validation_corpus_of_its_own(make, tmp_path):
     other = tmp_path / "other.tsv"
     other.write_text("b\ty\n")

@@ -1,0 +1,36 @@
+"""Jinja for chat templates of anybody: in a sandbox, and with `{% generation %}` blocks."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+@functools.cache
+def environment() -> Environment:
+    """Jinja as Hugging Face's templates expect it, where a template can reach nothing but its arguments."""
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %} ... {% endgeneration %}`: a mark before the block and one after it."""
+
+        tags = {"generation"}  # noqa: RUF012 (as Jinja has it)
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            mark = nodes.Output([nodes.Name("generation_mark", "load")], lineno=line)
+            return [mark, *body, nodes.Output([nodes.Name("generation_mark", "load")], lineno=line)]
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    found = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    found.globals["raise_exception"] = refuse
+    return found
