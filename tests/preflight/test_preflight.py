@@ -127,7 +127,7 @@ def test_problems_of_the_text_are_among_them(fit, tmp_path):
     assert len(errors(lines)) == 2
     assert any("needs 17 tokens, train has 8, validation has 1" in error for error in errors(lines))
     _, lines = fit(*QUICK, "--data.batch_size=5000", "--model.gpt.n_head=3")
-    assert any("no full batch to train on: 1173 windows" in error for error in errors(lines))
+    assert any("no full batch to train on: 1,173 windows" in error for error in errors(lines))
 
 
 def test_a_model_larger_than_the_memory_and_the_disk_is_refused(fit, monkeypatch):
@@ -388,3 +388,11 @@ def test_costs_of_word_vectors_are_those_of_their_products():
         costs.flops == 3 * 2 * 3 * 12 * (12 + 7) * 16
     )  # forward and backward; B rows of T words, T others and N noise
     assert costs.backward_peak >= 2 * 50 * 16 * 4, "the gradients of both tables"
+
+
+def test_a_fraction_that_is_no_batch_is_refused(fit):
+    few = ["--trainer.limit_train_batches=1e-5", "--trainer.limit_val_batches=1e-5"]
+    assert errors(fit(*QUICK, *few)[1]) == [
+        f"trainer.limit_{split}_batches 1e-05 is less than one batch; give a number of them, such as 1"
+        for split in ("train", "val")
+    ]
