@@ -46,7 +46,9 @@ def add_tokenizer(found: Pretrained, folder: Path | None, given: Tokenizer | Non
         )
     if tokenizer is not None and tokenizer.vocab_size < config.vocab_size:
         unnamed = config.vocab_size - tokenizer.vocab_size
-        notes.append(f"the last {counted(unnamed, 'row')} of {config.vocab_size:,}, without a token: kept as padding")
+        of_all = f"of {config.vocab_size} rows"
+        have = counted(unnamed, f"{of_all} has no token", f"{of_all} have no token")
+        notes.append(f"the last {have}: kept as padding")
         config = pad_vocabulary(config, tokenizer.vocab_size)
     return dataclasses.replace(found, config=config, tokenizer=tokenizer, notes=tuple(notes))
 

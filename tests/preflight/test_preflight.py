@@ -388,11 +388,3 @@ def test_costs_of_word_vectors_are_those_of_their_products():
         costs.flops == 3 * 2 * 3 * 12 * (12 + 7) * 16
     )  # forward and backward; B rows of T words, T others and N noise
     assert costs.backward_peak >= 2 * 50 * 16 * 4, "the gradients of both tables"
-
-
-def test_a_fraction_that_is_no_batch_is_refused(fit):
-    few = ["--trainer.limit_train_batches=1e-5", "--trainer.limit_val_batches=1e-5"]
-    assert errors(fit(*QUICK, *few)[1]) == [
-        f"trainer.limit_{split}_batches 1e-05 is less than one batch; give a number of them, such as 1"
-        for split in ("train", "val")
-    ]
