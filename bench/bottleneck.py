@@ -14,6 +14,7 @@ at (columns) when it wrote each word of the target (rows).
 from __future__ import annotations
 
 import argparse
+import bisect
 import datetime
 import json
 import logging
@@ -81,7 +82,7 @@ def main() -> None:
     add("--longest", type=int, default=8, help="dates in a list (%(default)s)")
     add("--lists", type=int, default=50_000, help="to train on (%(default)s)")
     add("--test_lists", type=int, default=100, help="of each length (%(default)s)")
-    add("--seconds", type=float, default=60.0, help="of processor time for each network (%(default)s)")
+    add("--seconds", type=float, default=40.0, help="of processor time for each network (%(default)s)")
     add("--learning_rates", nargs="+", type=float, default=[2e-3, 5e-3], help="to choose from (%(default)s)")
     add("--seed", type=int, default=1, help="(%(default)s)")
     add("--pictures", type=Path, metavar="FOLDER", help="write bottleneck.png and bottleneck-alignment.png there")
@@ -172,11 +173,13 @@ def build(name: str, size: int, data: TranslationDataModule, learning_rate: floa
 def size_of(name: str, parameters: int, data: TranslationDataModule) -> int:
     """The size with which this network is nearest to so many parameters."""
 
-    def distance(size: int) -> int:
+    def count(size: int) -> int:
         with torch.device("meta"):
-            return abs(build(name, size, data).translator.n_parameters - parameters)
+            return build(name, size, data).translator.n_parameters
 
-    return min(range(8, 257, 4), key=distance)
+    sizes = range(8, 257, 4)
+    at = bisect.bisect_left(sizes, parameters, key=count)
+    return min(sizes[max(0, at - 1) : at + 1], key=lambda size: abs(count(size) - parameters))
 
 
 def train(

@@ -7,8 +7,8 @@ scratch, which reads the text again for each token, and litgpt's `generate`, whi
 its own; its positions are rotary, so that its weights are others of the same shapes. Times are medians; the first
 generation of each way, which warms up and compiles, is not among them, and what it cost more is the preparation.
 
-With `--shape` the model is a Llama, `--shape smollm2-135m` SmolLM2's: against `transformers` alone, in fewer and shorter
-generations, since 135 million weights are read for each token.
+With `--shape` the model is a Llama, `--shape smollm2-135m` SmolLM2's: against `transformers` alone, in fewer and
+shorter generations, since 135 million weights are read for each token.
 
 What prompt lookup gains depends on how much a text repeats itself. Greedy text does, that of random weights too; with
 `--ckpt` a trained model speaks, and `--temperature` makes it draw.

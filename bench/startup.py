@@ -1,7 +1,8 @@
 """How long commands take before they do anything, and which large packages they import for it.
 
 Each command is a process of its own, without its output; the commands take turns. Beside ours stands what the others
-import before a script of theirs can begin.
+import before a script of theirs can begin. Processor seconds are those of the process and of all that it started, with
+one thread (`OMP_NUM_THREADS=1`): other programs on the machine lengthen them less than the wall-clock's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -35,16 +37,19 @@ def main() -> None:
     if arguments.tiny:
         commands, arguments.rounds = commands[:3], 1
     seconds: dict[str, list[float]] = {name: [] for name, _ in commands}
+    processor: dict[str, list[float]] = {name: [] for name, _ in commands}
     for _ in range(arguments.rounds):
         for name, command in commands:
-            start = time.perf_counter()
+            start, used = time.perf_counter(), processor_seconds()
             run(command)
             seconds[name].append(time.perf_counter() - start)
+            processor[name].append(processor_seconds() - used)
     rows = [
         {
             "command": name,
             "seconds": statistics.median(seconds[name]),
             "fastest": min(seconds[name]),
+            "processor": min(processor[name]),
             "imports": imports_of(command),
         }
         for name, command in commands
@@ -88,7 +93,13 @@ def run(command: list[str]) -> str:
 
 
 def quiet() -> dict[str, str]:
-    return {**os.environ, "TRANSFORMERS_VERBOSITY": "error"}
+    return {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1"}
+
+
+def processor_seconds() -> float:
+    """Of all processes that have been started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def imports_of(command: list[str]) -> list[str]:
@@ -100,10 +111,12 @@ def imports_of(command: list[str]) -> list[str]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| command | seconds | fastest | imports |", "|---|---|---|---|"]
+    lines = ["| command | seconds | fastest | processor seconds | imports |", "|---|---|---|---|---|"]
     for row in rows:
         imports = ", ".join(row["imports"]) or "none of them"
-        lines.append(f"| `{row['command']}` | {row['seconds']:.2f} | {row['fastest']:.2f} | {imports} |")
+        lines.append(
+            f"| `{row['command']}` | {row['seconds']:.2f} | {row['fastest']:.2f} | {row['processor']:.2f} | {imports} |"
+        )
     return "\n".join(lines)
 
 

@@ -66,7 +66,7 @@ def main() -> None:
     add("--tokenizers", nargs="+", default=["gpt2", "2000", "1000", "500", "char"], help="kinds, or sizes of bpe")
     add("--seconds", type=float, default=120.0, help="processor time of each (%(default)s)")
     add("--points", type=int, default=6, help="validations of each (%(default)s)")
-    add("--sampled_from", default="The ", help="what the samples go on from (%(default)r)")
+    add("--sampled_from", default="The", help="what the samples go on from (%(default)r)")
     add("--seed", type=int, default=0, help="of weights, order and samples (%(default)s)")
     add("--tiny", action="store_true", help="a second each, to see that it runs")
     add("--json", action="store_true", help="print one JSON document")

@@ -21,8 +21,10 @@ from urllib.request import urlopen
 
 from PIL import Image
 
+SIZES = {"hparams": (1600, 330), "text": (1280, 620), "custom-scalars": (1280, 780)}
 SIZE = (1280, 800)
-FLAGS = ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", f"window-size={SIZE[0]},{SIZE[1] + 150}")
+"""Width and height of a picture, of these tabs and of the others."""
+FLAGS = ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars")
 SECONDS = 60.0
 TABS = {
     "time-series": "?smoothing=0#timeseries",
@@ -84,14 +86,14 @@ def chromium() -> Iterator[Any]:
             browser.quit()
 
 
-def settled(browser: Any) -> Image.Image:
+def settled(browser: Any, size: tuple[int, int]) -> Image.Image:
     """The screen, once it stays the same for two seconds."""
     end, before = time.monotonic() + SECONDS, b""
     while True:
         time.sleep(2.0)
         now = browser.get_screenshot_as_png()
         if now == before or time.monotonic() > end:
-            return Image.open(io.BytesIO(now)).convert("RGB").crop((0, 0, *SIZE))
+            return Image.open(io.BytesIO(now)).convert("RGB").crop((0, 0, *size))
         before = now
 
 
@@ -99,16 +101,18 @@ def main(logdir: str, out: str, *tabs: str) -> None:
     """Write a picture of each tab, `tensorboard-images.png` and so on."""
     with tensorboard(logdir) as address, chromium() as browser:
         for tab in tabs or TABS:
+            size = SIZES.get(tab, SIZE)
+            browser.set_window_size(size[0], 1000)
             browser.get("about:blank")
             browser.get(f"{address}/{TABS[tab]}")
             time.sleep(5.0)
-            settled(browser)
+            settled(browser, size)
             if tab == "images":
                 browser.execute_script(CLICK, "paper-checkbox", "Show actual image size")
             if tab == "time-series":
                 browser.execute_script(CLICK, "button", "Settings")
             path = Path(out) / f"tensorboard-{tab}.png"
-            settled(browser).quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+            settled(browser, size).quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
             print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from bench._processes import REPOSITORY
 
+PATHS = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "lean")])
+"""Where a run finds this package, and what makes it start sooner."""
+
 WORDS = [
     "fit",
     "--data.tokenizer.kind=char",
@@ -33,7 +36,7 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
 
 def start_command(folder: Path, command: list[str], **environment: str) -> subprocess.Popen[str]:
     """Start a command; its errors are read from a pipe."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **environment}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, **environment}
     return subprocess.Popen(
         command, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

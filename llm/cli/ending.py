@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from llm.data.modules.base import ResumableDataModule
+from llm.data.modules.text import sampled_validation
 from llm.preflight.sizes import in_time
 from llm.runs.checkpointing import best_and_last
 from llm.runs.stopping import command_to_resume
@@ -71,7 +72,9 @@ def say_how_to_use(
     if not path:
         return
     if checkpoint.best_model_path:
-        log.info("best:        step %d, validation loss %.3f", checkpoint.best_step, checkpoint.best_loss)
+        some = sampled_validation(datamodule)
+        on = f" on {some}" if some else ""
+        log.info("best:        step %d, validation loss %.3f%s", checkpoint.best_step, checkpoint.best_loss, on)
     log.info("checkpoint:  %s", path)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

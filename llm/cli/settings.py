@@ -111,6 +111,17 @@ def adopt_interval(trainer: Any, given: set[str]) -> None:
         trainer.val_check_interval = 1.0
 
 
+def sets_interval(trainer: Any, given: set[str]) -> bool:
+    """Whether the interval between validations is what the user set, or that of a run to try the code.
+
+    Args:
+        trainer: the settings of the Trainer.
+        given: the names that the user set.
+    """
+    names = ("val_check_interval", "check_val_every_n_epoch")
+    return any(is_given(f"trainer.{name}", given) for name in names) or bool(trainer.fast_dev_run)
+
+
 def name_run(trainer: Any, name: str) -> None:
     """Keep a run in the folder of a name, below that of all runs.
 

@@ -29,6 +29,7 @@ from llm.cli.settings import (
     is_given,
     name_run,
     plain_values,
+    sets_interval,
     setting_names,
 )
 from llm.cli.task import refuse_without_predictions
@@ -163,6 +164,7 @@ class TrainingCLI(LightningCLI):
         if subcommand == "fit":
             adopt_length(config.trainer, given)
             adopt_interval(config.trainer, given)
+            self.keeps_interval = sets_interval(config.trainer, given)
         config.ckpt_path = choose_checkpoint(config, subcommand, self.word)
         self.finders: dict[str, Any] = {}
         if subcommand == "fit":
@@ -207,7 +209,8 @@ class TrainingCLI(LightningCLI):
         if "cache_dir" in config.data:
             remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()
-        self.plan = preflight(settings, self.start, alone=config.preflight)
+        self.plan = preflight(settings, self.start, config.preflight, self.keeps_interval)
+        config.trainer.val_check_interval = self.plan.settings["trainer"]["val_check_interval"]
 
     def instantiate_classes(self) -> None:
         """Make module, data module and Trainer; where the run was planned, with the plan's data module, so that the

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm.commands.standard_input import add_text_arguments, naming, texts_of
 from llm.config.tasks import CLASSIFY
-from llm.errors import ConfigError, TokenizerError
+from llm.errors import ConfigError
 
 if TYPE_CHECKING:
     from llm.evaluation.classifying import Classification
@@ -28,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
     add("--ckpt", required=True, help="the checkpoint of a classifier, best or last")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", action="append", help="the text; may be given several times")
-    source.add_argument("--text_file", metavar="FILE", help="texts, one a line; default: standard input")
+    add_text_arguments(parser, "the text", "texts")
     add("--explain", action="store_true", help="say which tokens speak for the label, and which against it")
     add("--picture", metavar="FILE", help="write that as a picture, a PNG file; for one text")
     add("--batch_size", type=int, default=8, help="texts in a batch; no effect on results (%(default)s)")
@@ -45,26 +44,21 @@ def run(arguments: argparse.Namespace) -> None:
         LLMError: the checkpoint, a text or an option can't be used.
     """
     from llm.commands.devices import find_device
-    from llm.commands.standard_input import read_texts
     from llm.data.labelled import encode_text
     from llm.evaluation.classifying import classify_texts
     from llm.model import Classifier
     from llm.pretrained import load_of_task
 
-    if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
-        raise ConfigError("nothing to classify: give --text TEXT, --text_file FILE, or a text on standard input")
+    texts, rows = texts_of(arguments, "classify"), []
     model, tokenizer = load_of_task(arguments.ckpt, TASK, Classifier, find_device(arguments.device))
-    texts, rows = read_texts(arguments.text, arguments.text_file), []
     if arguments.picture is not None and len(texts) != 1:
         raise ConfigError(f"--picture is for one text, got {len(texts)}")
     if arguments.picture is not None and Path(arguments.picture).is_dir():
         raise ConfigError(f"--picture {arguments.picture!r} is a folder; give it the name of a file, such as why.png")
     length = model.config.context_length
     for where, text in texts:
-        try:
+        with naming(where):
             rows.append(encode_text(tokenizer, text, length + 1))
-        except TokenizerError as error:
-            raise TokenizerError(f"{where}: {error}" if where else str(error)) from error
         if len(rows[-1]) > length:
             print(f"warning: {where or 'the text'} is longer than the context of {length} tokens", file=sys.stderr)
     found = classify_texts(model, tokenizer, rows, arguments.batch_size)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llm.commands.standard_input import add_text_arguments, naming, texts_of
 from llm.config.tasks import MASKED
-from llm.errors import ConfigError, TokenizerError
 
 if TYPE_CHECKING:
     from llm.generation.filling import RankedWord
@@ -22,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
     add("--ckpt", required=True, help="the checkpoint of a model for masked words, best or last")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", action="append", help="text with [MASK] in it; may be given several times")
-    source.add_argument("--text_file", metavar="FILE", help="texts with [MASK], one a line; default: standard input")
+    add_text_arguments(parser, "text with [MASK] in it", "texts with [MASK]")
     add(
         "--candidates",
         nargs="+",
@@ -46,28 +43,21 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from llm.commands.devices import find_device
-    from llm.commands.standard_input import read_texts
     from llm.generation.filling import encode_masked, fill_masks, rank_words
     from llm.model import Encoder
     from llm.pretrained import load_of_task
 
-    if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
-        raise ConfigError("nothing to fill: give --text TEXT, --text_file FILE, or a text on standard input")
+    texts, rows = texts_of(arguments, "fill", "texts with [MASK] in them"), []
     model, tokenizer = load_of_task(arguments.ckpt, TASK, Encoder, find_device(arguments.device))
-    texts, rows = read_texts(arguments.text, arguments.text_file, "texts with [MASK] in them"), []
     if arguments.candidates is not None:
         for number, (where, text) in enumerate(texts):
-            try:
+            with naming(where):
                 ranking = rank_words(model, tokenizer, text, arguments.candidates, arguments.batch_size)
-            except (ConfigError, TokenizerError) as error:
-                raise type(error)(f"{where}: {error}" if where else str(error)) from error
             _print_ranking(text, ranking, arguments.json, bool(number))
         return
     for where, text in texts:
-        try:
+        with naming(where):
             rows.append(torch.tensor(encode_masked(tokenizer, text)))
-        except TokenizerError as error:
-            raise TokenizerError(f"{where}: {error}" if where else str(error)) from error
     found = fill_masks(model, tokenizer, rows, arguments.top_k, arguments.batch_size)
     for number, ((_, text), filling) in enumerate(zip(texts, found, strict=True)):
         result = filling.to_dict(tokenizer)
@@ -78,6 +68,10 @@ def run(arguments: argparse.Namespace) -> None:
         for place, candidates in enumerate(filling.masks, start=1):
             tokens = "  ".join(f"{candidate.token!r} {candidate.probability:.1%}" for candidate in candidates)
             print(f"  [MASK] {place}: {tokens}", flush=True)
+        for span in filling.spans:
+            last = span.first + len(span.candidates[0].ids)
+            words = "  ".join(f"{joined.word!r} {joined.probability:.1%}" for joined in span.candidates)
+            print(f"  [MASK] {span.first + 1} to {last} as one: {words}", flush=True)
 
 
 def _print_ranking(text: str, ranking: Sequence[RankedWord], as_json: bool, is_next: bool) -> None:

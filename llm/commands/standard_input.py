@@ -2,10 +2,52 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from llm.errors import TokenizerError
+from llm.errors import ConfigError, TokenizerError
+
+
+def add_text_arguments(parser: argparse.ArgumentParser, text: str, several: str) -> None:
+    """Add `--text` and `--text_file`, of which one may be given.
+
+    Args:
+        parser: of the command.
+        text: what one is, such as `text with [MASK] in it`.
+        several: what they are in the plural.
+    """
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--text", action="append", help=f"{text}; may be given several times")
+    source.add_argument("--text_file", metavar="FILE", help=f"{several}, one a line; default: standard input")
+
+
+def texts_of(arguments: argparse.Namespace, verb: str, what: str = "texts") -> list[tuple[str, str]]:
+    """Each text that was given to a command, and where it stands, if that has to be said; see `read_texts`.
+
+    Args:
+        arguments: with those of `add_text_arguments`.
+        verb: what the command does with a text, for errors.
+        what: the texts should be, for errors.
+
+    Raises:
+        ConfigError: there is none, and nobody can have written one to standard input.
+        LLMError: they can't be read.
+    """
+    if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
+        raise ConfigError(f"nothing to {verb}: give --text TEXT, --text_file FILE, or a text on standard input")
+    return read_texts(arguments.text, arguments.text_file, what)
+
+
+@contextlib.contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Say of an error where the text stands that it is about; nothing where that is empty."""
+    try:
+        yield
+    except (ConfigError, TokenizerError) as error:
+        kind = TokenizerError if isinstance(error, TokenizerError) else ConfigError
+        raise kind(f"{where}: {error}" if where else str(error)) from error
 
 
 def read_lines() -> list[str]:

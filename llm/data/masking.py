@@ -5,6 +5,7 @@ After BERT (Devlin et al. 2018, section 3.1, https://arxiv.org/abs/1810.04805).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -146,10 +147,13 @@ class Masking:
 
 
 class WholeRows:
-    """Rows with what a network expects around a text, such as `[CLS]` and `[SEP]`.
+    """Rows with what a network expects around a text, such as `[CLS]` and `[SEP]`, each once.
+
+    A row that begins or ends with such tokens, as where a document does, has them once: it begins after them and is one
+    token longer, as far as the token after a row allows; else it is padded.
 
     Args:
-        rows: where the tokens are, all of them equally long.
+        rows: where the tokens are, all of them equally long, with the token after each as its last target.
         prefix: token ids before each row.
         suffix: token ids after it.
     """
@@ -167,13 +171,25 @@ class WholeRows:
         return len(self.rows)
 
     def gather(self, indices: Sequence[int], epoch: int) -> TokenBatch:
-        """The batch of these rows; around them there is no target."""
+        """The batch of these rows, without targets."""
         batch = self.rows.gather(indices, epoch)
-        B = len(batch.inputs)
-        before, after = (torch.tensor(ids, dtype=torch.int64).expand(B, -1) for ids in (self.prefix, self.suffix))
-        inputs = torch.cat([before, batch.inputs, after], 1)  # (B, T)
-        targets = torch.cat([torch.full_like(before, IGNORED), batch.targets, torch.full_like(after, IGNORED)], 1)
-        return TokenBatch(inputs, targets)
+        B, T = batch.inputs.shape
+        rows = torch.cat([batch.inputs, batch.targets[:, -1:]], 1).tolist()  # (B, T + 1)
+        whole = [[*self.prefix, *self._text_of(row, T), *self.suffix] for row in rows]
+        lengths = torch.tensor([len(row) for row in whole])
+        inputs = torch.zeros(B, T + len(self.prefix) + len(self.suffix), dtype=torch.int64)
+        for row, ids in zip(inputs, whole, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        is_full = bool((lengths == inputs.shape[1]).all())
+        return TokenBatch(inputs, torch.full_like(inputs, IGNORED), None if is_full else lengths)
+
+    def _text_of(self, row: list[int], most: int) -> list[int]:
+        """At most so many tokens, from the first on that is no prefix or suffix to the last."""
+        around = {*self.prefix, *self.suffix}
+        text = list(itertools.dropwhile(around.__contains__, row))[:most]
+        while text and text[-1] in around:
+            text.pop()
+        return text
 
 
 class MaskedRows:

@@ -138,6 +138,28 @@ class BatchOrder:
         return range(start + count * self.rank // self.world_size, start + count * (self.rank + 1) // self.world_size)
 
 
+class SpreadOrder(BatchOrder):
+    """Some of the rows, spread evenly over all, in ascending order and each once.
+
+    Args:
+        n_rows: number of rows.
+        most: how many of them; None for all.
+        batch_size: B, rows in a batch of one process.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, n_rows: int, most: int | None, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.of_rows = n_rows
+        n_rows = n_rows if most is None else min(most, n_rows)
+        super().__init__(n_rows, batch_size, False, False, rank=rank, world_size=world_size)
+
+    def permutation(self, epoch: int) -> Callable[[Indices], Indices]:
+        """The rows at given positions, the same in every epoch."""
+        del epoch
+        return lambda positions: (2 * positions + 1) * self.of_rows // (2 * self.n_rows)  # the middle of each part
+
+
 class LengthOrder(BatchOrder):
     """Batches of rows of similar length, so that little of a batch is padding.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -34,18 +35,44 @@ class RankedWord(NamedTuple):
     """Among the words that were given."""
 
 
+class Joined(NamedTuple):
+    """A word that may stand at several masks next to one another."""
+
+    word: str
+    """Its pieces, joined."""
+    ids: list[int]
+    probability: float
+    """The product of those of its pieces, each given the pieces before it."""
+
+
+class Span(NamedTuple):
+    """Several masks next to one another, as those of a word of several pieces."""
+
+    first: int
+    """Which mask of the text is its first, from 0."""
+    candidates: list[Joined]
+    """What may stand there as a whole, the most probable first."""
+
+
 class Filling(NamedTuple):
     """What may stand at the masks of one text."""
 
     masks: list[list[Candidate]]
     """For each mask, from left to right, its candidates, the most probable first."""
     ids: list[int]
-    """The token ids of the text with the most probable candidate at each mask."""
+    """The token ids of the text with the most probable candidate at each mask, or span of masks."""
+    spans: list[Span]
+    """Where masks stand next to one another, what they may hold together."""
 
     def to_dict(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """What is written of it as JSON, beside the text."""
         masks = [[candidate._asdict() for candidate in candidates] for candidates in self.masks]
-        return {"filled": _decode(tokenizer, self.ids), "masks": masks}
+        found: dict[str, Any] = {"filled": _decode(tokenizer, self.ids), "masks": masks}
+        if self.spans:
+            found["spans"] = [
+                {"first": span.first, "candidates": [word._asdict() for word in span.candidates]} for span in self.spans
+            ]
+        return found
 
 
 def encode_masked(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -71,6 +98,9 @@ def fill_masks(
 ) -> Iterator[Filling]:
     """What stands at the masks of texts, which are filled in batches; each mask on its own, given all that is shown.
 
+    Masks next to one another also get words of as many pieces: the k best, filled from left to right, each piece given
+    those before it (a beam of k).
+
     Args:
         model: a network for masked words, in eval mode.
         tokenizer: the network's.
@@ -94,7 +124,13 @@ def fill_masks(
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         for row, found in zip(batch, _probabilities(model, tokenizer, batch), strict=True):
-            yield _filling(tokenizer, row, found, torch.eq(row, mask_id or 0).nonzero()[:, 0].tolist(), k)
+            places = torch.eq(row, mask_id or 0).nonzero()[:, 0].tolist()
+            filling = _filling(tokenizer, row, found, places, k)
+            for span in _spans(model, tokenizer, row, found, places, k, batch_size):
+                filling.spans.append(span)
+                best, place = span.candidates[0].ids, places[span.first]
+                filling.ids[place : place + len(best)] = best
+            yield filling
 
 
 def rank_words(
@@ -202,7 +238,40 @@ def _filling(tokenizer: Tokenizer, row: Tensor, probabilities: Tensor, places: S
             ]
         )
         ids[place] = masks[-1][0].id
-    return Filling(masks, ids)
+    return Filling(masks, ids, [])
+
+
+def _spans(
+    model: Encoder,
+    tokenizer: Tokenizer,
+    row: Tensor,
+    probabilities: Tensor,
+    places: Sequence[int],
+    k: int,
+    batch_size: int,
+) -> Iterator[Span]:
+    """The best words at masks next to one another, all other masks being left as they are."""
+    for first, place in enumerate(places):
+        if place - 1 in places or place + 1 not in places:
+            continue
+        n = next(n for n in itertools.count(2) if place + n not in places)
+        beam = [Joined("", [], 1.0)]
+        for shown in range(n):
+            found = [probabilities]
+            if shown:
+                rows = [torch.cat([row[:place], torch.tensor(word.ids), row[place + shown :]]) for word in beam]
+                batches = (rows[start : start + batch_size] for start in range(0, k, batch_size))
+                found = [each for batch in batches if batch for each in _probabilities(model, tokenizer, batch)]
+            chances = torch.stack(
+                [word.probability * each[place + shown].double() for word, each in zip(beam, found, strict=True)]
+            )  # (k, V)
+            best = chances.flatten().topk(min(k, int((chances > 0).sum())))
+            pairs = [divmod(number, chances.shape[1]) for number in best.indices.tolist()]
+            ids = [[*beam[before].ids, token] for before, token in pairs]
+            beam = [
+                Joined(tokenizer.decode(of), of, chance) for of, chance in zip(ids, best.values.tolist(), strict=True)
+            ]
+        yield Span(first, beam)
 
 
 def _decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 
-from llm.config import GPTConfig
-from llm.data import MaskedDataModule
 from llm.errors import ConfigError, LLMError, TrainingError
 from llm.inspection import tags
 from llm.inspection.attribution import confusion_figure
@@ -21,8 +18,10 @@ from llm.inspection.features import DEFAULT_FEATURES, FEATURES, OF_A_STEP, SEES_
 from llm.inspection.figures import Scale
 from llm.inspection.film import Film
 from llm.inspection.gradients import GradientFlow, flow_table
-from llm.inspection.probe import capture, longest_window
-from llm.inspection.report import Report, choose_window
+from llm.inspection.heads import layer_and_head, refuse_missing_head
+from llm.inspection.probe import capture
+from llm.inspection.report import Report
+from llm.inspection.subject import Subject, choose_subject, training_tokens
 from llm.inspection.writers import TensorBoard, write_maps, write_shapes
 from llm.runs.loggers import folder_of
 from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
@@ -95,17 +94,14 @@ class Inspection(L.Callback):
         self.features: set[str] = set(DEFAULT_FEATURES if features is None else features)
         self.scale: Scale = scale
         self.hide_first = hide_first
-        self.head = None if head is None else _layer_and_head(head)
+        self.head = None if head is None else layer_and_head(head)
         self.svg = svg
         self.words = words
         self.projector_tokens = projector_tokens
-        self._ids: list[int] = []
-        self._originals: list[int] | None = None  # of a text with masked tokens
-        self._notes: list[str] = []
+        self._subject = Subject()
         self._film = Film()
         self._flow: GradientFlow | None = None
         self._failed: set[str] = set()
-        self._trained_ids: torch.Tensor | None = None
 
     # When it looks
 
@@ -115,7 +111,8 @@ class Inspection(L.Callback):
         Raises:
             ConfigError: the model has no head of this number.
         """
-        self._check_head(_ours(pl_module).network.config)
+        if self.head is not None:
+            refuse_missing_head(self.head, _ours(pl_module).network.config)
         if not trainer.is_global_zero:
             return
         self._failed = set()
@@ -134,12 +131,12 @@ class Inspection(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the model that the run begins with."""
-        self._ids, self._notes, self._film, self._flow, self._trained_ids = [], [], Film(), None, None
+        self._subject, self._film, self._flow = Subject(), Film(), None
         nowhere = not experiments_of(trainer) and _folder(trainer) is None
         if not trainer.is_global_zero or self.every.never or nowhere or not self.features - OF_A_STEP:
             return
         module = _ours(pl_module)
-        self._try("attention maps", module, lambda: self._choose_ids(trainer, module))
+        self._try("attention maps", module, lambda: self._choose(trainer, module))
         if not goes_on_in_its_folder(trainer):  # there, it was looked at
             self._look(trainer, module)
 
@@ -189,7 +186,7 @@ class Inspection(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the trained model, and write what is there once: page, film, pictures, projector."""
         module = _ours(pl_module)
-        if self._ids and trainer.is_global_zero:
+        if self._subject.ids and trainer.is_global_zero:
             self._look(trainer, module, last=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -215,20 +212,22 @@ class Inspection(L.Callback):
     def _look(self, trainer: L.Trainer, module: TaskModule, last: bool = False) -> None:
         """Capture once, and give the capture to every feature."""
         due = self.every.is_due_at_end(trainer) if last else True
-        if not self._ids or not trainer.is_global_zero or not (due or last):
+        subject = self._subject
+        if not subject.ids or not trainer.is_global_zero or not (due or last):
             return
         reports: list[Report] = []
 
         def take() -> None:
-            ids = torch.tensor([self._ids], device=module.device)
+            ids = torch.tensor([subject.ids], device=module.device)
             title = f"Attention after {counted(trainer.global_step, 'step')}"
             found = capture(module.network, ids)
-            reports.append(Report(module.network, found, module.tokenizer, title, self._notes, self._originals))
+            reports.append(Report(module.network, found, module.tokenizer, title, subject.notes, subject.originals))
 
         self._try("attention maps", module, take)
         if not reports:
             return
         report, step = reports[0], trainer.global_step
+        tokens = functools.cache(lambda: training_tokens(trainer, subject))
         writer = TensorBoard.of(trainer, step)
         works: list[tuple[Feature, Callable[[], None]]] = []
         if due:
@@ -240,13 +239,11 @@ class Inspection(L.Callback):
                 ("lens", lambda: writer.lens(report)),
                 ("attribution", lambda: writer.attribution(report)),
                 ("positions", lambda: writer.positions(report)),
-                ("neighbours", lambda: writer.neighbours(report, self.words, self._trained(trainer))),
+                ("neighbours", lambda: writer.neighbours(report, self.words, tokens().unique())),
                 ("film", lambda: self._film.add(report.montage(f"step {step:,}", self.scale))),
             ]
         if last:
-            works.append(
-                ("projector", lambda: writer.projector(report, self._training_tokens(trainer), self.projector_tokens))
-            )
+            works.append(("projector", lambda: writer.projector(report, tokens(), self.projector_tokens)))
             if (folder := _folder(trainer)) is not None:
                 works += [
                     ("maps", lambda: write_maps(report, folder, self.scale, self.hide_first, self.head, self.svg)),
@@ -256,47 +253,14 @@ class Inspection(L.Callback):
         for feature, work in works:
             self._try(feature, module, work)
 
-    def _check_head(self, config: GPTConfig) -> None:
-        if self.head is None:
-            return
-        for name, value, count in zip(("layer", "head"), self.head, (config.n_layer, config.heads), strict=True):
-            if value >= count:
-                raise ConfigError(
-                    f"inspect.head {'.'.join(map(str, self.head))}: there is no {name} {value}; this model has "
-                    f"{count}, numbered from 0"
-                )
+    def _choose(self, trainer: L.Trainer, module: TaskModule) -> None:
+        self._subject = choose_subject(trainer, module, self.text, self.tokens)
+        for note in self._subject.notes:
+            log.warning(f"inspection: {note}")
 
     def _write_page(self, report: Report, folder: Path) -> None:
         report.page(folder / "attention.html")
         log.info("attention:   %s", folder / "attention.html")
-
-    def _choose_ids(self, trainer: L.Trainer, module: TaskModule) -> None:
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        ids: Sequence[int]
-        if self.text is None and datamodule is not None:
-            ids = datamodule.sample_ids(min(self.tokens, longest_window(module.network.config)))
-        elif module.tokenizer is None:
-            raise ConfigError("this run has no tokenizer to read the text with")
-        else:
-            encode = module.tokenizer.encode_prompt if module.network.predicts_next else module.tokenizer.encode_whole
-            ids = encode(self.text or "")
-        self._ids, self._notes = choose_window(ids, module.network, self.tokens)
-        for note in self._notes:
-            log.warning(f"inspection: {note}")
-        self._originals = None
-        if isinstance(datamodule, MaskedDataModule) and datamodule.tokenizer.mask_id not in self._ids:
-            self._originals, self._ids = self._ids, datamodule.masked_sample(self._ids)
-
-    def _training_tokens(self, trainer: L.Trainer) -> torch.Tensor:
-        tokens = getattr(getattr(trainer, "datamodule", None), "train_tokens", None)
-        if tokens is None:
-            return torch.tensor(self._ids)
-        return torch.from_numpy(np.asarray(tokens[:1_000_000]).astype(np.int64))
-
-    def _trained(self, trainer: L.Trainer) -> torch.Tensor:
-        if self._trained_ids is None:
-            self._trained_ids = self._training_tokens(trainer).unique()
-        return self._trained_ids
 
     # How it stays out of the way
 
@@ -311,18 +275,6 @@ class Inspection(L.Callback):
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 log.warning(f"no {what} in this run: {reason}")
                 self._failed.add(what)
-
-
-def _layer_and_head(name: str) -> tuple[int, int]:
-    """Both numbers, of `0.1`.
-
-    Raises:
-        ConfigError: it is not of this form.
-    """
-    if not re.fullmatch(r"\d+\.\d+", name):
-        raise ConfigError(f"inspect.head must be layer and head, such as 0.1, got {name!r}")
-    layer, head = map(int, name.split("."))
-    return layer, head
 
 
 def _ours(module: L.LightningModule) -> TaskModule:

@@ -5,12 +5,15 @@ All are means over queries of attention weights, or of something computed from t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from llm.config import GPTConfig
+from llm.errors import ConfigError
 from llm.inspection.probe import attention_maps
 from llm.model import Network
 
@@ -126,3 +129,33 @@ def heads_table(scores: Sequence[HeadScores]) -> str:
         numbers = "".join(f"{'-' if cell is None else format(cell, '.3f'):>17}" for cell in cells)
         lines.append(f"{f'{row.layer}.{row.head}':<8}{numbers}")
     return "\n".join(lines)
+
+
+def layer_and_head(name: str) -> tuple[int, int]:
+    """Both numbers, of `0.1`.
+
+    Raises:
+        ConfigError: it is not of this form.
+    """
+    if not re.fullmatch(r"\d+\.\d+", name):
+        raise ConfigError(f"inspect.head must be layer and head, such as 0.1, got {name!r}")
+    layer, head = map(int, name.split("."))
+    return layer, head
+
+
+def refuse_missing_head(head: tuple[int, int], config: GPTConfig) -> None:
+    """Check that a model has a head.
+
+    Args:
+        head: its layer, and its number in it.
+        config: of the model.
+
+    Raises:
+        ConfigError: it has none of this number.
+    """
+    for name, value, count in zip(("layer", "head"), head, (config.n_layer, config.heads), strict=True):
+        if value >= count:
+            raise ConfigError(
+                f"inspect.head {'.'.join(map(str, head))}: there is no {name} {value}; this model has {count}, "
+                "numbered from 0"
+            )

@@ -20,7 +20,6 @@ from llm.preflight.table import table
 from llm.preflight.timing import estimated_seconds, measure_steps
 from llm.preflight.words import measure_words
 from llm.runtime.randomness import preserve_rng_state
-from llm.training.schedule import batches_of_epoch
 
 __all__ = [
     "HINTING",
@@ -56,13 +55,17 @@ class PreflightDone(Exception):
         self.status = status
 
 
-def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool = False) -> Plan:
+def preflight(
+    settings: dict[str, Any], start: Start | None = None, alone: bool = False, keeps_interval: bool = True
+) -> Plan:
     """Look at a run before it begins, say what it will be, and refuse it if it can't be.
 
     Args:
         settings: of `fit`, as nested dicts.
         start: what it begins with besides.
         alone: nothing follows: take the time to make a few steps with a throwaway copy of the model.
+        keeps_interval: whether `trainer.val_check_interval` is what somebody set; else it may be lengthened, in
+            the plan's settings, so that validation takes no more than a tenth of the time.
 
     Raises:
         Problems: the run can't be.
@@ -70,6 +73,8 @@ def preflight(settings: dict[str, Any], start: Start | None = None, alone: bool 
     """
     with preserve_rng_state(torch.device("cpu")):  # the run is bit for bit that without
         plan = make_plan(settings, start)
+        if not keeps_interval and plan.world_size == 1:  # the other processes have no plan
+            plan.lengthen_interval()
         problems = [problem for check in REFUSING for problem in check(plan)]
         if not problems:
             _find_out_time(plan, measured=alone)
@@ -128,17 +133,7 @@ def _find_out_time(plan: Plan, measured: bool) -> None:
         return
     seconds *= plan.corpus.batch_tokens / (batch_size * plan.corpus.longest)
     batches = max(0, plan.batches_until(plan.steps) - plan.batches_until(plan.start.step))
-    plan.seconds = batches * seconds + _validations(plan, batches) * seconds / 3  # forward is a third
-
-
-def _validations(plan: Plan, batches: int) -> float:
-    """Batches of all validations: the one before the first step, and those on the way."""
-    every = plan.validates_every
-    if every is None or plan.corpus is None:
-        return 0
-    each = plan.corpus.validation_batches
-    each = plan.corpus.batches if plan.overfits else batches_of_epoch(each, plan.limit("val"))
-    return each * (1 + batches // every)
+    plan.seconds = seconds * (batches + plan.time_of_validation(batches))
 
 
 class RecordPreflight(L.Callback):

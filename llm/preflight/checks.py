@@ -24,6 +24,8 @@ from llm.training.schedule import batches_of_epoch
 Check = Callable[[Plan], Iterator[str]]
 
 _COMMON_RATES = (1e-6, 3e-2)
+_MUCH_VALIDATION = 0.15
+"""Fraction of the time of a run."""
 _BY_HEART = 20.0
 """Epochs from which on a model memorizes the text."""
 _OFTEN = 4.0
@@ -241,6 +243,22 @@ def validation(plan: Plan) -> Iterator[str]:
         )
 
 
+def validation_takes_long(plan: Plan) -> Iterator[str]:
+    """More time in validation than the run is worth."""
+    windows = plan.setting("data.validation_windows")
+    if plan.corpus is None or not plan.steps or not isinstance(plan.datamodule, TextDataModule) or windows is not None:
+        return
+    batches = plan.batches_until(plan.steps) - plan.batches_until(plan.start.step)
+    taken = plan.time_of_validation(batches)
+    if batches > 0 and (fraction := taken / (batches + taken)) > _MUCH_VALIDATION:
+        enough = max(1, int(plan.corpus.validation_rows * batches / 9 / taken))
+        yield (
+            f"validation takes {fraction:.0%} of the time, on {plan.corpus.validation_rows:,} windows: "
+            f"--data.validation_windows {enough} takes so many of them, spread evenly over the text, and a tenth of "
+            "the time"
+        )
+
+
 def accumulation(plan: Plan) -> Iterator[str]:
     """A step that takes more batches than an epoch has."""
     accumulation = plan.accumulation
@@ -285,6 +303,7 @@ HINTING: tuple[Check, ...] = (
     special_tokens_in_the_text,
     averaging,
     validation,
+    validation_takes_long,
     accumulation,
     precision,
     nothing_left,

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from llm.config import LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig, WordVectorsConfig
 from llm.config.tasks import LANGUAGE
 from llm.data import ClassifyDataModule, ExampleDataModule, TextDataModule, TranslationDataModule
+from llm.data.loader import BatchLoader
 from llm.model.networks import is_known
 from llm.model.trained import ALL, Trained
 from llm.preflight.costs import step_costs
@@ -158,6 +159,7 @@ def _read_corpus(plan: Plan, datamodule: Any) -> Corpus:
     files = tuple(datamodule.files)
     batches = len(datamodule.train_order(world_size=plan.world_size))
     validation = datamodule.validation_loader()
+    validation_rows = validation.order.n_rows if isinstance(validation, BatchLoader) else 0
     return Corpus(
         files,
         sum(file.stat().st_size for file in files),
@@ -167,6 +169,7 @@ def _read_corpus(plan: Plan, datamodule: Any) -> Corpus:
         batches_of_epoch(batches, plan.limit("train")),
         datamodule.batch_tokens,
         math.ceil(len(validation) / plan.world_size),
+        math.ceil(validation_rows / plan.world_size),
         datamodule.longest_row,
         tuple(label_lines(datamodule)) if isinstance(datamodule, ClassifyDataModule) else (),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,9 +16,14 @@ from llm.errors import LLMError, reason_of
 from llm.model.trained import ALL, Trained
 from llm.preflight.memory import Memory, Parameters
 from llm.runtime.counting import Costs
-from llm.training.schedule import Accumulation, batches_until
+from llm.training.schedule import Accumulation, batches_of_epoch, batches_until
 
 Made = TypeVar("Made")
+
+_STEPS_TO_VALIDATION = 9
+"""Times that training takes as long as validation, at least, where nobody sets the interval."""
+_ROUND = 10
+"""What an interval that is found here is a multiple of."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Corpus:
         batches: of an epoch, in each process.
         batch_tokens: tokens of a batch of one process, without padding.
         validation_batches: of a validation, in each process.
+        validation_rows: windows, or examples, of a validation, in each process.
         longest: tokens in the longest row.
         lines: what the task has to say, a name and a text each.
     """
@@ -45,6 +52,7 @@ class Corpus:
     batches: int
     batch_tokens: int
     validation_batches: int
+    validation_rows: int
     longest: int
     lines: tuple[tuple[str, str], ...] = ()
 
@@ -78,6 +86,7 @@ class Plan:
         trained: what of it is.
         seconds: how long the run will take.
         measured: the peak of memory in bytes, if some steps were made.
+        interval_before: the default of `trainer.val_check_interval`, where the run takes a longer one.
     """
 
     settings: dict[str, Any]
@@ -100,6 +109,7 @@ class Plan:
     free_disk: int | None = None
     seconds: float | None = None
     measured: int | None = None
+    interval_before: int | None = None
 
     def setting(self, name: str) -> Any:
         """A setting by its dotted name; None where there is none."""
@@ -198,6 +208,34 @@ class Plan:
         if isinstance(interval, float):
             return max(1, int(self.corpus.batches * interval))
         return interval if interval else self.corpus.batches
+
+    @property
+    def validation_cost(self) -> float:
+        """What a validation takes, in training batches: a forward pass is a third of one."""
+        if self.corpus is None or not self.validates:
+            return 0.0
+        if self.overfits:
+            return self.corpus.batches / 3
+        batches = self.corpus.validation_batches
+        rows = self.corpus.validation_rows * batches_of_epoch(batches, self.limit("val")) / max(1, batches)
+        return rows / self.settings["data"]["batch_size"] / 3
+
+    def lengthen_interval(self) -> None:
+        """Validate so seldom that it takes a tenth of the time at most, but for that before the first step.
+
+        It follows from numbers of rows, not from a clock, so that a resumed run has the same interval.
+        """
+        interval, least = self.validates_every, _STEPS_TO_VALIDATION * self.validation_cost
+        if interval is not None and interval < least:
+            multiple = _ROUND * (self.accumulation if isinstance(self.accumulation, int) else 1)
+            self.interval_before = interval
+            self.settings["trainer"]["val_check_interval"] = math.ceil(least / multiple) * multiple
+
+    def time_of_validation(self, batches: int) -> float:
+        """What all validations beside so many training batches take, in training batches: that before the first step
+        is one of them, and there is one at the end, if no other."""
+        every = self.validates_every
+        return 0.0 if every is None else (1 + max(1, batches // every)) * self.validation_cost
 
     def make(self, make: Callable[[], Made]) -> Made | None:
         """Make a part of the run; what is wrong with it joins the other problems."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llm.data import TextDataModule
+from llm.data.modules.text import sampled_validation
 from llm.preflight.plan import Plan
 from llm.preflight.sizes import in_bytes, in_fraction, in_time
 from llm.runs.newest import BEST, LAST, PREVIOUS
@@ -26,7 +27,9 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         files = f"{corpus.files[0]}" if len(corpus.files) == 1 else f"{len(corpus.files):,} files"
         source = f"{files}, {in_bytes(corpus.bytes)}" if corpus.files else f"{data['corpus']}, generated"
         yield "corpus", f"{source}; tokenizer {name}, {tokenizer.vocab_size:,} tokens"
-        yield "tokens", f"{corpus.train:,} to train on, {corpus.validation:,} to validate on"
+        some = sampled_validation(plan.datamodule)
+        of = f", in {some} spread evenly" if some else ""
+        yield "tokens", f"{corpus.train:,} to train on, {corpus.validation:,} to validate on{of}"
         rows = plan.datamodule.rows_name
         if isinstance(plan.datamodule, TextDataModule):
             each = f"of {data['context_length']:,} tokens, one every {plan.datamodule.stride:,}"
@@ -100,4 +103,7 @@ def _steps(plan: Plan) -> str:
             validation = f"validation every {every:,} batches"
     if plan.validates and plan.validates_by_time:
         validation = f"validation every {plan.setting('trainer.val_check_interval')} (days:hours:minutes:seconds)"
+    if plan.interval_before is not None:
+        sooner = f"--trainer.val_check_interval {plan.interval_before}"
+        validation += f", so that it takes a tenth of the time at most ({sooner} for sooner)"
     return f"{plan.steps:,}{of}{begin}: {plan.tokens:,} tokens{epochs}; {validation}"

@@ -32,6 +32,7 @@ from llm.pretrained.checkpoint import (
     weights_of,
 )
 from llm.pretrained.families import family_of
+from llm.pretrained.files import read_json
 from llm.pretrained.gguf import writing
 from llm.pretrained.hub import repository_of
 from llm.pretrained.layout import Tensors, head_name
@@ -114,9 +115,13 @@ def export_adapters(source: str | Path, out: str | Path, overwrite: bool = False
             f"{str(source)!r} is of the task {task!r}: peft's folders are for language models; share the .ckpt itself"
         )
     trained, base = trained_of(checkpoint), checkpoint[ENTRY].get(BASE, {}).get("source")
-    if base is not None and not (Path(base) / "config.json").is_file():
+    model_type = None
+    if base is not None and (Path(base) / "config.json").is_file():
+        model_type = read_json(Path(base) / "config.json").get("model_type")
+    elif base is not None:
         base = repository_of(base)
-    settings, tensors = peft.to_peft(config_of(checkpoint, source), trained, weights_of(checkpoint), base)
+    config, weights = config_of(checkpoint, source), weights_of(checkpoint)
+    settings, tensors = peft.to_peft(config, trained, weights, base, model_type)
     if base is None:
         notes.append("it does not name its base: for peft, export that with --format hf")
     if trained.lora.base_precision == "bfloat16":

@@ -93,7 +93,7 @@ def import_adapters(folder: str | Path, base: str | None = None) -> dict[str, An
     if base is None and repository_of(named) is None and not Path(named or "?").exists():
         raise CheckpointError(f"{str(folder)!r} was trained on {named or 'a base without a name'!r}: give it as --base")
     found = read_pretrained(source)
-    lora, adapters = from_peft(Path(folder), found.config)
+    lora, adapters = from_peft(Path(folder), found.config, found.model_type)
     checkpoint = checkpoint_of(found.config, found.weights | adapters, found.tokenizer)
     checkpoint[ENTRY]["trained"] = Trained(lora=lora).to_dict()
     return checkpoint

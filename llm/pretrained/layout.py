@@ -96,10 +96,7 @@ class Layout:
                 else:
                     parts.append(tensor.T if self.is_transposed(name) else tensor[unused:])
             if len(parts) == len(names):
-                whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-                if _module(name) in self.by_head:  # (H x 3 x D, ...) -> (3 x H x D, ...)
-                    whole = whole.unflatten(0, (config.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
-                ours[name] = whole
+                ours[name] = self.from_heads(name, parts[0] if len(parts) == 1 else torch.cat(parts), config)
         problems = {"missing": missing, "not expected": sorted(left), "of another shape or type": misshaped}
         if any(problems.values()):
             listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
@@ -107,6 +104,12 @@ class Layout:
         if config.tie_head:
             ours[self.head] = ours[TOKEN]
         return ours
+
+    def from_heads(self, name: str, rows: Tensor, config: GPTConfig) -> Tensor:
+        """The rows of one tensor of ours, if they store it head by head: all queries, then all keys and values."""
+        if _module(name) not in self.by_head:
+            return rows
+        return rows.unflatten(0, (config.heads, 3, -1)).transpose(0, 1).flatten(0, 2)  # (H x 3 x D) -> (3 x H x D)
 
     def to_theirs(self, weights: Tensors, config: GPTConfig) -> Tensors:
         """Our tensors under their names, in their orientation, without what is shared or padding."""

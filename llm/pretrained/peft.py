@@ -59,7 +59,9 @@ def is_peft(path: str | Path) -> bool:
     return (Path(path) / CONFIG).is_file()
 
 
-def to_peft(config: GPTConfig, trained: Trained, weights: Tensors, base: str | None) -> tuple[dict[str, Any], Tensors]:
+def to_peft(
+    config: GPTConfig, trained: Trained, weights: Tensors, base: str | None, model_type: str | None = None
+) -> tuple[dict[str, Any], Tensors]:
     """The content of `adapter_config.json`, and the tensors.
 
     Args:
@@ -67,6 +69,7 @@ def to_peft(config: GPTConfig, trained: Trained, weights: Tensors, base: str | N
         trained: what of it is trained, and its adapters.
         weights: of the network with its adapters.
         base: name or folder of the base, for `transformers`; None if it has to be told.
+        model_type: of the base, if it is known.
 
     Raises:
         ConfigError: there are no adapters, more than they is trained, or no family of `transformers` has a place for
@@ -74,7 +77,7 @@ def to_peft(config: GPTConfig, trained: Trained, weights: Tensors, base: str | N
     """
     if not trained.lora.rank:
         raise ConfigError("there are no adapters: a whole model is exported with --format hf")
-    layout, prefix = _layout(config)
+    layout, prefix = _layout(config, model_type)
     with torch.device("meta"):
         names = trained.names_in(trained_network(config, trained))
     if others := sorted(name for name in names if not is_lora(name)):
@@ -108,8 +111,13 @@ def to_peft(config: GPTConfig, trained: Trained, weights: Tensors, base: str | N
     return settings, tensors
 
 
-def from_peft(folder: Path, config: GPTConfig) -> tuple[LoRAConfig, Tensors]:
+def from_peft(folder: Path, config: GPTConfig, model_type: str | None = None) -> tuple[LoRAConfig, Tensors]:
     """The adapters in a folder, for a base of this architecture: their settings, and A and B by our names.
+
+    Args:
+        folder: with the adapters.
+        config: of the base.
+        model_type: of the base, if it is known.
 
     Raises:
         CheckpointError: the folder can't be read, or holds what has no place here; names it.
@@ -118,7 +126,7 @@ def from_peft(folder: Path, config: GPTConfig) -> tuple[LoRAConfig, Tensors]:
     settings = read_json(folder / CONFIG)
     _refuse_unknown(settings, folder)
     tensors = {name.removeprefix(_WHOLE): tensor.float() for name, tensor in _read_tensors(folder).items()}
-    layout, prefix = _layout(config)
+    layout, prefix = _layout(config, model_type)
     with torch.device("meta"):
         layers = {n: layer for n, layer in build_network(config).named_modules() if type(layer) is nn.Linear}
     found: dict[str, _Factors] = {}
@@ -130,7 +138,8 @@ def from_peft(folder: Path, config: GPTConfig) -> tuple[LoRAConfig, Tensors]:
         sizes = [(n, layer.in_features) for n in rows]
         factors = [_take(tensors, *part, settings, folder) for part in zip(modules, sizes, strict=True)]
         if any(len(part.a) for part in factors):
-            found[name] = _together(factors)
+            whole = _together(factors)
+            found[name] = whole._replace(b=layout.from_heads(weight, whole.b, config))
     if tensors:
         raise CheckpointError(
             f"{str(folder)!r} holds tensors that belong to no layer: {', '.join(sorted(tensors)[:3])}"
@@ -140,9 +149,9 @@ def from_peft(folder: Path, config: GPTConfig) -> tuple[LoRAConfig, Tensors]:
     return _of_one_rank(found, layers)
 
 
-def _layout(config: GPTConfig) -> tuple[Layout, str]:
+def _layout(config: GPTConfig, model_type: str | None) -> tuple[Layout, str]:
     """Their names of modules, and what stands before them in a whole model."""
-    family = family_of(config)
+    family = family_of(config, model_type)
     return (huggingface.LAYOUT, "transformer.") if family is None else (family.layout, family.prefix)
 
 

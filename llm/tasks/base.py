@@ -23,6 +23,7 @@ from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.model import Network
 from llm.model.networks import is_known
 from llm.model.trained import Trained, trained_network
+from llm.pretrained import begin_with
 from llm.pretrained.adapters import leave_out_base
 from llm.pretrained.checkpoint import BASE, ENTRY, describe, task_of, trained_of, weights_of
 from llm.pretrained.formats import read_with_base
@@ -61,9 +62,11 @@ class TaskModule(L.LightningModule):
         non_finite: what to do at a step whose loss or gradient is NaN or infinite: `stop` or `skip`.
         train: which parameters are trained; see `llm.model.trained`.
         lora: the adapters, if there are to be any.
+        pretrained: begin with these weights.
 
     Raises:
-        ConfigError: `train` or `lora.modules` names what is not in the network.
+        CheckpointError: the weights can't be read.
+        ConfigError: they are of another architecture; or `train` or `lora.modules` names what is not in the network.
     """
 
     task: ClassVar[str]
@@ -75,6 +78,8 @@ class TaskModule(L.LightningModule):
     `kind` says which is used."""
     starts_from: ClassVar[tuple[str, ...]] = NEXT_TOKEN_TASKS
     """The tasks whose weights it can begin with, where it has a setting `pretrained`."""
+    grows_vocabulary: ClassVar[bool] = False
+    """Whether these weights may have fewer tokens than the run: it adds special tokens to their vocabulary."""
     new_parts: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of what no pre-training knows, such as a head for labels: trained whatever `train` says."""
 
@@ -86,12 +91,15 @@ class TaskModule(L.LightningModule):
         non_finite: Literal["stop", "skip"] = "stop",
         train: Sequence[str] | str | None = None,
         lora: LoRAConfig = _LORA,
+        pretrained: str | None = None,
     ) -> None:
         super().__init__()
+        if pretrained is not None:
+            lora = lora.with_new_tokens(begin_with(network, pretrained, self.starts_from, self.grows_vocabulary))
         self.trained = Trained(train, lora, self.new_parts)
         self.trained.apply_to(network)
         self.network = network
-        self.pretrained: str | None = None  # what the frozen weights were read from
+        self.pretrained = pretrained  # what the frozen weights were read from
         self.optim = optim
         self.compile_network = compile
         self.guard = NonFiniteGuard(non_finite)

@@ -15,7 +15,6 @@ from llm.data.batch import IGNORED, TokenBatch
 from llm.data.modules.classify import ClassifyDataModule
 from llm.evaluation.baselines import baselines_of
 from llm.model import Classifier, last_real
-from llm.pretrained import begin_with
 from llm.pretrained.checkpoint import ENTRY
 from llm.tasks.base import TaskModule
 from llm.training.class_metrics import ClassMetrics
@@ -70,14 +69,9 @@ class TextClassifier(TaskModule):
         train: list[str] | str | None = None,
         lora: LoRAConfig = _LORA,
     ) -> None:
-        network = Classifier(gpt)
-        if pretrained is not None:
-            begin_with(network, pretrained, self.starts_from)
-        super().__init__(network, optim, compile, non_finite, train, lora)
-        self.pretrained = pretrained
+        super().__init__(Classifier(gpt), optim, compile, non_finite, train, lora, pretrained)
         self.class_metrics = {split: ClassMetrics(len(gpt.labels)) for split in ("validation", "test")}
-        self._best: dict[str, float] = {}
-        self._only_label: str | None = None  # of the best validation
+        self._best: tuple[float, float, Tensor] | None = None  # loss, accuracy, and how many texts got each label (N)
 
     @property
     def classifier(self) -> Classifier:
@@ -136,28 +130,29 @@ class TextClassifier(TaskModule):
         """By name: loss, accuracy, balanced accuracy, F1, and AUROC where there are two labels."""
         loss, _ = self._split_metrics[split].compute()
         values = {"loss": loss, **self.class_metrics[split].values()}
-        if split == "validation" and not self.trainer.sanity_checking and loss < self._best.get("loss", float("inf")):
-            self._best, self._only_label = values, self._label_of_all(split)
+        is_better = self._best is None or loss < self._best[0]
+        if split == "validation" and not self.trainer.sanity_checking and is_better:
+            self._best = loss, values["accuracy"], self._predicted(split)
         return values
 
     # Against what needs no network
 
     def on_fit_end(self) -> None:
         """Say how the best validation compares with the baselines."""
-        if self.trainer.is_global_zero and self._best:
-            self._compare(self._best["accuracy"], "validation", self._only_label)
+        if self.trainer.is_global_zero and self._best is not None:
+            self._compare("validation", *self._best[1:])
 
     def on_test_end(self) -> None:
         """Say how the test compares with the baselines."""
         if self.trainer.is_global_zero:
-            self._compare(float(self.trainer.callback_metrics["test/accuracy"]), "test", self._label_of_all("test"))
+            accuracy = float(self.trainer.callback_metrics["test/accuracy"])
+            self._compare("test", accuracy, self._predicted("test"))
 
-    def _label_of_all(self, split: str) -> str | None:
-        """The label that every text of a split was given, if there is one."""
-        predicted = self.class_metrics[split].confusion.sum(0)  # (N, N) -> (N)
-        return self.labels[int(predicted.argmax())] if int((predicted > 0).sum()) == 1 else None
+    def _predicted(self, split: str) -> Tensor:
+        """How many texts of a split were given each label, (N)."""
+        return self.class_metrics[split].confusion.sum(0)  # (N, N) -> (N)
 
-    def _compare(self, accuracy: float, split: str, only_label: str | None) -> None:
+    def _compare(self, split: str, accuracy: float, predicted: Tensor) -> None:
         data = getattr(self._trainer, "datamodule", None)
         if not isinstance(data, ClassifyDataModule) or data.overfits or (found := baselines_of(data, split)) is None:
             return
@@ -168,21 +163,24 @@ class TextClassifier(TaskModule):
         if accuracy <= max(found):
             better = "Naive Bayes" if found.naive_bayes >= found.majority else "the most frequent label"
             log.warning("this is no better than %s, which needs no network: the run shows nothing yet", better)
-        if only_label is not None:
-            log.warning(
-                "every text was given the label %r; with rare labels, try --data.balance oversample", only_label
-            )
+        if int((predicted > 0).sum()) == 1:
+            label = self.labels[int(predicted.argmax())]
+            log.warning("every text was given the label %r; with rare labels, try --data.balance oversample", label)
 
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As for every task, and the best validation so far."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[ENTRY][_BEST] = {"values": self._best, "only_label": self._only_label}
+        if self._best is not None:
+            loss, accuracy, predicted = self._best
+            checkpoint[ENTRY][_BEST] = {"loss": loss, "accuracy": accuracy, "predicted": predicted.tolist()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As for every task, and the best validation so far, where a run goes on."""
         super().on_load_checkpoint(checkpoint)
         match checkpoint[ENTRY].get(_BEST):
-            case {"values": {"loss": float(), "accuracy": float()} as values, "only_label": str() | None as label}:
-                self._best, self._only_label = values, label
+            case {"loss": float(loss), "accuracy": float(accuracy), "predicted": list(predicted)} if len(
+                predicted
+            ) == len(self.labels) and all(isinstance(count, int) for count in predicted):
+                self._best = loss, accuracy, torch.tensor(predicted)

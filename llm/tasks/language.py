@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 from torch import Tensor
 
@@ -13,7 +13,6 @@ from llm.data.batch import TokenBatch
 from llm.data.reading.prompts import Prompt
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
-from llm.pretrained import begin_with
 from llm.tasks.base import TaskModule
 from llm.training.throughput import flops_per_token
 
@@ -50,8 +49,6 @@ class LanguageModel(TaskModule):
 
     task = LANGUAGE
     network_config = GPTConfig
-    grows_vocabulary: ClassVar[bool] = False
-    """Whether pretrained weights may have fewer tokens than the run: it adds special tokens to their vocabulary."""
 
     def __init__(
         self,
@@ -64,12 +61,7 @@ class LanguageModel(TaskModule):
         train: list[str] | str | None = None,
         lora: LoRAConfig = _LORA,
     ) -> None:
-        network = GPT(gpt)
-        if pretrained is not None:
-            n_new = begin_with(network, pretrained, self.starts_from, self.grows_vocabulary)
-            lora = lora.with_new_tokens(n_new)
-        super().__init__(network, optim, compile, non_finite, train, lora)
-        self.pretrained = pretrained
+        super().__init__(GPT(gpt), optim, compile, non_finite, train, lora, pretrained)
         self.sampling = sampling
         self.prediction: Literal["continuations", "log_probabilities"] = "continuations"
 

@@ -10,7 +10,6 @@ from llm.config import EncoderConfig, LoRAConfig, OptimConfig
 from llm.config.tasks import MASKED
 from llm.data.batch import TokenBatch
 from llm.model import Encoder
-from llm.pretrained import begin_with
 from llm.tasks.base import TaskModule
 
 _ENCODER = EncoderConfig()
@@ -55,11 +54,7 @@ class MaskedLanguageModel(TaskModule):
         train: list[str] | str | None = None,
         lora: LoRAConfig = _LORA,
     ) -> None:
-        network = Encoder(encoder)
-        if pretrained is not None:
-            begin_with(network, pretrained, self.starts_from)
-        super().__init__(network, optim, compile, non_finite, train, lora)
-        self.pretrained = pretrained
+        super().__init__(Encoder(encoder), optim, compile, non_finite, train, lora, pretrained)
 
     @property
     def encoder(self) -> Encoder:

@@ -1,14 +1,40 @@
-"""What a benchmark that runs in this process changes is as it was afterwards."""
+"""Benchmarks run in the process of the tests: to import torch and Lightning takes longer than most of them."""
 
+import importlib
 import logging
+import os
+import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def levels_as_before():
-    loggers = [logging.getLogger(name) for name in ("llm", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
+def as_before():
+    """What a benchmark that runs in this process changes is as it was afterwards."""
+    loggers = [logging.getLogger(name) for name in ("", "llm", "lightning", "lightning.pytorch")]
+    levels, threads, environment = [logger.level for logger in loggers], torch.get_num_threads(), dict(os.environ)
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+    torch.set_num_threads(threads)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys):
+    """Runs `python -m bench.NAME WORDS` in the root folder, and gives what it prints."""
+
+    def run(name: str, *words: str) -> str:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", [f"bench.{name}", *words])
+        capsys.readouterr()
+        importlib.import_module(f"bench.{name}").main()
+        return capsys.readouterr().out
+
+    return run

@@ -1,12 +1,10 @@
+import argparse
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from bench.bottleneck import lists_of
+from bench.bottleneck import NAMES, build, data_of, lists_of, size_of
 
 
 def test_lists_of_dates():
@@ -23,11 +21,17 @@ def test_lists_of_dates():
         assert 1 <= int(month) <= 12
 
 
+def test_the_networks_have_as_many_parameters(tmp_path):
+    data = data_of(argparse.Namespace(longest=2, lists=50, seed=1), tmp_path)
+    for name in NAMES:
+        n_parameters = build(name, size_of(name, 40_000, data), data).translator.n_parameters
+        assert n_parameters == pytest.approx(40_000, rel=0.1), name
+
+
 @pytest.mark.slow
-def test_the_benchmark_runs_and_draws(tmp_path):
-    command = [sys.executable, "-m", "bench.bottleneck", "--tiny", "--json", "--pictures", str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+def test_the_benchmark_runs_and_draws(bench, tmp_path):
+    output = bench("bottleneck", "--tiny", "--json", "--pictures", str(tmp_path))
+    rows = json.loads(output.splitlines()[-1])["rows"]
     assert [row["network"] for row in rows] == ["none", "bahdanau", "transformer"]
     assert all(len(row["right"]) == 3 and all(0 <= right <= 1 for right in row["right"]) for row in rows)
     assert {path.name for path in tmp_path.iterdir()} == {"bottleneck.png", "bottleneck-alignment.png"}

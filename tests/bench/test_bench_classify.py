@@ -1,19 +1,12 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
-
 
 @pytest.mark.slow
-def test_the_benchmark_runs_each_way_and_keeps_its_runs(tmp_path):
+def test_the_benchmark_runs_each_way_and_keeps_its_runs(bench, tmp_path):
     words = ["--tiny", "--ways", "head", "lora", "--dropout", "0", "0.3", "--folder", str(tmp_path / "runs")]
-    command = [sys.executable, "-m", "bench.classify", *words]
-    done = subprocess.run([*command, "--json"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    runs = json.loads(done.stdout)["runs"]
+    runs = json.loads(bench("classify", *words, "--json"))["runs"]
     assert [(run["way"], run["start"], run["dropout"]) for run in runs] == [
         (way, start, dropout) for way in ("head", "lora") for start in ("pre-trained", "random") for dropout in (0, 0.3)
     ]
@@ -21,11 +14,9 @@ def test_the_benchmark_runs_each_way_and_keeps_its_runs(tmp_path):
     assert runs[4]["trained"] > runs[0]["trained"]
     assert all(0 <= run["accuracy"] <= 1 and run["naive_bayes"] > 0.25 for run in runs)
     kept = (tmp_path / "runs" / "runs.jsonl").read_text()
-    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    again = bench("classify", *words)
     assert (tmp_path / "runs" / "runs.jsonl").read_text() == kept, "no run is made twice"
-    head = next(
-        line.split(" | ") for line in again.stdout.splitlines() if line.startswith("| head | pre-trained | 516 |")
-    )
+    head = next(line.split(" | ") for line in again.splitlines() if line.startswith("| head | pre-trained | 516 |"))
     best = max(runs[:2], key=lambda run: (run["validation_accuracy"], -run["validation_loss"]))
     assert head[4] == f"{best['dropout']}, 1 (of 2)", "validation texts choose, test texts do not"
-    assert "| Naive Bayes |" in again.stdout
+    assert "| Naive Bayes |" in again

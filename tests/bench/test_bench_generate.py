@@ -1,9 +1,6 @@
 import json
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -11,10 +8,9 @@ pytest.importorskip("transformers")
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_and_all_ways_write_the_same():
-    command = [sys.executable, "-m", "bench.generate", "--tiny", "--threads", "1", "--json"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    rows = json.loads(done.stdout)["rows"]
+def test_the_benchmark_runs_and_all_ways_write_the_same(bench):
+    output = bench("generate", "--tiny", "--threads", "1", "--json")
+    rows = json.loads(output)["rows"]
     assert [(row["precision"], row["rows"]) for row in rows] == [("float32", 1), ("float32", 2)]
     for row in rows:
         assert set(row["same_tokens"].values()) == {1}
@@ -26,9 +22,8 @@ def test_the_benchmark_runs_and_all_ways_write_the_same():
 
 
 @pytest.mark.slow
-def test_a_llama_writes_the_same_as_in_transformers():
-    command = [sys.executable, "-m", "bench.generate", "--shape", "smollm2-135m", "--tiny", "--threads", "1", "--json"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    rows = json.loads(done.stdout)["rows"]
+def test_a_llama_writes_the_same_as_in_transformers(bench):
+    output = bench("generate", "--shape", "smollm2-135m", "--tiny", "--threads", "1", "--json")
+    rows = json.loads(output)["rows"]
     assert all(set(row["same_tokens"].values()) == {1} for row in rows)
     assert [set(row["rates"]) >= {"transformers", "plain", "compiled"} for row in rows] == [True, True]

@@ -1,14 +1,10 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 
-def test_both_are_measured_on_the_same_tokens(tmp_path):
+def test_both_are_measured_on_the_same_tokens(bench, tmp_path):
     picture = tmp_path / "masked.png"
-    command = [sys.executable, "-m", "bench.masked", "--tiny", "--json", "--picture", str(picture)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    models = json.loads(done.stdout.splitlines()[-1])["models"]
+    output = bench("masked", "--tiny", "--json", "--picture", str(picture))
+    models = json.loads(output.splitlines()[-1])["models"]
     assert models["encoder"]["tokens"] == models["GPT"]["tokens"] > 100
     for values in models.values():
         assert 0 <= values["accuracy"] <= 1

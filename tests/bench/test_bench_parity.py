@@ -1,17 +1,13 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("transformers")
 
 
-def test_every_family_means_the_same_in_transformers():
-    command = [sys.executable, "-m", "bench.parity", "--tiny", "--json"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    rows = json.loads(done.stdout)
+def test_every_family_means_the_same_in_transformers(bench):
+    output = bench("parity", "--tiny", "--json")
+    rows = json.loads(output)
     assert [row["family"] for row in rows] == ["GPT2", "Llama", "Mistral", "Qwen2", "Qwen3"]
     for row in rows:
         assert row["greedy"], row

@@ -1,7 +1,5 @@
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +8,10 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_and_shows_both_curves(tmp_path):
+def test_the_benchmark_runs_and_shows_both_curves(bench, tmp_path):
     picture = tmp_path / "path.png"
-    command = [sys.executable, "-m", "bench.path", "--tiny", "--json", "--picture", str(picture)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+    output = bench("path", "--tiny", "--json", "--picture", str(picture))
+    found = json.loads(output)
     gpt2, modern = (found["runs"][name]["curve"] for name in ("gpt2", "modern"))
     assert [point["step"] for point in gpt2] == [0, 5, 10, 15, 20]
     assert [point["step"] for point in modern] == [0, 1, 2, 3, 4, 5]

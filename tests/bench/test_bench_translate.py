@@ -1,20 +1,16 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 
 @pytest.mark.slow
-def test_the_benchmark_trains_both_and_measures_the_same_sentences(tmp_path):
+def test_the_benchmark_trains_both_and_measures_the_same_sentences(bench, tmp_path):
     pairs = tmp_path / "pairs.tsv"
     words = [a + b + c for a in "abc" for b in "abc" for c in "abc"]
     pairs.write_text("".join(f"{word}\t{word.upper()}\n" for word in words))
     sizes = ["--layers", "1", "--n_embd", "16", "--heads", "2", "--batch_size", "4", "--seconds", "1"]
-    command = [sys.executable, "-m", "bench.translate", "--corpus", str(pairs), *sizes, "--json"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    rows = json.loads(done.stdout)
+    output = bench("translate", "--corpus", str(pairs), *sizes, "--json")
+    rows = json.loads(output)
     assert [row["way"] for row in rows] == ["theirs", "ours"]
     for row in rows:
         assert row["steps"] > 0

@@ -1,8 +1,5 @@
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,10 +22,9 @@ def test_pairs_of_words_without_vectors_are_left_out(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs():
-    command = [sys.executable, "-m", "bench.word_vectors", "--tiny", "--json", "--objectives", "cbow"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+def test_the_benchmark_runs(bench):
+    output = bench("word_vectors", "--tiny", "--json", "--objectives", "cbow")
+    rows = json.loads(output.splitlines()[-1])["rows"]
     programs = ["ours", "gensim"] if find_spec("gensim") else ["ours"]
     assert [row["program"] for row in rows] == programs
     assert all(row["words/s"] > 0 for row in rows)

@@ -1,47 +1,24 @@
-import io
 import json
-import sys
 
 import pytest
-import torch
-from torch import nn
+from small_checkpoints import runner, write
 
-from llm.__main__ import main
 from llm.config import ClassifierConfig, GPTConfig
-from llm.model import build_network
-from llm.pretrained.checkpoint import ENTRY, WEIGHTS_PREFIX, describe
 from llm.tokenizers import CharTokenizer
 
 TOKENIZER = CharTokenizer.from_text("abcdefghij .")
 
 
-def write(path, config, task):
-    torch.manual_seed(0)
-    model = build_network(config)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    state = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
-    torch.save({ENTRY: describe(model.config, TOKENIZER, task), "state_dict": state}, path)
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     config = ClassifierConfig(TOKENIZER.vocab_size, 16, n_layer=1, n_head=2, n_embd=8, labels=("ham", "spam", "über"))
-    return write(tmp_path_factory.mktemp("model") / "labels.ckpt", config, "classify")
+    return write(tmp_path_factory.mktemp("model") / "labels.ckpt", config, "classify", TOKENIZER)
 
 
 @pytest.fixture
 def classify(checkpoint, capsys, monkeypatch):
     """Run the command; gives exit status, output and errors."""
-
-    def run(*words, stdin=None, ckpt=checkpoint):
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = main(["classify", "--ckpt", ckpt, *words])
-        return status, *capsys.readouterr()
-
-    return run
+    return runner("classify", checkpoint, capsys, monkeypatch)
 
 
 def test_the_most_probable_label_comes_first(classify):
@@ -119,7 +96,7 @@ def test_what_can_not_be_classified_is_one_line(classify, words, stdin, expected
 
 def test_a_language_model_is_refused_and_its_task_named(classify, tmp_path):
     config = GPTConfig(TOKENIZER.vocab_size, 16, n_layer=1, n_head=2, n_embd=8)
-    path = write(tmp_path / "gpt.ckpt", config, "language")
+    path = write(tmp_path / "gpt.ckpt", config, "language", TOKENIZER)
     status, _, errors = classify("--text", "a", ckpt=path)
     assert status == 1
     assert errors == f"error: {path!r} is of the task 'language', not 'classify': use python -m llm generate\n"

@@ -1,46 +1,24 @@
-import io
 import json
-import sys
 
 import pytest
-import torch
-from torch import nn
+from small_checkpoints import runner, write
 
-from llm.__main__ import main
 from llm.config import EncoderConfig, GPTConfig
-from llm.model import build_network
-from llm.pretrained.checkpoint import ENTRY, WEIGHTS_PREFIX, describe
 from llm.tokenizers import MASK, CharTokenizer
 
 TOKENIZER = CharTokenizer.from_text("abcdefghij .").with_special(MASK)
 
 
-def write(path, kind, task):
-    torch.manual_seed(0)
-    model = build_network(kind(TOKENIZER.vocab_size, 16, n_layer=1, n_head=2, n_embd=8))
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    state = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
-    torch.save({ENTRY: describe(model.config, TOKENIZER, task), "state_dict": state}, path)
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("model") / "masked.ckpt", EncoderConfig, "masked")
+    config = EncoderConfig(TOKENIZER.vocab_size, 16, n_layer=1, n_head=2, n_embd=8)
+    return write(tmp_path_factory.mktemp("model") / "masked.ckpt", config, "masked", TOKENIZER)
 
 
 @pytest.fixture
 def fill(checkpoint, capsys, monkeypatch):
     """Run the command; gives exit status, output and errors."""
-
-    def run(*words, stdin=None, ckpt=checkpoint):
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = main(["fill", "--ckpt", ckpt, *words])
-        return status, *capsys.readouterr()
-
-    return run
+    return runner("fill", checkpoint, capsys, monkeypatch)
 
 
 def test_a_text_is_printed_filled_with_the_candidates_of_each_mask(fill):
@@ -69,6 +47,15 @@ def test_json_says_the_same_of_texts_files_and_standard_input(fill, tmp_path):
     assert fill("--json", stdin="\r\n".join(texts).encode())[1] == output
 
 
+def test_masks_next_to_one_another_are_also_one_word(fill):
+    status, output, _ = fill("--text", "ab[MASK][MASK]", "--top_k", "2")
+    filled, _, _, joined = output.splitlines()
+    assert status == 0
+    assert joined.startswith(f"  [MASK] 1 to 2 as one: {filled[2:]!r} ")
+    (span,) = json.loads(fill("--json", "--text", "ab[MASK][MASK]", "--top_k", "2")[1])["spans"]
+    assert span["candidates"][0]["word"] == filled[2:]
+
+
 def test_candidates_are_ranked_instead(fill):
     words = ["--text", "ab[MASK] d", "--candidates", "c", "ef", "j"]
     status, output, _ = fill(*words)
@@ -79,6 +66,9 @@ def test_candidates_are_ranked_instead(fill):
         assert line.startswith(f"  {candidate['word']}: {candidate['probability']:.1%} of these, ")
     status, _, errors = fill("--text", "ab[MASK]", "--text", "a", "--candidates", "c")
     assert (status, errors) == (1, "error: text 2: nothing to fill in 'a': put [MASK] where a word is hidden\n")
+    status, _, errors = fill("--text", "ab[MASK]", "--text", "[MASK]", "--candidates", "c?")
+    assert (status, errors.count("\n")) == (1, 1)
+    assert errors.startswith("error: text 1: unknown character '?'")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +93,8 @@ def test_what_can_not_be_filled_is_one_line(fill, words, stdin, expected):
 
 
 def test_a_language_model_is_refused_and_its_task_named(fill, tmp_path):
-    path = write(tmp_path / "gpt.ckpt", GPTConfig, "language")
+    config = GPTConfig(TOKENIZER.vocab_size, 16, n_layer=1, n_head=2, n_embd=8)
+    path = write(tmp_path / "gpt.ckpt", config, "language", TOKENIZER)
     status, _, errors = fill("--text", "[MASK]", ckpt=path)
     assert status == 1
     assert errors == f"error: {path!r} is of the task 'language', not 'masked': use python -m llm generate\n"

@@ -1,49 +1,32 @@
-import io
 import json
-import sys
 
 import pytest
-import torch
-from torch import nn
+from small_checkpoints import runner, write
 
-from llm.__main__ import main
 from llm.config import GPTConfig, TransformerConfig
-from llm.model import build_network
-from llm.pretrained.checkpoint import ENTRY, WEIGHTS_PREFIX, describe
 from llm.tokenizers import END_OF_TEXT, CharTokenizer
 
 TARGET, SOURCE = (CharTokenizer.from_text(text, [END_OF_TEXT]) for text in ("ABC ", "你好吗abc"))
-
-
-def write(path, config, task):
-    torch.manual_seed(0)
-    model = build_network(config)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    state = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
-    entry = {**describe(model.config, TARGET, task), "source_tokenizer": SOURCE.to_dict()}
-    torch.save({ENTRY: entry, "state_dict": state}, path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     sizes = {"vocab_size": TARGET.vocab_size, "source_vocab_size": SOURCE.vocab_size, "context_length": 6}
     config = TransformerConfig(**sizes, n_layer=1, n_head=2, n_embd=8)
-    return write(tmp_path_factory.mktemp("model") / "translate.ckpt", config, "translate")
+    return write(
+        tmp_path_factory.mktemp("model") / "translate.ckpt",
+        config,
+        "translate",
+        TARGET,
+        std=0.5,
+        source_tokenizer=SOURCE.to_dict(),
+    )
 
 
 @pytest.fixture
 def translate(checkpoint, capsys, monkeypatch):
     """Run the command; gives exit status, output and errors."""
-
-    def run(*words, stdin=None, ckpt=checkpoint):
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = main(["translate", "--ckpt", ckpt, *words])
-        return status, *capsys.readouterr()
-
-    return run
+    return runner("translate", checkpoint, capsys, monkeypatch)
 
 
 def test_texts_files_and_standard_input_say_the_same(translate, tmp_path):
@@ -101,7 +84,9 @@ def test_what_can_not_be_translated_is_said_in_a_line(translate, words, stdin, e
 
 
 def test_a_checkpoint_of_another_task_is_refused(translate, tmp_path):
-    gpt = write(tmp_path / "gpt.ckpt", GPTConfig(TARGET.vocab_size, 6, n_layer=1, n_head=2, n_embd=8), "language")
+    gpt = write(
+        tmp_path / "gpt.ckpt", GPTConfig(TARGET.vocab_size, 6, n_layer=1, n_head=2, n_embd=8), "language", TARGET
+    )
     status, _, errors = translate("--text=a", ckpt=gpt)
     assert status == 1
     assert "is of the task 'language', not 'translate': use python -m llm generate" in errors

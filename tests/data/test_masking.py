@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llm.data import SlidingWindows, TokenBatch
 from llm.data.batch import IGNORED
-from llm.data.masking import MaskedRows, Masking, WordEdges
+from llm.data.masking import MaskedRows, Masking, WholeRows, WordEdges
 from llm.errors import ConfigError
 from llm.pretrained import read_tokenizer
 from llm.tokenizers import MASK, BPETokenizer, CharTokenizer, WordTokenizer
@@ -146,6 +146,18 @@ def test_masked_rows_are_the_rows_with_masks_of_their_epoch():
     assert not torch.equal(first.targets, other.targets)
     restored = torch.where(first.targets == IGNORED, first.inputs, first.targets)
     assert torch.equal(restored, windows.gather([4, 2]).inputs)
+
+
+def test_what_stands_around_a_text_stands_there_once():
+    cls_id, sep_id = 48, 47
+    tokens = [cls_id, 1, 2, 3, 4, 5, 6, sep_id, cls_id, 7, 8, 9, 10, 11, 12, 13, sep_id, 14]
+    windows = SlidingWindows(np.array(tokens, np.uint16), 4, 4)
+    inputs, targets, lengths, *_ = WholeRows(windows, [cls_id], [sep_id]).gather(range(4), 0)
+    assert lengths.tolist() == [6, 5, 6, 6]
+    shown = [row[:length] for row, length in zip(inputs.tolist(), lengths.tolist(), strict=True)]
+    texts = [[1, 2, 3, 4], [4, 5, 6], [7, 8, 9, 10], [10, 11, 12, 13]]
+    assert shown == [[cls_id, *text, sep_id] for text in texts]
+    assert targets.eq(IGNORED).all()
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data import BatchOrder, LengthOrder
-from llm.data.order import BalancedOrder, KeyedPermutation, n_held_out, padding_fraction
+from llm.data.order import BalancedOrder, KeyedPermutation, SpreadOrder, n_held_out, padding_fraction
 
 # The shuffle
 
@@ -37,6 +37,18 @@ def test_shuffles_of_seeds_and_epochs_look_independent():
 
 
 # The order
+
+
+@given(st.integers(1, 300), st.none() | st.integers(1, 400), st.integers(1, 50))
+def test_some_rows_are_spread_evenly_and_each_comes_once(n_rows, most, batch_size):
+    order = SpreadOrder(n_rows, most, batch_size)
+    rows = list(itertools.chain.from_iterable(order))
+    n = n_rows if most is None else min(most, n_rows)
+    assert len(rows) == n
+    gaps = np.diff([-1, *rows, n_rows])
+    assert all(1 <= gap <= -(-n_rows // n) + 1 for gap in gaps)
+    if n == n_rows:
+        assert rows == list(range(n_rows))
 
 
 sizes = st.fixed_dictionaries(

@@ -13,6 +13,7 @@ from llm.errors import ConfigError, GenerationError, TokenizerError
 from llm.generation import fill_masks
 from llm.generation.filling import encode_masked, rank_words
 from llm.model import Encoder
+from llm.pretrained import read_tokenizer
 from llm.tokenizers import MASK, CharTokenizer, build_tokenizer
 
 TOKENIZER = CharTokenizer.from_text("abcdefghij .").with_special(MASK)
@@ -75,6 +76,36 @@ def test_a_mask_at_the_start_or_behind_other_white_space(text):
     ids = encode_masked(pairs, text)
     assert ids.count(pairs.special_ids[MASK]) == 1
     assert pairs.decode(ids) == text.removeprefix(" ")
+
+
+def test_masks_next_to_one_another_are_filled_as_one_word(model):
+    text = "ab[MASK][MASK]d [MASK]"
+    (found,) = fill_masks(model, TOKENIZER, [text], k=TOKENIZER.vocab_size**2)
+    (span,) = found.spans
+    words = ["ca", "jj", "a."]
+    assert span.first == 0
+    assert len(span.candidates) == (TOKENIZER.vocab_size - 1) ** 2
+    mask, ids = TOKENIZER.special_ids[MASK], torch.tensor(TOKENIZER.encode(text))
+    joined = {joined.word: joined for joined in span.candidates}
+    for word in words:
+        first, second = TOKENIZER.encode(word)
+        shown = torch.where(torch.arange(len(ids)) == 2, first, ids)
+        logits = [model(row[None])[0, place, :mask].detach() for row, place in ((ids, 2), (shown, 3))]
+        expected = float(logits[0].softmax(-1)[first] * logits[1].softmax(-1)[second])
+        assert joined[word].probability == pytest.approx(expected, rel=1e-4)
+    assert sum(word.probability for word in span.candidates) == pytest.approx(1.0, abs=1e-4)
+    assert found.ids[2:4] == span.candidates[0].ids
+    assert span.candidates[0].probability == max(word.probability for word in span.candidates)
+    (few,) = fill_masks(model, TOKENIZER, [text], k=3, batch_size=2)
+    assert len(few.spans[0].candidates) == 3
+
+
+def test_pieces_of_one_word_are_joined(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n[MASK]\ncat\n##s\nthe\n")
+    pieces = read_tokenizer(tmp_path / "vocab.txt")
+    network = Encoder(EncoderConfig(pieces.vocab_size, 8, n_layer=1, n_head=1, n_embd=2)).eval()
+    (found,) = fill_masks(network, pieces, ["the [MASK] [MASK]"], k=9)
+    assert {"cats", "cat the", "the cat"} <= {word.word for word in found.spans[0].candidates}
 
 
 def test_words_are_ranked_by_their_pieces_from_left_to_right(model):

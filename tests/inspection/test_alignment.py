@@ -93,6 +93,9 @@ def test_to_point_at_a_word_shows_where_it_looked(aligned, browser, tmp_path):  
         ]
         alphas = [float(re.findall(r"[\d.]+", shade)[3]) for shade in shades]
         assert alphas == pytest.approx((0.85 * found.mean[index]).tolist(), abs=0.01)
+        assert [mark.text for mark in browser.find_elements("css selector", "tbody .on")] == [found.target[index]]
+    upright = browser.find_elements("css selector", "thead .stacked")
+    assert [heading.text for heading in upright] == ["你", "好"]
     browser.find_element("css selector", "#head option:nth-child(2)").click()
     assert f"{float(found.layers[0][0, 3].max()):.3f}" in browser.find_element("id", "weight").text
     assert [entry["message"] for entry in browser.get_log("browser")] == []

@@ -369,7 +369,7 @@ def test_no_text_is_run_where_no_feature_needs_it(run, monkeypatch):
 
 
 def test_data_that_can_not_be_read_at_the_end_is_a_line(run, monkeypatch, caplog):
-    monkeypatch.setattr(Inspection, "_training_tokens", lambda *_: 1 / 0)
+    monkeypatch.setattr(callback_module, "training_tokens", lambda *_: 1 / 0)
     with caplog.at_level(logging.WARNING):
         _, record, _ = run(Inspection(every=3))
     assert len(record.losses) == STEPS

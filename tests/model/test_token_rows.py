@@ -18,6 +18,7 @@ SHAPES = {
     "tied": TINY,
     "a head of its own": replace(TINY, tie_head=False),
     "no padding": replace(TINY, vocab_multiple=1),
+    "capped logits": replace(TINY, logit_softcap=0.1),
 }
 
 

@@ -17,6 +17,7 @@ from llm.config import GPTConfig, LoRAConfig, RNNConfig
 from llm.model.trained import Trained, trained_network
 from llm.pretrained.checkpoint import ENTRY, checkpoint_of, write_checkpoint
 from llm.pretrained.formats import read_with_base
+from llm.pretrained.peft import to_peft
 from llm.pretrained.twin import hugging_face_twin
 
 peft = pytest.importorskip("peft")
@@ -36,7 +37,8 @@ LLAMA = GPTConfig(
     tie_head=False,
     **SIZES,
 )
-CONFIGS = {"GPT-2": GPT2, "Llama": LLAMA}
+NEOX = GPTConfig(vocab_size=50257, positions="rotary", parallel_residual=True, partial_rotary_factor=0.5, **SIZES)
+CONFIGS = {"GPT-2": GPT2, "Llama": LLAMA, "GPT-NeoX": NEOX}
 IDS = torch.arange(8)[None]
 
 
@@ -94,8 +96,12 @@ def test_what_peft_has_trained_gives_its_logits_here(
 ) -> None:
     beneath = base_folder(config, tmp_path)
     twin = hugging_face_twin(llm.load(beneath).model)  # type: ignore[arg-type]
-    mlp = "c_fc" if config is GPT2 else "up_proj"
-    targets = ["c_attn", "c_fc", "attn.c_proj"] if config is GPT2 else ["q_proj", "v_proj", "up_proj", "o_proj"]
+    mlp, *others = {
+        "GPT-2": ["c_fc", "c_attn", "attn.c_proj"],
+        "Llama": ["up_proj", "q_proj", "v_proj", "o_proj"],
+        "GPT-NeoX": ["dense_h_to_4h", "query_key_value", "attention.dense"],
+    }[next(name for name, known in CONFIGS.items() if known is config)]
+    targets = [mlp, *others]
     settings = json.loads(json.dumps(settings).replace("@mlp", mlp))
     theirs = peft.get_peft_model(twin, peft.LoraConfig(target_modules=targets, task_type="CAUSAL_LM", **settings))
     torch.manual_seed(3)
@@ -198,3 +204,15 @@ def test_adapters_of_a_network_that_is_no_language_model_are_refused(
     words = ["--ckpt", str(tmp_path / "x.ckpt"), "--format", "peft", "--out", str(tmp_path / "out")]
     assert main(["export", *words]) == 1
     assert "of the task 'translate'" in capsys.readouterr().err
+
+
+def test_the_type_of_the_base_says_what_modules_are_called() -> None:
+    """What holds a GPT-2 with ReLU may be an OPT."""
+    trained = Trained(lora=LoRAConfig(rank=2, modules=("qkv",)))
+    config = GPTConfig(vocab_size=50257, activation="relu", **SIZES)
+    weights = adapted(trained, config).state_dict()
+    names = {None: "transformer.h.0.attn.c_attn", "opt": "model.decoder.layers.0.self_attn.q_proj"}
+    for model_type, expected in names.items():
+        settings, tensors = to_peft(config, trained, weights, None, model_type)
+        assert expected in settings["target_modules"]
+        assert f"base_model.model.{expected}.lora_A.weight" in tensors

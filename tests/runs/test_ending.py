@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_runs import Curve, fit
 
 from llm.pretrained.checkpoint import read_checkpoint
@@ -52,13 +53,15 @@ def test_so_is_one_that_something_else_ends(tmp_path, epochs):
     assert [step for name, step in curve.values if name == "validation/loss"] == [3]
 
 
-@pytest.mark.parametrize("name", ["best", "last"])
+@pytest.mark.parametrize("name", ["kept", "last"])
 @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}], ids=str)
 def test_a_run_goes_on_from_the_validation_at_its_end(tmp_path, options, name):
+    """From `last.ckpt`, and from what another callback keeps within that validation."""
     options = {"max_steps": -1, "val_check_interval": 500, **options}
     whole, longer = fit(tmp_path, EndPoint(), max_epochs=2, **options)
     steps, checkpoint = longer.global_step // 2, tmp_path / "checkpoints" / f"{name}.ckpt"
-    fit(tmp_path, StopAt(steps), EndPoint(), max_epochs=2, **options)
+    kept_best = ModelCheckpoint(checkpoint.parent, filename="kept", monitor="validation/loss")
+    fit(tmp_path, StopAt(steps), EndPoint(), kept_best, max_epochs=2, **options)
     assert read_checkpoint(checkpoint)["global_step"] == steps
     kept = checkpoint.read_bytes()
     weights, again = fit(tmp_path, EndPoint(), max_epochs=2, ckpt=checkpoint, **options)

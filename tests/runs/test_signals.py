@@ -61,10 +61,6 @@ def test_a_signal_before_the_first_step_ends_with_one_line(tmp_path, number, sec
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):
-    run = start(tmp_path, "--trainer.max_steps=20")
-    errors_of(run)
-    last = newest_checkpoint(tmp_path / "runs")
-    before = last.read_bytes()
     one_long_step = ["--trainer.accumulate_grad_batches=1000000", "--data.stride=1", "--data.batch_size=1"]
     run = start(tmp_path, ENDLESS, *one_long_step)
     assert run.stderr is not None
@@ -76,13 +72,13 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):
     for _ in range(5):  # on a busy machine the first may have been heard late, so that this one seems to be its echo
         run.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            run.wait(5)
+            run.wait(15)
             break
     errors = errors_of(run)
     assert run.returncode == 130, errors
     assert "Traceback" not in errors
     assert errors.strip().splitlines()[-1].startswith("stopped by SIGINT at once")
-    assert last.read_bytes() == before
+    assert not list(tmp_path.rglob("last.ckpt")), "no step was made"
     assert not list(tmp_path.rglob("*.tmp"))
 
 

@@ -86,6 +86,24 @@ def test_a_result_below_the_baseline_is_said(corpus, caplog):
     assert "every text was given the label 'blue'" in caplog.text
 
 
+def test_what_is_said_at_the_end_is_of_the_best_validation(corpus, caplog):
+    class Ruin(L.Callback):
+        """From then on every text is given one label."""
+
+        def on_validation_start(self, trainer, module):
+            if trainer.global_step == 60:
+                module.network.head.weight.data.zero_()
+                module.network.head.bias.data.copy_(torch.tensor([5.0, 0.0]))
+
+    module, data = make(corpus)
+    with caplog.at_level(logging.INFO, logger="llm"):
+        options = {"val_check_interval": 30, "check_val_every_n_epoch": None, "callbacks": [Ruin()]}
+        L.Trainer(max_steps=60, **{**QUIET, **options}).fit(module, data)
+    assert int((module.class_metrics["validation"].confusion.sum(0) > 0).sum()) == 1, "the last validation is ruined"
+    assert "accuracy:    " in caplog.text
+    assert "every text was given" not in caplog.text
+
+
 def test_the_metrics_are_those_of_the_texts_one_by_one(corpus):
     module, data = make(corpus, batch_size=7)
     found = L.Trainer(**QUIET).validate(module, data, verbose=False)[0]
@@ -283,7 +301,7 @@ def test_the_best_validation_is_kept_where_a_run_goes_on(corpus, caplog):
             trainer = L.Trainer(max_steps=2, limit_train_batches=1, num_sanity_val_steps=0, **QUIET)
             module.on_validation_start = lambda: module.network.head.bias.copy_(torch.tensor([0.0, 90.0]))
         trainer.fit(module, data, ckpt_path=corpus.parent / "one.ckpt")
-    assert module._best == best
+    assert [*map(str, module._best)] == [*map(str, best)]
     assert "every text was given the label 'blue'" in caplog.text, "the label of the best validation"
 
 

@@ -212,7 +212,9 @@ def test_a_window_stands_between_the_tokens_that_bert_expects_around_a_text(bert
         assert ((batch.targets != IGNORED).sum(1) > 0).all()
         seen += torch.where(batch.targets == IGNORED, batch.inputs, batch.targets)[:, 1:-1].tolist()
     tokens = data.train_tokens.tolist()
-    assert all(any(row == tokens[start : start + 10] for start in range(0, len(tokens), 10)) for row in seen)
+    starts = [max(1, start) for start in range(0, len(tokens), 10)]  # behind the [CLS] that begins the corpus
+    assert tokens[0] == cls_id
+    assert all(any(row == tokens[start : start + 10] for start in starts) for row in seen)
     sample = data.sample_ids(8)
     assert (len(sample), sample[0], sample[-1]) == (8, cls_id, sep_id)
     with pytest.raises(ConfigError, match="no room for a text: the tokenizer puts 2 tokens around it"):

@@ -16,7 +16,7 @@ from llm.data.contexts import ContextBatch, contexts_of
 from llm.errors import ConfigError, DataError
 from llm.inspection import tags
 from llm.pretrained.vectors import read_vectors
-from llm.runtime.shipped import DEFAULT_CONFIG
+from llm.runtime.shipped import DATA, DEFAULT_CONFIG
 from llm.tasks import WordVectorsModule
 from llm.training.loss import Prediction
 from llm.training.metrics import SplitMetrics
@@ -175,8 +175,13 @@ def test_a_run_of_the_shipped_configuration_shows_its_vectors(in_a_folder, capsy
     assert "not in this vocabulary: quux" in shown
     assert "validation/loss" in board.Tags()["scalars"]
     assert not any("perplexity" in tag or "accuracy" in tag for tag in board.Tags()["scalars"])
-    assert list(folder.rglob("tensors.tsv")), "the projector"
     vectors = read_vectors(folder / "checkpoints" / "last.ckpt")
+    (labels,) = folder.rglob("metadata.tsv")  # of the projector
+    shown = labels.read_text().split()
+    text = (DATA / "story.txt").read_text().lower()
+    assert len(shown) == len(set(shown)) > 200
+    assert set(shown) <= set(vectors.names)
+    assert all(word in text for word in shown), "words of the text, and no special token"
     assert vectors.table.shape == (len(vectors.names), 6)
     assert vectors.find("pounds") is not None
     assert main(["validate", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]) == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from llm.data.tokens.counting import count_tokens, text_size
@@ -41,6 +41,7 @@ class TextSplits:
     validation_corpus: str | list[str] | None = None
     test_corpus: str | list[str] | None = None
     special_tokens: SpecialTokens = "as_tokens"
+    _bytes_per_token: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def prepare(self, running: str) -> None:
         """Make the token ids that `fit`, `validate` or `test` needs and the cache does not hold."""
@@ -110,6 +111,11 @@ class TextSplits:
         Counted token by token; special tokens have none. Where tokens don't keep white space (words),
         the mean over the whole text instead.
         """
+        if split not in self._bytes_per_token:
+            self._bytes_per_token[split] = self._count_bytes_per_token(split)
+        return self._bytes_per_token[split]
+
+    def _count_bytes_per_token(self, split: str) -> float:
         if split == "train":
             store, tokens = self.corpus_store, self.train_tokens()
         elif split == "validation":

@@ -82,7 +82,7 @@ def gpt2_config_of(metadata: Mapping[str, Any], names: Mapping[str, Any], vocab_
     Raises:
         CheckpointError: it is none that can be built; says why.
     """
-    stated = {ours: metadata.get(f"gpt2.{name}") for ours, name in _GPT2_SETTINGS.items()}
+    stated: dict[str, Any] = {ours: metadata.get(f"gpt2.{name}") for ours, name in _GPT2_SETTINGS.items()}
     if missing := [f"gpt2.{_GPT2_SETTINGS[name]}" for name, value in stated.items() if value is None]:
         raise CheckpointError(f"its metadata have no {', '.join(missing)}")
     stated["mlp_hidden"] = None if stated["mlp_hidden"] == 4 * stated["n_embd"] else stated["mlp_hidden"]
