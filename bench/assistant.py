@@ -68,7 +68,7 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    small = arguments.small or pretrain(arguments.text, arguments.pretraining_steps, arguments.folder)
+    small = arguments.small or pretrain(arguments.text, arguments.pretraining_steps, arguments.folder, "32-true")
     bases = {"small GPT": small, "SmolLM2": small if arguments.tiny else arguments.large}
     runs = []
     for form in arguments.forms:

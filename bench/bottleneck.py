@@ -242,9 +242,9 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     """The fraction that is right over the number of dates, a line for each network."""
     figure = Figure(figsize=(7, 3.4), dpi=110, layout="constrained")
     axis = figure.subplots()
-    for row in rows:
+    for row, size in zip(rows, range(10, 0, -2), strict=False):  # smaller and smaller, so that each is seen
         name, right = row["network"], row["right"]
-        axis.plot(range(1, len(right) + 1), right, marker="o", color=COLOURS[name], label=NAMES[name])
+        axis.plot(range(1, len(right) + 1), right, marker="o", ms=size, color=COLOURS[name], label=NAMES[name])
     axis.set(xlabel="dates in the list", ylabel="dates right", ylim=(0, 1.03))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, loc="lower left")

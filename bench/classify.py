@@ -56,8 +56,8 @@ def main() -> None:
     add("--text", nargs="+", default=["story"], help="what to pre-train on, as `data.corpus` of the language model")
     add("--pretrained", help="take these weights instead")
     add("--steps", type=int, default=1200, help="of pre-training (%(default)s)")
-    add("--epochs", type=int, nargs="+", default=[12], help="of each classifier (%(default)s)")
-    add("--dropout", type=float, nargs="+", default=[0.3], help="in each classifier (%(default)s)")
+    add("--epochs", type=int, nargs="+", default=[8], help="of each classifier (%(default)s)")
+    add("--dropout", type=float, nargs="+", default=[0.1, 0.3], help="in each classifier (%(default)s)")
     add("--seeds", type=int, default=3, help="runs of each kind (%(default)s)")
     add("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="which weights to begin with (both)")
     add("--ways", nargs="+", choices=list(RATES), default=list(RATES), help="what is trained (all four)")
@@ -92,7 +92,7 @@ def main() -> None:
     print(json.dumps({"runs": asked}, indent=1) if arguments.json else table(asked))
 
 
-def pretrain(text: list[str], steps: int, folder: Path, precision: str) -> str:
+def pretrain(text: list[str], steps: int, folder: Path, precision: str = "32-true") -> str:
     """The path of a checkpoint of a language model of that text."""
     target = folder / "pretrain" / "checkpoints" / "last.ckpt"
     if not target.is_file():

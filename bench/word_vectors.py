@@ -190,7 +190,7 @@ def compare_programs(arguments: argparse.Namespace, pairs: Sequence[Pairs]) -> l
         print("gensim is not installed: its rows are skipped (pip install gensim)")
     else:
         programs["gensim"] = (gensims, arguments.gensim_rates)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for objective in arguments.objectives:
             tries: list[tuple[str, Train, float]] = []
@@ -199,8 +199,8 @@ def compare_programs(arguments: argparse.Namespace, pairs: Sequence[Pairs]) -> l
                 if arguments.choose:
                     losses = {rate: held_out_loss(train, arguments, folder, objective, rate) for rate in rates}
                     rate = min(losses, key=losses.__getitem__)
-                    found = ", ".join(f"{loss:.4f} at {rate}" for rate, loss in losses.items())
-                    print(f"{objective}, {name}: held-out loss {found}", file=sys.stderr, flush=True)
+                    shown = ", ".join(f"{loss:.4f} at {each}" for each, loss in losses.items())
+                    print(f"{objective}, {name}: held-out loss {shown}", file=sys.stderr, flush=True)
                 tries.append((name, train, rate))
                 if name == "gensim" and rate != GENSIMS_RATE:
                     tries.append((name, train, GENSIMS_RATE))

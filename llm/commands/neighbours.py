@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm.errors import ConfigError
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
     queries = parse_queries(" ".join(arguments.words))
     models = [(path, read_vectors(path)) for path in arguments.ckpt]
     if not arguments.json and len(models) > 1:
-        print("".join(f"{path[-_WIDTH + 2 :]:{_WIDTH}}" for path, _ in models).rstrip())
+        print("".join(f"{_label(path)[-_WIDTH + 2 :]:{_WIDTH}}" for path, _ in models).rstrip())
     problems = [{path: _missing(query, vectors) for path, vectors in models} for query in queries]
     if nowhere := [found[models[0][0]] for found in problems if all(found.values())]:
         raise ConfigError(*map(str, nowhere))
@@ -101,6 +102,12 @@ def run(arguments: argparse.Namespace) -> None:
             print("".join(f"  {cell:{_WIDTH - 2}}" for cell in cells).rstrip())
         for path, problem in missing.items():
             print(f"  {path}: {problem}")
+
+
+def _label(path: str) -> str:
+    """What tells a table from others: the run and its version where it is a run's checkpoint, else the path."""
+    parts = Path(path).parts
+    return "/".join(parts[-4:-2]) if len(parts) > 3 and parts[-2] == "checkpoints" else path
 
 
 def _missing(query: Query, vectors: NamedVectors) -> str | None:

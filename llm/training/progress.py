@@ -161,7 +161,7 @@ class RunProgress(ProgressBar):
             print(", ".join(parts), file=sys.stderr, flush=True)
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
+class _Bar(tqdm):
     """A bar that is told how many seconds are left; where it is not, it goes by its own rate."""
 
     left: float | None = None

@@ -8,7 +8,8 @@ pytest.importorskip("transformers")
 def test_every_family_means_the_same_in_transformers(bench):
     output = bench("parity", "--tiny", "--json")
     rows = json.loads(output)
-    assert [row["family"] for row in rows] == ["GPT2", "Llama", "Mistral", "Qwen2", "Qwen3"]
+    names = ["GPT2", "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "GPTNeoX", "OPT"]
+    assert [row["family"] for row in rows] == names
     for row in rows:
         assert row["greedy"], row
         assert row["bytes"], row

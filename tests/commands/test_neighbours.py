@@ -61,6 +61,17 @@ def test_two_tables_side_by_side(file, tmp_path, capsys):
     assert f"{other}: 'queen' is not in the vocabulary" in lines[-1]
 
 
+def test_tables_of_runs_are_told_apart_by_their_runs(tmp_path, capsys):
+    words = []
+    for run in ("word_vectors", "gpt"):
+        path = tmp_path / "runs" / run / "version_0" / "checkpoints" / "last.txt"
+        path.parent.mkdir(parents=True)
+        write_word2vec(NamedVectors(list(WORDS), torch.tensor(list(WORDS.values()))), path)
+        words += ["--ckpt", str(path)]
+    assert main(["neighbours", *words, "king"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["word_vectors/version_0", "gpt/version_0"]
+
+
 @pytest.mark.parametrize(("format", "name"), [("word2vec", "out.txt"), ("word2vec-binary", "out.bin")])
 def test_export_writes_what_neighbours_reads(file, tmp_path, capsys, format, name):
     out = str(tmp_path / name)

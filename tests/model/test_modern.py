@@ -214,10 +214,10 @@ def test_a_shared_file_is_the_whole_model(tiny, tmp_path, settings):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"positions": "rotary"}, "positions is rotary"),
+        ({"positions": "rotary", "bias": False}, "positions is rotary"),
         ({"qk_norm": True}, "qk_norm is True"),
         ({"norm": "rms_norm"}, "norm is rms_norm"),
-        ({"activation": "squared_relu"}, "activation is squared_relu"),
+        ({"activation": "squared_relu", "bias": False}, "activation is squared_relu"),
         (
             MODERN,
             r"Llama's .*: mlp is plain \(gated there\), qk_norm is True \(False there\); use --format safetensors",

@@ -338,3 +338,17 @@ def test_a_run_may_adapt_them(make):
     settings = found.config.to_dict() | {"context_length": 16, "vocab_multiple": 64, "dropout": 0.1}
     adapted = build(adapt(found, GPTConfig(**settings))).eval()
     torch.testing.assert_close(adapted(ids), build(found).eval()(ids))
+
+
+@pytest.mark.parametrize(
+    ("settings", "family"),
+    [({"positions": "rotary"}, "GPTNeoX"), ({"activation": "squared_relu"}, "OPT"), ({"activation": "relu"}, "GPT2")],
+    ids=str,
+)
+def test_what_is_of_no_family_is_written_as_one_that_can_hold_it(tmp_path, settings, family):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=V, context_length=16, n_layer=2, n_head=2, n_embd=16, **settings)).eval()
+    export(Pretrained("llm", model.config, model.state_dict()), tmp_path / "out")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert type(theirs).__name__.startswith(family)
+    torch.testing.assert_close(theirs(some_ids(length=16)).logits, model(some_ids(length=16)), atol=1e-5, rtol=0)

@@ -189,6 +189,8 @@ def test_the_preflight_shows_a_sample_and_what_is_lost(capsys):
     said = capsys.readouterr().err
     assert "[[" in said.split("a sample, what is supervised between [[ and ]]:")[1]
     assert "prompts were truncated to context_length 32" in said
+    (corpus,) = (line for line in said.splitlines() if line.startswith("corpus "))
+    assert "records.jsonl, " in corpus, "a file and its size"
     assert not Path("runs").exists()
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from llm.data.chat.errands import errands
+from llm.data.chat.errands import Split, errands
 from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
 from llm.data.order import KeyedPermutation, n_held_out
 from llm.errors import ConfigError
@@ -20,6 +19,14 @@ Placed = tuple[str, Conversation]
 _SPLIT_SEED = 0
 
 
+_GENERATED: dict[str, Split] = {ERRANDS: "train", f"{ERRANDS}/held_out": "held_out"}
+
+
+def corpus_files(corpus: str | list[str]) -> list[Path]:
+    """The files of a corpus; none where it is generated."""
+    return [Path(source).expanduser() for source in _sources(corpus) if source not in _GENERATED]
+
+
 def read_corpus(corpus: str | list[str]) -> Iterator[Placed]:
     """The conversations of files of records, or the generated ones.
 
@@ -27,11 +34,10 @@ def read_corpus(corpus: str | list[str]) -> Iterator[Placed]:
         ConfigError: a name is that of a folder.
         DataError: a file can't be read, or a record is none of the three forms.
     """
-    for source in [corpus] if isinstance(corpus, str) else corpus:
-        if source == ERRANDS:
-            yield from _placed_errands("train")
-        elif source == f"{ERRANDS}/held_out":
-            yield from _placed_errands("held_out")
+    for source in _sources(corpus):
+        if source in _GENERATED:
+            found = errands(_GENERATED[source])
+            yield from ((f"errand {number}", each) for number, each in enumerate(found, start=1))
         elif Path(source).expanduser().is_dir():
             raise ConfigError(f"{source!r} is a folder; give the .json or .jsonl files in it")
         else:
@@ -52,5 +58,5 @@ def held_out(found: Sequence[Placed], fraction: float) -> list[bool]:
     return [numbers[prompt] in chosen for prompt in prompts]
 
 
-def _placed_errands(split: Literal["train", "held_out"]) -> Iterator[Placed]:
-    return ((f"errand {number}", each) for number, each in enumerate(errands(split), start=1))
+def _sources(corpus: str | list[str]) -> list[str]:
+    return [corpus] if isinstance(corpus, str) else corpus

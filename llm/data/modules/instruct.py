@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.config import TokenizerConfig
-from llm.data.chat.corpus import ERRANDS, Placed, held_out, read_corpus
+from llm.data.chat.corpus import ERRANDS, Placed, corpus_files, held_out, read_corpus
 from llm.data.chat.messages import Conversation
 from llm.data.chat.samples import Losses, SampleMaker
 from llm.data.chat.showing import as_text
@@ -155,6 +155,11 @@ class InstructDataModule(ExampleDataModule):
             if not wanted.isdisjoint(range(first, n_samples)):
                 found.append(conversation)
         return found
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the training corpus; none if it is generated."""
+        return corpus_files(self.corpus)
 
     def sample_text(self) -> str:
         """The first prompt that is held out, or trained on."""

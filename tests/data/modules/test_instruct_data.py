@@ -59,6 +59,7 @@ def test_only_answers_have_targets(make):
         assert (targets[int(length) :] == IGNORED).all()
         assert data.tokenizer.decode(inputs[: int(length)].tolist()).startswith("<|user|>\nsay ")
     assert data.val_dataloader() == []
+    assert [path.name for path in data.files] == ["records.json"]
     store = data.train_examples.store
     assert data.supervised_fraction == store.n_supervised / store.n_tokens < 0.5
 
@@ -152,6 +153,7 @@ def test_errands_are_validated_on_their_held_out_wordings(tmp_path):
     data = InstructDataModule(
         tokenizer=TokenizerConfig("bpe", vocab_size=700), template="phi3", cache_dir=str(tmp_path)
     )
+    assert data.files == []
     asked = [{talk[0].content for talk in data.conversations(split)} for split in ("train", "validation")]
     assert not asked[0] & asked[1]
     assert len(data.conversations("test")) == len(data.conversations("validation")) == 400
