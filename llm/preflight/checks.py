@@ -26,6 +26,8 @@ Check = Callable[[Plan], Iterator[str]]
 _COMMON_RATES = (1e-6, 3e-2)
 _MUCH_VALIDATION = 0.15
 """Fraction of the time of a run."""
+_FEW_WINDOWS = 100
+"""Fewer are not worth a choice."""
 _BY_HEART = 20.0
 """Epochs from which on a model memorizes the text."""
 _OFTEN = 4.0
@@ -250,7 +252,8 @@ def validation_takes_long(plan: Plan) -> Iterator[str]:
         return
     batches = plan.batches_until(plan.steps) - plan.batches_until(plan.start.step)
     taken = plan.time_of_validation(batches)
-    if batches > 0 and (fraction := taken / (batches + taken)) > _MUCH_VALIDATION:
+    many = plan.corpus.validation_rows > _FEW_WINDOWS
+    if many and batches > 0 and (fraction := taken / (batches + taken)) > _MUCH_VALIDATION:
         enough = max(1, int(plan.corpus.validation_rows * batches / 9 / taken))
         yield (
             f"validation takes {fraction:.0%} of the time, on {plan.corpus.validation_rows:,} windows: "
