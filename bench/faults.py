@@ -40,6 +40,7 @@ PAIRS = "".join(f"the {noun} {verb}\t{verb[::-1]} {noun[::-1]}\n" for noun in NO
 _COMMON = [
     "--data.tokenizer.kind=char",
     "--data.batch_size=8",
+    "--data.evaluation_batch_size=8",
     "--model.optim.warmup_steps=5",
     "--trainer.accelerator=cpu",
     "--trainer.log_every_n_steps=1",

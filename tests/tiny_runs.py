@@ -81,6 +81,7 @@ def fit(
         TokenizerConfig("char"),
         context_length=8,
         batch_size=4,
+        evaluation_batch_size=4,
         stride=8,
         validation_fraction=0.3,
         cache_dir=str(folder / "cache"),

@@ -16,7 +16,7 @@ from llm.data import TextDataModule
 from llm.tasks import LanguageModel
 
 CORPUS = "the cat sat on the mat, and the dog sat by the door; " * 6
-DATA = {"context_length": 8, "batch_size": 4, "stride": 8, "validation_fraction": 0.3}
+DATA = {"context_length": 8, "batch_size": 4, "evaluation_batch_size": 4, "stride": 8, "validation_fraction": 0.3}
 GPT = {"n_layer": 1, "n_head": 2, "n_embd": 8}
 LIGHTNINGS = {"num_sanity_val_steps": 0, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
 """Defaults of Lightning's that are others here, and no sanity check."""

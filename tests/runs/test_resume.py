@@ -22,7 +22,13 @@ TEXT = "the cat sat on the mat, and the dog sat by the door; " * 6
 def data(folder: Path, kind=TextDataModule, **options) -> TextDataModule:
     corpus = folder / "corpus.txt"
     corpus.write_text(TEXT)
-    defaults = {"context_length": 8, "batch_size": 6, "stride": 8, "validation_fraction": 0.2}
+    defaults = {
+        "context_length": 8,
+        "batch_size": 6,
+        "evaluation_batch_size": 6,
+        "stride": 8,
+        "validation_fraction": 0.2,
+    }
     return kind(
         corpus=str(corpus),
         tokenizer=TokenizerConfig("char"),

@@ -49,7 +49,13 @@ def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, name):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("seconds", [0.3, 2.0])
 def test_a_signal_before_the_first_step_ends_with_one_line(tmp_path, number, seconds):
-    run = start(tmp_path, "--trainer.limit_val_batches=1.0", "--data.batch_size=1", "--data.stride=1")
+    run = start(
+        tmp_path,
+        "--trainer.limit_val_batches=1.0",
+        "--data.batch_size=1",
+        "--data.evaluation_batch_size=1",
+        "--data.stride=1",
+    )
     time.sleep(seconds)
     run.send_signal(number)
     errors = errors_of(run)

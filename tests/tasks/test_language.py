@@ -205,6 +205,7 @@ def test_a_model_in_16_bits_is_measured_over_all_batches(datamodule, tmp_path):
         TokenizerConfig("char"),
         context_length=8,
         batch_size=1,
+        evaluation_batch_size=1,
         validation_fraction=0.6,
         cache_dir=datamodule.cache_dir,
     )
