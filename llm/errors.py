@@ -6,6 +6,7 @@ the message as one line and exits non-zero; in Python they are ordinary exceptio
 
 from __future__ import annotations
 
+import math
 import re
 
 HOW_TO_RESUME = "resume from the last checkpoint with --ckpt_path last"
@@ -16,6 +17,8 @@ _LOST_WORKER = re.compile(
 _LOST_PEER = re.compile(
     "connection (?:closed|reset) by peer|broken pipe|NCCL communicator was aborted|remote process exited", re.IGNORECASE
 ).search
+_SIZES = re.compile(r"overflowed with sizes=\[([\d, ]+)\]").search
+_ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (\w+)").search
 _NO_MEMORY = re.compile("can't allocate memory|out of memory|storage size calculation overflowed", re.IGNORECASE).search
 
 
@@ -73,8 +76,20 @@ def reason_of(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename!r}' if error.filename else ''}"
     if isinstance(error, MemoryError | RuntimeError) and (isinstance(error, MemoryError) or _NO_MEMORY(str(error))):
-        return "there is not enough memory; use a smaller model, batch_size or context_length"
+        return f"there is not enough memory{_asked_for(str(error))}; use a smaller model, batch_size or context_length"
     return _loss_of_a_process(error)
+
+
+def _asked_for(message: str) -> str:
+    """How much memory torch wanted, where it says so."""
+    if sizes := _SIZES(message):
+        each = [int(size) for size in sizes[1].split(",") if size.strip()]
+        shape = " x ".join(f"{size:,}" for size in each)
+        return f": a tensor of {shape} values would take {4 * math.prod(each) / 1e12:,.0f} TB in float32"
+    if asked := _ASKED(message):
+        amount = f"{int(asked[1]) / 1e9:,.2f} GB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}"
+        return f": {amount} more were asked for"
+    return ""
 
 
 def _loss_of_a_process(error: BaseException) -> str | None:

@@ -13,7 +13,7 @@ from llm.cli.task import refuse_other_task
 from llm.cli.tuning import adopt_batch_size
 from llm.cli.words import read_settings
 from llm.config import OptimConfig
-from llm.errors import CheckpointError, ConfigError
+from llm.errors import CheckpointError, ConfigError, OtherTaskError
 from llm.model.networks import is_known
 from llm.model.trained import Trained
 from llm.preflight import Start
@@ -94,12 +94,19 @@ def adopt_pretrained(config: Any, given: set[str], task: Task) -> Start:
 
     Raises:
         CheckpointError: they can't be read.
-        ConfigError: the user set what contradicts them.
+        ConfigError: they are of a task that this one can't begin with, or the user set what contradicts them.
     """
     n_head = f"{task.network_group}.n_head"
     told = {"n_head": config[n_head]} if is_given(n_head, given) else {}
     kind: Any = task.module_class()
-    found = read_pretrained(config.model.pretrained, told, tasks=kind.starts_from)
+    try:
+        found = read_pretrained(config.model.pretrained, told, tasks=kind.starts_from)
+    except OtherTaskError as error:
+        raise ConfigError(
+            f"--model.pretrained {str(config.model.pretrained)!r} is of the task {error.task!r}, and a run of "
+            f"{kind.task!r} begins with those of {' or '.join(kind.starts_from)}, or of other programs: give such, or "
+            f"go on with these by --task {error.task} --ckpt_path {config.model.pretrained}"
+        ) from error
     for note in found.notes:
         log.info("pretrained:  %s", note)
     adopt_architecture(config, given, task.network_group, found.config.to_dict(), task.sources)

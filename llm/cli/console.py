@@ -87,5 +87,6 @@ def be_quiet() -> None:
         ".*`isinstance\\(treespec.*",
         ".*does not support bf16.*",
         ".*but have no logger configured.*",
+        ".*overriding `LightningModule.optimizer_.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -28,6 +28,13 @@ _ALSO_CALLED = {
     "n_head": {"heads", "num_heads", "n_heads", "num_attention_heads"},
     "n_layer": {"layers", "num_layers", "n_layers", "num_hidden_layers", "depth"},
     "validation_fraction": {"validation_share", "val_fraction", "val_split", "val_size", "validation_split"},
+    "accelerator": {"gpus", "tpu_cores", "num_processes", "auto_select_gpus", "ipus"},
+    "ckpt_path": {"resume_from_checkpoint", "resume", "load_from_checkpoint"},
+    "callbacks": {"auto_lr_find", "auto_scale_batch_size", "checkpoint_callback", "stochastic_weight_avg"},
+    "enable_model_summary": {"weights_summary"},
+    "enable_progress_bar": {"progress_bar_refresh_rate"},
+    "use_distributed_sampler": {"replace_sampler_ddp"},
+    "default_root_dir": {"weights_save_path", "output_dir"},
     "corpus": {"text", "file", "dataset", "train_file", "data"},
 }
 """What other programs, and earlier versions, call a setting."""
@@ -74,7 +81,10 @@ def explain(message: str, known: Collection[str]) -> str:
         known: the dotted names of all settings.
     """
     if wrong := re.search(r"unrecognized arguments: --([\w.]+)|Subcommand .* option '([\w.]+)'", message):
-        other, near = other_task(wrong[1] or wrong[2], known), suggestion(wrong[1] or wrong[2], known)
+        name = wrong[1] or wrong[2]
+        if name in known:
+            return f"{message}: that is an option of another command"
+        other, near = other_task(name, known), suggestion(name, known)
         return f"{message}{other}{near.replace('mean ', 'mean --') or ('' if other else '; see --help')}"
     key = re.search(r'Parser key "([\w.]+)"', message)
     if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):

@@ -45,6 +45,11 @@ _PACKAGES = {
 """What classes need whose names hold these."""
 
 
+_NAMED_ELSEWHERE = re.compile("(val|valid|eval|train)[_/]|validation_").match
+"""Names of metrics as other code has them, such as `val_loss`; training's are logged, but not for callbacks."""
+_LARGEST_SEED = 2**32 - 1
+
+
 def can_be_named(path: str) -> bool:
     """Whether a class of Lightning's, by its dotted name, can be named in a configuration, on this machine."""
     name = path.rpartition(".")[2]
@@ -74,6 +79,12 @@ def refuse_of_lightning(trainer: Any) -> None:
             "trainer.barebones is refused: it trains without checkpoints, logs and validation, so that nothing is left "
             "of a run; --preflight measures the speed of a step"
         )
+    if re.search("_(spawn|fork|notebook)", strategy := str(trainer.get("strategy"))):
+        raise ConfigError(
+            f"trainer.strategy {strategy} is refused: it copies this process and its weights to others, which is for "
+            "notebooks; give ddp"
+        )
+    _refuse_average_without_epochs(trainer)
     for plugin in class_names(trainer.get("plugins")):
         if plugin.endswith("CheckpointIO"):
             raise ConfigError(
@@ -82,10 +93,69 @@ def refuse_of_lightning(trainer: Any) -> None:
             )
 
 
+def _refuse_average_without_epochs(trainer: Any) -> None:
+    callbacks = trainer.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    for name, callback in zip(class_names(callbacks), callbacks, strict=True):
+        if name != "StochasticWeightAveraging" or (trainer.get("max_epochs") or -1) > 0:
+            continue
+        begin = (getattr(callback, "init_args", None) or {}).get("swa_epoch_start", 0.8)
+        if not isinstance(begin, int):
+            raise ConfigError(
+                f"StochasticWeightAveraging begins after the fraction {begin} of the epochs, and how many they are is "
+                "not said: give --trainer.max_epochs, or an epoch as --trainer.callbacks.swa_epoch_start"
+            )
+
+
+def refuse_monitors(trainer: Any) -> None:
+    """Hold what callbacks monitor to the names that metrics have here, before a run has trained to the first of them.
+
+    Args:
+        trainer: its settings.
+
+    Raises:
+        ConfigError: a name is one that metrics often have elsewhere.
+    """
+    callbacks = trainer.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    for name, callback in zip(class_names(callbacks), callbacks, strict=True):
+        monitor = str((getattr(callback, "init_args", None) or {}).get("monitor"))
+        if name and _NAMED_ELSEWHERE(monitor):
+            raise ConfigError(
+                f"trainer.callbacks: {name} monitors {monitor!r}; what a callback can monitor here is called "
+                "validation/NAME, such as validation/loss"
+            )
+
+
+def refuse_loading_code(weights_only: Any) -> None:
+    """Hold `weights_only` to what is safe.
+
+    Raises:
+        ConfigError: it is false.
+    """
+    if weights_only is False:
+        raise ConfigError("--weights_only false is refused: a checkpoint is tensors and plain values, and runs no code")
+
+
+def refuse_seed(seed: Any) -> None:
+    """Hold `seed_everything` to what random number generators take.
+
+    Raises:
+        ConfigError: it is negative or too large.
+    """
+    if isinstance(seed, int) and not 0 <= seed <= _LARGEST_SEED:
+        raise ConfigError(f"seed_everything must be 0 to {_LARGEST_SEED}, or false for none; got {seed}")
+
+
 def reason_about(message: str) -> str | None:
     """What to say instead of a parser's message about a class of Lightning's; None where it is about another."""
     if re.search(r"\bLitLogger\b", message) and importlib.util.find_spec("litlogger") is None:
         return "trainer.logger: LitLogger needs the package litlogger: pip install litlogger"
+    if "invalid choice: 'tune'" in message:
+        return (
+            "there is no command tune: fit --trainer.callbacks+=LearningRateFinder finds a learning rate before the "
+            "run, +=BatchSizeFinder a batch size; with --preflight, that is all"
+        )
     if 'Parser key "trainer.logger"' in message and "but is abstract" in message:
         return "trainer.logger: this is a base class to subclass; give TensorBoardLogger, CSVLogger or another"
     for callback, reason in REFUSED_CALLBACKS.items():

@@ -10,7 +10,7 @@ from llm.cli.parsing import suggestion
 from llm.cli.words import TASK, settings_of_files, take, value_in_files
 from llm.config.tasks import LANGUAGE
 from llm.errors import CheckpointError, ConfigError
-from llm.pretrained.checkpoint import read_checkpoint, task_of
+from llm.pretrained.checkpoint import task_in, task_of
 from llm.runs.newest import RUNS, newest_checkpoint
 from llm.tasks import TASKS
 from llm.tasks.base import TaskModule
@@ -37,7 +37,7 @@ def choose_task(words: Sequence[str]) -> str:
             raise ConfigError(f"there is no task {str(word)!r}{near}; there is {', '.join(TASKS)}")
         return str(word)
     path = _checkpoint(words, files) if words[:1] and words[0] in _USES_A_CHECKPOINT else None
-    return LANGUAGE if path is None else _known_task_of(read_checkpoint(path), path)
+    return LANGUAGE if path is None else _known(task_in(path), path)
 
 
 def _checkpoint(words: Sequence[str], files: Iterable[dict[str, Any]]) -> str | Path | None:
@@ -56,8 +56,8 @@ def _checkpoint(words: Sequence[str], files: Iterable[dict[str, Any]]) -> str | 
     return newest_checkpoint(folder or RUNS, path)
 
 
-def _known_task_of(checkpoint: dict[str, Any], path: str | Path) -> str:
-    if (word := task_of(checkpoint)) not in TASKS:
+def _known(word: str, path: str | Path) -> str:
+    if word not in TASKS:
         raise CheckpointError(f"{str(path)!r} holds the task {word[:80]!r}; there is {', '.join(TASKS)}")
     return word
 
@@ -68,7 +68,7 @@ def refuse_other_task(checkpoint: dict[str, Any], path: str | Path, word: str) -
     Raises:
         CheckpointError: it holds another.
     """
-    if (theirs := _known_task_of(checkpoint, path)) != word:
+    if (theirs := _known(task_of(checkpoint), path)) != word:
         raise CheckpointError(f"{str(path)!r} holds the task {theirs!r}, not {word!r}: give --task {theirs}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from llm.cli.adopting import adopt_checkpoint, adopt_pretrained
 from llm.cli.ending import say_how_to_use
 from llm.cli.parsing import check_settings
-from llm.cli.refusals import refuse_of_lightning
+from llm.cli.refusals import refuse_loading_code, refuse_monitors, refuse_of_lightning, refuse_seed
 from llm.cli.settings import (
     adopt_interval,
     adopt_length,
@@ -43,7 +44,6 @@ from llm.cli.tuning import (
 from llm.cli.words import settings_of_files
 from llm.data import TextDataModule
 from llm.errors import ConfigError
-from llm.inspection import Inspection, TextSamples
 from llm.preflight import (
     Plan,
     PreflightDone,
@@ -73,7 +73,6 @@ from llm.runtime.hardware import has_native_bfloat16
 from llm.runtime.randomness import preserve_rng_state
 from llm.runtime.trust import refuse_functions
 from llm.tasks import TASKS
-from llm.tasks.answers import Answers
 from llm.training.progress import RunProgress, StartingPoint
 from llm.training.throughput import Throughput
 
@@ -141,6 +140,10 @@ class TrainingCLI(LightningCLI):
         if subcommand == "predict":
             refuse_without_predictions(self.word)
         refuse_of_lightning(config.trainer)
+        refuse_seed(config.seed_everything)
+        refuse_loading_code(config.get("weights_only"))
+        if not self.allowed_classes:  # whose code may log metrics of its own
+            refuse_monitors(config.trainer)
         config.trainer.callbacks = plain_values(config.trainer.callbacks)
         refuse_functions(config, self.allowed_classes)
         words = args[args.index(subcommand) + 1 :]
@@ -248,7 +251,10 @@ class TrainingCLI(LightningCLI):
     def _held_out_part(self, data: Any) -> str:
         """Which part of the training corpus is measured on."""
         fraction = data.get("test_fraction") if self.subcommand == "test" else None
-        part = "the last " if issubclass(self.task.datamodule_class(), TextDataModule) else ""
+        kind = self.task.datamodule_class()
+        if data.corpus in getattr(kind, "own_splits", ()):
+            return "what is held out of it"
+        part = "the last " if issubclass(kind, TextDataModule) else ""
         return f"{part}{fraction or data.validation_fraction:.0%} of it"
 
     def _parse_ckpt_path(self) -> None:
@@ -265,7 +271,7 @@ class TrainingCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        callbacks = without_looks(callbacks, config.get("strategy"), (Inspection, TextSamples, Answers))
+        callbacks = without_looks(callbacks, config.get("strategy"), self.task.callback_classes().values())
         always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
         their_own = any(isinstance(c, ProgressBar) for c in [*callbacks, *_as_list(config.get("callbacks"))])
         if config.get("enable_progress_bar") is not False and not their_own:
@@ -287,6 +293,9 @@ class TrainingCLI(LightningCLI):
                 refuse_to_overwrite(folders, config.ckpt_path, config.fresh)
                 stack.enter_context(locked(folders))
             status = 1
+            stack.enter_context(warnings.catch_warnings())
+            if subcommand != "fit":  # a callback that averages weights has put the average into the checkpoint
+                warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
             try:
                 super()._run_subcommand(subcommand)
                 status = 0

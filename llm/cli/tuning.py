@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from llm.cli.refusals import class_names
 from llm.errors import ConfigError
 from llm.preflight import Plan
-from llm.preflight.costs import step_costs
+from llm.preflight.making import costs_of_step
 from llm.preflight.memory import expected_memory
 from llm.runs.finding import find_batch_size, find_learning_rate
 
@@ -139,7 +139,7 @@ def _fits(plan: Plan | None, batch_size: int) -> bool:
     assert plan.memory is not None
     assert plan.datamodule is not None
     supervised = plan.datamodule.supervised_fraction
-    costs = step_costs(plan.network, batch_size, plan.precision, plan.device, supervised, plan.trained)
+    costs = costs_of_step(plan, plan.network, batch_size, supervised, plan.device)
     expected = expected_memory(plan.parameters, costs, plan.precision, plan.device, 1, plan.memory.held)
     return expected.to_come <= plan.free_memory
 

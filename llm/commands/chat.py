@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llm.config import SamplingConfig
 from llm.config.tasks import INSTRUCT
 from llm.errors import CheckpointError, ConfigError, LLMError
+from llm.runtime.words import counted
 
 if TYPE_CHECKING:
     from llm.data.chat.templates import ChatTemplate
@@ -147,7 +148,9 @@ def _answer(chat: Chat, text: str) -> None:
     finally:
         print(flush=True)
     if chat.n_forgotten:
-        print(f"({chat.n_forgotten} earlier turn(s) did not fit into the context)", file=sys.stderr, flush=True)
+        print(
+            f"({counted(chat.n_forgotten, 'earlier turn')} did not fit into the context)", file=sys.stderr, flush=True
+        )
 
 
 def _reset(chat: Chat, _: str) -> str:

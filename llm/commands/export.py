@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
         LLMError: the checkpoint can't be read, the format has no place for it, or the target is there already.
     """
     from llm.commands.targets import refuse_source
-    from llm.config.tasks import MASKED, NEXT_TOKEN_TASKS
-    from llm.errors import ConfigError
+    from llm.config.tasks import MASKED, NEXT_TOKEN_TASKS, WORD_VECTORS
+    from llm.errors import ConfigError, OtherTaskError
     from llm.pretrained import export, export_adapters, read_pretrained
 
     refuse_source(arguments.ckpt, arguments.out)
@@ -50,7 +50,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format == "peft":
         notes = export_adapters(arguments.ckpt, arguments.out, arguments.overwrite)
     else:
-        found = read_pretrained(arguments.ckpt, tasks=(*NEXT_TOKEN_TASKS, MASKED))
+        tasks = (*NEXT_TOKEN_TASKS, MASKED)
+        try:
+            found = read_pretrained(arguments.ckpt, tasks=tasks)
+        except OtherTaskError as error:
+            vectors = "; --format word2vec writes its vectors" if error.task == WORD_VECTORS else ""
+            raise ConfigError(
+                f"{arguments.ckpt!r} is of the task {error.task!r}, and --format {arguments.format} has a place for "
+                f"{', '.join(tasks)}: share the .ckpt itself, which holds all that is needed{vectors}"
+            ) from error
         notes = export(found, arguments.out, arguments.format, arguments.overwrite, arguments.dtype)
     for note in notes:
         print(f"note: {note}")

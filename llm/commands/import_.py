@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from llm.runtime.words import counted
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
@@ -68,7 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     config = found.config
     shared = head_name(config) if config.tie_head else ""
     count = sum(tensor.numel() for name, tensor in found.weights.items() if name != shared)
-    print(f"{found.format}: {count:,} parameters, {config.n_layer} layers, {config.n_head} heads, C = {config.n_embd}")
+    sizes = f"{counted(config.n_layer, 'layer')}, {counted(config.n_head, 'head')}, C = {config.n_embd}"
+    print(f"{found.format}: {count:,} parameters, {sizes}")
     print(f"vocabulary {config.vocab_size:,}, context {config.context_length:,}, tokenizer {found.tokenizer or 'none'}")
     for note in found.notes:
         print(f"note: {note}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from llm.runtime.words import counted
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -43,7 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
     merged = merge(checkpoint, arguments.ckpt)
     lora, names = trained_of(checkpoint).lora, list(checkpoint["state_dict"])
     n_layers = sum(name.endswith(f".{A}") for name in names)
-    print(f"{n_layers} adapters of rank {lora.rank}, alpha {lora.alpha:g}, merged into the weights beside them")
+    merged_into = "merged into the weights beside them"
+    print(f"{counted(n_layers, 'adapter')} of rank {lora.rank}, alpha {lora.alpha:g}, {merged_into}")
     if arguments.precision == "bfloat16":
         weights: dict[str, Tensor] = merged["state_dict"]
         each = {weight.data_ptr(): weight.bfloat16() for weight in weights.values()}  # shared ones stay shared

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from llm.runtime.words import counted
+
 SHARD_TOKENS = 100_000_000
 
 
@@ -90,8 +92,8 @@ def run(arguments: argparse.Namespace) -> None:
             "run the same command again, which resumes after the complete files"
         ) from error
     print(
-        f"{arguments.output}: {store.n_tokens:,} token ids of {store.n_documents:,} document(s), "
-        f"{size_text(store.n_bytes)} of text, in {len(store.shards)} file(s) "
+        f"{arguments.output}: {store.n_tokens:,} token ids of {counted(store.n_documents, 'document')}, "
+        f"{size_text(store.n_bytes)} of text, in {counted(len(store.shards), 'file')} "
         f"({arguments.tokenizer}, {time.perf_counter() - started:.1f} s)"
     )
     print(f"train on it: {train_command_line('fit', '--data.corpus', arguments.output)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm.config import GPTConfig, TokenizerConfig
 from llm.config.tasks import LANGUAGE
+from llm.runtime.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
         windows = SlidingWindows(torch.tensor(ids).numpy().astype("uint32"), length, 1)
         for inputs, targets in (windows[index] for index in range(min(3, len(windows)))):
             print(f"   {inputs.tolist()} -> {targets.tolist()}")
-        print(f"   {len(windows)} windows")
+        print(f"   {counted(len(windows), 'window')}")
 
     unknown = -100  # not supervised: what follows the last token is unknown
     batch, targets = torch.tensor([ids]), torch.tensor([[*ids[1:], unknown]])

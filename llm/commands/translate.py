@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the translation of each sentence on a line; an empty line stays empty.
+    """Print the translation of each sentence on a line; a blank line has an empty one.
 
     Raises:
         LLMError: the checkpoint, a sentence or an option can't be used.

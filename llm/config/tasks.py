@@ -9,6 +9,7 @@ INSTRUCT = "instruct"
 MASKED = "masked"
 CLASSIFY = "classify"
 TRANSLATE = "translate"
+WORD_VECTORS = "word_vectors"
 NEXT_TOKEN_TASKS = (LANGUAGE, INSTRUCT)
 """The tasks whose network is such a GPT: what one has trained, another can begin with, and `generate` can use."""
 

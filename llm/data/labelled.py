@@ -11,6 +11,7 @@ import numpy as np
 from llm.data.order import KeyedPermutation
 from llm.data.reading.labelled import LabelledText
 from llm.errors import TokenizerError
+from llm.runtime.words import counted
 from llm.tokenizers import Tokenizer
 
 _KEEP, _DIVIDE = 1, 0
@@ -62,11 +63,15 @@ def distinct(rows: Sequence[LabelledText]) -> Distinct:
                 other.setdefault(text_key(row.text), row)
     notes = []
     if empty:
-        notes.append(f"{len(empty):,} rows have no text and are left out; the first is {empty[0].place}")
+        are_left_out = counted(len(empty), "row has no text and is left out", "rows have no text and are left out")
+        notes.append(f"{are_left_out}; the first is {empty[0].place}")
     if other:
         key, theirs = next(iter(other.items()))
+        are_left_out = counted(
+            len(other), "text has several labels and is left out", "texts have several labels and are left out"
+        )
         notes.append(
-            f"{len(other):,} texts have several labels and are left out; the first is {first[key].text[:40]!r}, "
+            f"{are_left_out}; the first is {first[key].text[:40]!r}, "
             f"{first[key].label!r} at {first[key].place} and {theirs.label!r} at {theirs.place}"
         )
     kept_rows = [row for key, row in first.items() if key not in other]

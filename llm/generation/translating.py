@@ -14,6 +14,7 @@ from llm.generation.searching import LENGTH_PENALTY, Hypothesis, search
 from llm.model import EncoderDecoder
 from llm.pretrained import load_of_task, read_source_tokenizer
 from llm.tokenizers import Tokenizer
+from llm.tokenizers.base import UnknownPieceError
 
 
 class Translator(NamedTuple):
@@ -31,7 +32,12 @@ class Translator(NamedTuple):
         """
         if not text.strip():
             raise TokenizerError("there is nothing to translate in an empty text; give a sentence")
-        return [*self.source_tokenizer.encode(text.strip()), _end_of(self.source_tokenizer)]
+        try:
+            ids = self.source_tokenizer.encode(text.strip())
+        except UnknownPieceError as error:
+            is_shared = self.source_tokenizer.fingerprint == self.tokenizer.fingerprint
+            raise error if is_shared else error.in_setting("data.source_tokenizer") from error
+        return [*ids, _end_of(self.source_tokenizer)]
 
     def translate(
         self,

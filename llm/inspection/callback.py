@@ -28,6 +28,7 @@ from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
 from llm.runtime.files import write_whole
 from llm.runtime.process import Interrupted
 from llm.runtime.randomness import preserve_rng_state
+from llm.runtime.words import counted
 from llm.tasks.base import TaskModule
 from llm.tasks.classify import TextClassifier
 from llm.training.schedule import Every
@@ -177,7 +178,7 @@ class Inspection(L.Callback):
 
         def show() -> None:
             found = pl_module.class_metrics["validation"].confusion
-            title = f"validation after {trainer.global_step:,} steps"
+            title = f"validation after {counted(trainer.global_step, 'step')}"
             writer.image(f"{tags.LABELS}/confusion matrix", confusion_figure(found, pl_module.labels, title))
 
         self._try("confusion", pl_module, show)
@@ -218,7 +219,7 @@ class Inspection(L.Callback):
 
         def take() -> None:
             ids = torch.tensor([subject.ids], device=module.device)
-            title = f"Attention after {trainer.global_step:,} steps"
+            title = f"Attention after {counted(trainer.global_step, 'step')}"
             found = capture(module.network, ids)
             reports.append(Report(module.network, found, module.tokenizer, title, subject.notes, subject.originals))
 

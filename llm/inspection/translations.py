@@ -19,6 +19,7 @@ from llm.inspection.writers import TensorBoard, write_shapes
 from llm.runs.loggers import folder_of
 from llm.runtime.files import write_whole
 from llm.runtime.randomness import preserve_rng_state
+from llm.runtime.words import counted
 from llm.tasks.translate import TranslationModel
 from llm.training.schedule import Every
 from llm.training.throughput import side_work
@@ -102,7 +103,7 @@ class TranslationInspection(L.Callback):
         if source is None:
             pairs = datamodule.sentences("validation", 100) or datamodule.sentences("train", 100)
             source, target = sorted(pairs, key=lambda pair: len(pair.source))[len(pairs) // 2]
-        title = f"Alignment after {trainer.global_step:,} steps"
+        title = f"Alignment after {counted(trainer.global_step, 'step')}"
         return align(_translator(module), source, target, title)
 
     def _write_maps(self, trainer: L.Trainer, module: TranslationModel, writer: TensorBoard) -> None:

@@ -17,7 +17,9 @@ from llm.pretrained.adapting import differences
 from llm.runs.newest import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runs.resuming import other_architecture
 from llm.runtime.hardware import has_native_bfloat16
+from llm.runtime.words import counted
 from llm.tasks import TASKS
+from llm.training.schedule import batches_of_epoch
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -50,6 +52,13 @@ def nothing_to_do(plan: Plan) -> Iterator[str]:
     for name in ("max_steps", "max_epochs", "limit_train_batches"):
         if plan.setting(f"trainer.{name}") == 0:
             yield f"trainer.{name} is 0, so there is nothing to train; leave it out, or set it to 1 or more"
+    if plan.corpus is None or plan.overfits:
+        return
+    validation = batches_of_epoch(plan.corpus.validation_batches, plan.limit("val")) if plan.validates else 1
+    for split, batches in (("train", plan.corpus.batches), ("val", validation)):
+        limit = plan.limit(split)
+        if isinstance(limit, float) and limit > 0 and batches == 0:
+            yield f"trainer.limit_{split}_batches {limit:g} is less than one batch; give a number of them, such as 1"
 
 
 def other_weights(plan: Plan) -> Iterator[str]:
@@ -112,8 +121,9 @@ def validation_that_never_comes(plan: Plan) -> Iterator[str]:
     if plan.corpus is None or epochs is None or not isinstance(interval, int) or plan.validates_every is None:
         return
     if interval > plan.corpus.batches:
+        batches = counted(plan.corpus.batches, "batch", "batches")
         yield (
-            f"trainer.val_check_interval is {interval} batches and an epoch has {plan.corpus.batches}: set "
+            f"trainer.val_check_interval is {interval:,} batches and an epoch has {batches}: set "
             "trainer.check_val_every_n_epoch to null to count over epochs, or a smaller interval"
         )
 
@@ -142,7 +152,7 @@ def learning_rate(plan: Plan) -> Iterator[str]:
         yield f"learning_rate {plan.optim.learning_rate:g} is unusual: {low:g} to {high:g} is common"
     if plan.steps is not None and plan.optim.warmup_steps >= plan.steps > 0:
         yield (
-            f"warmup_steps {plan.optim.warmup_steps} is no less than the run's {plan.steps:,} steps: "
+            f"warmup_steps {plan.optim.warmup_steps} is no less than the run's {counted(plan.steps, 'step')}: "
             "the learning rate never gets past its warm-up"
         )
 
@@ -225,7 +235,7 @@ def validation(plan: Plan) -> Iterator[str]:
     elif (epochs := plan.setting("trainer.check_val_every_n_epoch")) is None:
         if every > (batches := plan.batches_until(plan.steps)):
             yield (
-                f"the run has {batches:,} batches, and trainer.val_check_interval is {every:,}: "
+                f"the run has {counted(batches, 'batch', 'batches')}, and trainer.val_check_interval is {every:,}: "
                 "validation comes at the end only"
             )
     elif plan.epochs is not None and epochs > plan.epochs:
@@ -256,11 +266,9 @@ def accumulation(plan: Plan) -> Iterator[str]:
     """A step that takes more batches than an epoch has."""
     accumulation = plan.accumulation
     most = accumulation if isinstance(accumulation, int) else max(accumulation.values())
-    if plan.corpus is not None and most > plan.corpus.batches:
-        yield (
-            f"a step accumulates {most} batches and an epoch has {plan.corpus.batches} batches: "
-            "a step ends with the epoch"
-        )
+    if plan.corpus is not None and most > plan.corpus.batches > 0:
+        batches = counted(plan.corpus.batches, "batch", "batches")
+        yield f"a step accumulates {most} batches and an epoch has {batches}: a step ends with the epoch"
 
 
 def precision(plan: Plan) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from llm.data import ClassifyDataModule
 from llm.evaluation.baselines import baselines_of
 from llm.preflight.plan import Plan
+from llm.runtime.words import counted
 
 _SHOWN = 8
 _RARE = 0.2
@@ -23,7 +24,7 @@ def label_lines(datamodule: ClassifyDataModule) -> Iterator[tuple[str, str]]:
     yield "labels", f"{', '.join(labels)}{more} (to train + validate + test)"
     yield (
         "repetitions",
-        f"of {datamodule.n_read:,} rows {datamodule.repeated:,} repeat another and "
+        f"of {counted(datamodule.n_read, 'row')} {counted(datamodule.repeated, 'repeats', 'repeat')} another and "
         f"{datamodule.in_two_splits:,} stood in two splits: each text counts once",
     )
     for note in datamodule.notes:

@@ -28,6 +28,7 @@ from llm.preflight.words import word_costs, word_parameters
 from llm.runs.checkpointing import BestAndLast
 from llm.runs.loggers import planned_folder
 from llm.runs.run_folder import refuse_to_overwrite
+from llm.runtime.counting import Costs
 from llm.tasks import TASKS, Task
 from llm.tasks.base import TaskModule
 from llm.training.schedule import batches_of_epoch, steps_of_run
@@ -107,17 +108,29 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
 def _count_costs(plan: Plan, network: Any, supervised: float, device: str) -> None:
     """Find out what a step costs and needs."""
     assert plan.parameters is not None
-    data = plan.settings["data"]
-    if isinstance(network, WordVectorsConfig):
-        plan.costs = word_costs(network, data, plan.precision, device, plan.trained)
-    else:
-        length = network.context_length
-        longest = min(length, plan.corpus.longest if plan.corpus is not None else length)
-        network = dataclasses.replace(network, context_length=longest)  # no batch is wider
-        plan.costs = step_costs(network, data["batch_size"], plan.precision, device, supervised, plan.trained)
+    plan.costs = costs_of_step(plan, network, plan.settings["data"]["batch_size"], supervised, device)
     held = process_memory() if device == "cpu" else 0
     plan.memory = expected_memory(plan.parameters, plan.costs, plan.precision, device, plan.world_size, held)
     plan.free_memory = free_memory(device)
+
+
+def costs_of_step(plan: Plan, network: Any, batch_size: int, supervised: float, device: str) -> Costs:
+    """What a step of a run would cost with another batch size: its rows are as long as the longest of them.
+
+    Args:
+        plan: of the run.
+        network: its architecture.
+        batch_size: rows of a batch.
+        supervised: fraction of the tokens that have a target.
+        device: its kind.
+    """
+    if isinstance(network, WordVectorsConfig):
+        data = {**plan.settings["data"], "batch_size": batch_size}
+        return word_costs(network, data, plan.precision, device, plan.trained)
+    length = network.context_length
+    longest = min(length, plan.corpus.longest if plan.corpus is not None else length)
+    network = dataclasses.replace(network, context_length=longest)  # no batch is wider
+    return step_costs(network, batch_size, plan.precision, device, supervised, plan.trained)
 
 
 def _network_config(plan: Plan, task: Task) -> Any:

@@ -8,6 +8,7 @@ from llm.data import TextDataModule
 from llm.data.tokens.counting import count_tokens
 from llm.errors import DataError
 from llm.preflight.plan import Plan
+from llm.runtime.words import counted
 from llm.tokenizers.vocabulary import UNKNOWN_TOKENS
 
 _COUNTED = 100_000_000
@@ -34,6 +35,6 @@ def special_tokens_in_the_text(plan: Plan) -> Iterator[str]:
         if (count := int(counts[token_id])) > 0 and (token_id == tokenizer.end_of_text_id or not unknown):
             does = "ends a document there" if token_id in tokenizer.end_ids else "is that token there"
             yield (
-                f"{name} occurs {count:,} time(s) in the text itself, and each {does}; if that is not meant, "
+                f"{name} occurs {counted(count, 'time')} in the text itself, and each {does}; if that is not meant, "
                 "--data.special_tokens as_text takes it for ordinary text"
             )

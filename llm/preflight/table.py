@@ -9,6 +9,7 @@ from llm.data.modules.text import sampled_validation
 from llm.preflight.plan import Plan
 from llm.preflight.sizes import in_bytes, in_fraction, in_time
 from llm.runs.newest import BEST, LAST, PREVIOUS
+from llm.runtime.words import counted
 
 
 def table(plan: Plan) -> str:
@@ -34,7 +35,7 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
             each = f"of {data['context_length']:,} tokens, one every {plan.datamodule.stride:,}"
         else:
             each = f"of up to {corpus.longest:,} tokens"
-        batches = f"{corpus.batches:,} batch{'' if corpus.batches == 1 else 'es'} of {data['batch_size']:,}"
+        batches = f"{counted(corpus.batches, 'batch', 'batches')} of {data['batch_size']:,}"
         epoch = f"an epoch is {batches}{_shared(plan)}"
         yield rows, f"{corpus.windows:,} {each}; {epoch}"
         yield from corpus.lines

@@ -23,10 +23,11 @@ from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
 from llm.pretrained.checkpoint import SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, export_adapters, refuse_existing
+from llm.pretrained.files import holds_weights
 from llm.pretrained.formats import import_adapters, read_pretrained
 from llm.pretrained.peft import is_peft
 from llm.pretrained.switching import Adapters
-from llm.pretrained.vocabulary_files import VOCABULARIES, read_vocabulary_file
+from llm.pretrained.vocabulary_files import VOCABULARIES, expected_files, read_vocabulary_file
 from llm.tokenizers import IdTokenizer, Tokenizer
 
 __all__ = [
@@ -139,8 +140,11 @@ def read_tokenizer(source: str | Path) -> Tokenizer:
         CheckpointError: it can't be read, or has no tokenizer.
         TokenizerError: it is a vocabulary or a `tokenizer.json` that can't be used.
     """
-    if (alone := read_vocabulary_file(Path(source).expanduser())) is not None:
+    path = Path(source).expanduser()
+    if (alone := read_vocabulary_file(path)) is not None:
         return alone
+    if path.is_dir() and not holds_weights(path):
+        raise CheckpointError(f"the folder {str(path)!r} holds no tokenizer: {expected_files(path)}")
     if Path(source).suffix == ".ckpt":  # of any task, whose network may be none that this package can build
         return tokenizer_of(read_checkpoint(source), source)
     pretrained = read_pretrained(source, any_task=True)

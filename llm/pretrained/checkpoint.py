@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llm.config import GPTConfig, LoRAConfig, OptimConfig
 from llm.config.tasks import LANGUAGE
-from llm.errors import CheckpointError, LLMError
+from llm.errors import CheckpointError, LLMError, OtherTaskError
 from llm.model.lora import merged
 from llm.model.networks import NETWORKS, config_class
 from llm.model.trained import ALL, Trained
@@ -52,8 +52,12 @@ def describe(config: NetworkConfig, tokenizer: Tokenizer | None, task: str = LAN
     }
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU.
+def read_checkpoint(path: str | Path, with_checksums: bool = True) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU; tensors are mapped, and read when they are used.
+
+    Args:
+        path: of the file.
+        with_checksums: compare every part of it with its checksum, which reads the whole file once.
 
     Raises:
         CheckpointError: the file is missing, is not a checkpoint of ours, or is damaged.
@@ -63,13 +67,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{shown} is a URL: download the file yourself, and only from where you trust")
     if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):  # a pipe would block
         raise CheckpointError(f"{shown} is not a regular file; save the checkpoint in one first")
-    _verify(Path(path))
+    _verify(Path(path), with_checksums)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {shown}") from error
     except IsADirectoryError as error:
-        raise CheckpointError(f"{shown} is a folder; give the .ckpt file in it") from error
+        names = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "last.ckpt", "best.ckpt")
+        found = next((str(Path(path) / name) for name in names if (Path(path) / name).is_file()), None)
+        such_as = "" if found is None else f", such as {found!r}"
+        raise CheckpointError(f"{shown} is a folder; give the .ckpt file in it{such_as}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{shown} is not a checkpoint of this package: it holds something other than tensors and plain values, "
@@ -98,7 +105,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _verify(path: Path) -> None:
+def task_in(path: str | Path) -> str:
+    """The word of the task of a checkpoint, without reading its tensors; raises what `read_checkpoint` raises."""
+    return task_of(read_checkpoint(path, with_checksums=False))
+
+
+def _verify(path: Path, with_checksums: bool) -> None:
     """Compare every part of a file with its checksum: torch writes a CRC-32 of each, and ignores it when it reads.
 
     0.1 s for 500 MB in the page cache, which the reading of the tensors then finds warm.
@@ -119,7 +131,7 @@ def _verify(path: Path) -> None:
                 p.file_size for p in parts
             ):
                 raise CheckpointError(f"{shown} is not a checkpoint: torch does not write such files")
-            damaged = archive.testzip()
+            damaged = archive.testzip() if with_checksums else None
     except OSError as error:
         raise CheckpointError(f"can't read {shown}: {error.strerror or error}") from error
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError) as error:
@@ -213,10 +225,15 @@ def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:
     """The architecture of a checkpoint; a GPT's where it does not say which.
 
     Raises:
+        OtherTaskError: it is of a task whose network this package does not build from a checkpoint.
         CheckpointError: it is not one that this package can build.
     """
     name = str(checkpoint[ENTRY].get("architecture", GPTConfig.__name__))
     if (kind := config_class(name)) is None:
+        if (task := task_of(checkpoint)) != LANGUAGE:
+            raise OtherTaskError(
+                f"{str(path)!r} is a checkpoint of the task {task[:80]!r}, whose network can't be used here", task
+            )
         known = ", ".join(kind.__name__ for kind in NETWORKS)
         raise CheckpointError(f"{str(path)!r} holds the architecture {name[:80]!r}; this package builds {known}")
     try:

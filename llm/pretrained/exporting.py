@@ -39,6 +39,7 @@ from llm.pretrained.layout import Tensors, head_name
 from llm.pretrained.roles import stated_ids
 from llm.pretrained.tokenizer_files import write_tokenizer
 from llm.runtime.files import move_into_place, temporary_for
+from llm.runtime.words import counted
 from llm.tokenizers import MASK, Tokenizer
 
 FORMATS = ("hf", "safetensors", "gguf")
@@ -110,7 +111,9 @@ def export_adapters(source: str | Path, out: str | Path, overwrite: bool = False
     """
     checkpoint, target, notes = read_checkpoint(source), Path(out), []
     if (task := task_of(checkpoint)) not in NEXT_TOKEN_TASKS:
-        raise ConfigError(f"{str(source)!r} is of the task {task!r}: peft's folders are for language models")
+        raise ConfigError(
+            f"{str(source)!r} is of the task {task!r}: peft's folders are for language models; share the .ckpt itself"
+        )
     trained, base = trained_of(checkpoint), checkpoint[ENTRY].get(BASE, {}).get("source")
     model_type = None
     if base is not None and (Path(base) / "config.json").is_file():
@@ -207,7 +210,8 @@ def _write_hugging_face(pretrained: Pretrained, folder: Path) -> list[str]:
         notes.append(f"{what}: where this model has none, zeros were written")
     if config.padded_vocab_size > config.vocab_size:
         padding = config.padded_vocab_size - config.vocab_size
-        notes.append(f"the {padding} rows of padding were omitted: they belong to no token")
+        were = counted(padding, "row of padding was", "rows of padding were")
+        notes.append(f"{were} omitted, which belong to no token")
     folder.mkdir()
     settings |= stated_ids(tokenizer)
     settings["dtype"] = str(pretrained.weights["embeddings.token.weight"].dtype).removeprefix("torch.")

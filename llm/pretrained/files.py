@@ -18,6 +18,7 @@ from llm.pretrained.other_kinds import kind_of_file, kind_of_folder
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "ckpt.pt", "model.pt")
 """The files that a folder is searched for, in this order; an index before them, which names several."""
+_FOUND = (*INDEXES, *WEIGHTS, "checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 
 class Content(NamedTuple):
@@ -58,13 +59,18 @@ def start_of(path: Path, n_bytes: int) -> bytes:
         return b""
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder has a weights file that is read."""
+    return any((folder / name).is_file() for name in _FOUND)
+
+
 def find_weights(folder: Path) -> Path:
     """The weights file of a folder, or the index of several; of the folder of a run, its best or else last checkpoint.
 
     Raises:
         CheckpointError: there is none.
     """
-    for name in (*INDEXES, *WEIGHTS, "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+    for name in _FOUND:
         if (folder / name).is_file():
             return folder / name
     if (kind := kind_of_folder(folder)) is not None:

@@ -14,6 +14,7 @@ from llm.pretrained.layout import TOKEN
 from llm.pretrained.roles import read_roles
 from llm.pretrained.tokenizer_files import read_tokenizer_files
 from llm.pretrained.vocabulary_files import nanogpt_vocabulary, read_meta
+from llm.runtime.words import counted
 from llm.tokenizers import BPETokenizer, Tokenizer
 
 _GPT2_ROWS = range(50257, 51201)
@@ -45,7 +46,9 @@ def add_tokenizer(found: Pretrained, folder: Path | None, given: Tokenizer | Non
         )
     if tokenizer is not None and tokenizer.vocab_size < config.vocab_size:
         unnamed = config.vocab_size - tokenizer.vocab_size
-        notes.append(f"the last {unnamed} of {config.vocab_size} rows have no token: kept as padding")
+        of_all = f"of {config.vocab_size} rows"
+        have = counted(unnamed, f"{of_all} has no token", f"{of_all} have no token")
+        notes.append(f"the last {have}: kept as padding")
         config = pad_vocabulary(config, tokenizer.vocab_size)
     return dataclasses.replace(found, config=config, tokenizer=tokenizer, notes=tuple(notes))
 

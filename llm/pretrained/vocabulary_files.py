@@ -54,6 +54,18 @@ def read_vocabulary_file(path: Path) -> Tokenizer | None:
     return None
 
 
+def expected_files(folder: Path) -> str:
+    """Which files a folder should hold that is to have a tokenizer, and what it holds, as the end of an error."""
+    found = sorted(file.name for file in folder.iterdir())
+    alone = [name for name in found if name.endswith((".json", ".pkl", ".txt"))]
+    if len(alone) == 1:
+        return f"give the file in it, {str(folder / alone[0])!r}, if that is one"
+    return (
+        "expected tokenizer.json, vocab.json with merges.txt, vocab.txt, or weights that have one; found "
+        f"{', '.join(found[:10]) or 'nothing'}"
+    )
+
+
 def read_meta(path: Path) -> CharTokenizer:
     """The characters of nanoGPT's `meta.pkl`, whose `itos` says which id each has.
 

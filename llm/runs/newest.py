@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from llm.errors import CheckpointError
-from llm.pretrained.checkpoint import read_checkpoint, task_of
+from llm.pretrained.checkpoint import read_checkpoint, task_in
 
 log = logging.getLogger("llm")
 
@@ -43,7 +43,7 @@ def newest_checkpoint(folder: str | Path, name: str = "last", tasks: Collection[
     """
     for run in dict.fromkeys(path.parent for path in _newest_first(folder, _NAMES[name])):
         path = _first_whole(run, _NAMES[name])
-        if tasks is None or task_of(read_checkpoint(path)) in tasks:
+        if tasks is None or task_in(path) in tasks:
             return path
     of_tasks = "" if tasks is None else f" of the task {' or '.join(tasks)}"
     raise NoCheckpointError(

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import lightning as L
@@ -22,6 +22,7 @@ from torch import Tensor
 from llm.config import OptimConfig
 from llm.errors import HOW_TO_RESUME, ConfigError
 from llm.runtime.process import Interrupted, name_of
+from llm.runtime.words import counted
 
 log = logging.getLogger("llm")
 
@@ -48,7 +49,7 @@ def refuse_more_processes_than_cores(trainer: Any) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if int(asked) > cores:
         raise ConfigError(
-            f"trainer.devices {asked} on a CPU means {asked} processes, and this one has {cores} cores: "
+            f"trainer.devices {asked} on a CPU means {asked} processes, and this machine has {counted(cores, 'core')}: "
             f"use at most {cores}, or 1, which uses all cores"
         )
 
@@ -113,7 +114,12 @@ def refuse_muon_in_pieces(strategy: Any, optim: OptimConfig) -> None:
         )
 
 
-def without_looks(callbacks: list[L.Callback], strategy: Any, looks: tuple[type[L.Callback], ...]) -> list[L.Callback]:
+def is_sharded(strategy: Any) -> bool:
+    """Whether a strategy, the setting or the Trainer's, gives each process a part of the weights."""
+    return isinstance(strategy, FSDPStrategy) or str(strategy).startswith("fsdp")
+
+
+def without_looks(callbacks: list[L.Callback], strategy: Any, looks: Collection[type[L.Callback]]) -> list[L.Callback]:
     """Under FSDP no process has the whole model between two steps, to look into it or to generate with it.
 
     Args:
@@ -121,10 +127,10 @@ def without_looks(callbacks: list[L.Callback], strategy: Any, looks: tuple[type[
         strategy: the setting.
         looks: the kinds that need a whole model; removed under FSDP, with a line that says so.
     """
-    if not (isinstance(strategy, FSDPStrategy) or str(strategy).startswith("fsdp")):
+    if not is_sharded(strategy):
         return callbacks
     log.info("strategy fsdp: no inspection and no samples during training; generate from a checkpoint instead")
-    return [callback for callback in callbacks if not isinstance(callback, looks)]
+    return [callback for callback in callbacks if not isinstance(callback, tuple(looks))]
 
 
 class EndTogether(L.Callback):

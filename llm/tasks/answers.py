@@ -126,7 +126,7 @@ class Answers(L.Callback):
         return Path(FILE) if trainer.ckpt_path is None else run_folder_of(Path(trainer.ckpt_path)) / FILE
 
     def _answer(self, trainer: L.Trainer, module: L.LightningModule, split: str, count: int | None) -> Sequence[Answer]:
-        """The answers to the first samples of a split; each process gives the same."""
+        """The answers to the first samples of a split, or of the batches to overfit; each process gives the same."""
         data = _ours(trainer)
         assert isinstance(module, LanguageModel)
         if data is None or data.examples(split) is None:
@@ -135,7 +135,8 @@ class Answers(L.Callback):
         sampling = dataclasses.replace(
             self.sampling, max_new_tokens=max(1, min(self.sampling.max_new_tokens, room // 2)), compile="never"
         )
-        asked = data.conversations(split)[:count]
+        overfits = split == "validation" and data.overfits
+        asked = (data.conversations_to_overfit() if overfits else data.conversations(split))[:count]
         return list(answer_all(module.gpt, data.maker, asked, sampling, self.batch_size))
 
 

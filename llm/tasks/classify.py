@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from llm.data.batch import IGNORED, TokenBatch
 from llm.data.modules.classify import ClassifyDataModule
 from llm.evaluation.baselines import baselines_of
 from llm.model import Classifier, last_real
+from llm.pretrained.checkpoint import ENTRY
 from llm.tasks.base import TaskModule
 from llm.training.class_metrics import ClassMetrics
 from llm.training.loss import Prediction
@@ -22,6 +23,9 @@ from llm.training.loss import Prediction
 _GPT = ClassifierConfig()
 _OPTIM = OptimConfig()
 _LORA = LoRAConfig()
+
+_BEST = "best_validation"
+"""Of the entry of a checkpoint."""
 
 log = logging.getLogger("llm")
 
@@ -150,8 +154,7 @@ class TextClassifier(TaskModule):
 
     def _compare(self, split: str, accuracy: float, predicted: Tensor) -> None:
         data = getattr(self._trainer, "datamodule", None)
-        found = baselines_of(data, split) if isinstance(data, ClassifyDataModule) else None
-        if found is None:
+        if not isinstance(data, ClassifyDataModule) or data.overfits or (found := baselines_of(data, split)) is None:
             return
         log.info(
             "accuracy:    %.1f %% (%s); Naive Bayes %.1f %%, the most frequent label %.1f %%",
@@ -163,3 +166,21 @@ class TextClassifier(TaskModule):
         if int((predicted > 0).sum()) == 1:
             label = self.labels[int(predicted.argmax())]
             log.warning("every text was given the label %r; with rare labels, try --data.balance oversample", label)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As for every task, and the best validation so far."""
+        super().on_save_checkpoint(checkpoint)
+        if self._best is not None:
+            loss, accuracy, predicted = self._best
+            checkpoint[ENTRY][_BEST] = {"loss": loss, "accuracy": accuracy, "predicted": predicted.tolist()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As for every task, and the best validation so far, where a run goes on."""
+        super().on_load_checkpoint(checkpoint)
+        match checkpoint[ENTRY].get(_BEST):
+            case {"loss": float(loss), "accuracy": float(accuracy), "predicted": list(predicted)} if len(
+                predicted
+            ) == len(self.labels) and all(isinstance(count, int) for count in predicted):
+                self._best = loss, accuracy, torch.tensor(predicted)

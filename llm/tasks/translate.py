@@ -24,6 +24,7 @@ from llm.model import EncoderDecoder, build_network
 from llm.model.trained import trained_network
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
 from llm.runs.newest import run_folder_of
+from llm.runs.processes import is_sharded
 from llm.runs.resuming import SETTINGS, refuse_other_tokenizer
 from llm.runtime.counting import count_costs
 from llm.runtime.files import write_whole
@@ -162,12 +163,18 @@ class TranslationModel(TaskModule):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over all validation pairs, and those of the translations of some."""
         super().on_validation_epoch_end()
-        if self.sentences and not self.trainer.sanity_checking:
+        if self.sentences and not self.trainer.sanity_checking and not is_sharded(self.trainer.strategy):
             self._log_translations("validation", self.sentences)
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics over all test pairs, and those of the translations of all; write these."""
+        """Log the metrics over all test pairs, and those of the translations of all; write these.
+
+        Raises:
+            ConfigError: no process has the whole network.
+        """
         super().on_test_epoch_end()
+        if is_sharded(self.trainer.strategy):
+            raise ConfigError("no process translates with strategy fsdp, which shards the weights: test on one device")
         self._log_translations("test", None)
 
     def _log_translations(self, split: str, most: int | None) -> None:

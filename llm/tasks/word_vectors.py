@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.config import OptimConfig, WordVectorsConfig
+from llm.config.tasks import WORD_VECTORS
 from llm.data.batch import TokenBatch
 from llm.data.contexts import ContextBatch
 from llm.model import WordVectors
@@ -37,7 +38,7 @@ class WordVectorsModule(TaskModule):
         ConfigError: `train` names what is not there.
     """
 
-    task = "word_vectors"
+    task = WORD_VECTORS
     network_config = WordVectorsConfig
 
     def __init__(

@@ -45,6 +45,10 @@ class UnknownPieceError(TokenizerError):
         before = text[:offset]
         return cls(piece, before.count("\n") + 1, offset - before.rfind("\n"), advice)
 
+    def in_setting(self, name: str) -> UnknownPieceError:
+        """The same error where the vocabulary is that of another setting than `data.tokenizer`."""
+        return UnknownPieceError(self.piece, self.line, self.column, self.advice.replace("data.tokenizer", name))
+
     def moved(self, lines: int, columns: int) -> UnknownPieceError:
         """The same error where so many lines, and then so many characters, come before the text."""
         column = self.column + columns if self.line == 1 else self.column

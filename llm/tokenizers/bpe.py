@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -97,20 +98,25 @@ class BPETokenizer(Tokenizer):
         """The ids of `text`.
 
         Raises:
-            TokenizerError: the text has half a surrogate pair in it, which UTF-8 can't hold.
+            TokenizerError: the text has half a surrogate pair in it, which UTF-8 can't hold, or a million white-space
+                characters in a row.
         """
         check_unicode(text)
-        return self._encoding.encode_ordinary(text) if as_text else self._encoding.encode(text, allowed_special="all")
+        with _errors_of_tiktoken():
+            if as_text:
+                return self._encoding.encode_ordinary(text)
+            return self._encoding.encode(text, allowed_special="all")
 
     def encode_array(self, text: str, *, as_text: bool = False) -> npt.NDArray[np.uint32]:
         """The ids of `text`, (N,). Releases the GIL, and makes no Python integers.
 
         Raises:
-            TokenizerError: the text has half a surrogate pair in it.
+            TokenizerError: the text has half a surrogate pair in it, or a million white-space characters in a row.
         """
         check_unicode(text)
         allowed: Any = set() if as_text else "all"
-        return self._encoding.encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
+        with _errors_of_tiktoken():
+            return self._encoding.encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8, as when a character is cut in two, become U+FFFD."""
@@ -246,3 +252,15 @@ def _gpt2_encoding() -> tiktoken.Encoding:
         special_tokens={END_OF_TEXT: 50256},
         explicit_n_vocab=50257,
     )
+
+
+@contextlib.contextmanager
+def _errors_of_tiktoken() -> Iterator[None]:
+    """Say what tiktoken can't split: its regular expressions go back at most a million steps."""
+    try:
+        yield
+    except ValueError as error:
+        raise TokenizerError(
+            "the text can't be split: it has about a million white-space characters or more in a row; remove some "
+            f"({error})"
+        ) from error

@@ -11,6 +11,7 @@ import tiktoken
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
+from llm.runtime.words import counted
 from llm.tokenizers.base import END_OF_TEXT, check_specials
 from llm.tokenizers.bpe import CUTS, SPLIT_PATTERNS, BPETokenizer
 
@@ -148,8 +149,8 @@ def from_merges(
     others = {token: token_id for token, token_id in vocabulary.items() if token not in plain}
     if unjoined := [token for token in others if token not in specials and not _SPECIAL.fullmatch(token)]:
         raise TokenizerError(
-            f"{len(unjoined)} tokens such as {unjoined[0]!r} are neither bytes, nor joined by the merges, nor special: "
-            "the merges are empty or cut short"
+            f"neither bytes, nor joined by the merges, nor special: {counted(len(unjoined), 'token')} such as "
+            f"{unjoined[0]!r}; the merges are empty or cut short"
         )
     tokens = {token: token_id for token, token_id in vocabulary.items() if token in plain}
     return BytePairTokenizer(tokens, others | {name: i for name, i in specials.items() if name not in tokens}, pattern)

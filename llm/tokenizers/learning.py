@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llm.errors import TokenizerError
+from llm.runtime.words import counted
 from llm.tokenizers.base import check_specials
 from llm.tokenizers.bpe import CUTS, SPLIT_PATTERNS
 
@@ -64,7 +65,8 @@ def learn_byte_pairs(
     vocabulary = dict(sorted(learning.get_vocab().items(), key=lambda item: item[1]))
     if (found := len(vocabulary) + len(specials)) < vocab_size:
         log.warning(
-            f"the vocabulary has {found:,} tokens, not {vocab_size:,}: no other pair occurs {min_frequency} times"
+            f"the vocabulary has {found:,} tokens, not {vocab_size:,}: no other pair occurs "
+            f"{counted(min_frequency, 'time')}"
         )
     return vocabulary, {special: len(vocabulary) + number for number, special in enumerate(specials)}
 

@@ -144,6 +144,9 @@ def test_flags_reach_the_trainer(fit, monkeypatch, tmp_path):
         ("barebones", ["--trainer.barebones=true"], "--preflight measures the speed of a step"),
         ("plugins", ["--trainer.plugins=AsyncCheckpointIO"], "on the disk before the run goes on"),
         ("num_nodes", ["--trainer.num_nodes=2"], "start the command on each with torchrun"),
+        ("strategy", ["--trainer.strategy=ddp_spawn"], "which is for notebooks; give ddp"),
+        ("limit_train_batches", ["--trainer.limit_train_batches=1e-5"], "1e-05 is less than one batch"),
+        ("limit_val_batches", ["--trainer.limit_val_batches=1e-5"], "1e-05 is less than one batch"),
     ],
 )
 def test_flags_that_are_refused(fit, flag, words, reason):
@@ -155,7 +158,7 @@ def test_flags_that_are_refused(fit, flag, words, reason):
 
 
 def test_refusals_are_said_to_be_refusals():
-    refused = {"barebones", "plugins", "num_nodes"}
+    refused = {"barebones", "plugins", "num_nodes", "strategy", "limit_train_batches", "limit_val_batches"}
     assert {name for name, says in FLAGS.items() if "refused" in says} == refused
 
 

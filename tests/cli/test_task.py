@@ -12,6 +12,7 @@ from toy_task import ToyData, ToyModule
 
 from llm.cli.help import overview
 from llm.cli.main import main
+from llm.cli.task import choose_task
 from llm.config.tasks import LANGUAGE
 from llm.pretrained.checkpoint import read_checkpoint
 from llm.runtime.shipped import DEFAULT_CONFIG
@@ -202,3 +203,11 @@ def test_best_of_a_task_is_that_of_its_newest_run(trained, capsys):
 def test_a_run_goes_on_with_its_task(trained):
     assert run("fit", *TOY, "--ckpt_path=last", "--trainer.max_steps=24") == 0
     assert read_checkpoint(trained)["global_step"] == 24
+
+
+def test_the_task_of_a_checkpoint_is_known_without_reading_its_tensors(trained, monkeypatch):
+    def read(*_):
+        raise AssertionError("checksums were compared, for which the whole file is read")
+
+    monkeypatch.setattr("zipfile.ZipFile.testzip", read)
+    assert choose_task(["validate", "--ckpt_path", trained]) == "toy"

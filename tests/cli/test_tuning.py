@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -14,9 +15,11 @@ from lightning.pytorch.tuner import Tuner
 from tiny_runs import Curve, Kill, fit
 
 from llm.cli.main import main
-from llm.config import GPTConfig, TokenizerConfig
+from llm.config import ClassifierConfig, GPTConfig, TokenizerConfig
 from llm.data import TextDataModule
 from llm.errors import ConfigError
+from llm.preflight import Plan
+from llm.preflight.making import costs_of_step
 from llm.pretrained.checkpoint import read_checkpoint
 from llm.runs.finding import find_batch_size
 from llm.tasks import LanguageModel
@@ -199,3 +202,11 @@ def test_lightnings_tuner_sets_the_rate_of_the_fit_after_it():
     found = Tuner(trainer).lr_find(module, datamodule=data, num_training=20).suggestion()
     assert module.optim.learning_rate == found
     assert not list(Path().glob(".lr_find*"))
+
+
+def test_a_batch_is_as_wide_as_the_longest_sample():
+    network = ClassifierConfig(50, 512, 1, 2, 16, labels=("x", "y"))
+    corpus = SimpleNamespace(longest=3)
+    short, whole = (Plan({"data": {}}, corpus=found) for found in (corpus, None))
+    cost, most = (costs_of_step(plan, network, 64, 1.0, "cpu").forward_peak for plan in (short, whole))
+    assert cost < most / 50

@@ -48,7 +48,7 @@ def test_a_pattern_of_text_files(capsys):
     output = capsys.readouterr().out
     store = TokenStore.open("shards")
     assert store.make_tokenizer().decode(store.tokens()) == f"one{END_OF_TEXT}two"
-    assert "shards: 3 token ids of 2 document(s)" in output
+    assert "shards: 3 token ids of 2 documents" in output
     assert "python train.py fit --data.corpus shards" in output
     assert TextDataModule("shards").train_tokens.tolist() == store.tokens()[:2].tolist()
 

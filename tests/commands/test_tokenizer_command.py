@@ -98,3 +98,15 @@ def test_colours_and_a_file_longer_than_what_is_shown(capsys):
     assert len(set(output.split("\x1b[30;48;5;")[1:3])) == 2
     assert "... and 2,000 more characters" in output
     assert "|" not in output
+
+
+def test_a_folder_without_a_tokenizer_is_told_so_and_not_of_weights(capsys):
+    Path("empty").mkdir()
+    Path("alone").mkdir()
+    assert main(["tokenizer", "show", "--text", "a", "--tokenizer", "empty"]) == 1
+    said = capsys.readouterr().err
+    assert "'empty' holds no tokenizer: expected tokenizer.json, " in said
+    assert said.strip().endswith("found nothing")
+    train("--vocab_size", "260", "--output", "alone/tok.json")
+    assert main(["tokenizer", "show", "--text", "a", "--tokenizer", "alone"]) == 1
+    assert "give the file in it, 'alone/tok.json'" in capsys.readouterr().err

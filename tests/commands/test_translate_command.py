@@ -90,3 +90,10 @@ def test_a_checkpoint_of_another_task_is_refused(translate, tmp_path):
     status, _, errors = translate("--text=a", ckpt=gpt)
     assert status == 1
     assert "is of the task 'language', not 'translate': use python -m llm generate" in errors
+
+
+def test_an_unknown_character_of_a_source_names_the_setting_of_sources(translate):
+    status, _, errors = translate("--text", "xyz")
+    assert status == 1
+    assert "unknown character 'x'" in errors
+    assert "among data.source_tokenizer.specials" in errors

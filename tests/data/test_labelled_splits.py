@@ -57,9 +57,7 @@ def test_a_text_counts_once_whatever_its_white_space_and_case():
     assert [row.place for row in found.rows] == ["1", "7"]
     assert found.repeated == 2
     assert "2 rows have no text and are left out; the first is 3" in found.notes[0]
-    assert (
-        "1 texts have several labels and are left out; the first is 'WIN', 'spam' at 4 and 'ham' at 5" in found.notes[1]
-    )
+    assert "1 text has several labels and is left out; the first is 'WIN', 'spam' at 4 and 'ham' at 5" in found.notes[1]
 
 
 def test_what_is_held_out_is_taken_from_training():

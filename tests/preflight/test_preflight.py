@@ -127,7 +127,7 @@ def test_problems_of_the_text_are_among_them(fit, tmp_path):
     assert len(errors(lines)) == 2
     assert any("needs 17 tokens, train has 8, validation has 1" in error for error in errors(lines))
     _, lines = fit(*QUICK, "--data.batch_size=5000", "--model.gpt.n_head=3")
-    assert any("no full batch to train on: 1173 windows" in error for error in errors(lines))
+    assert any("no full batch to train on: 1,173 windows" in error for error in errors(lines))
 
 
 def test_a_model_larger_than_the_memory_and_the_disk_is_refused(fit, monkeypatch):

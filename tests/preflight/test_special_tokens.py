@@ -32,7 +32,7 @@ def test_an_end_of_text_in_the_text_is_counted_and_those_between_files_are_not(h
     Path("b.txt").write_text("A file of its own.\n" * 20)
     words = ["--data.corpus=[a.txt, b.txt]", f"--data.tokenizer.kind={kind[0]}", *kind[1:]]
     (hint,) = hints(*words)
-    assert f"{END_OF_TEXT} occurs 2 time(s) in the text itself" in hint
+    assert f"{END_OF_TEXT} occurs 2 times in the text itself" in hint
     assert "--data.special_tokens as_text" in hint
     assert hints(*words, "--data.special_tokens=as_text") == []
     Path("a.txt").write_text("One story. " * 40)
@@ -48,4 +48,4 @@ def test_other_special_tokens_are_counted_too_and_unknown_words_are_not(hints):
     Path("a.txt").write_text("One <|im_end|> story. " * 40)
     words = ["--data.corpus=a.txt", "--data.tokenizer.kind=word"]
     (hint,) = hints(*words, "--data.tokenizer.specials=['<|endoftext|>', '<|unk|>', '<|im_end|>']")
-    assert "<|im_end|> occurs 40 time(s) in the text itself, and each is that token there" in hint
+    assert "<|im_end|> occurs 40 times in the text itself, and each is that token there" in hint

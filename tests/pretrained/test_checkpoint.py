@@ -118,3 +118,13 @@ def test_a_file_that_would_grow_when_read_is_refused(tmp_path):
         archive.writestr("archive/data.pkl", bytes(10**6))
     with pytest.raises(CheckpointError, match="torch does not write such files"):
         read_checkpoint(path)
+
+
+def test_a_run_folder_names_its_checkpoint(saved, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"is a folder; give the \.ckpt file in it$"):
+        read_checkpoint(folder)
+    (folder / "checkpoints" / "best.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"in it, such as '.*run/checkpoints/best\.ckpt'$"):
+        read_checkpoint(folder)

@@ -282,3 +282,32 @@ def test_predict_is_refused_in_a_line(trained, capsys):
     capsys.readouterr()
     assert main(["predict", "--ckpt_path", trained]) == 1
     assert capsys.readouterr().err == "error: predict does nothing with the task classify: use python -m llm classify\n"
+
+
+def test_the_best_validation_is_kept_where_a_run_goes_on(corpus, caplog):
+    module, data = make(corpus)
+    trainer = L.Trainer(max_steps=1, limit_train_batches=1, num_sanity_val_steps=0, **QUIET)
+    torch.nn.init.zeros_(module.network.head.weight)
+    with torch.no_grad():
+        module.network.head.bias.copy_(torch.tensor([0.5, 0.0]))
+    with caplog.at_level(logging.INFO, logger="llm"):
+        trainer.fit(module, data)
+        assert "every text was given the label 'blue'" in caplog.text
+        trainer.save_checkpoint(corpus.parent / "one.ckpt", weights_only=False)
+        best = module._best
+        caplog.clear()
+        module, data = make(corpus)
+        with torch.no_grad():  # whatever comes now is worse
+            trainer = L.Trainer(max_steps=2, limit_train_batches=1, num_sanity_val_steps=0, **QUIET)
+            module.on_validation_start = lambda: module.network.head.bias.copy_(torch.tensor([0.0, 90.0]))
+        trainer.fit(module, data, ckpt_path=corpus.parent / "one.ckpt")
+    assert [*map(str, module._best)] == [*map(str, best)]
+    assert "every text was given the label 'blue'" in caplog.text, "the label of the best validation"
+
+
+def test_batches_to_overfit_are_not_compared_with_what_is_held_out(corpus, caplog):
+    module, data = make(corpus)
+    with caplog.at_level(logging.INFO, logger="llm"):
+        L.Trainer(max_steps=1, overfit_batches=1, num_sanity_val_steps=0, **QUIET).fit(module, data)
+    assert "Naive Bayes" not in caplog.text
+    assert caplog.text.count("to train on;") == 1

@@ -16,6 +16,7 @@ from llm.cli.main import main as train
 from llm.config import GPTConfig, OptimConfig
 from llm.data import InstructDataModule
 from llm.data.batch import IGNORED
+from llm.data.chat.samples import Losses
 from llm.pretrained import grow_vocabulary, read_pretrained
 from llm.pretrained.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
 from llm.tasks import InstructModel
@@ -220,3 +221,16 @@ def test_the_shipped_configuration_runs(capsys):
     assert main(["fit", "--config", str(REPOSITORY / "configs/finetune/instruct.yaml"), *words]) == 0
     settings = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())
     assert settings["data"]["corpus"] == "errands"
+
+
+def test_batches_to_overfit_are_what_is_answered():
+    module, data = make()
+    trainer = L.Trainer(max_steps=1, overfit_batches=2, num_sanity_val_steps=0, **QUIET)
+    trainer.fit(module, data)
+    asked = data.conversations_to_overfit()
+    rows = data.rows_to_overfit()
+    assert len(asked) == len(rows) == 4
+    ids = [data.maker.samples(conversation, Losses()) for conversation in asked]
+    assert {tuple(sample.inputs) for samples in ids for sample in samples} == {
+        tuple(data.train_examples[row][0].tolist()) for row in rows
+    }

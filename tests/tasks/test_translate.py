@@ -208,3 +208,21 @@ def test_tokenizers_of_several_kinds(tmp_path):
     module, data = make(tmp_path, pairs, share_tokenizer=False, source_tokenizer=config[0], tokenizer=config[1])
     assert (data.source_vocab_size, data.vocab_size) == (4, module.network.config.vocab_size)
     assert L.Trainer(**QUIET).validate(module, data, verbose=False)[0]["validation/loss"] > 0
+
+
+def test_a_batch_to_overfit_is_what_is_translated(tmp_path):
+    module, data = make(tmp_path, validation_corpus=None, validation_fraction=0.4)
+    trainer = L.Trainer(max_steps=150, overfit_batches=1, num_sanity_val_steps=0, val_check_interval=150, **QUIET)
+    trainer.fit(module, data)
+    trained_on = data.sentences("validation", 100)
+    assert len(trained_on) == 4
+    assert all(pair in data.pairs("train") for pair in trained_on)
+    assert trainer.callback_metrics["validation/exact"] == 1.0
+
+
+def test_no_process_translates_where_weights_are_sharded(tmp_path, monkeypatch):
+    module, data = make(tmp_path)
+    monkeypatch.setattr("llm.tasks.translate.is_sharded", lambda strategy: True)
+    assert "validation/exact" not in L.Trainer(**QUIET).validate(module, data, verbose=False)[0]
+    with pytest.raises(ConfigError, match="strategy fsdp, which shards the weights: test on one device"):
+        L.Trainer(**QUIET).test(module, data, verbose=False)

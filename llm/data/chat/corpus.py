@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from llm.data.chat.errands import Split, errands
 from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
-from llm.data.order import KeyedPermutation
+from llm.data.order import KeyedPermutation, n_held_out
 from llm.errors import ConfigError
 
 ERRANDS = "errands"
@@ -54,7 +53,7 @@ def held_out(found: Sequence[Placed], fraction: float) -> list[bool]:
     """
     prompts = [tuple(message for message in each if message.role != ASSISTANT) for _, each in found]
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-    count = math.ceil(len(numbers) * fraction)
+    count = n_held_out(len(numbers), fraction)
     chosen = set(KeyedPermutation(len(numbers), _SPLIT_SEED, 0)(np.arange(count)).tolist()) if count else set()
     return [numbers[prompt] in chosen for prompt in prompts]
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from llm.data.chat.messages import ASSISTANT, SYSTEM, USER, Conversation, Message
 from llm.data.chat.templates import ChatTemplate
 from llm.data.tokens.examples import Example
+from llm.runtime.words import counted
 from llm.tokenizers import Tokenizer
 
 
@@ -39,12 +40,24 @@ class Losses:
         """What a user should know, one kind of loss each."""
         length = f"context_length {context_length:,}"
         return [
-            f"{count:,} {said}"
-            for count, said in (
-                (self.truncated, f"prompts were truncated to {length}"),
-                (self.divided, f"conversations longer than {length} were divided at whole turns"),
-                (self.unanswered, "conversations end with a message that has no answer: it was left out"),
-                (self.left_out, f"answers are longer than {length} and were left out"),
+            counted(count, one, several)
+            for count, one, several in (
+                (self.truncated, f"prompt was truncated to {length}", f"prompts were truncated to {length}"),
+                (
+                    self.divided,
+                    f"conversation longer than {length} was divided at whole turns",
+                    f"conversations longer than {length} were divided at whole turns",
+                ),
+                (
+                    self.unanswered,
+                    "conversation ends with a message that has no answer: it was left out",
+                    "conversations end with a message that has no answer: it was left out",
+                ),
+                (
+                    self.left_out,
+                    f"answer is longer than {length} and was left out",
+                    f"answers are longer than {length} and were left out",
+                ),
             )
             if count
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,10 @@ from llm.data.loader import BatchLoader, RowSource
 from llm.data.modules.resuming import refuse_other_data
 from llm.data.order import BatchOrder
 from llm.errors import CheckpointError, ConfigError, DataError
+from llm.runtime.words import counted
 from llm.tokenizers import Tokenizer
+
+log = logging.getLogger("llm")
 
 SAMPLE = 16
 """Tokens of an example at the most, in the command that uses a model."""
@@ -45,6 +49,9 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     """The least value of each of these settings."""
 
     rows_name: ClassVar[str] = "rows"
+    own_splits: ClassVar[tuple[str, ...]] = ()
+    """Corpora that come with what is held out of them, whatever fraction is set."""
+
     advice_on_too_few: ClassVar[str] = "use a smaller batch_size, or --data.drop_last false"
 
     tokenizer: Tokenizer
@@ -60,6 +67,7 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.allow_changed_data = allow_changed_data
+        self._said: set[str] = set()
 
     def _check_settings(self, *problems: str) -> None:
         """Check the settings in `least` against their least values.
@@ -138,12 +146,25 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         ids = self.sample_ids(SAMPLE + 1)
         return first_words(self.tokenizer.decode(ids[:SAMPLE]), is_cut=len(ids) > SAMPLE)
 
+    def _say_once(self, message: str, *values: Any) -> None:
+        """Log a line that may come again, when the data that the preflight has set up is set up for the run."""
+        if (line := message % values) not in self._said:
+            self._said.add(line)
+            log.info("%s", line)
+
     # Loaders
 
     @property
     def overfits(self) -> bool:
         """Whether the run sees the same few batches again and again, and is validated on them (`overfit_batches`)."""
         return getattr(self.trainer, "overfit_batches", 0) > 0 and self._running() == "fit"
+
+    def rows_to_overfit(self) -> list[int]:
+        """The training rows that such a run sees, of all processes."""
+        assert self.trainer is not None
+        batches, world_size = int(self.trainer.num_training_batches), self._rank_and_world_size()[1]
+        orders = [self.train_order(rank, world_size) for rank in range(world_size)]
+        return [row for batch in range(batches) for order in orders for row in order.rows_of(0, batch)]
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         """The batches of the validation split; those that are trained on, where the run is to overfit them."""
@@ -159,9 +180,10 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         """
         order = self.make_train_order(rank, world_size)
         if len(order) == 0:
+            rows = counted(order.n_rows, self.rows_name.removesuffix("s"), self.rows_name)
             raise DataError(
-                f"no full batch to train on: {order.n_rows} {self.rows_name} for a batch_size of {self.batch_size} on "
-                f"{world_size} device(s); {self.advice_on_too_few}"
+                f"no full batch to train on: {rows} for a batch_size of {self.batch_size} on "
+                f"{counted(world_size, 'device')}; {self.advice_on_too_few}"
             )
         return order
 

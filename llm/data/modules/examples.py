@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -16,10 +15,11 @@ import numpy.typing as npt
 from llm.data.examples import Examples
 from llm.data.loader import BatchLoader, RowSource
 from llm.data.modules.base import SAMPLE, ResumableDataModule, first_words
-from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, padding_fraction
+from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, n_held_out, padding_fraction
 from llm.data.tokens.examples import Example, ExampleStore, open_or_build_examples
 from llm.data.tokens.mapped import TokenArray
 from llm.errors import DataError
+from llm.runtime.words import counted
 from llm.tokenizers import Tokenizer
 
 log = logging.getLogger("llm")
@@ -112,7 +112,7 @@ class ExampleDataModule(ResumableDataModule):
             return Examples(self._store(split), vocab_size=self.vocab_size)
         store = self._store("train")
         divided = self.source_of("validation") is None
-        n_validation = math.ceil(store.n_examples * self.validation_fraction) if divided else 0
+        n_validation = n_held_out(store.n_examples, self.validation_fraction) if divided else 0
         for_validation = KeyedPermutation(store.n_examples, _SPLIT_SEED, 0)(np.arange(n_validation))
         if split == "train":
             for_training = np.setdiff1d(np.arange(store.n_examples), for_validation)
@@ -206,8 +206,8 @@ class ExampleDataModule(ResumableDataModule):
             order = self.train_order(0, self._rank_and_world_size()[1])
             measured = itertools.islice(order, _MEASURED_BATCHES)
             fraction = padding_fraction(measured, self.row_lengths)
-            count = f"{len(self.train_examples):,}"
-            log.info("%s examples to train on; %.1f %% of a batch is padding", count, 100 * fraction)
+            count = counted(len(self.train_examples), "example")
+            self._say_once("%s to train on; %.1f %% of a batch is padding", count, 100 * fraction)
 
     def train_source(self) -> RowSource:
         """The training examples."""

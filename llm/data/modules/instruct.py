@@ -22,6 +22,7 @@ from llm.data.chat.messages import Conversation
 from llm.data.chat.samples import Losses, SampleMaker
 from llm.data.chat.showing import as_text
 from llm.data.chat.templates import ChatTemplate
+from llm.data.examples import Examples
 from llm.data.loader import RowSource
 from llm.data.modules.examples import ExampleDataModule
 from llm.data.modules.tokenizers import ready_tokenizer
@@ -75,6 +76,7 @@ class InstructDataModule(ExampleDataModule):
     """
 
     rows_name: ClassVar[str] = "samples"
+    own_splits: ClassVar[tuple[str, ...]] = (ERRANDS,)
 
     def __init__(
         self,
@@ -143,6 +145,17 @@ class InstructDataModule(ExampleDataModule):
         """
         return [conversation for _, conversation in self._placed(split)]
 
+    def conversations_to_overfit(self) -> list[Conversation]:
+        """Those that some sample of comes in the few batches of a run that is to overfit them."""
+        if self.packing:  # where a row is of many
+            return self.conversations("train")
+        wanted, found, losses, n_samples = set(self.rows_to_overfit()), [], Losses(), 0
+        for where, conversation in self._placed("train"):
+            first, n_samples = n_samples, n_samples + sum(1 for _ in self.maker.samples(conversation, losses, where))
+            if not wanted.isdisjoint(range(first, n_samples)):
+                found.append(conversation)
+        return found
+
     @property
     def files(self) -> list[Path]:
         """The files of the training corpus; none if it is generated."""
@@ -190,6 +203,12 @@ class InstructDataModule(ExampleDataModule):
             whole.update(json.dumps([dataclasses.astuple(message) for message in conversation]).encode())
         return whole.hexdigest()
 
+    def _find_examples(self, split: str) -> Examples | None:
+        is_divided = split == "validation" and self.validation_corpus is None
+        if is_divided and not any(held_out(self._all("train"), self.validation_fraction)):
+            return None  # there is one prompt, which is trained on
+        return super()._find_examples(split)
+
     def read_examples(self, split: str) -> Iterator[Example]:
         """The samples of a split; what was lost is written beside the cache."""
         losses = Losses()
@@ -230,7 +249,8 @@ class InstructDataModule(ExampleDataModule):
         if self._rank_and_world_size()[0] != 0:
             return
         if self._running() == "fit":
-            log.info("supervised:  %.0f %% of the tokens (loss_on %s)", 100 * self.supervised_fraction, self.loss_on)
+            fraction = 100 * self.supervised_fraction
+            self._say_once("supervised:  %.0f %% of the tokens (loss_on %s)", fraction, self.loss_on)
         for split in {"fit": ("train", "validation"), "validate": ("validation",)}.get(self._running(), ("test",)):
             if self.examples(split) is not None:
                 own = "validation" if split == "test" and self.test_corpus is None else split

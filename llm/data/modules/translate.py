@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from llm.config import TokenizerConfig
 from llm.data.dates import DATES, date_pairs
 from llm.data.loader import BatchLoader
 from llm.data.modules.base import ResumableDataModule
 from llm.data.modules.tokenizers import ready_tokenizer
-from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder
+from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, n_held_out
 from llm.data.reading.pairs import Pair, read_pairs
 from llm.data.translation import TranslationRows
 from llm.errors import ConfigError, DataError, TokenizerError
 from llm.pretrained import read_source_tokenizer, read_tokenizer
+from llm.runtime.words import counted
 from llm.tokenizers import LEARNED, Tokenizer, build_tokenizer
+from llm.tokenizers.base import UnknownPieceError
 
 log = logging.getLogger("llm")
 
@@ -69,6 +71,7 @@ class TranslationDataModule(ResumableDataModule):
     order_settings: ClassVar[tuple[str, ...]] = ("context_length", *ResumableDataModule.order_settings)
     least: ClassVar[dict[str, int]] = {"context_length": 2, **ResumableDataModule.least}
     rows_name: ClassVar[str] = "pairs"
+    own_splits: ClassVar[tuple[str, ...]] = (DATES,)
 
     def __init__(
         self,
@@ -142,8 +145,13 @@ class TranslationDataModule(ResumableDataModule):
         return self._rows[split]
 
     def sentences(self, split: str, most: int) -> list[Pair]:
-        """So many pairs of a split, evenly spaced over it: the same in every epoch and for every seed."""
+        """So many pairs of a split, evenly spaced over it: the same in every epoch and for every seed.
+
+        Where the run is to overfit, those of `validation` are the ones that it trains on.
+        """
         pairs = self.pairs(split)
+        if split == "validation" and self.overfits:
+            pairs = [self.pairs("train")[row] for row in self.rows_to_overfit()]
         return [pairs[number] for number in np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int)]
 
     def _read(self, split: str) -> list[Pair]:
@@ -156,7 +164,7 @@ class TranslationDataModule(ResumableDataModule):
             return self._read("validation")
         divided = self.validation_corpus is None and self.corpus != DATES
         sources = list(dict.fromkeys(pair.source for pair in self._whole_corpus))
-        n_validation = min(math.ceil(len(sources) * self.validation_fraction), len(sources) - 1) if divided else 0
+        n_validation = n_held_out(len(sources), self.validation_fraction) if divided else 0
         chosen = KeyedPermutation(len(sources), _SPLIT_SEED, 0)(np.arange(n_validation)).tolist()
         kept = {sources[number] for number in chosen}
         return [pair for pair in self._whole_corpus if (pair.source in kept) == (split == "validation")]
@@ -165,10 +173,7 @@ class TranslationDataModule(ResumableDataModule):
         kept, sources, targets = [], [], []
         for pair in pairs:
             try:
-                source, target = (
-                    self.source_tokenizer.encode_array(pair.source),
-                    self.tokenizer.encode_array(pair.target),
-                )
+                source, target = self._source_ids(pair.source), self.tokenizer.encode_array(pair.target)
             except TokenizerError as error:
                 raise TokenizerError(f"{split} pair {pair.source[:40]!r}, {pair.target[:40]!r}: {error}") from error
             side, length = ("source", len(source)) if len(source) >= len(target) else ("target", len(target))
@@ -183,11 +188,21 @@ class TranslationDataModule(ResumableDataModule):
                     "skip_longer true"
                 )
         if len(kept) < len(pairs):
-            log.info("%s pairs for %s are left out: longer than context_length", f"{len(pairs) - len(kept):,}", split)
+            are_left_out = counted(
+                len(pairs) - len(kept), f"pair for {split} is left out", f"pairs for {split} are left out"
+            )
+            log.info("%s: longer than context_length", are_left_out)
         end_id, source_end_id = self.tokenizer.end_of_text_id, self.source_tokenizer.end_of_text_id
         assert end_id is not None
         assert source_end_id is not None
         return kept, TranslationRows(sources, targets, source_end_id, end_id)
+
+    def _source_ids(self, source: str) -> npt.NDArray[np.unsignedinteger[Any]]:
+        try:
+            return self.source_tokenizer.encode_array(source)
+        except UnknownPieceError as error:
+            is_shared = self.source_tokenizer is self.tokenizer
+            raise error if is_shared else error.in_setting("data.source_tokenizer") from error
 
     @cached_property
     def batch_tokens(self) -> int:
@@ -228,7 +243,7 @@ class TranslationDataModule(ResumableDataModule):
         if self._running() == "fit" and self._rank_and_world_size()[0] == 0:
             counts = [f"{len(self.rows(split)):,} for {split}" for split in _SPLITS["fit"]]
             sizes = f"{self.source_vocab_size:,} source and {self.vocab_size:,} target tokens in the vocabularies"
-            log.info("pairs:       %s; %s", ", ".join(counts), sizes)
+            self._say_once("pairs:       %s; %s", ", ".join(counts), sizes)
 
     def train_source(self) -> TranslationRows:
         """The training pairs."""

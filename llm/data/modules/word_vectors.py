@@ -16,6 +16,7 @@ from llm.data.tokens.counting import count_tokens
 from llm.data.tokens.mapped import TokenArray
 from llm.data.tokens.opening import open_corpus
 from llm.errors import ConfigError, DataError
+from llm.runtime.words import counted
 from llm.tokenizers import Tokenizer, WordTokenizer
 
 _WORDS = TokenizerConfig("word", pattern="lowercase")
@@ -88,7 +89,7 @@ class WordVectorsDataModule(TextDataModule):
         words = [made.vocabulary[word] for word in by_frequency.tolist() if counts[word] >= self.min_count]
         if not words:
             raise DataError(
-                f"no word of the corpus occurs {self.min_count} times; use a smaller min_count or more text"
+                f"no word of the corpus occurs {counted(self.min_count, 'time')}; use a smaller min_count or more text"
             )
         return WordTokenizer(words, made.pattern, made.specials).with_special(_UNKNOWN)
 

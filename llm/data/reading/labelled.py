@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 from llm.data.reading.messages import MESSAGES, messages
 from llm.data.reading.sms_spam import SMS_SPAM, sms_spam
 from llm.data.reading.sources import read_document
-from llm.data.reading.tables import READABLE, Table, read_table
+from llm.data.reading.tables import Table, read_table
 from llm.errors import DataError
 
 _TEXT_NAMES = ("text", "message", "sentence", "review", "content", "body", "document", "sms", "tweet", "title")
 _LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "y")
+
+_ENOUGH_ROWS = 4
+"""From which on a column of different values is none of labels."""
 
 
 class LabelledText(NamedTuple):
@@ -164,7 +167,14 @@ def _columns(path: Path, table: Table, text_column: str | None, label_column: st
     if len(names) != 2:
         raise _undecided(path, names, "--data.text_column and --data.label_column")
     different = [len({str(row[column]) for row in table.rows}) for column in (0, 1)]
-    label_at = 0 if different[0] < different[1] else 1
+    is_named = label_at is not None
+    if label_at is None:
+        label_at = 1 - text_at if text_at is not None else 0 if different[0] < different[1] else 1
+    if not is_named and different[label_at] == len(table.rows) >= _ENOUGH_ROWS:
+        raise DataError(
+            f"{str(path)!r} has no column of labels: each value of {names[label_at][:40]!r} comes once; give texts "
+            "whose labels come again, or name the column with --data.label_column"
+        )
     # The name of a column is no label; where the first value is one, there is no row of names.
     has_header = is_text and table.rows[0][label_at] not in {row[label_at] for row in table.rows[1:]}
     return 1 - label_at, label_at, has_header
@@ -187,7 +197,10 @@ def _named(path: Path, names: Sequence[str], name: str, option: str) -> int:
 
 def _undecided(path: Path, names: Sequence[str], options: str) -> DataError:
     if len(names) == 1:
-        return DataError(f"{str(path)!r} has one column, and needs a text and a label: {READABLE}")
+        return DataError(
+            f"{str(path)!r} has one column, {names[0][:40]!r}, and needs two: the text and its label; add a column of "
+            "labels, with a comma (.csv) or a tab (.tsv) between the two"
+        )
     return DataError(
         f"which columns of {str(path)!r} are text and label? It has {', '.join(names)[:80]}: give {options}"
     )

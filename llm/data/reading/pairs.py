@@ -9,6 +9,7 @@ from typing import NamedTuple
 from llm.data.reading.records import json_lines
 from llm.data.reading.sources import is_text_file, read_document
 from llm.errors import ConfigError, DataError
+from llm.runtime.words import counted
 
 
 class Pair(NamedTuple):
@@ -70,8 +71,9 @@ def _side_by_side(source: Path, target: Path) -> Iterator[tuple[str, str, str]]:
             (source, sources, len(targets)) if len(sources) > len(targets) else (target, targets, len(sources))
         )
         raise DataError(
-            f"{str(source)!r} has {len(sources):,} lines and {str(target)!r} has {len(targets):,}: line {n + 1:,} of "
-            f"{str(longer)!r}, {lines[n][:40]!r}, is the first without a partner; give files of equal length"
+            f"{str(source)!r} has {counted(len(sources), 'line')} and {str(target)!r} has {len(targets):,}: line "
+            f"{n + 1:,} of {str(longer)!r}, {lines[n][:40]!r}, is the first without a partner; give files of equal "
+            "length"
         )
     for number, (one, other) in enumerate(zip(sources, targets, strict=True), start=1):
         yield f"line {number:,} of {str(source)!r} and {str(target)!r}", one, other

@@ -112,7 +112,7 @@ def test_nothing_but_ignored_targets_never_becomes_a_sample():
     """An answer that does not fit is left out and said, and is no sample of -100 alone, whose loss is NaN."""
     found, losses = samples(talk("ask", "x" * 100), 20)
     assert found == []
-    assert losses.sentences(20) == ["1 answers are longer than context_length 20 and were left out"]
+    assert losses.sentences(20) == ["1 answer is longer than context_length 20 and was left out"]
 
 
 @given(turns=st.lists(st.tuples(words, words), max_size=4), question=words, room=st.integers(12, 120))

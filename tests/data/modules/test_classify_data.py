@@ -115,7 +115,7 @@ def test_labels_that_the_model_has_keep_their_order(make):
     ("content", "message"),
     [
         ("text,mood\nnew,angry\nrain,sad\n", r"line 2: the label 'angry' \(test\) is none of those that are trained"),
-        ("text,mood\n,sad\n", "has no text that can be used: 1 rows have no text"),
+        ("text,mood\n,sad\n", "has no text that can be used: 1 row has no text"),
     ],
 )
 def test_a_test_file_that_can_not_be_tested_on_is_a_line(make, tmp_path, content, message):

@@ -109,8 +109,8 @@ def test_what_was_lost_is_said_also_when_the_samples_come_from_the_cache(make, c
         with caplog.at_level(logging.INFO, "llm"):
             data = make(content, context_length=60, validation_fraction=0.0)
             data.setup("fit")
-        assert "train: 1 prompts were truncated to context_length 60" in caplog.messages
-        assert "train: 1 answers are longer than context_length 60 and were left out" in caplog.messages
+        assert "train: 1 prompt was truncated to context_length 60" in caplog.messages
+        assert "train: 1 answer is longer than context_length 60 and was left out" in caplog.messages
         assert len(data.train_examples) == 21
     for path in Path(data.cache_dir).glob("*.losses.json"):
         path.unlink()
@@ -157,3 +157,12 @@ def test_errands_are_validated_on_their_held_out_wordings(tmp_path):
     asked = [{talk[0].content for talk in data.conversations(split)} for split in ("train", "validation")]
     assert not asked[0] & asked[1]
     assert len(data.conversations("test")) == len(data.conversations("validation")) == 400
+
+
+def test_the_only_prompt_is_trained_on(make):
+    data = make(
+        [{"instruction": "say", "output": word} for word in ("yes", "no")], validation_fraction=0.5, batch_size=2
+    )
+    data.setup("fit")
+    assert len(data.train_examples) == 2
+    assert len(data.validation_loader()) == 0

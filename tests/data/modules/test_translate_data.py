@@ -1,12 +1,14 @@
 """Pairs as batches: what the encoder reads, what the decoder reads, and what it is to predict."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from llm.config import TokenizerConfig
 from llm.data import TranslationDataModule
 from llm.data.batch import IGNORED
-from llm.errors import ConfigError, DataError
+from llm.errors import ConfigError, DataError, TokenizerError
 
 CHAR = TokenizerConfig("char")
 
@@ -113,3 +115,17 @@ def test_dates_may_be_validated_and_tested_on_beside_pairs_of_a_file(make):
     data = make([("1 May 1979", "1979-05-01")], context_length=64, **options)
     assert all(data.pairs(split) == dates.pairs(split) for split in ("validation", "test"))
     assert len(data.pairs("train")) == 1
+
+
+def test_an_unknown_character_names_the_side_that_it_is_on(make, tmp_path):
+    Path(tmp_path / "other.tsv").write_text("q\tx\n")
+    for share, setting in ((True, "data.tokenizer.specials"), (False, "data.source_tokenizer.specials")):
+        data = make([("a", "x")], share_tokenizer=share, validation_corpus=str(tmp_path / "other.tsv"))
+        with pytest.raises(TokenizerError, match=f"unknown character 'q'.* among {setting}"):
+            data.pairs("validation")
+
+
+def test_the_only_source_is_trained_on(make):
+    data = make([("a", "x"), ("a", "y")], validation_fraction=0.5)
+    assert len(data.pairs("train")) == 2
+    assert data.validation_loader() == []

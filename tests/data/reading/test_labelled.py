@@ -193,3 +193,24 @@ def test_where_to_put_sms_spam_is_said(tmp_path, monkeypatch, content, message):
     with pytest.raises(DataError, match=message):
         read_labelled("sms-spam", data_dir=tmp_path)
     assert not list(tmp_path.rglob("SMS*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("text\nhello\nbye\n", "has one column, 'text', and needs two: the text and its label"),
+        ("id,text\n1,a\n2,b\n3,c\n", "has no column of labels: each value of 'id' comes once"),
+        ("a,b\nc,d\ne,f\ng,h\n", "has no column of labels"),
+    ],
+)
+def test_a_table_without_labels(tmp_path, content, said):
+    path = tmp_path / "texts.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=said):
+        read_labelled(path)
+
+
+def test_the_column_beside_that_of_the_text_is_the_label(tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("mood,text\nglad,hm\nsad,hm hm\nglad,hm hm hm\nwell,hm\nbad,hm\n")
+    assert [row.label for row in read_labelled(path)] == ["glad", "sad", "glad", "well", "bad"]

@@ -43,7 +43,7 @@ def test_json_lines(write, tmp_path):
     ("source", "target", "found"),
     [
         ("a\nb\nc\n", "x\n", "has 3 lines and '.*b.txt' has 1: line 2 of '.*a.txt', 'b', is the first without"),
-        ("a\n", "x\ny", "has 1 lines and '.*b.txt' has 2: line 2 of '.*b.txt', 'y', is the first without a partner"),
+        ("a\n", "x\ny", "has 1 line and '.*b.txt' has 2: line 2 of '.*b.txt', 'y', is the first without a partner"),
         ("a\n\nc\n", "x\ny\nz\n", r"line 2 of .*a.txt' and .*b.txt': the source of 'y' is empty"),
         ("a\nb\n", "x\n  \n", r"line 2 of .*: the target of 'b' is empty; add it, or remove both"),
     ],
