@@ -40,7 +40,7 @@ class TimeLeft:
         start, first, side_before = self._start
         if step <= first:
             return None
-        if self._validated_at is not None:
+        if self._validated_at is not None and self._validated_at >= first:
             self._between = (side - side_before) / (self._validated_at - (first - 1))
         self._validated_at = None
         each = (now - start - (side - side_before)) / (step - first)
