@@ -290,7 +290,7 @@ class TrainingCLI(LightningCLI):
         with contextlib.ExitStack() as stack:
             if subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
                 folders, config = self._folders(), self.config["fit"]
-                refuse_to_overwrite(folders, config.ckpt_path, config.fresh)
+                refuse_to_overwrite(folders, config.ckpt_path, config.fresh, config.checkpoint.folder)
                 stack.enter_context(locked(folders))
             status = 1
             stack.enter_context(warnings.catch_warnings())

@@ -73,8 +73,9 @@ def make_plan(settings: dict[str, Any], start: Start | None = None) -> Plan:
     with contextlib.suppress(Exception):  # what is wrong with a logger, the run itself will say
         plan.folder = plan.start.folder or planned_folder(settings["trainer"])
     if not settings["trainer"].get("fast_dev_run"):
-        folders = [folder for folder in (plan.folder, settings["checkpoint"]["folder"]) if folder is not None]
-        begin = settings.get("ckpt_path"), bool(settings.get("fresh"))
+        chosen = settings["checkpoint"]["folder"]
+        folders = [folder for folder in (plan.folder, chosen) if folder is not None]
+        begin = settings.get("ckpt_path"), bool(settings.get("fresh")), chosen
         plan.make(lambda: refuse_to_overwrite(map(Path, folders), *begin))
     tokenizers = plan.make(
         lambda: {name: TokenizerConfig(**data[name]) for name in ("tokenizer", "source_tokenizer") if name in data}

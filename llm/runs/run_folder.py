@@ -24,13 +24,19 @@ except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
 
-def refuse_to_overwrite(folders: Iterable[Path], checkpoint: str | Path | None = None, fresh: bool = False) -> None:
+def refuse_to_overwrite(
+    folders: Iterable[Path],
+    checkpoint: str | Path | None = None,
+    fresh: bool = False,
+    chosen: str | Path | None = None,
+) -> None:
     """Hold a run to folders that are empty, or those of the run that it goes on with.
 
     Args:
         folders: that the run is about to write to.
         checkpoint: that it begins with; None for step 0.
         fresh: what was ended before its first checkpoint may be begun again.
+        chosen: the one of the folders that `checkpoint.folder` sets, which no name of the run changes.
 
     Raises:
         ConfigError: a folder holds another run.
@@ -42,9 +48,11 @@ def refuse_to_overwrite(folders: Iterable[Path], checkpoint: str | Path | None =
         beside = checkpoint is not None and folder.name == run_folder_of(Path(checkpoint).resolve()).name
         if kept == [CONFIG] and (fresh or beside):  # `beside`: the folder of another logger of the same run
             continue
+        is_chosen = chosen is not None and folder == Path(chosen)
+        other = "another folder (--checkpoint.folder)" if is_chosen else "a name of its own (--name NAME)"
         raise ConfigError(
             f"{str(folder)!r} holds a run already ({', '.join(kept)}), which this one would overwrite: go on with that "
-            "run (--ckpt_path last), or give this one a name of its own (--name NAME)"
+            f"run (--ckpt_path last), or give this one {other}"
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib.util
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -98,25 +98,46 @@ class BPETokenizer(Tokenizer):
         """The ids of `text`.
 
         Raises:
-            TokenizerError: the text has half a surrogate pair in it, which UTF-8 can't hold, or a million white-space
-                characters in a row.
+            TokenizerError: the text has half a surrogate pair in it, which UTF-8 can't hold.
         """
         check_unicode(text)
-        with _errors_of_tiktoken():
+        try:
             if as_text:
                 return self._encoding.encode_ordinary(text)
             return self._encoding.encode(text, allowed_special="all")
+        except ValueError:
+            return list(self._encode_by_pieces(text, as_text))
 
     def encode_array(self, text: str, *, as_text: bool = False) -> npt.NDArray[np.uint32]:
         """The ids of `text`, (N,). Releases the GIL, and makes no Python integers.
 
         Raises:
-            TokenizerError: the text has half a surrogate pair in it, or a million white-space characters in a row.
+            TokenizerError: the text has half a surrogate pair in it.
         """
         check_unicode(text)
         allowed: Any = set() if as_text else "all"
-        with _errors_of_tiktoken():
+        try:
             return self._encoding.encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
+        except ValueError:
+            return np.fromiter(self._encode_by_pieces(text, as_text), np.uint32)
+
+    def _encode_by_pieces(self, text: str, as_text: bool) -> Iterator[int]:
+        """The same ids, slower, of a text with a million white-space characters in a row or more.
+
+        tiktoken's regular expressions go back at most a million steps, and fail there; those of `regex` have the same
+        syntax and no such limit.
+        """
+        import regex
+
+        pieces = regex.compile(self._encoding._pat_str)
+        specials = {} if as_text else self.special_ids
+        parts = re.split(f"({'|'.join(map(re.escape, specials))})", text) if specials else [text]
+        for part in parts:
+            if part in specials:
+                yield specials[part]
+                continue
+            for piece in pieces.finditer(part):
+                yield from self._encoding._encode_single_piece(piece.group())
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8, as when a character is cut in two, become U+FFFD."""
@@ -252,15 +273,3 @@ def _gpt2_encoding() -> tiktoken.Encoding:
         special_tokens={END_OF_TEXT: 50256},
         explicit_n_vocab=50257,
     )
-
-
-@contextlib.contextmanager
-def _errors_of_tiktoken() -> Iterator[None]:
-    """Say what tiktoken can't split: its regular expressions go back at most a million steps."""
-    try:
-        yield
-    except ValueError as error:
-        raise TokenizerError(
-            "the text can't be split: it has about a million white-space characters or more in a row; remove some "
-            f"({error})"
-        ) from error

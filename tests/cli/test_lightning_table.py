@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 from lightning.pytorch import callbacks, loggers
 
 from llm.cli.main import main
@@ -295,3 +296,61 @@ def test_loggers_that_need_a_package_name_it(fit, name, package):
     assert status != 0
     assert package in err.strip().splitlines()[-1]
     assert f"where {package}" in LOGGERS[name]
+
+
+# What else the documentation suggests
+
+SUGGESTED = [
+    ("python train.py tune", ["tune"], "fit --trainer.callbacks+=LearningRateFinder finds a learning rate"),
+    ("--seed_everything", ["--seed_everything=-1"], "seed_everything must be 0 to"),
+    ("--ckpt_path", ["--ckpt_path=https://there/a.ckpt"], "is a URL: download the file yourself"),
+    ("--ckpt_path", ["--ckpt_path=empty"], "'empty' is a folder"),
+    ("--ckpt_path", ["--ckpt_path=hub"], "there is no checkpoint 'hub'"),
+    ("--ckpt_path", ["--ckpt_path=registry"], "there is no checkpoint 'registry'"),
+    ("--weights_only false", ["--weights_only=false"], "weights_only false is refused"),
+    ("--optimizer", ["--optimizer=Adam"], "did you mean --model.optim?"),
+    ("--optimizer", ["--lr_scheduler=StepLR"], "did you mean --model.optim.schedule?"),
+    ("monitor: val_loss", ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"], "/loss"),
+]
+"""The first words of a row, those of a command, and what its one line says."""
+
+
+@pytest.mark.parametrize(("row", "words", "reason"), SUGGESTED)
+def test_what_is_suggested_and_refused(capsys, row, words, reason):
+    assert f"\n| `{row}" in PAGE
+    Path("empty").mkdir()
+    words = words if words == ["tune"] else ["fit", *TINY, *words]
+    assert main(words, default_config=REPOSITORY / "configs" / "default.yaml") != 0
+    assert reason in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not Path("runs").exists()
+
+
+def test_settings_of_files_and_variables_and_seeds(fit, monkeypatch, capfd):
+    """The rows of `--seed_everything`, `--config` given twice, `--trainer FILE.yaml`, variables, `--print_config`."""
+    Path("trainer.yaml").write_text("{log_every_n_steps: 7, gradient_clip_val: 3.0}")
+    for name, value in (("first", 5), ("second", 6)):
+        Path(f"{name}.yaml").write_text(f"seed_everything: {value}\ntrainer: {{accumulate_grad_batches: {value}}}")
+    monkeypatch.setenv("PL_FIT__TRAINER__MAX_STEPS", "9")
+
+    def printed(*words: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit, match="^0$"):
+            fit(*words, "--print_config")
+        return yaml.safe_load(capfd.readouterr().out)
+
+    two = printed("--config=first.yaml", "--config=second.yaml", "--trainer=trainer.yaml")
+    assert (two["seed_everything"], two["trainer"]["accumulate_grad_batches"]) == (6, 6)
+    assert (two["trainer"]["log_every_n_steps"], two["trainer"]["max_steps"]) == (7, 4)
+    flag = printed("--trainer=trainer.yaml", "--trainer.log_every_n_steps=8", "--seed_everything=true")
+    assert (flag["trainer"]["log_every_n_steps"], flag["trainer"]["gradient_clip_val"]) == (8, 3.0)
+    assert flag["seed_everything"] is True
+    for seed in ("true", "false"):
+        assert fit(f"--seed_everything={seed}", "--preflight")[0] == 0
+
+
+def test_every_suggestion_is_tested():
+    """A Trainer of one's own is in tests/tasks."""
+    part = PAGE.partition("suggests\n")[2].partition("\n## ")[0]
+    first = re.findall(r"^\| (.+?) \|", part, re.MULTILINE)[2:]
+    others = ("`--config` given", "variables such as `PL_FIT__", "`--print_config`", "`Trainer(...)` in Python")
+    begins = [*(f"`{row}" for row, _, _ in SUGGESTED), *others]
+    assert [row for row in first if not row.startswith(tuple(begins))] == []

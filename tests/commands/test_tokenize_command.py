@@ -67,6 +67,14 @@ def test_records_of_several_files_and_a_learned_vocabulary(kind):
     assert store.n_documents == 4
 
 
+def test_a_million_line_breaks_in_a_row():
+    text = "a" + "\n" * 1_000_100 + "b"
+    write("long.txt", text)
+    assert run("--input", "long.txt", "--tokenizer", "gpt2") == 0
+    store = TokenStore.open("shards")
+    assert store.make_tokenizer().decode(store.tokens()) == text
+
+
 def test_another_field_is_another_text(capsys):
     write("a.jsonl", '{"x": "one", "y": "two"}')
     assert run("--input", "a.jsonl", "--field", "x") == 0

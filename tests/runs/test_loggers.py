@@ -54,6 +54,8 @@ def test_a_folder_that_holds_a_run_is_refused(words, capsys):
         last = capsys.readouterr().err.strip().splitlines()[-1]
         assert "holds a run already" in last
         assert "--ckpt_path last" in last
+        assert ("another folder (--checkpoint.folder)" in last) == ("--checkpoint.folder=kept" in words)
+        assert ("(--name NAME)" in last) == ("--checkpoint.folder=kept" not in words)
         assert hashes(".") == before
     assert fit(*words, "--ckpt_path=last", "--trainer.max_steps=5") == 0
     assert step_of(next(Path().rglob("last.ckpt"))) == 5

@@ -1,11 +1,12 @@
 import pytest
 import tiktoken
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiktoken_ext import openai_public
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
-from llm.tokenizers import BPETokenizer, build_tokenizer
+from llm.tokenizers import SPLIT_PATTERNS, BPETokenizer, build_tokenizer
 from llm.tokenizers.bpe import load_encoding
 
 
@@ -105,8 +106,48 @@ def test_missing_vocabulary_files_say_what_to_install(monkeypatch):
         BPETokenizer()
 
 
-def test_a_million_spaces_in_a_row_are_an_error_of_ours():
-    text = "a" + " " * 1_100_000 + "b"
-    for encode in (BPETokenizer("gpt2").encode, BPETokenizer("gpt2").encode_array):
-        with pytest.raises(TokenizerError, match="a million white-space characters or more in a row"):
-            encode(text)
+@pytest.fixture(scope="module")
+def patterns():
+    """GPT-2's vocabulary, split by the patterns of tiktoken's encodings, which needs none of their files."""
+    gpt2 = load_encoding("gpt2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {})
+        others = {make: getattr(openai_public, make)()["pat_str"] for make in ("cl100k_base", "o200k_base")}
+    return {
+        name: tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=gpt2._mergeable_ranks, special_tokens=SPECIALS)
+        for name, pattern in {**SPLIT_PATTERNS, **others}.items()
+    }
+
+
+SPECIALS = {"<|endoftext|>": 50256, "<|x|>": 50257}
+PARTS = st.sampled_from([*" \n\t\r\x1c\x85\u3000\u200bab1'!é", "'s", "'LL", "\r\n", " " * 9, "\n" * 9, *SPECIALS])
+
+
+def refuse(*_, **__):
+    raise ValueError("Max stack size exceeded for backtracking")
+
+
+@settings(max_examples=150)
+@given(st.lists(PARTS | st.characters(exclude_categories=["Cs", "Cn"]), max_size=30).map("".join), st.booleans())
+def test_where_tiktoken_can_not_split_a_text_the_ids_are_its_ids(patterns, text, as_text):
+    for encoding in patterns.values():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("llm.tokenizers.bpe.load_encoding", lambda _, encoding=encoding: encoding)
+            tokenizer = BPETokenizer("cl100k_base")
+            ids = tokenizer.encode(text, as_text=as_text)
+            for name in ("encode", "encode_ordinary", "encode_to_numpy"):
+                patch.setattr(tiktoken.Encoding, name, refuse)
+            assert tokenizer.encode(text, as_text=as_text) == ids
+            assert tokenizer.encode_array(text, as_text=as_text).tolist() == ids
+
+
+@pytest.mark.parametrize("space", [" ", "\n"])
+def test_a_million_white_space_characters_in_a_row(space):
+    tokenizer, run = BPETokenizer("gpt2"), space * 1_100_000
+    with pytest.raises(ValueError, match="backtracking"):
+        load_encoding("gpt2").encode(f"a{run}b")
+    ids = tokenizer.encode(f"a{run}b<|endoftext|>")
+    inner = load_encoding("gpt2")._encode_single_piece(run[1:])
+    last = tokenizer.encode(" b") if space == " " else tokenizer.encode("\nb")
+    assert ids == [*tokenizer.encode("a"), *inner, *last, 50256]
+    assert tokenizer.encode_array(f"a{run}b<|endoftext|>").tolist() == ids

@@ -38,3 +38,11 @@ def test_what_validations_take_is_known_after_the_first_where_there_was_none_bef
     assert said[EVERY - 1][1] == pytest.approx((STEPS - EVERY) * STEP)
     for _, after, really in said[EVERY:]:
         assert after == pytest.approx(really, abs=VALIDATION + 2)
+
+
+def test_a_resumed_run_that_begins_with_its_validation():
+    left = TimeLeft(EVERY)
+    left.validated(EVERY)  # before its first step; as side work of that it is counted already
+    assert left.after_step(100.0, EVERY + 1, VALIDATION, STEPS) is None
+    said = left.after_step(100.0 + STEP, EVERY + 2, VALIDATION, STEPS)
+    assert said == pytest.approx((STEPS - EVERY - 2) * (STEP + VALIDATION / EVERY))
