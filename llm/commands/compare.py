@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     import json
     import logging
+    import math
 
     from llm.errors import DataError
     from llm.runs.comparing import runs_in, settings_that_differ, summarize_run
@@ -50,6 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
             for place, one in enumerate(group):
                 settings = {name: values[place] for name, values in differing.items()}
                 row = {**vars(one), "folder": str(one.folder), "task": task, "settings": settings}
+                if one.train_loss is not None and not math.isfinite(one.train_loss):  # JSON has no such number
+                    row["train_loss"] = None
                 print(json.dumps(row, default=str))
         return
     print("\n\n".join(_paragraph(task if len(groups) > 1 else None, group) for task, group in groups.items()))

@@ -103,6 +103,10 @@ def test_types_of_matrices_and_of_what_is_none(tmp_path):
     export(short, tmp_path / "model.gguf", "gguf", overwrite=True)
     again = read_pretrained(tmp_path / "model.gguf")
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in short.weights.items())
+    half = replace(model, weights={name: tensor.half() for name, tensor in model.weights.items()})
+    export(half, tmp_path / "model.gguf", "gguf", overwrite=True)
+    tensors = gguf.GGUFReader(tmp_path / "model.gguf").tensors
+    assert {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1} == {"F16"}
 
 
 def test_a_window_limits_the_context(tmp_path):
