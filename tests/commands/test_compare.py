@@ -108,3 +108,12 @@ def test_a_damaged_run_is_left_out(write, tmp_path, capsys, caplog, file, conten
     assert f"left out: {damaged}" in caplog.text.replace("'", "").replace("what was logged in ", "")
     assert main(["compare", damaged]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_setting_of_several_lines_takes_one(write, tmp_path, capsys):
+    for name, template in (("a", "{%- for message in messages -%}\n" * 9), ("b", "chatml")):
+        write(name, settings(0.1, data={"template": template}), {1: (1.0, 2.0)})
+    assert main(["compare", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines[:3])) < 300
