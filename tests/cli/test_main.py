@@ -395,7 +395,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["--trainer.logger=Logger"], "trainer.logger: this is a base class to subclass; give TensorBoardLogger"),
         (["--trainer.strategy=dpp"], "invalid strategy name"),
         (["--trainer.val_check_interval=0"], "val_check_interval must be at least 1"),
-        (["--seed_everything=-1"], "not in bounds"),
+        (["--seed_everything=-1"], "must be 0 to 4294967295"),
         (["--data.corpus=/dev/zero"], "is not a regular file"),
         (["--data.corpus=nowhere.txt"], "no corpus 'nowhere.txt'"),
         ([f"--data.corpus={short}"], "needs 65 tokens, train has"),
