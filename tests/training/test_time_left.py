@@ -2,8 +2,10 @@
 
 import itertools
 
+import lightning as L
 import pytest
 
+from llm.training.progress import seconds_allowed
 from llm.training.time_left import TimeLeft
 
 STEPS, EVERY, STEP, VALIDATION = 300, 60, 0.25, 10.0
@@ -38,3 +40,10 @@ def test_what_validations_take_is_known_after_the_first_where_there_was_none_bef
     assert said[EVERY - 1][1] == pytest.approx((STEPS - EVERY) * STEP)
     for _, after, really in said[EVERY:]:
         assert after == pytest.approx(really, abs=VALIDATION + 2)
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [("00:00:00:12", 12.0), (None, None)])
+def test_a_time_limit_says_when_a_run_ends(tmp_path, limit, seconds):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="cpu", max_time=limit, max_steps=10**8, default_root_dir=tmp_path, **quiet)
+    assert seconds_allowed(trainer) == seconds
