@@ -333,7 +333,7 @@ def test_settings_of_files_and_variables_and_seeds(fit, monkeypatch, capfd):
     monkeypatch.setenv("PL_FIT__TRAINER__MAX_STEPS", "9")
 
     def printed(*words: str) -> dict[str, Any]:
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             fit(*words, "--print_config")
         return yaml.safe_load(capfd.readouterr().out)
 
