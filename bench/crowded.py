@@ -1,6 +1,6 @@
 """A run that shares its cores: alone, two at once, and beside a busy loop, for settings of the environment.
 
-    python -m bench.crowded --settings "as it comes" "OMP_WAIT_POLICY=PASSIVE" "GOMP_SPINCOUNT=2000 OMP_NUM_THREADS=2"
+    python -m bench.crowded --settings "as it comes" "OMP_WAIT_POLICY=PASSIVE" "GOMP_SPINCOUNT=5000 OMP_NUM_THREADS=2"
 
 Threads of OpenMP that wait for each other in a loop hold the core that the one they wait for needs, once there are more
 threads than cores. `ours` is `train.py fit --config configs/char.yaml` as a user starts it, without its validations;
@@ -28,6 +28,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 AS_IT_COMES = "as it comes"
+LIBGOMP = "GOMP_SPINCOUNT=300000"
+"""What libgomp does by itself; `import llm` sets another."""
 PROGRAMS = ("ours", "loop")
 SHAPE = {"V": 70, "T": 64, "L": 4, "H": 4, "C": 128, "B": 12}
 """Of the bare loop: that of configs/char.yaml."""
@@ -42,11 +44,11 @@ def main() -> None:
         "--settings",
         nargs="+",
         metavar="NAME=VALUE",
-        default=[AS_IT_COMES, "OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=2000"],
+        default=[AS_IT_COMES, LIBGOMP, "OMP_WAIT_POLICY=PASSIVE"],
         help=f"variables of the environment, several in one word apart by spaces; {AS_IT_COMES!r} for none",
     )
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), help="(all)")
-    parser.add_argument("--steps", type=int, default=300, help="of each run (%(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="of each run (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each setting (%(default)s)")
     parser.add_argument("--busy", type=int, default=1, help="busy loops beside a run (%(default)s)")
     parser.add_argument(
@@ -67,6 +69,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for text, environment in settings.items():
             for program in arguments.programs:
+                print(f"{program}, {text} ...", file=sys.stderr, flush=True)
                 turn = measure(program, {**os.environ, **environment}, arguments)
                 turns.setdefault((program, text), []).append(turn)
     rows = [

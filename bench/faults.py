@@ -40,7 +40,6 @@ PAIRS = "".join(f"the {noun} {verb}\t{verb[::-1]} {noun[::-1]}\n" for noun in NO
 _COMMON = [
     "--data.tokenizer.kind=char",
     "--data.batch_size=8",
-    "--data.evaluation_batch_size=8",
     "--model.optim.warmup_steps=5",
     "--trainer.accelerator=cpu",
     "--trainer.log_every_n_steps=1",
@@ -49,7 +48,12 @@ _COMMON = [
     "--checkpoint.every=3",
     "--inspect.every=0",
 ]
-_WINDOWS = ["--data.corpus=corpus.txt", "--data.context_length=8", "--data.stride=8"]
+_WINDOWS = [
+    "--data.corpus=corpus.txt",
+    "--data.context_length=8",
+    "--data.stride=8",
+    "--data.evaluation_batch_size=8",
+]
 _NETWORK = "{n_layer: 1, n_head: 2, n_embd: 16, dropout: 0.3}"
 FIT = ["fit", *_WINDOWS, f"--model.gpt={_NETWORK}", *_COMMON, "--samples.every=0"]
 GO_ON = ["--ckpt_path=last", "--fresh"]

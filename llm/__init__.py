@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from llm.runtime.environment import prepare
 from llm.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
     from llm.tasks import LanguageModel, MaskedLanguageModel, TextClassifier, TranslationModel
     from llm.tokenizers import build_tokenizer
 
-# Huge pages of 2 MB for weights and activations: fewer TLB misses, up to 10 % less time on a CPU under Linux.
-# Torch reads this when it first allocates memory.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+prepare(os.environ)  # before torch is imported
 
 __all__ = [
     "GPT",

@@ -41,6 +41,18 @@ def _what_would_go_on(trainer: L.Trainer) -> str:
     return f"set --trainer.max_epochs above {trainer.max_epochs}"
 
 
+def _with_text(usage: Sequence[str], text: str) -> list[str]:
+    """The words of a command with a text in them; one that looks like an option is joined to its own."""
+    words: list[str] = []
+    for word in usage:
+        filled = word.format(text=text)
+        if filled != word and filled.startswith("-") and words[-1].startswith("--"):
+            words[-1] += f"={filled}"
+        else:
+            words.append(filled)
+    return words
+
+
 def say_how_to_use(
     trainer: L.Trainer, datamodule: L.LightningDataModule, first_step: int, usage: Sequence[str]
 ) -> None:
@@ -87,8 +99,7 @@ def say_how_to_use(
             ]
             log.info("look inside: %s", command_line(*board))
     if usage and isinstance(datamodule, ResumableDataModule):
-        text = datamodule.sample_text()
-        command, *words = (word.format(text=text) for word in usage)
+        command, *words = _with_text(usage, datamodule.sample_text())
         log.info("%-12s %s", f"{command}:", command_line("python", "-m", "llm", command, "--ckpt", path, *words))
     else:
         log.info("evaluate:    %s", train_command_line("validate", "--ckpt_path", path))

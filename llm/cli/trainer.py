@@ -34,6 +34,6 @@ HELP = {
 """Where the words of Lightning and its parser are about other ways than ours."""
 
 HELP_OF_FIT = HELP | {
-    "ckpt_path": "Resume from this checkpoint; `last` is that of the newest run of this name, `best` its best, "
-    "which starts a run of its own.",
+    "ckpt_path": "Resume from this checkpoint; `last` is that of the newest run of this name. (A best.ckpt holds "
+    "weights alone: --model.pretrained begins a run with them.)",
 }

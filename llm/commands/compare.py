@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llm.runs.comparing import RunSummary
 
+_WIDEST = 60
+"""Characters in a cell; a chat template has hundreds, and several lines."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
@@ -26,6 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     import json
     import logging
+    import math
 
     from llm.errors import DataError
     from llm.runs.comparing import runs_in, settings_that_differ, summarize_run
@@ -50,6 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
             for place, one in enumerate(group):
                 settings = {name: values[place] for name, values in differing.items()}
                 row = {**vars(one), "folder": str(one.folder), "task": task, "settings": settings}
+                if one.train_loss is not None and not math.isfinite(one.train_loss):  # JSON has no such number
+                    row["train_loss"] = None
                 print(json.dumps(row, default=str))
         return
     print("\n\n".join(_paragraph(task if len(groups) > 1 else None, group) for task, group in groups.items()))
@@ -79,7 +85,7 @@ def _table(runs: Sequence[RunSummary], differing: dict[str, list[Any]]) -> list[
             "" if run.seconds is None else f"{int(run.seconds) // 60}:{int(run.seconds) % 60:02d}",
             _number(run.tokens_per_second, ",.0f"),
         ]
-        lines.append([str(run.folder), *(str(values[place]) for values in differing.values()), *numbers])
+        lines.append([str(run.folder), *(_word(values[place]) for values in differing.values()), *numbers])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     n_words = 1 + len(differing)
     return [
@@ -89,6 +95,12 @@ def _table(runs: Sequence[RunSummary], differing: dict[str, list[Any]]) -> list[
         ).rstrip()
         for line in lines
     ]
+
+
+def _word(value: Any) -> str:
+    """A setting in a cell: on one line, and no longer than that leaves room for others."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
 
 
 def _number(value: float | None, form: str) -> str:

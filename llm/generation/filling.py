@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -255,23 +256,22 @@ def _spans(
         if place - 1 in places or place + 1 not in places:
             continue
         n = next(n for n in itertools.count(2) if place + n not in places)
-        beam = [Joined("", [], 1.0)]
+        beam: list[tuple[list[int], float]] = [([], 0.0)]  # pieces and their log-probability: a product would underflow
         for shown in range(n):
             found = [probabilities]
             if shown:
-                rows = [torch.cat([row[:place], torch.tensor(word.ids), row[place + shown :]]) for word in beam]
-                batches = (rows[start : start + batch_size] for start in range(0, k, batch_size))
-                found = [each for batch in batches if batch for each in _probabilities(model, tokenizer, batch)]
+                rows = [torch.cat([row[:place], torch.tensor(ids), row[place + shown :]]) for ids, _ in beam]
+                batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+                found = [each for batch in batches for each in _probabilities(model, tokenizer, batch)]
             chances = torch.stack(
-                [word.probability * each[place + shown].double() for word, each in zip(beam, found, strict=True)]
+                [before + each[place + shown].double().log() for (_, before), each in zip(beam, found, strict=True)]
             )  # (k, V)
-            best = chances.flatten().topk(min(k, int((chances > 0).sum())))
+            best = chances.flatten().topk(min(k, int(chances.isfinite().sum())))
             pairs = [divmod(number, chances.shape[1]) for number in best.indices.tolist()]
-            ids = [[*beam[before].ids, token] for before, token in pairs]
-            beam = [
-                Joined(tokenizer.decode(of), of, chance) for of, chance in zip(ids, best.values.tolist(), strict=True)
-            ]
-        yield Span(first, beam)
+            ids_of = [[*beam[before][0], token] for before, token in pairs]
+            beam = list(zip(ids_of, best.values.tolist(), strict=True))
+        words = [Joined(tokenizer.decode(ids), ids, math.exp(chance)) for ids, chance in beam]
+        yield Span(first, words)
 
 
 def _decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

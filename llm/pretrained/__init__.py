@@ -24,7 +24,7 @@ from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
 from llm.pretrained.checkpoint import SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
 from llm.pretrained.exporting import FORMATS, export, export_adapters, refuse_existing
 from llm.pretrained.files import holds_weights
-from llm.pretrained.formats import import_adapters, read_pretrained
+from llm.pretrained.formats import import_adapters, locate, read_pretrained
 from llm.pretrained.peft import is_peft
 from llm.pretrained.switching import Adapters
 from llm.pretrained.vocabulary_files import VOCABULARIES, expected_files, read_vocabulary_file
@@ -140,7 +140,7 @@ def read_tokenizer(source: str | Path) -> Tokenizer:
         CheckpointError: it can't be read, or has no tokenizer.
         TokenizerError: it is a vocabulary or a `tokenizer.json` that can't be used.
     """
-    path = Path(source).expanduser()
+    path = locate(source)
     if (alone := read_vocabulary_file(path)) is not None:
         return alone
     if path.is_dir() and not holds_weights(path):

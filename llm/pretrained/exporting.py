@@ -186,6 +186,8 @@ def _in_one_move(target: Path) -> Iterator[Path]:
         shutil.rmtree(old)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, OSError) and error.errno is None:  # NumPy keeps the system's reason to itself
+            reason = f"the disk has no room left, it seems ({error})"
         raise CheckpointError(f"can't write {str(target)!r}: {reason}") from error
     finally:
         shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)

@@ -12,7 +12,8 @@ NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 """OpenAI's weights, which go without an owner's name."""
 
 _REPOSITORIES = {name: f"openai-community/{name}" for name in NAMES} | {"distilgpt2": "distilbert/distilgpt2"}
-_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_ID = re.compile(r"(?!.*(--|\.\.|\.git$))\w([\w.-]*\w)?/\w([\w.-]{0,94}\w)?", re.ASCII)
+"""As huggingface_hub has it, which refuses all others."""
 _OF_FILES = re.compile(r".*\.(ckpt|pth?|bin|safetensors|json|gguf|pkl|txt|html|ya?ml)", re.IGNORECASE)
 _FILES, _IN_FOLDERS = ["*.json", "*.txt", "*.jinja"], ["*/*"]
 

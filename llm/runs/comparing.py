@@ -57,13 +57,16 @@ def summarize_run(folder: str | Path) -> RunSummary:
     """Read what a run left in its folder: `config.yaml`, and TensorBoard's events or a `metrics.csv`.
 
     Raises:
-        DataError: it is not the folder of a run, or nothing was logged in it.
+        DataError: it is not the folder of a run, a file in it is damaged, or nothing was logged in it.
     """
     path = Path(folder)
     if not (path / CONFIGURATION).is_file():
         raise DataError(f"{str(folder)!r} is not the folder of a run: it holds no {CONFIGURATION}")
-    settings = yaml.safe_load((path / CONFIGURATION).read_text(encoding="utf-8"))
-    curves, seconds = _curves(path)
+    settings = _settings(path / CONFIGURATION)
+    try:
+        curves, seconds = _curves(path)
+    except Exception as error:  # a damaged file can make tensorboard raise anything
+        raise DataError(f"what was logged in {str(folder)!r} can't be read: {_in_one_line(error)}") from error
     if not curves:
         raise DataError(f"nothing was logged in {str(folder)!r}: the run ended before its first step, or has no logger")
     finite = [(value, step) for step, value in curves.get(_VALIDATION, []) if math.isfinite(value)]
@@ -86,6 +89,28 @@ def settings_that_differ(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for run in runs for name in run.settings)
     values = {name: [run.settings.get(name) for run in runs] for name in names}
     return {name: of for name, of in values.items() if any(value != of[0] for value in of)}
+
+
+def _settings(file: Path) -> Mapping[str, Any]:
+    """What is in a configuration.
+
+    Raises:
+        DataError: it can't be read, or is none.
+    """
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise DataError(f"{str(file)!r} can't be read: {_in_one_line(error)}") from error
+    if not isinstance(settings, Mapping):
+        raise DataError(f"{str(file)!r} holds no settings, so it is not that of a run")
+    return settings
+
+
+def _in_one_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    if isinstance(error, KeyError):
+        return f"there is no column {error}"
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _curves(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -49,7 +50,13 @@ def write_whole(target: Path, content: bytes) -> None:
 
 
 def move_into_place(temporary: Path, target: Path) -> None:
-    """Replace `target`, and bring the folder's new entry to the disk too: else a power cut could take it back."""
+    """Replace `target`, and bring the folder's new entry to the disk too: else a power cut could take it back.
+
+    Raises:
+        OSError: it can't be replaced, or is a device or a pipe, which an administrator's process could.
+    """
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise FileExistsError(errno.EEXIST, "it is a device or a pipe, whose place no file takes", str(target))
     temporary.replace(target)
     if os.name != "nt":  # there, folders can't be opened
         with contextlib.suppress(OSError):  # some file systems can't do it; the file is in its place all the same

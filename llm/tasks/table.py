@@ -27,7 +27,7 @@ class Task(NamedTuple):
         callbacks: import paths of the callbacks that every run of this task has, each by the group of its options.
         config: the YAML file that a run takes where none is named, a path below `configs/`. Default: `WORD.yaml`.
         usage: words behind `python -m llm` with which a trained model is used, but for its `--ckpt`; in them `{text}`
-            is some words of the training text, or a source to translate.
+            is what the data module gives as `sample_text`: some words of the training text, or a source to translate.
     """
 
     module: str
@@ -91,7 +91,7 @@ TASKS: dict[str, Task] = {
         links={"data.context_length": "model.encoder.context_length", "data.vocab_size": "model.encoder.vocab_size"},
         callbacks={"inspect": "llm.inspection:Inspection"},
         config="contrasts/masked.yaml",
-        usage=("fill", "--text", "{text} [MASK]"),
+        usage=("fill", "--text", "{text}"),
     ),
     "classify": Task(
         module="llm.tasks:TextClassifier",

@@ -79,7 +79,8 @@ class MuonWithAdamW(AdamW):
                 rows, columns = part.shape[1:]
                 if rows > columns:
                     step = step.mT
-                part.mul_(1 - group["lr"] * group["weight_decay"])
+                if group["weight_decay"]:
+                    part.mul_(1 - group["lr"] * group["weight_decay"])
                 # A tall matrix needs a longer step for its outputs to change as much (as torch.optim.Muon's default).
                 rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
                 part.add_(step, alpha=-rate)

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from tqdm import tqdm
 
 from llm.training.throughput import side_work_seconds
@@ -67,9 +67,12 @@ class RunProgress(ProgressBar):
             # Reading a value synchronizes with the GPU: only when there is a new one.
             if is_logging(trainer):
                 self._bar.set_postfix_str(values_of(trainer), refresh=False)
+            left = seconds_allowed(trainer)
             if self._bar.total:
                 now, step, side = time.monotonic(), trainer.global_step, side_work_seconds(trainer)
-                self._bar.left = self._time.after_step(now, step, side, int(self._bar.total))
+                of_steps = self._time.after_step(now, step, side, int(self._bar.total))
+                left = of_steps if of_steps is None or left is None else min(left, of_steps)
+            self._bar.left = left
             self._bar.update(trainer.global_step - self._bar.n)
             self._print_line()
 
@@ -174,6 +177,13 @@ class _Bar(tqdm):
         if left is None and self.unit == "batch" and rate and self.total:
             left = (self.total - self.n) / rate
         return {**state, "left": "?" if left is None else self.format_interval(left)}
+
+
+def seconds_allowed(trainer: L.Trainer) -> float | None:
+    """How long a run may still take by its time limit (`max_time`); None where it has none."""
+    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
+    left = (timer.time_remaining() for timer in timers)
+    return min((max(0.0, seconds) for seconds in left if seconds is not None), default=None)
 
 
 def values_of(trainer: L.Trainer) -> str:

@@ -16,9 +16,10 @@ ROOT = Path(__file__).parents[2]
 def as_before():
     """What a benchmark that runs in this process changes is as it was afterwards."""
     loggers = [logging.getLogger(name) for name in ("", "llm", "lightning", "lightning.pytorch")]
-    levels, threads, environment = [logger.level for logger in loggers], torch.get_num_threads(), dict(os.environ)
+    said = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    threads, environment = torch.get_num_threads(), dict(os.environ)
     yield
-    for logger, level in zip(loggers, levels, strict=True):
+    for logger, (level, logger.propagate, logger.handlers) in zip(loggers, said, strict=True):
         logger.setLevel(level)
     torch.set_num_threads(threads)
     for name in os.environ.keys() - environment.keys():

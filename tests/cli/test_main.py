@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import llm
+from llm.__main__ import main as use
 from llm.cli.main import main
 from llm.cli.words import value_in_files
 from llm.pretrained import Pretrained, export
@@ -322,6 +323,17 @@ def test_another_checkpoint_than_the_last_begins_a_run_of_its_own(trained):
     assert Path("runs/gpt/version_1/checkpoints/last.ckpt").is_file()
 
 
+@pytest.mark.parametrize(("task", "text"), [("language", "--prompt-" * 99), ("masked", "天地玄黄宇宙洪荒" * 99)])
+def test_the_command_that_is_printed_can_be_used(capsys, task, text):
+    Path("text.txt").write_text(text)
+    network = TASKS[task].network_group
+    words = [word.replace("--model.gpt", f"--{network}") for word in (*QUICK, *CHAR)]
+    assert run("fit", f"--task={task}", *words, "--trainer.max_steps=1", "--data.corpus=text.txt") == 0
+    line = next(line for line in capsys.readouterr().err.splitlines() if ": python -m llm" in " ".join(line.split()))
+    assert use(shlex.split(line)[4:]) == 0
+    assert text[:8] in capsys.readouterr().out
+
+
 def test_the_best_is_weights_alone_to_use_and_to_begin_from_but_not_to_resume(trained, capsys):
     best = trained.with_name("best.ckpt")
     content = read_checkpoint(best)
@@ -383,7 +395,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["--trainer.logger=Logger"], "trainer.logger: this is a base class to subclass; give TensorBoardLogger"),
         (["--trainer.strategy=dpp"], "invalid strategy name"),
         (["--trainer.val_check_interval=0"], "val_check_interval must be at least 1"),
-        (["--seed_everything=-1"], "not in bounds"),
+        (["--seed_everything=-1"], "must be 0 to 4294967295"),
         (["--data.corpus=/dev/zero"], "is not a regular file"),
         (["--data.corpus=nowhere.txt"], "no corpus 'nowhere.txt'"),
         ([f"--data.corpus={short}"], "needs 65 tokens, train has"),

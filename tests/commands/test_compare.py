@@ -84,3 +84,36 @@ def test_what_is_no_run_is_said(write, tmp_path, capsys):
     empty = write("a", settings(0.1), {})
     assert main(["compare", empty]) == 1
     assert "nothing was logged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.yaml", b""),
+        ("config.yaml", b"[1, 2]"),
+        ("config.yaml", b"a: [1,\n b: {"),
+        ("config.yaml", b"\xff\xfe\x00"),
+        ("config.yaml", b"a: !!python/object/apply:os.getcwd []"),
+        ("metrics.csv", b"step,train/loss\nx,1\n"),
+        ("metrics.csv", b"step,train/loss\n1,\xff\n"),
+        ("metrics.csv", b"train/loss\n1\n"),
+    ],
+)
+def test_a_damaged_run_is_left_out(write, tmp_path, capsys, caplog, file, content):
+    whole = write("a", settings(0.1), {1: (1.0, 2.0)}, CSVLogger)
+    damaged = write("b", settings(0.2), {1: (0.5, 1.0)}, CSVLogger)
+    (tmp_path / "lr" / "b" / file).write_bytes(content)
+    assert main(["compare", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith(whole)
+    assert f"left out: {damaged}" in caplog.text.replace("'", "").replace("what was logged in ", "")
+    assert main(["compare", damaged]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_setting_of_several_lines_takes_one(write, tmp_path, capsys):
+    for name, template in (("a", "{%- for message in messages -%}\n" * 9), ("b", "chatml")):
+        write(name, settings(0.1, data={"template": template}), {1: (1.0, 2.0)})
+    assert main(["compare", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines[:3])) < 300

@@ -314,7 +314,7 @@ def test_weights_without_a_tokenizer_take_that_of_the_run(text):
         (["--model.pretrained=hf", "--data.context_length=64"], "have 32 positions, 64 requested"),
         (["--model.pretrained=hf", "--data.context_length=8", "--model.gpt.n_layer=3"], "n_layer (2 in the weights, 3"),
         (["--model.pretrained=hf", "--data.tokenizer.kind=char"], "kind is 'gpt2' in the checkpoint, 'char'"),
-        (["--ckpt_path=gpt2.ckpt", "--data.context_length=32"], "start one from them with --model.pretrained"),
+        (["--ckpt_path=gpt2.ckpt", "--data.context_length=32"], "start one from these weights by --model.pretrained"),
     ],
 )
 def test_bad_fine_tuning_is_one_line(hugging_face, text, capsys, words, message):

@@ -184,3 +184,12 @@ def test_spoilt_weights_are_named():
     nn.init.constant_(network.head.dense.weight, torch.nan)
     with pytest.raises(GenerationError, match="NaN"):
         list(fill_masks(network, TOKENIZER, [MASK]))
+
+
+def test_masks_whose_joint_probability_no_number_can_hold():
+    torch.manual_seed(0)
+    network = Encoder(EncoderConfig(TOKENIZER.vocab_size, 330, n_layer=1, n_head=1, n_embd=4)).eval()
+    (found,) = fill_masks(network, TOKENIZER, [MASK * 330], k=1)
+    ((_, (word,)),) = found.spans
+    assert found.ids == word.ids
+    assert (len(word.ids), word.probability) == (330, 0.0)

@@ -21,10 +21,12 @@ from llm.tasks import LanguageModel
 def train(tmp_path, corpus):
     """Trains a tiny model for four steps, and gives it, its data and the texts by step."""
 
-    def fit(samples, poison=None):
-        data = TextDataModule(str(corpus), TokenizerConfig("char"), context_length=8, cache_dir=str(tmp_path / "cache"))
+    def fit(samples, poison=None, max_new_tokens=5):
+        data = TextDataModule(
+            str(corpus), TokenizerConfig("char", specials=()), context_length=8, cache_dir=str(tmp_path / "cache")
+        )
         gpt = GPTConfig(data.vocab_size, 8, n_layer=1, n_head=1, n_embd=8)
-        module = LanguageModel(gpt, OptimConfig(warmup_steps=2), SamplingConfig(max_new_tokens=5))
+        module = LanguageModel(gpt, OptimConfig(warmup_steps=2), SamplingConfig(max_new_tokens=max_new_tokens))
         logger = TensorBoardLogger(str(tmp_path), name="run", default_hp_metric=False)
         trainer = L.Trainer(
             accelerator="cpu",
@@ -53,6 +55,17 @@ def test_the_last_text_is_what_the_trained_model_says(train):
         ("The cat", "sat"), continue_texts(module.gpt, data.tokenizer, prompts, module.sampling), strict=True
     ):
         assert all(f"    {line}" in texts[4] for line in f"{prompt}{found.text}".splitlines())
+
+
+def test_texts_before_the_last_step_end_with_the_context(train, caplog):
+    with caplog.at_level(logging.INFO, logger="llm"):
+        module, _, texts = train(TextSamples(["The"], every=2), max_new_tokens=60)  # the context has 8 tokens
+    written = {step: "".join(text.split("\n\n", 1)[1].split()) for step, text in texts.items()}
+    assert all(len(written[step]) <= 8 < len(written[4]) for step in (0, 2))
+    assert ["the context" in text for text in texts.values()] == [True, True, False]
+    (printed,) = (record.getMessage() for record in caplog.records if "sample: " in record.getMessage())
+    assert "".join(printed.split("sample: ")[1].split()) == written[4]
+    assert module.gpt.training
 
 
 def test_a_text_that_can_not_be_continued_is_a_warning(train, caplog):

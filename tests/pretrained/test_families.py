@@ -228,6 +228,7 @@ def test_what_a_config_does_not_say_is_as_in_transformers(family):
         ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, r"is a Mamba \(model_type 'mamba'\), which"),
         ({"model_type": "opt"}, "missing: decoder.embed_tokens.weight"),
         ({"model_type": "gemma2"}, "with head_dim 6 and query_pre_attn_scalar 256"),
+        ({"model_type": "gemma2", "query_pre_attn_scalar": 6, "num_hidden_layers": 10**12}, "n_layer must be at most"),
         ({"model_type": "gemma3_text"}, r"\(model_type 'gemma3_text'\), which"),
         ({"model_type": "olmo2", "architectures": None}, r"is an olmo2 \(model_type 'olmo2'\), which"),
         ({"model_type": 3}, "model_type 3"),

@@ -9,7 +9,7 @@ from torch import nn
 
 from llm.__main__ import main
 from llm.config import EncoderConfig, GPTConfig, RopeScaling
-from llm.errors import ConfigError
+from llm.errors import CheckpointError, ConfigError
 from llm.model import GPT, Encoder
 from llm.pretrained import Pretrained, build, export, read_pretrained
 from llm.pretrained.definitions import added_token, around, scored_pieces
@@ -103,6 +103,22 @@ def test_types_of_matrices_and_of_what_is_none(tmp_path):
     export(short, tmp_path / "model.gguf", "gguf", overwrite=True)
     again = read_pretrained(tmp_path / "model.gguf")
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in short.weights.items())
+    half = replace(model, weights={name: tensor.half() for name, tensor in model.weights.items()})
+    export(half, tmp_path / "model.gguf", "gguf", overwrite=True)
+    tensors = gguf.GGUFReader(tmp_path / "model.gguf").tensors
+    assert {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1} == {"F16"}
+
+
+def test_a_full_disk_is_said_and_what_was_there_stays(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").write_bytes(b"before")
+
+    def full(*_):
+        raise OSError("1024 requested and 0 written")  # as NumPy says it
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", full)
+    with pytest.raises(CheckpointError, match="the disk has no room left"):
+        export(make(**SIZES), tmp_path / "model.gguf", "gguf", overwrite=True)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model.gguf", b"before")]
 
 
 def test_a_window_limits_the_context(tmp_path):

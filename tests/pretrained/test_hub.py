@@ -127,3 +127,9 @@ def test_a_path_that_is_not_there_is_not_asked_for(hugging_face, monkeypatch, tm
     with pytest.raises(CheckpointError, match="there is no file or folder"):
         read_pretrained(name)
     assert fake.asked == []
+
+
+@pytest.mark.parametrize("name", ["a..b/c", "a/b--c", "a/b.git", "a-/b", "a/b.", "a/" + "b" * 97])
+def test_what_the_hub_can_not_have_is_not_asked_for(name):
+    with pytest.raises(CheckpointError, match="there is no file or folder"):
+        locate(name)

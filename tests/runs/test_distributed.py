@@ -144,7 +144,7 @@ def test_torchrun_starts_as_many_as_it_says_and_a_signal_or_a_kill_ends_all(tmp_
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--trainer.devices=999", "--trainer.strategy=ddp"], "999 processes, and this one has"),
+        (["--trainer.devices=999", "--trainer.strategy=ddp"], "999 processes, and this machine has"),
         (["--trainer.strategy=fsdp"], "FSDP"),
     ],
 )

@@ -97,3 +97,12 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
         write_whole(path, b"two")
     assert path.read_bytes() == b"one"
     assert [other.name for other in path.parent.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_stays_what_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="is a device or a pipe"):
+        write_whole(tmp_path / "pipe", b"content")
+    assert (tmp_path / "pipe").is_fifo()
+    assert len(list(tmp_path.iterdir())) == 1

@@ -110,9 +110,31 @@ def test_orthogonal_matrices_have_singular_values_near_1(n, rows, more, seed, sc
     assert ((u.mT @ found @ v) - torch.diag_embed((u.mT @ found @ v).diagonal(dim1=-2, dim2=-1))).abs().max() < 0.1
 
 
-def test_a_batch_is_its_matrices_one_by_one():
+@given(
+    rows=st.integers(2, 48),
+    ratio=st.sampled_from([1.0, 1.25, 1.5, 4.0]),
+    rank=st.integers(1, 48),
+    smallest=st.floats(-2, 0),
+    seed=st.integers(0, 99),
+)
+def test_ill_conditioned_and_low_rank_matrices_become_orthogonal_where_they_are_something(
+    rows, ratio, rank, smallest, seed
+):
+    torch.manual_seed(seed)
+    rank = min(rank, rows)
+    left, right = torch.randn(rows, rank), torch.randn(int(ratio * rows), rank)
+    (u, _), (v, _) = torch.linalg.qr(left), torch.linalg.qr(right)
+    values = torch.logspace(0, smallest, rank)  # up to a hundred times as faint
+    (found,) = orthogonalize((u * values @ v.mT)[None]).float()
+    along = u.mT @ found @ v
+    assert (along.diagonal() - 1).abs().max() < 0.4
+    assert torch.linalg.svdvals(found).max() < 1.3, "nothing, not even rounding, becomes long"
+
+
+@pytest.mark.parametrize("columns", [16, 64])
+def test_a_batch_is_its_matrices_one_by_one(columns):
     torch.manual_seed(0)
-    matrices = torch.randn(5, 16, 64)
+    matrices = torch.randn(5, 16, columns)
     one_by_one = torch.cat([orthogonalize(matrix[None]) for matrix in matrices])
     torch.testing.assert_close(orthogonalize(matrices), one_by_one, atol=2e-2, rtol=0)
 

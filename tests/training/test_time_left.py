@@ -2,8 +2,10 @@
 
 import itertools
 
+import lightning as L
 import pytest
 
+from llm.training.progress import seconds_allowed
 from llm.training.time_left import TimeLeft
 
 STEPS, EVERY, STEP, VALIDATION = 300, 60, 0.25, 10.0
@@ -46,3 +48,10 @@ def test_a_resumed_run_that_begins_with_its_validation():
     assert left.after_step(100.0, EVERY + 1, VALIDATION, STEPS) is None
     said = left.after_step(100.0 + STEP, EVERY + 2, VALIDATION, STEPS)
     assert said == pytest.approx((STEPS - EVERY - 2) * (STEP + VALIDATION / EVERY))
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [("00:00:00:12", 12.0), (None, None)])
+def test_a_time_limit_says_when_a_run_ends(tmp_path, limit, seconds):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="cpu", max_time=limit, max_steps=10**8, default_root_dir=tmp_path, **quiet)
+    assert seconds_allowed(trainer) == seconds

@@ -15,7 +15,7 @@ from llm.data.masking import MaskedRows, Masking, WholeRows, WordEdges
 from llm.data.modules.base import first_words
 from llm.data.modules.text import SAMPLE_TOKENS, TextDataModule
 from llm.data.tokens.mapped import TokenArray
-from llm.errors import ConfigError
+from llm.errors import ConfigError, TokenizerError
 from llm.tokenizers import MASK
 
 EVALUATION_SEED = 123
@@ -78,10 +78,15 @@ class MaskedDataModule(TextDataModule):
         return [*self.tokenizer.prefix_ids, *ids, *self.tokenizer.suffix_ids]
 
     def sample_text(self) -> str:
-        """The first words of the training text."""
+        """The first words of the training text, and a mask behind them."""
         specials = set(self.tokenizer.special_ids.values())
         ids = [token_id for token_id in self.train_tokens[:SAMPLE_TOKENS].tolist() if token_id not in specials]
-        return first_words(self.tokenizer.decode(ids), len(self.train_tokens) > SAMPLE_TOKENS, most=2)
+        words = first_words(self.tokenizer.decode(ids), len(self.train_tokens) > SAMPLE_TOKENS, most=2)
+        try:
+            self.tokenizer.encode(" ")
+        except TokenizerError:  # of characters, learned from a text without spaces
+            return f"{words}{MASK}"
+        return f"{words} {MASK}"
 
     def masked_sample(self, ids: Sequence[int]) -> list[int]:
         """Token ids (T) to look at, masked as those of a window are."""

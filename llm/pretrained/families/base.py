@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -99,13 +99,13 @@ class Family:
         try:
             if self.fixed["positions"] == "rotary":
                 ours |= rope_from_json(theirs, self.rope_names)
-            ours |= self._window_from_json(theirs, ours["n_layer"])
             # What is as wide as it would be anyway is left to follow.
             C, H, D = ours["n_embd"], ours["n_head"], ours.get("head_size")
             is_plain = {"n_kv_head": ours.get("n_kv_head") == H, "mlp_hidden": ours["mlp_hidden"] == 4 * C}
             is_plain["head_size"] = D is not None and H * D == C
             ours |= {name: None for name, plain in is_plain.items() if plain}
-            return GPTConfig(activation=ACTIVATIONS[activation], dropout=0.0, **ours)  # type: ignore[arg-type]
+            config = GPTConfig(activation=ACTIVATIONS[activation], dropout=0.0, **ours)  # type: ignore[arg-type]
+            return replace(config, **self._window_from_json(theirs, config.n_layer))
         except (ConfigError, TypeError) as error:
             raise CheckpointError(f"{what} that can't be built: {error}") from error
 

@@ -89,8 +89,8 @@ def write(pretrained: Pretrained, path: Path, dtype: str | None = None) -> list[
     gguf = _gguf()
     config, notes = pretrained.config, list[str]()
     architecture = architecture_of(config, pretrained.model_type)
-    is_short = pretrained.weights["embeddings.token.weight"].dtype == torch.bfloat16
-    kind, file_type = DTYPES[dtype or ("bfloat16" if is_short else "float32")]
+    held = str(pretrained.weights["embeddings.token.weight"].dtype).removeprefix("torch.")
+    kind, file_type = DTYPES[dtype or (held if held in DTYPES else "float32")]
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
