@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from llm.cli.refusals import class_names
 from llm.errors import ConfigError
 from llm.preflight import Plan
+from llm.preflight.checks import COMMON_RATES
 from llm.preflight.making import costs_of_step
 from llm.preflight.memory import expected_memory
 from llm.runs.finding import find_batch_size, find_learning_rate
@@ -123,6 +124,11 @@ def tune(finders: Mapping[str, Any], config: Any, make: Callable[[Any], Made], p
         else:
             is_set = finder._update_attr
             found = float(f"{find_learning_rate(finder, module, datamodule, trainer):.3g}")
+            if is_set and found < COMMON_RATES[0]:
+                raise ConfigError(
+                    f"LearningRateFinder found {found:g}, where what falls is noise (common are {COMMON_RATES[0]:g} to "
+                    f"{COMMON_RATES[1]:g}): set a higher trainer.callbacks.min_lr"
+                )
         before = config[setting]
         if is_set:
             config[setting] = found

@@ -23,7 +23,7 @@ from llm.training.schedule import batches_of_epoch
 
 Check = Callable[[Plan], Iterator[str]]
 
-_COMMON_RATES = (1e-6, 3e-2)
+COMMON_RATES = (1e-6, 3e-2)
 _MUCH_VALIDATION = 0.15
 """Fraction of the time of a run."""
 _FEW_WINDOWS = 100
@@ -147,7 +147,7 @@ def learning_rate(plan: Plan) -> Iterator[str]:
     """An unusual learning rate, or one that is never reached."""
     if plan.optim is None:
         return
-    low, high = _COMMON_RATES
+    low, high = COMMON_RATES
     if not low <= plan.optim.learning_rate <= high:
         yield f"learning_rate {plan.optim.learning_rate:g} is unusual: {low:g} to {high:g} is common"
     if plan.steps is not None and plan.optim.warmup_steps >= plan.steps > 0:

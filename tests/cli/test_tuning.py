@@ -124,6 +124,10 @@ def test_the_preflight_alone_searches_too_and_leaves_no_run(train):
         ([*SIZE, "--trainer.callbacks.init_val=4000"], "set a smaller init_val"),
         ([*RATE, "--trainer.callbacks.num_training_steps=5"], "more trainer.callbacks.num_training_steps"),
         ([*RATE, "--data.context_length=5000"], "the text is too short"),
+        (
+            [*RATE, "--trainer.callbacks.min_lr=1e-9", "--trainer.callbacks.max_lr=1e-7"],
+            "set a higher trainer.callbacks.min",
+        ),
     ],
 )
 def test_refusals_in_a_line(train, words, reason):
