@@ -140,7 +140,7 @@ def read_tokenizer(source: str | Path) -> Tokenizer:
         CheckpointError: it can't be read, or has no tokenizer.
         TokenizerError: it is a vocabulary or a `tokenizer.json` that can't be used.
     """
-    path = locate(source)
+    path = Path(source).expanduser() if str(source).strip() else locate(source)  # which refuses an empty name
     if (alone := read_vocabulary_file(path)) is not None:
         return alone
     if path.is_dir() and not holds_weights(path):
