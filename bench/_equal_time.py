@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bench._trainer import quiet_trainer
 from llm.data import TranslationDataModule
 
 WARMUP = 0.05
@@ -59,18 +60,7 @@ class Budget(L.Callback):
 
 def trainer_of(budget: Budget) -> L.Trainer:
     """A Trainer that trains for this time, and does nothing else."""
-    return L.Trainer(
-        accelerator="cpu",
-        max_steps=10**9,
-        callbacks=[budget],
-        gradient_clip_val=1.0,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    return quiet_trainer(max_steps=10**9, callbacks=[budget])
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from bench._trainer import quiet_trainer
 from bench.classify import pretrain
 from llm.config import ClassifierConfig, LoRAConfig, OptimConfig, SamplingConfig, TokenizerConfig
 from llm.data import ClassifyDataModule
@@ -170,18 +171,7 @@ def optim(rate: float, arguments: argparse.Namespace) -> OptimConfig:
 
 def fit(module: L.LightningModule, data: L.LightningDataModule, steps: int) -> float:
     """Make some steps; gives the processor seconds that they took."""
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        max_epochs=-1,
-        gradient_clip_val=1.0,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet_trainer(max_steps=steps, max_epochs=-1)
     began = time.process_time()
     trainer.fit(module, data)
     return round(time.process_time() - began, 1)

@@ -29,6 +29,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from bench._trainer import quiet_trainer
 from llm.cli.main import main as train
 from llm.config import ClassifierConfig, LoRAConfig, OptimConfig, TokenizerConfig
 from llm.data import ClassifyDataModule
@@ -142,18 +143,7 @@ def classify(
         train=None if way == "lora" else way,
         lora=LoRAConfig(rank=8 if way == "lora" else 0),
     )
-    trainer = L.Trainer(
-        accelerator="cpu",
-        precision=precision,  # type: ignore[arg-type]
-        max_epochs=epochs,
-        gradient_clip_val=1.0,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet_trainer(precision=precision, max_epochs=epochs)
     began = time.process_time()
     trainer.fit(module, data)
     seconds = time.process_time() - began
