@@ -94,9 +94,7 @@ def refuse_of_lightning(trainer: Any) -> None:
 
 
 def _refuse_average_without_epochs(trainer: Any) -> None:
-    callbacks = trainer.get("callbacks") or []
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    for name, callback in zip(class_names(callbacks), callbacks, strict=True):
+    for name, callback in by_name(trainer.get("callbacks")):
         if name != "StochasticWeightAveraging" or (trainer.get("max_epochs") or -1) > 0:
             continue
         begin = (getattr(callback, "init_args", None) or {}).get("swa_epoch_start", 0.8)
@@ -116,9 +114,7 @@ def refuse_monitors(trainer: Any) -> None:
     Raises:
         ConfigError: a name is one that metrics often have elsewhere.
     """
-    callbacks = trainer.get("callbacks") or []
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    for name, callback in zip(class_names(callbacks), callbacks, strict=True):
+    for name, callback in by_name(trainer.get("callbacks")):
         monitor = str((getattr(callback, "init_args", None) or {}).get("monitor"))
         if name and _NAMED_ELSEWHERE(monitor):
             raise ConfigError(
@@ -170,7 +166,16 @@ def class_names(value: Any) -> list[str]:
     Args:
         value: of a setting that takes one object or several.
     """
-    return [_name(one) for one in (value if isinstance(value, list) else [] if value is None else [value])]
+    return [name for name, _ in by_name(value)]
+
+
+def by_name(value: Any) -> list[tuple[str, Any]]:
+    """What a setting lists, each with the name that `class_names` gives it.
+
+    Args:
+        value: of a setting that takes one object or several.
+    """
+    return [(_name(one), one) for one in (value if isinstance(value, list) else [] if value is None else [value])]
 
 
 def _name(value: Any) -> str:

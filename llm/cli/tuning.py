@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
-from llm.cli.refusals import class_names
+from llm.cli.refusals import by_name, class_names
 from llm.errors import ConfigError
 from llm.preflight import Plan
 from llm.preflight.checks import COMMON_RATES
@@ -45,8 +45,7 @@ def take_finders(config: Any) -> dict[str, Any]:
     Raises:
         ConfigError: a finder that can't be used here, with the reason.
     """
-    listed = config.trainer.get("callbacks") or []
-    named = list(zip(class_names(listed), listed if isinstance(listed, list) else [listed], strict=True))
+    named = by_name(config.trainer.get("callbacks"))
     found = {name: callback for name, callback in named if name in _FINDERS}
     if not found:
         return {}
