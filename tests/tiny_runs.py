@@ -17,6 +17,15 @@ from llm.runs.stopping import StopSafely
 from llm.runtime.process import Interrupted
 from llm.tasks import LanguageModel
 
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+"""Of a Trainer of a test."""
 STEPS = 9
 TEXT = "the cat sat on the mat, and the dog sat by the door; " * 6
 

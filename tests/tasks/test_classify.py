@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import QUIET
 
 import llm
 from llm.cli.main import main
@@ -22,14 +23,6 @@ from llm.pretrained.checkpoint import checkpoint_of
 from llm.tasks import LanguageModel, TextClassifier
 from llm.tokenizers import CharTokenizer
 
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-}
 CHARS = CharTokenizer([chr(code) for code in range(32, 127)])
 RUN = [
     "--task=classify",

@@ -7,6 +7,7 @@ import itertools
 import lightning as L
 import pytest
 import torch
+from tiny_runs import QUIET
 
 from llm.config import EncoderConfig, GPTConfig, TokenizerConfig, WordVectorsConfig
 from llm.data import MaskedDataModule, TextDataModule, WordVectorsDataModule
@@ -14,14 +15,6 @@ from llm.data.modules.text import sampled_validation
 from llm.errors import ConfigError
 from llm.tasks import LanguageModel, MaskedLanguageModel, WordVectorsModule
 
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-}
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 8, "dropout": 0.0}
 
 

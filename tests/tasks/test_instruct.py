@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import QUIET
 
 from llm.cli.main import main as train
 from llm.config import GPTConfig, OptimConfig
@@ -24,14 +25,6 @@ from llm.tokenizers import CharTokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 LETTERS = CharTokenizer("abcdefghijklmnopqrstuvwxyz0123456789 \n")
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-}
 RUN = ["--task=instruct", "--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=8"]
 RUN += ["--data.corpus=records.jsonl", "--data.context_length=48", "--data.tokenizer.kind=char", "--data.batch_size=2"]
 RUN += ["--data.tokenizer.vocab_size=null", "--trainer.max_steps=3", "--trainer.log_every_n_steps=1"]

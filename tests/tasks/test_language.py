@@ -2,6 +2,7 @@ import math
 
 import lightning as L
 import pytest
+import tiny_runs
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
@@ -11,15 +12,7 @@ from llm.data import TextDataModule
 from llm.errors import TrainingError
 from llm.tasks import LanguageModel
 
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-    "check_val_every_n_epoch": None,
-}
+QUIET = {**tiny_runs.QUIET, "check_val_every_n_epoch": None}
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+import tiny_runs
 import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -23,15 +24,7 @@ from llm.pretrained.checkpoint import checkpoint_of
 from llm.tasks import LanguageModel, MaskedLanguageModel
 from llm.tokenizers import MASK
 
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-    "check_val_every_n_epoch": None,
-}
+QUIET = {**tiny_runs.QUIET, "check_val_every_n_epoch": None}
 RUN = ["--task=masked", "--model.encoder.n_layer=1", "--model.encoder.n_head=2", "--model.encoder.n_embd=8"]
 RUN += ["--data.context_length=16", "--data.tokenizer.kind=char", "--data.batch_size=2", "--trainer.max_steps=3"]
 RUN += ["--trainer.limit_val_batches=2", "--trainer.log_every_n_steps=1", "--inspect.every=2"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+import tiny_runs
 import torch
 
 from llm.cli.main import main
@@ -13,15 +14,7 @@ from llm.generation.translating import load_translator
 from llm.model import RNN
 from llm.tasks import TranslationModel
 
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-    "check_val_every_n_epoch": None,
-}
+QUIET = {**tiny_runs.QUIET, "check_val_every_n_epoch": None}
 PAIRS = [(word, word.upper()) for word in ("abc", "bca", "cab", "ab", "ba", "cb", "ac", "a", "b", "c", "aab", "bbc")]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+import tiny_runs
 import torch
 import torch.nn.functional as F
 from tiny_runs import Kill
@@ -20,15 +21,7 @@ from llm.generation.translating import load_translator
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast
 from llm.tasks import LanguageModel, TranslationModel
 
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-    "check_val_every_n_epoch": None,
-}
+QUIET = {**tiny_runs.QUIET, "check_val_every_n_epoch": None}
 NETWORK = {"n_layer": 1, "n_head": 2, "n_embd": 32, "positions": "rotary", "dropout": 0.0}
 PAIRS = [(word, word.upper()) for word in ("abc", "bca", "cab", "ab", "ba", "cb", "ac", "a", "b", "c", "aab", "bbc")]
 

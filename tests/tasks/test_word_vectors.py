@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import QUIET
 
 from llm.cli.main import main
 from llm.config import OptimConfig, TokenizerConfig, WordVectorsConfig
@@ -21,14 +22,6 @@ from llm.tasks import WordVectorsModule
 from llm.training.loss import Prediction
 from llm.training.metrics import SplitMetrics
 
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-}
 RUN = ["fit", "--task=word_vectors", "--model.words.n_embd=6", "--data.batch_size=4", "--data.context_length=32"]
 RUN += ["--trainer.log_every_n_steps=1", "--trainer.val_check_interval=2", "--trainer.logger.init_args.version=run"]
 
