@@ -21,7 +21,7 @@ from llm.errors import CheckpointError, LLMError, OtherTaskError
 from llm.model.lora import merged
 from llm.model.networks import NETWORKS, config_class
 from llm.model.trained import ALL, Trained
-from llm.runtime.files import whole_file
+from llm.runtime.files import make_folder, whole_file
 from llm.runtime.trust import refuse_named_code
 from llm.tokenizers import Tokenizer, tokenizer_from_dict
 
@@ -149,7 +149,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     """
     target = Path(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with whole_file(target) as file:
             torch.save(checkpoint, file)
     except OSError as error:

@@ -38,7 +38,7 @@ from llm.pretrained.hub import repository_of
 from llm.pretrained.layout import Tensors, head_name
 from llm.pretrained.roles import stated_ids
 from llm.pretrained.tokenizer_files import write_tokenizer
-from llm.runtime.files import move_into_place, temporary_for
+from llm.runtime.files import make_folder, move_into_place, temporary_for
 from llm.runtime.words import counted
 from llm.tokenizers import MASK, Tokenizer
 
@@ -166,10 +166,10 @@ def _in_one_move(target: Path) -> Iterator[Path]:
         CheckpointError: it can't be written.
     """
     target = target.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(target)
     old = temporary.with_suffix(".old")
     try:
+        make_folder(target.parent)
         yield temporary
         if not target.is_dir():
             move_into_place(temporary, target)
@@ -190,7 +190,8 @@ def _in_one_move(target: Path) -> Iterator[Path]:
             reason = f"the disk has no room left, it seems ({error})"
         raise CheckpointError(f"can't write {str(target)!r}: {reason}") from error
     finally:
-        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # of which a part is a file
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
 def _is_of_a_model(file: Path) -> bool:

@@ -17,7 +17,7 @@ from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import tokenizer_of, weights_of
 from llm.pretrained.exporting import refuse_existing
 from llm.pretrained.formats import read_pretrained, read_with_base
-from llm.runtime.files import whole_file
+from llm.runtime.files import make_folder, whole_file
 from llm.tokenizers import Tokenizer
 
 SUFFIXES = {".bin": True, ".txt": False, ".vec": False}
@@ -116,7 +116,7 @@ def write_word2vec(vectors: NamedVectors, out: str | Path, binary: bool = False,
     refuse_existing(target, overwrite)
     table = vectors.table.detach().cpu().float().numpy()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with whole_file(target) as file:
             file.write(f"{table.shape[0]} {table.shape[1]}\n".encode())
             for name, row in zip(vectors.names, table, strict=True):

@@ -16,7 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from llm.errors import ConfigError
 from llm.runs.loggers import MetricsFile, folder_of
 from llm.runs.newest import BEST, CONFIG, LAST, LOCK, PREVIOUS, goes_on_in, run_folder_of
-from llm.runtime.files import remove_stale
+from llm.runtime.files import make_folder, remove_stale
 
 try:
     import fcntl
@@ -125,7 +125,7 @@ def _locked(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _held_lock(folder: Path, lock: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         file = lock.open("a+", encoding="utf-8")
     except OSError as error:
         raise _unwritable(folder, error) from error

@@ -42,9 +42,22 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it is in, where they are not there yet.
+
+    Raises:
+        OSError: it can't be made; names what is a file where a folder should be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((part for part in (folder, *folder.parents) if part.exists() and not part.is_dir()), folder)
+        raise NotADirectoryError(errno.ENOTDIR, f"{str(file)!r} is a file, not a folder") from error
+
+
 def write_whole(target: Path, content: bytes) -> None:
     """Put a file there in one move, and make the folder that it is in."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with whole_file(target) as file:
         file.write(content)
 

@@ -114,7 +114,6 @@ class Answers(L.Callback):
             path = self._path(trainer)
             lines = "".join(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n" for answer in answers)
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(path, lines.encode())
             except OSError as error:
                 raise DataError(f"can't write {str(path)!r}: {error.strerror}; set another answers.output") from error

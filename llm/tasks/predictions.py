@@ -15,7 +15,7 @@ from torch import Tensor
 from llm.data.reading.prompts import Prompt
 from llm.errors import ConfigError
 from llm.generation import Continuation
-from llm.runtime.files import move_into_place, temporary_for
+from llm.runtime.files import make_folder, move_into_place, temporary_for
 from llm.tasks.language import LanguageModel
 
 
@@ -54,7 +54,7 @@ class PredictionWriter(BasePredictionWriter):
             if Path(self.output).is_dir():
                 raise ConfigError(f"can't write predictions to {self.output!r}: it is a folder")
             try:
-                Path(self.output).parent.mkdir(parents=True, exist_ok=True)
+                make_folder(Path(self.output).parent)
                 self._file = self._temporary.open("w", encoding="utf-8")
             except OSError as error:
                 raise ConfigError(f"can't write predictions to {self.output!r}: {error.strerror}") from error

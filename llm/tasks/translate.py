@@ -203,7 +203,6 @@ class TranslationModel(TaskModule):
         path = folder / "translations.jsonl" if self.translations is None else Path(self.translations)
         lines = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, lines.encode())
         except OSError as error:
             raise ConfigError(f"can't write the translations to {str(path)!r}: {error.strerror}") from error

@@ -17,7 +17,6 @@ def write_tokenizer_file(tokenizer: Tokenizer, path: Path) -> None:
         TokenizerError: the file can't be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, (json.dumps(tokenizer.to_dict(), ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise TokenizerError(f"can't write {str(path)!r}: {error.strerror or error}") from error

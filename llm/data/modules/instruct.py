@@ -220,7 +220,6 @@ class InstructDataModule(ExampleDataModule):
             except TokenizerError as error:
                 raise TokenizerError(f"{where}: {error}") from error
         path = self._losses_path(split)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(dataclasses.asdict(losses)).encode())
 
     def _losses_path(self, split: str) -> Path:

@@ -40,7 +40,6 @@ def download(
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise DataError(f"the download of {name} is damaged: expected SHA-256 {sha256}, got {found}; {by_hand}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, content)
     except OSError as error:
         raise DataError(f"can't write {str(target)!r}: {error.strerror}; make the folder writable") from error

@@ -87,5 +87,4 @@ def _read(memory: Path | None) -> dict[str, Any]:
 def _write(memory: Path, content: dict[str, Any]) -> None:
     """Written in one move; a cache that can't be written costs only time."""
     with contextlib.suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
         write_whole(memory, json.dumps(content).encode())

@@ -27,7 +27,7 @@ from llm.data.tokens.mapped import MappedTokens
 from llm.data.tokens.opening import cache_key
 from llm.data.tokens.store import CHECKED_BYTES
 from llm.errors import DataError
-from llm.runtime.files import move_into_place, remove_stale, temporary_for, whole_file, write_whole
+from llm.runtime.files import make_folder, move_into_place, remove_stale, temporary_for, whole_file, write_whole
 from llm.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def open_or_build_examples(
                 return _open_own(target, source_hash, tokenizer)
             except DataError as error:
                 log.warning("%s; building it again", error)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         remove_stale(target.parent)
         temporary = temporary_for(target)
         temporary.mkdir()

@@ -209,7 +209,6 @@ def learn_tokenizer(
     tokenizer = build_tokenizer(config, _texts(paths, field))
     if kept is not None:
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
             write_whole(kept, json.dumps(tokenizer.to_dict()).encode())
         except OSError as error:
             raise DataError(f"can't write {str(kept)!r}: {error.strerror}; choose another cache_dir") from error

@@ -23,7 +23,7 @@ from llm.data.reading.sources import BLOCK_BYTES, Chunk, Position, is_text_file,
 from llm.data.tokens.shard import HEADER_SIZE, ShardHeader, refuse_others, shard_name, whole_shards
 from llm.data.tokens.store import TokenStore
 from llm.errors import DataError, TokenizerError
-from llm.runtime.files import remove_stale, whole_file
+from llm.runtime.files import make_folder, remove_stale, whole_file
 from llm.tokenizers import Tokenizer
 
 SHARD_TOKENS = 100_000_000
@@ -115,7 +115,7 @@ def tokenize(plan: Plan, target: Path) -> TokenStore:
         TokenizerError: a document can't be encoded; says where.
         OSError: the folder can't be written.
     """
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     remove_stale(target)
     damage = None
     try:
