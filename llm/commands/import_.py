@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     wanted = {"context_length": arguments.context_length, "vocab_multiple": arguments.vocab_multiple}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     found = adapt(found, dataclasses.replace(found.config, **wanted))
-    checkpoint = checkpoint_of(found.config, found.weights, found.tokenizer, found.template, found.task)
-    write_checkpoint(checkpoint, arguments.out)
+    state = found.config, found.weights, found.tokenizer
+    write_checkpoint(checkpoint_of(*state, found.template, found.task, found.model_type), arguments.out)
 
     config = found.config
     shared = head_name(config) if config.tie_head else ""

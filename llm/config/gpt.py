@@ -159,7 +159,7 @@ class GPTConfig:
                 f"positions {self.positions} with qk_norm {self.qk_norm}: rotary positions and qk_norm change queries "
                 "and keys but not values, and dot attention has one vector for all three: choose another attention",
             )
-            check(self.rope_theta > 1, f"rope_theta must be above 1, got {self.rope_theta}")
+            check(1 < self.rope_theta <= 1e18, f"rope_theta must be above 1, at most 1e18, got {self.rope_theta}")
             check(
                 self.positions == "rotary" or self.rope_scaling.kind == "none",
                 f"rope_scaling {self.rope_scaling.kind} needs positions rotary, got positions {self.positions}",

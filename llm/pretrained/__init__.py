@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -33,6 +34,7 @@ from llm.tokenizers import IdTokenizer, Tokenizer
 __all__ = [
     "FORMATS",
     "Adapters",
+    "Begun",
     "Loaded",
     "Pretrained",
     "adapt",
@@ -53,6 +55,18 @@ __all__ = [
 
 _ALIGNMENT = 64
 """Bytes at whose multiples torch begins a tensor: products of one that begins elsewhere may have other last bits."""
+
+
+class Begun(NamedTuple):
+    """What a network began with.
+
+    Args:
+        n_new: how many tokens it has that the weights did not have.
+        model_type: of the family that they were of; None if it is not known.
+    """
+
+    n_new: int
+    model_type: str | None
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Loaded[Network]:
@@ -95,7 +109,7 @@ def load_of_task(
 
 def begin_with(
     network: Network, source: str | Path, tasks: Sequence[str] = NEXT_TOKEN_TASKS, grows_vocabulary: bool = False
-) -> int:
+) -> Begun:
     """Give a network the weights of a file or folder; a classifier's head stays new unless its labels are the same.
 
     Args:
@@ -103,9 +117,6 @@ def begin_with(
         source: what `read_pretrained` reads.
         tasks: those whose checkpoints are taken.
         grows_vocabulary: whether the network may have more tokens, whose embeddings then begin as the others' mean.
-
-    Returns:
-        How many more tokens it has.
 
     Raises:
         CheckpointError: it can't be read, or is of another task.
@@ -120,6 +131,7 @@ def begin_with(
     if grows_vocabulary:
         found = grow_vocabulary(found, network.config.vocab_size)
     weights = new | adapt(found, network.config).weights
+    model_type = found.model_type
     del found
     for first, *others in names:
         owner, attribute = _owner(network, first)
@@ -130,7 +142,7 @@ def begin_with(
         for other in others:
             weights.pop(other, None)
         _share(network, first, others)
-    return n_new if grows_vocabulary else 0
+    return Begun(n_new if grows_vocabulary else 0, model_type)
 
 
 def read_tokenizer(source: str | Path) -> Tokenizer:

@@ -112,7 +112,7 @@ def read(theirs: Mapping[str, Any], tensors: Tensors, where: str) -> Pretrained:
             f"differ: set tie_word_embeddings to false in config.json, or remove {head}"
         )
     weights = LAYOUT.to_ours(named, config)
-    return Pretrained("Hugging Face (BERT)", config, weights, notes=tuple(notes), task=MASKED)
+    return Pretrained("Hugging Face (BERT)", config, weights, None, tuple(notes), MASKED, model_type=MODEL_TYPE)
 
 
 def config_from_json(theirs: Mapping[str, Any], where: str, notes: list[str]) -> EncoderConfig:

@@ -30,6 +30,8 @@ VERSION = 2
 WEIGHTS_PREFIX = "network."
 SOURCE_TOKENIZER = "source_tokenizer"
 """Where the entry of a translator has the tokenizer of its sources."""
+MODEL_TYPE = "model_type"
+"""Where the entry says of which family of Hugging Face's the weights were that training began with."""
 BASE = "base"
 """Of the entry: which frozen weights the checkpoint leaves out, and where they are."""
 
@@ -41,15 +43,18 @@ class NetworkConfig(Protocol):
         """The settings as primitives."""
 
 
-def describe(config: NetworkConfig, tokenizer: Tokenizer | None, task: str = LANGUAGE) -> dict[str, Any]:
+def describe(
+    config: NetworkConfig, tokenizer: Tokenizer | None, task: str = LANGUAGE, model_type: str | None = None
+) -> dict[str, Any]:
     """The entry `llm` of a checkpoint."""
-    return {
+    described = {
         "version": VERSION,
         "task": task,
         "architecture": type(config).__name__,
         "network": config.to_dict(),
         "tokenizer": None if tokenizer is None else tokenizer.to_dict(),
     }
+    return described if model_type is None else {**described, MODEL_TYPE: model_type}
 
 
 def read_checkpoint(path: str | Path, with_checksums: bool = True) -> dict[str, Any]:
@@ -164,6 +169,7 @@ def checkpoint_of(
     tokenizer: Tokenizer | None,
     template: dict[str, Any] | None = None,
     task: str = LANGUAGE,
+    model_type: str | None = None,
 ) -> dict[str, Any]:
     """A checkpoint of weights alone, at step 0: enough to generate, to validate and to start a run from.
 
@@ -173,13 +179,14 @@ def checkpoint_of(
         tokenizer: or None, if it reads token ids.
         template: how a conversation becomes text, if that is known.
         task: that they were trained for.
+        model_type: of the family that they were read as; None if it is not known.
     """
     return {
         "epoch": 0,
         "global_step": 0,
         "pytorch-lightning_version": version_of("lightning"),
         "state_dict": {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in weights.items()},
-        ENTRY: describe(config, tokenizer, task) | ({} if template is None else {"template": template}),
+        ENTRY: describe(config, tokenizer, task, model_type) | ({} if template is None else {"template": template}),
     }
 
 
@@ -219,6 +226,12 @@ def plain_weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 def task_of(checkpoint: dict[str, Any]) -> str:
     """The word of the task that a checkpoint was trained for."""
     return str(checkpoint[ENTRY].get("task", LANGUAGE))
+
+
+def model_type_of(checkpoint: dict[str, Any]) -> str | None:
+    """The family of the weights that a checkpoint began with; None if it does not say."""
+    found = checkpoint[ENTRY].get(MODEL_TYPE)
+    return found if isinstance(found, str) else None
 
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> GPTConfig:

@@ -26,13 +26,13 @@ from llm.pretrained.checkpoint import (
     ENTRY,
     config_of,
     describe,
+    model_type_of,
     read_checkpoint,
     task_of,
     trained_of,
     weights_of,
 )
 from llm.pretrained.families import family_of
-from llm.pretrained.files import read_json
 from llm.pretrained.gguf import writing
 from llm.pretrained.hub import repository_of
 from llm.pretrained.layout import Tensors, head_name
@@ -115,13 +115,10 @@ def export_adapters(source: str | Path, out: str | Path, overwrite: bool = False
             f"{str(source)!r} is of the task {task!r}: peft's folders are for language models; share the .ckpt itself"
         )
     trained, base = trained_of(checkpoint), checkpoint[ENTRY].get(BASE, {}).get("source")
-    model_type = None
-    if base is not None and (Path(base) / "config.json").is_file():
-        model_type = read_json(Path(base) / "config.json").get("model_type")
-    elif base is not None:
+    if base is not None and not (Path(base) / "config.json").is_file():
         base = repository_of(base)
     config, weights = config_of(checkpoint, source), weights_of(checkpoint)
-    settings, tensors = peft.to_peft(config, trained, weights, base, model_type)
+    settings, tensors = peft.to_peft(config, trained, weights, base, model_type_of(checkpoint))
     if base is None:
         notes.append("it does not name its base: for peft, export that with --format hf")
     if trained.lora.base_precision == "bfloat16":
@@ -280,7 +277,7 @@ def to_hugging_face(
 
 
 def _write_safetensors(pretrained: Pretrained, file: Path) -> list[str]:
-    described = describe(pretrained.config, pretrained.tokenizer, pretrained.task)
+    described = describe(pretrained.config, pretrained.tokenizer, pretrained.task, pretrained.model_type)
     entry = json.dumps(described | ({} if pretrained.template is None else {"template": pretrained.template}))
     config = pretrained.config
     shared = {head_name(config)} if config.tie_head else set()  # stored once, with the token embedding

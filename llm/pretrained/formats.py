@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,15 @@ from llm.pretrained import bert, book, families, gguf, huggingface, llama2c, nan
 from llm.pretrained.adapters import add_base, base_of
 from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import Pretrained, Told
-from llm.pretrained.checkpoint import ENTRY, checkpoint_of, config_of, plain_weights_of, read_checkpoint, task_of
+from llm.pretrained.checkpoint import (
+    ENTRY,
+    checkpoint_of,
+    config_of,
+    model_type_of,
+    plain_weights_of,
+    read_checkpoint,
+    task_of,
+)
 from llm.pretrained.files import find_weights, is_tensors, read_content, read_json
 from llm.pretrained.hub import NAMES, fetch, repository_of
 from llm.pretrained.layout import TOKEN, Tensors, clean_names, expected_shapes, head_name
@@ -94,7 +101,8 @@ def import_adapters(folder: str | Path, base: str | None = None) -> dict[str, An
         raise CheckpointError(f"{str(folder)!r} was trained on {named or 'a base without a name'!r}: give it as --base")
     found = read_pretrained(source)
     lora, adapters = from_peft(Path(folder), found.config, found.model_type)
-    checkpoint = checkpoint_of(found.config, found.weights | adapters, found.tokenizer)
+    weights = found.weights | adapters
+    checkpoint = checkpoint_of(found.config, weights, found.tokenizer, found.template, found.task, found.model_type)
     checkpoint[ENTRY]["trained"] = Trained(lora=lora).to_dict()
     return checkpoint
 
@@ -204,30 +212,32 @@ def read_with_base(path: str | Path) -> dict[str, Any]:
 def _read_own(path: Path) -> Pretrained:
     """A checkpoint of this package."""
     checkpoint = read_with_base(path)
-    own = _own(config_of(checkpoint, path), plain_weights_of(checkpoint), checkpoint[ENTRY].get("tokenizer"))
-    return dataclasses.replace(own, task=task_of(checkpoint), template=checkpoint[ENTRY].get("template"))
+    return _own(checkpoint, config_of(checkpoint, path), plain_weights_of(checkpoint))
 
 
 def _read_shared(tensors: Tensors, entry: str) -> Pretrained:
     """A safetensors file of this package, with the entry of a checkpoint as JSON in its metadata."""
     try:
-        described = json.loads(entry)
-        config, tokenizer = config_of({ENTRY: described}, "the file"), described["tokenizer"]
-        template, task = described.get("template"), task_of({ENTRY: described})
+        checkpoint = {ENTRY: json.loads(entry)}
+        config = config_of(checkpoint, "the file")
     except (ValueError, TypeError, KeyError, LLMError) as error:
         raise CheckpointError(f"its metadata describe no model that can be built: {error}") from error
     if config.tie_head and TOKEN in tensors:
         tensors = tensors | {head_name(config): tensors[TOKEN]}
-    return dataclasses.replace(_own(config, tensors, tokenizer), template=template, task=task)
+    return _own(checkpoint, config, tensors)
 
 
-def _own(config: GPTConfig, weights: Tensors, tokenizer: dict[str, Any] | None) -> Pretrained:
+def _own(checkpoint: dict[str, Any], config: GPTConfig, weights: Tensors) -> Pretrained:
+    """What the entry of a checkpoint says of its weights."""
     expected = expected_shapes(config)
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         listed = ", ".join(f"{name} (expected {expected.get(name)}, found {found.get(name)})" for name in different)
         raise CheckpointError(f"the tensors do not fit the architecture: {listed}")
+    entry = checkpoint[ENTRY]
     try:
-        return Pretrained("llm", config, weights, None if tokenizer is None else tokenizer_from_dict(tokenizer))
+        tokenizer = None if entry.get("tokenizer") is None else tokenizer_from_dict(entry["tokenizer"])
     except LLMError as error:
         raise CheckpointError(f"its tokenizer can't be built: {error}") from error
+    task, family = task_of(checkpoint), model_type_of(checkpoint)
+    return Pretrained("llm", config, weights, tokenizer, (), task, entry.get("template"), family)

@@ -15,7 +15,9 @@ _REPOSITORIES = {name: f"openai-community/{name}" for name in NAMES} | {"distilg
 _ID = re.compile(r"(?!.*(--|\.\.|\.git$))\w([\w.-]*\w)?/\w([\w.-]{0,94}\w)?", re.ASCII)
 """As huggingface_hub has it, which refuses all others."""
 _OF_FILES = re.compile(r".*\.(ckpt|pth?|bin|safetensors|json|gguf|pkl|txt|html|ya?ml)", re.IGNORECASE)
-_FILES, _IN_FOLDERS = ["*.json", "*.txt", "*.jinja"], ["*/*"]
+_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
+_OTHERS = ["*/*", "consolidated*"]
+"""What is not fetched: folders, and the same weights once more as their makers' own programs have them."""
 
 
 def repository_of(name: str) -> str | None:
@@ -69,17 +71,17 @@ def fetch(repository: str) -> Path:
                     repository,
                     local_files_only=True,
                     allow_patterns=[*_FILES, "*.safetensors"],
-                    ignore_patterns=_IN_FOLDERS,
+                    ignore_patterns=_OTHERS,
                 )
             )
         except LocalEntryNotFoundError:
             raise CheckpointError(
                 f"can't download {repository} ({type(reason).__name__}: no network?): {by_hand}"
             ) from reason
-    is_safe = any(file.rfilename.endswith(".safetensors") for file in files)
+    is_safe = any(file.rfilename.endswith(".safetensors") and "/" not in file.rfilename for file in files)
     wanted = [*_FILES, "*.safetensors" if is_safe else "pytorch_model*.bin"]
     try:  # of `main`, not of its commit: only so the library finds the folder again without a network
-        folder = Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=_IN_FOLDERS))
+        folder = Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=_OTHERS))
     except Exception as error:
         raise CheckpointError(
             f"the download of {repository} stopped ({type(error).__name__}); start again (what is whole is kept), or "

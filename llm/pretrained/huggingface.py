@@ -76,7 +76,7 @@ def read(tensors: Tensors, folder: Path, told: Told) -> Pretrained:
         config = LAYOUT.infer(tensors, **({"activation": "gelu"} | told))
         notes.append(f"there is no config.json beside the weights: taken for a GPT-2 with {config.n_head} heads")
     weights = LAYOUT.to_ours(tensors, config)
-    return Pretrained("Hugging Face", config, weights, notes=tuple(notes))
+    return Pretrained("Hugging Face", config, weights, notes=tuple(notes), model_type="gpt2")
 
 
 def config_from_json(theirs: dict[str, Any], where: str, notes: list[str]) -> GPTConfig:

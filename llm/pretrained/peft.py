@@ -162,6 +162,9 @@ def _refuse_unknown(settings: Mapping[str, Any], folder: Path) -> None:
     wrong = [f"{name} is {str(settings[name])[:40]}" for name in _UNKNOWN if settings.get(name)]
     if settings.get("bias", "none") != "none":
         wrong.append(f"bias is {str(settings['bias'])[:40]}")
+    patterns = settings.get("alpha_pattern") or {}
+    alphas = [settings.get("lora_alpha", 8), *(patterns.values() if isinstance(patterns, dict) else [str(patterns)])]
+    wrong += [f"an alpha is {str(alpha)[:40]!r}" for alpha in alphas if type(alpha) not in (int, float)]
     if wrong:
         raise CheckpointError(f"{str(folder)!r} has adapters that have no place here: {', '.join(wrong)}")
 
@@ -181,17 +184,17 @@ def _take(tensors: Tensors, module: str, size: tuple[int, int], settings: Mappin
     n_out, n_in = size
     a = tensors.pop(f"{module}.lora_A.weight", torch.zeros(0, n_in))
     b = tensors.pop(f"{module}.lora_B.weight", torch.zeros(n_out, 0))
-    if a.shape != (len(a), n_in) or b.shape != (n_out, len(a)):
+    if a.ndim != 2 or a.shape[1] != n_in or b.shape != (n_out, len(a)):
         raise CheckpointError(
             f"{str(folder)!r}: the adapter of {module} is {tuple(a.shape)} and {tuple(b.shape)}, expected (r, {n_in}) "
             f"and ({n_out}, r): it belongs to another base"
         )
-    alpha = settings.get("lora_alpha", 8)
-    patterns = settings.get("alpha_pattern") or {}
-    for pattern, value in patterns.items():  # as PEFT matches them
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            alpha = value
-            break
+    patterns: Mapping[str, Any] = settings.get("alpha_pattern") or {}
+    try:  # as PEFT matches them
+        fitting = (alpha for name, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({name})", module))
+        alpha = next(fitting, settings.get("lora_alpha", 8))
+    except re.error as error:
+        raise CheckpointError(f"{str(folder)!r} has an alpha_pattern that is no regular expression: {error}") from error
     rank = max(1, len(a))
     return _Factors(a, b, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 

@@ -10,7 +10,7 @@ from llm.pretrained.files import read_json
 from llm.tokenizers import BPETokenizer, Roles, Tokenizer
 from llm.tokenizers.vocabulary import UNKNOWN_TOKENS
 
-SETTINGS = "tokenizer_config.json"
+SETTINGS, SPECIALS = "tokenizer_config.json", "special_tokens_map.json"
 _GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
 
@@ -36,8 +36,8 @@ def read_roles(folder: Path, tokenizer: Tokenizer, notes: list[str]) -> Roles:
     Raises:
         CheckpointError: a file is not JSON.
     """
-    settings = _optional(folder / "special_tokens_map.json") | _optional(folder / SETTINGS)
-    model, generation = _optional(folder / "config.json"), _optional(folder / _GENERATION)
+    settings = read_optional(folder / SPECIALS) | read_optional(folder / SETTINGS)
+    model, generation = read_optional(folder / "config.json"), read_optional(folder / _GENERATION)
     ids = {}
     for role, name in _NAMES.items():
         stated = _find(tokenizer, settings.get(f"{name}_token"))
@@ -81,14 +81,20 @@ def stated_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
     return {"bos_token_id": begin, "eos_token_id": ends if len(ends) > 1 else (*ends, None)[0], **pad}
 
 
-def _optional(path: Path) -> dict[str, Any]:
+def read_optional(path: Path) -> dict[str, Any]:
+    """The content of a JSON file, nothing if it is not there; raises as `read_json` does."""
     return read_json(path) if path.is_file() else {}
 
 
-def _find(tokenizer: Tokenizer, token: Any) -> int | None:
-    """The id of a token that is stated by name, or as a dict with its content."""
+def name_of(token: Any) -> str | None:
+    """The name of a token that is stated by name, or as a dict with its content; None if neither is."""
     name = token.get("content") if isinstance(token, Mapping) else token
-    if not isinstance(name, str) or not name:
+    return name if isinstance(name, str) and name else None
+
+
+def _find(tokenizer: Tokenizer, token: Any) -> int | None:
+    """The id of a token that is stated."""
+    if (name := name_of(token)) is None:
         return None
     if name in tokenizer.special_ids:
         return tokenizer.special_ids[name]

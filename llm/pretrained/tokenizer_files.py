@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.errors import TokenizerError
+from llm.pretrained.definitions import added_token, around, byte_pairs
 from llm.pretrained.files import read_json
-from llm.pretrained.roles import SETTINGS, stated_tokens
+from llm.pretrained.roles import SETTINGS, SPECIALS, name_of, read_optional, stated_tokens
 from llm.pretrained.sentencepiece_files import convert_sentencepiece, find_sentencepiece
 from llm.pretrained.word_level import to_word_level
 from llm.tokenizers import (
+    END_OF_TEXT,
     SPLIT_PATTERNS,
     BPETokenizer,
     BytePairTokenizer,
@@ -24,6 +26,7 @@ from llm.tokenizers import (
     from_merges,
     gpt2_files,
 )
+from llm.tokenizers.byte_pairs import PRINTABLE, UnorderedError
 from llm.tokenizers.learning import pre_tokenizer
 from llm.tokenizers.vocabulary import VocabularyTokenizer
 
@@ -44,7 +47,7 @@ def read_tokenizer_files(folder: Path) -> Tokenizer | None:
         CheckpointError: a file is not JSON.
         TokenizerError: they describe no tokenizer, or are in a format that is not read.
     """
-    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    settings = read_optional(folder / SETTINGS)
     if (folder / _FAST).is_file():
         return from_definition(read_json(folder / _FAST), settings)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -142,15 +145,38 @@ def _read_merges(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     """GPT-2's two files."""
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     pairs = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
-    added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+    vocabulary, specials = read_json(folder / "vocab.json"), read_optional(folder / "added_tokens.json")
     for token_id, token in settings.get("added_tokens_decoder", {}).items():
-        added[token["content"]] = int(token_id)
-    found = _build(read_json(folder / "vocab.json"), pairs, added, "gpt2")
-    if not settings.get("add_prefix_space"):
+        specials[token["content"]] = int(token_id)
+    named = read_optional(folder / SPECIALS) | settings
+    begin, end, *others = (name_of(named.get(f"{role}_token")) for role in ("bos", "eos", "unk", "pad"))
+    try:
+        found = _build(vocabulary, pairs, specials, "gpt2")
+        specials = found.special_ids
+    except UnorderedError:  # as those of OPT
+        _refuse_cut_short(vocabulary, pairs)
+        found = None
+        specials |= {name: vocabulary[name] for name in (begin, end, *others) if name in vocabulary}
+    first, last = (
+        (name, specials[name]) if settings.get(f"add_{role}_token") and name in specials else None
+        for role, name in (("bos", begin or END_OF_TEXT), ("eos", end or END_OF_TEXT))
+    )
+    adds_space = bool(settings.get("add_prefix_space"))
+    if found is not None and not (adds_space or first or last):
         return found
-    content = json.loads(to_fast(_as_byte_pairs(found)).to_str())
-    content["pre_tokenizer"]["add_prefix_space"] = True
+    content = byte_pairs(vocabulary | specials, [" ".join(pair) for pair in pairs], "gpt-2")
+    content["pre_tokenizer"] = {**content["pre_tokenizer"], "add_prefix_space": adds_space}
+    content["post_processor"] = around(first, last)
+    in_order = sorted(specials.items(), key=lambda special: special[1])
+    content["added_tokens"] = [added_token(name, token_id) for name, token_id in in_order]
     return HuggingFaceTokenizer(json.dumps(content, ensure_ascii=False))
+
+
+def _refuse_cut_short(vocabulary: Mapping[str, int], pairs: Sequence[tuple[str, ...]]) -> None:
+    """Refuse merges that make few of the tokens. (OPT has three of 50,265 that none makes, and no text has.)"""
+    unjoined = vocabulary.keys() - {"".join(pair) for pair in pairs} - set(PRINTABLE.values())
+    if len(unjoined) > max(8, len(vocabulary) // 100):
+        raise TokenizerError(f"{len(unjoined):,} tokens of the vocabulary are joined by no merges: they are cut short")
 
 
 def _as_byte_pairs(tokenizer: BPETokenizer) -> BytePairTokenizer:

@@ -12,8 +12,7 @@ from llm.errors import CheckpointError, TokenizerError
 from llm.pretrained.base import Pretrained
 from llm.pretrained.layout import TOKEN
 from llm.pretrained.roles import read_roles
-from llm.pretrained.tokenizer_files import read_tokenizer_files
-from llm.pretrained.vocabulary_files import nanogpt_vocabulary, read_meta
+from llm.pretrained.vocabulary_files import damage_is_said, nanogpt_vocabulary, read_folder, read_meta
 from llm.runtime.words import counted
 from llm.tokenizers import BPETokenizer, Tokenizer
 
@@ -65,7 +64,8 @@ def add_described_tokenizer(
     """
     notes = list(found.notes)
     try:
-        tokenizer = read() if given is None else given
+        with damage_is_said():
+            tokenizer = read() if given is None else given
         if tokenizer is None:
             notes.append("there is no tokenizer: imported without one")
     except TokenizerError as error:
@@ -78,17 +78,20 @@ def add_described_tokenizer(
 def _find(config: GPTConfig, folder: Path | None, notes: list[str]) -> Tokenizer | None:
     """The tokenizer of a folder; what a user should know is appended to the notes."""
     try:
-        tokenizer = None if folder is None else read_tokenizer_files(folder)
+        tokenizer = None if folder is None else read_folder(folder, notes)
         if tokenizer is None and config.vocab_size not in _GPT2_ROWS:
             notes.append("there are no tokenizer files: imported without a tokenizer")
             return None
         if tokenizer is None:
             tokenizer = BPETokenizer("gpt2")
             notes.append("there are no tokenizer files: taken for GPT-2's")
+            if folder is not None:
+                with damage_is_said(folder):
+                    tokenizer = tokenizer.with_roles(read_roles(folder, tokenizer, notes))
         if tokenizer.vocab_size > config.vocab_size:
             raise TokenizerError(f"it has {tokenizer.vocab_size} tokens, the model {config.vocab_size}")
-        return tokenizer if folder is None else tokenizer.with_roles(read_roles(folder, tokenizer, notes))
-    except (CheckpointError, TokenizerError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return tokenizer
+    except (CheckpointError, TokenizerError) as error:
         notes.append(f"the tokenizer in {str(folder)!r} can't be used ({error}): imported without one")
         return None
 

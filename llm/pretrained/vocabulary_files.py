@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import pickletools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llm.errors import CheckpointError, TokenizerError
+from llm.errors import CheckpointError, LLMError, TokenizerError
 from llm.pretrained.files import read_json
-from llm.pretrained.roles import SETTINGS, read_roles
+from llm.pretrained.roles import SETTINGS, read_optional, read_roles
 from llm.pretrained.sentencepiece_files import convert_sentencepiece
 from llm.pretrained.tokenizer_files import from_definition, read_tokenizer_files, read_word_pieces
 from llm.tokenizers import CharTokenizer, Tokenizer, WordTokenizer
@@ -40,18 +42,52 @@ def read_vocabulary_file(path: Path) -> Tokenizer | None:
         TokenizerError: it holds no vocabulary.
     """
     if path.is_dir():
-        found = read_tokenizer_files(path)
-        return None if found is None else found.with_roles(read_roles(path, found, []))
+        return read_folder(path, [])
     if path.suffix == ".pkl":
         return read_meta(path)
     if path.suffix == ".txt":
         return _read_lines(path)
     if path.suffix == ".json":
-        return _read_json(path)
+        with damage_is_said(path):
+            return _read_json(path)
     if path.suffix == ".model" and path.is_file():
-        found = from_definition(convert_sentencepiece(path))
-        return found.with_roles(read_roles(path.parent, found, []))
+        with damage_is_said(path):
+            found = from_definition(convert_sentencepiece(path))
+            return found.with_roles(read_roles(path.parent, found, []))
     return None
+
+
+def read_folder(folder: Path, notes: list[str]) -> Tokenizer | None:
+    """The tokenizer whose files are in a folder, with what they say of its special tokens; None if there are none.
+
+    Args:
+        folder: with the files.
+        notes: what a user should know is appended to it.
+
+    Raises:
+        CheckpointError: a file is not JSON.
+        TokenizerError: they describe no tokenizer, or are in a format that is not read.
+    """
+    with damage_is_said(folder):
+        found = read_tokenizer_files(folder)
+        return None if found is None else found.with_roles(read_roles(folder, found, notes))
+
+
+@contextlib.contextmanager
+def damage_is_said(path: Path | None = None) -> Iterator[None]:
+    """Say of a tokenizer that its files are damaged, whatever they make the reading of them raise.
+
+    Raises:
+        TokenizerError: they are.
+    """
+    try:
+        yield
+    except LLMError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
+        where = "it is" if path is None else f"the tokenizer in {str(path)!r} is"
+        reason = " ".join(str(error).split())[:120]
+        raise TokenizerError(f"{where} damaged, or of an unknown kind ({type(error).__name__}: {reason})") from error
 
 
 def expected_files(folder: Path) -> str:
@@ -115,8 +151,7 @@ def _read_json(path: Path) -> Tokenizer:
         return read_tokenizer_file(path)
     if path.name != "tokenizer.json":
         return from_definition(content)
-    settings = read_json(path.parent / SETTINGS) if (path.parent / SETTINGS).is_file() else {}
-    found = from_definition(content, settings)
+    found = from_definition(content, read_optional(path.parent / SETTINGS))
     return found.with_roles(read_roles(path.parent, found, []))
 
 
@@ -140,8 +175,8 @@ def _read_lines(path: Path) -> Tokenizer:
         raise TokenizerError(f"{str(path)!r} is not UTF-8 at byte {error.start}") from error
     lines = text.removesuffix("\n").split("\n")
     if {"[UNK]", "[CLS]", "[SEP]"} <= set(lines):
-        settings = path.parent / SETTINGS
-        return read_word_pieces(path, read_json(settings) if settings.is_file() else {})
+        with damage_is_said(path):
+            return read_word_pieces(path, read_optional(path.parent / SETTINGS))
     for characters in (text, text.removesuffix("\n")):
         if characters and len(set(characters)) == len(characters):
             return CharTokenizer(characters)

@@ -25,7 +25,7 @@ from llm.model.networks import is_known
 from llm.model.trained import Trained, trained_network
 from llm.pretrained import begin_with
 from llm.pretrained.adapters import leave_out_base
-from llm.pretrained.checkpoint import BASE, ENTRY, describe, task_of, trained_of, weights_of
+from llm.pretrained.checkpoint import BASE, ENTRY, describe, model_type_of, task_of, trained_of, weights_of
 from llm.pretrained.formats import read_with_base
 from llm.runs.finding import keep_rate_of_checkpoint, refuse_batch_size_finder
 from llm.runs.processes import refuse_muon_in_pieces, total_norm
@@ -94,8 +94,10 @@ class TaskModule(L.LightningModule):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
+        self.model_type: str | None = None  # of the family of Hugging Face's that the first weights were of
         if pretrained is not None:
-            lora = lora.with_new_tokens(begin_with(network, pretrained, self.starts_from, self.grows_vocabulary))
+            begun = begin_with(network, pretrained, self.starts_from, self.grows_vocabulary)
+            lora, self.model_type = lora.with_new_tokens(begun.n_new), begun.model_type
         self.trained = Trained(train, lora, self.new_parts)
         self.trained.apply_to(network)
         self.network = network
@@ -393,7 +395,7 @@ class TaskModule(L.LightningModule):
             entry, trained = checkpoint[ENTRY], trained_of(checkpoint)
             module = cls.of_architecture(str(entry.get("architecture")), entry["network"])
             trained.apply_to(module.network)
-            module.trained = trained
+            module.trained, module.model_type = trained, model_type_of(checkpoint)
             module.network.load_state_dict(weights_of(checkpoint))
         except (TypeError, KeyError, RuntimeError, LLMError) as error:
             raise CheckpointError(f"{str(checkpoint_path)!r} holds a network that can't be built: {error}") from error
@@ -412,7 +414,7 @@ class TaskModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add task, architecture and tokenizer, so that the file alone is enough to use it; and the settings."""
-        checkpoint[ENTRY] = describe(self.network.config, self.tokenizer, self.task)
+        checkpoint[ENTRY] = describe(self.network.config, self.tokenizer, self.task, self.model_type)
         if not self.trained.is_all:
             checkpoint[ENTRY]["trained"] = self.trained.to_dict()
         if self.trained.lora.adapter_only and "state_dict" in checkpoint and self.pretrained is not None:
@@ -431,6 +433,7 @@ class TaskModule(L.LightningModule):
         refuse_what_does_not_fit(checkpoint, self.task, self.network, self.trained, *run)
         if self._trainer is not None:
             keep_rate_of_checkpoint(self._trainer)
+        self.model_type = model_type_of(checkpoint)
         if (base := checkpoint[ENTRY].get(BASE)) is not None:
             self.pretrained = base["source"]
         self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))

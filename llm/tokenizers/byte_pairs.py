@@ -127,6 +127,10 @@ class BytePairTokenizer(BPETokenizer):
         return cls(state["vocabulary"], state["specials"], state.get("pattern", "gpt2"))
 
 
+class UnorderedError(TokenizerError):
+    """The ids of a vocabulary are not in the order in which its tokens are joined, as tiktoken needs them."""
+
+
 def from_merges(
     vocabulary: Mapping[str, int],
     merges: Sequence[tuple[str, str]],
@@ -138,13 +142,14 @@ def from_merges(
     What is in the vocabulary but neither a byte nor joined from others is a special token, if it looks like one.
 
     Raises:
-        TokenizerError: the order of the ids is not that of the joins, so that the vocabulary alone does not say it; or
-            joins are missing.
+        UnorderedError: the order of the ids is not that of the joins, so that the vocabulary alone does not say it.
+        TokenizerError: joins are missing, or what they join has no id.
     """
     joined = [first + second for first, second in merges]
-    ranks = [vocabulary.get(token, -1) for token in joined]
-    if -1 in ranks or any(before >= after for before, after in itertools.pairwise(ranks)):
-        raise TokenizerError("the ids of the vocabulary are not in the order of its merges")
+    if unnamed := next((token for token in joined if token not in vocabulary), None):
+        raise TokenizerError(f"the merges join {unnamed!r}, which is not in the vocabulary")
+    if any(vocabulary[before] >= vocabulary[after] for before, after in itertools.pairwise(joined)):
+        raise UnorderedError("the ids of the vocabulary are not in the order of its merges")
     plain = set(PRINTABLE.values()) | set(joined)
     others = {token: token_id for token, token_id in vocabulary.items() if token not in plain}
     if unjoined := [token for token in others if token not in specials and not _SPECIAL.fullmatch(token)]:

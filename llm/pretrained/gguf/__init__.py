@@ -92,7 +92,11 @@ class _Tensors(Mapping[str, Tensor]):
         if self._is_short and tensor.ndim == 1 and torch.equal(tensor, tensor.bfloat16().float()):
             tensor = tensor.bfloat16()
         match = re.fullmatch(r"layers\.\d+\.self_attn\.([qk])_proj\.(weight|bias)", name)
-        return to_halves(tensor, self._heads[match[1]]) if match and self._is_interleaved else tensor
+        if match is None or not self._is_interleaved:
+            return tensor
+        heads = self._heads[match[1]]
+        fits = type(heads) is int and heads > 0 and len(tensor) % (2 * heads) == 0
+        return to_halves(tensor, heads) if fits else tensor  # else its shape is not the architecture's, as will be said
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
