@@ -1,4 +1,4 @@
-"""From pre-training to an assistant that other programs open: each step by the command that a user gives."""
+"""To an assistant that other programs open, from nothing or a SmolLM: each step by the command that a user gives."""
 
 from __future__ import annotations
 
@@ -66,3 +66,79 @@ def test_pretrain_lora_merge_chat_export_and_open(
     torch.testing.assert_close(adapted(ids).logits, ours, rtol=0, atol=1e-5)
     assert not torch.allclose(before, ours, atol=1e-4)
     assert transformers.AutoTokenizer.from_pretrained("plain").encode("Say the word.") == ids[0].tolist()
+
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def smollm(folder: Path, text: str) -> None:
+    """A tiny random Llama of the shape of SmolLM2-Instruct, and what lies beside it, in the files that it comes in."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), level])
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([text], trainer)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size() + 5, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+        num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=96, tie_word_embeddings=True,
+        rms_norm_eps=1e-5, rope_theta=100_000.0, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATE, "add_prefix_space": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def test_chat_look_adapt_export_and_open_a_smollm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    text = "It was a bright cold day in April 1984; the cat sat on the mat.\n" * 30
+    Path("my.txt").write_text(text)
+    smollm(Path("smollm"), text)
+
+    theirs = transformers.AutoTokenizer.from_pretrained("smollm")
+    messages = [{"role": "user", "content": "Where is the cat?"}]
+    prompt = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    answered = transformers.AutoModelForCausalLM.from_pretrained("smollm", dtype=torch.float32).generate(
+        **prompt, max_new_tokens=5, do_sample=False, pad_token_id=2
+    )[0, prompt["input_ids"].shape[1] :]
+    words = ["--prompt", "Where is the cat?", "--max_new_tokens", "5", "--temperature", "0"]
+    assert main(["import", "--from", "smollm", "--out", "smollm.ckpt"]) == 0
+    for name in ("smollm", "smollm.ckpt"):
+        capsys.readouterr()
+        assert main(["chat", "--ckpt", name, *words]) == 0
+        expected = theirs.decode([token for token in answered.tolist() if token != 2])
+        assert capsys.readouterr().out.strip() == expected.strip()
+    assert main(["attention", "--ckpt", "smollm", "--text", "the cat sat on the mat", "--out", "page.html"]) == 0
+    assert Path("page.html").stat().st_size > 10_000
+
+    tune = ["fit", "--model.pretrained=smollm", "--data.corpus=my.txt", *RUN, "--data.context_length=16"]
+    tune += ["--model.lora.rank=2", "--model.lora.base_precision=bfloat16", "--model.optim.learning_rate=0.1"]
+    assert train([*tune, "--model.optim.warmup_steps=0", "--checkpoint.folder=tuned"]) == 0, capsys.readouterr().err
+    assert main(["export", "--ckpt", "tuned/last.ckpt", "--out", "mine"]) == 0
+
+    ours = llm.load("tuned/last.ckpt")
+    ids = theirs(text, return_tensors="pt")["input_ids"][:, :16]
+    assert ids[0].tolist() == ours.tokenizer.encode(text)[:16]
+    mine = transformers.AutoModelForCausalLM.from_pretrained("mine").eval()
+    assert isinstance(mine, transformers.LlamaForCausalLM)
+    torch.testing.assert_close(mine(ids).logits, ours.model(ids), rtol=0, atol=1e-5)
+    before = llm.load("smollm").model.float()(ids)
+    assert not torch.allclose(before, ours.model(ids), atol=1e-2)
+    opened = transformers.AutoTokenizer.from_pretrained("mine")
+    assert opened(text).input_ids == theirs(text).input_ids
+    assert opened.apply_chat_template(messages, tokenize=False) == theirs.apply_chat_template(messages, tokenize=False)
+    written = transformers.pipeline("text-generation", "mine")("It was", max_new_tokens=3, return_full_text=True)
+    assert written[0]["generated_text"].startswith("It was")

@@ -17,11 +17,12 @@ from llm.errors import CheckpointError, ConfigError, OtherTaskError
 from llm.model.networks import is_known
 from llm.model.trained import Trained
 from llm.preflight import Start
-from llm.pretrained import read_pretrained
+from llm.pretrained import read_pretrained, read_tokenizer
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint, trained_of
 from llm.runs.choosing import folder_to_go_on_in
 from llm.runs.newest import run_folder_of
 from llm.runs.resuming import refuse_weights_alone
+from llm.runtime.shell import command_line
 from llm.tasks import TASKS, Task
 from llm.tasks.base import TaskModule
 
@@ -109,10 +110,35 @@ def adopt_pretrained(config: Any, given: set[str], task: Task) -> Start:
         ) from error
     for note in found.notes:
         log.info("pretrained:  %s", note)
+    if found.tokenizer is None and "tokenizer" in config.data and config.data.tokenizer.checkpoint:
+        refuse_unknown_padding(config.model.pretrained, found.config.vocab_size, config.data.tokenizer.checkpoint)
     adopt_architecture(config, given, task.network_group, found.config.to_dict(), task.sources)
     adopt_tokenizer(config, given, None if found.tokenizer is None else found.tokenizer.to_dict())
     adopt_template(config, given, found.template)
     return Start(trained=found.config)
+
+
+def refuse_unknown_padding(weights: str, n_rows: int, tokenizer: str) -> None:
+    """Refuse a tokenizer with fewer tokens than there are rows in weights that state none.
+
+    The rows without a token are padding, which the weights have to say: a token that the run adds would else be taken
+    for one that they have learned.
+
+    Args:
+        weights: their name.
+        n_rows: of their token embedding.
+        tokenizer: where the run's is.
+
+    Raises:
+        ConfigError: it has fewer.
+        LLMError: it can't be read.
+    """
+    if (n_tokens := read_tokenizer(tokenizer).vocab_size) < n_rows:
+        words = ("import", "--from", weights, "--tokenizer", tokenizer, "--out", "base.ckpt")
+        raise ConfigError(
+            f"{weights!r} states no tokenizer, and has {n_rows:,} rows where {tokenizer!r} has {n_tokens:,} tokens: "
+            f"join them first ({command_line('python', '-m', 'llm', *words)}), then --model.pretrained base.ckpt"
+        )
 
 
 def adopt_architecture(

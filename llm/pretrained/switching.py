@@ -45,8 +45,14 @@ class Adapters:
         trained, weights = trained_of(checkpoint), weights_of(checkpoint)
         if not trained.lora.rank:
             raise CheckpointError(f"{str(source)!r} has no adapters")
+        config, n_tokens = config_of(checkpoint, source), self.network.config.vocab_size
+        if config.vocab_size != n_tokens:
+            raise CheckpointError(
+                f"{str(source)!r} has {config.vocab_size:,} tokens, and the base {n_tokens:,}: adapters that add "
+                "tokens can't be put on it and taken off; merge them (python -m llm merge)"
+            )
         with torch.device("meta"):
-            network = build_network(config_of(checkpoint, source))
+            network = build_network(config)
             trained.apply_to(network)
         changed, before = trained.names_in(network), self.used
         base = self.use(None).state_dict()
