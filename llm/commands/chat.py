@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top_p", type=float, help="only the most likely tokens that together reach this probability (all)")
     add("--seed", type=int, default=_DEFAULT.seed, help="the same seed, the same answers (%(default)s)")
     add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
-    add("--precision", choices=("float32", "bfloat16"), help="data type of the weights (float32)")
+    add("--precision", choices=("float32", "bfloat16"), help="data type of the weights (as they are)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
     device = find_device(arguments.device)
     pretrained = read_pretrained(arguments.ckpt)
     if (tokenizer := pretrained.tokenizer) is None:
-        raise CheckpointError(f"{arguments.ckpt!r} has no tokenizer, so it can't read or write text")
+        reason = "".join(f" ({note})" for note in pretrained.notes[-1:])
+        raise CheckpointError(f"{arguments.ckpt!r} has no tokenizer{reason}, so it can't read or write text")
     template = _find_template(arguments, pretrained, tokenizer)
     model = build(pretrained).to(device).eval()
     assert isinstance(model, GPT)

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=int, default=8, help="prompts in a batch (%(default)s)")
     add("--json", action="store_true", help="print each result as a line of JSON")
     add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
-    add("--precision", choices=("float32", "bfloat16"), help="data type of the weights (float32)")
+    add("--precision", choices=("float32", "bfloat16"), help="data type of the weights (as they are)")
     add(
         "--compile",
         choices=("auto", "always", "never"),

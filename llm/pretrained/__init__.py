@@ -223,4 +223,6 @@ def _owner(network: Network, name: str) -> tuple[nn.Module, str]:
 
 
 def _tokenizer(pretrained: Pretrained) -> Tokenizer:
-    return IdTokenizer(pretrained.config.vocab_size) if pretrained.tokenizer is None else pretrained.tokenizer
+    if pretrained.tokenizer is not None:
+        return pretrained.tokenizer
+    return IdTokenizer(pretrained.config.vocab_size, *pretrained.notes[-1:])  # the last note says why there is none

@@ -15,13 +15,15 @@ class IdTokenizer(Tokenizer):
 
     Args:
         vocab_size: V.
+        reason: why there is no other tokenizer, if that is known; said where a text is given.
     """
 
     kind: ClassVar[str] = "ids"
     lossless = False
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, reason: str = "") -> None:
         self._vocab_size = vocab_size
+        self._reason = f" ({reason})" if reason else ""
 
     @classmethod
     def build(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
@@ -53,8 +55,8 @@ class IdTokenizer(Tokenizer):
         words = text.split()
         if wrong := next((word for word in words if not (word.isascii() and word.isdigit() and len(word) < 20)), None):
             raise TokenizerError(
-                f"this model has no tokenizer, so it reads token ids such as '1 2 3', not {wrong[:40]!r}; to read "
-                "text, import it with its vocabulary: python -m llm import --tokenizer meta.pkl, or another file"
+                f"this model has no tokenizer{self._reason}, so it reads token ids such as '1 2 3', not {wrong[:40]!r}"
+                "; to read text, import it with its vocabulary: python -m llm import --tokenizer meta.pkl, or another"
             )
         return [self._check_id(int(word)) for word in words]
 

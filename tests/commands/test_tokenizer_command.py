@@ -9,6 +9,7 @@ from llm.__main__ import main
 from llm.config import TokenizerConfig
 from llm.data import TextDataModule, TokenStore
 from llm.pretrained import read_tokenizer
+from llm.pretrained.tokenizer_files import write_tokenizer
 from llm.tokenizers import END_OF_TEXT
 
 TEXT = "The cat sat on the mat.\nThe cat sat.\n" * 20
@@ -98,6 +99,26 @@ def test_colours_and_a_file_longer_than_what_is_shown(capsys):
     assert len(set(output.split("\x1b[30;48;5;")[1:3])) == 2
     assert "... and 2,000 more characters" in output
     assert "|" not in output
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"259": {"special": True}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "<a>", "special": True}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": ["<a>"]}),
+        ("tokenizer.json", {"model": {"type": "BPE", "vocab": {}, "merges": [3]}, "added_tokens": [{}]}),
+    ],
+)
+def test_damaged_tokenizer_files_are_one_line(capsys, name, content):
+    train("--vocab_size", "260")
+    Path("folder").mkdir()
+    write_tokenizer(read_tokenizer("tok.json"), Path("folder"), 64)
+    Path("folder", name).write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["tokenizer", "show", "--text", "a", "--tokenizer", "folder"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: the tokenizer in 'folder' is damaged")
 
 
 def test_a_folder_without_a_tokenizer_is_told_so_and_not_of_weights(capsys):

@@ -143,6 +143,24 @@ def test_a_file_is_no_folder(tmp_path, format, message):
         export(pretrained(), target, format, overwrite=True)
 
 
+@pytest.mark.parametrize("format", ["hf", "safetensors"])
+@pytest.mark.parametrize("out", ["file/x", "file/deep/x"])
+def test_a_file_where_a_folder_should_be_is_named(tmp_path, format, out):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"can't write '.*x': '.*file' is a file, not a folder"):
+        export(pretrained(), tmp_path / out, format)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("model_type", ["opt", "gpt2", None])
+def test_a_shared_file_stays_of_its_family(tmp_path, model_type):
+    settings = {"activation": "relu"}  # which GPT-2 could hold, too
+    found = replace(pretrained(**settings), model_type=model_type)
+    export(found, tmp_path / "model.safetensors", "safetensors")
+    export(read_pretrained(tmp_path / "model.safetensors"), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == (model_type or "gpt2")
+
+
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
 def test_nothing_is_left_half_written(tmp_path, monkeypatch, there, error):

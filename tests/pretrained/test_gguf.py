@@ -190,6 +190,7 @@ def test_a_llama_3_scaling_is_found_from_its_factors(tmp_path):
         ({"leave_out": ["block_count"]}, "its metadata have no llama.block_count"),
         ({"metadata": lambda writer: writer.add_uint32("llama.expert_count", 8)}, "it has 8 experts"),
         ({"metadata": lambda writer: writer.add_uint16("split.count", 3)}, "is one of 3 parts"),
+        ({"leave_out": ["attention.head_count_kv"]}, "self_attn.k_proj.weight (expected (64, 32), found (32, 32))"),
         (
             {"metadata": lambda writer: writer.add_string("llama.rope.scaling.type", "longrope")},
             "rope.scaling.type 'longrope'",

@@ -72,6 +72,13 @@ def test_fit_begins_with_a_name_of_the_hub(hub, folder, tmp_path):
     assert len(asked(hub, "model.safetensors")) == 1, "the second time it was here"
 
 
+def test_sentencepieces_file_is_fetched_and_the_weights_only_once(hub):
+    hub.files |= {"tokenizer.model": b"pieces", "consolidated.safetensors": hub.files["model.safetensors"]}
+    load(NAME)
+    assert len(asked(hub, "tokenizer.model")) == len(asked(hub, "/model.safetensors")) == 1
+    assert not asked(hub, "consolidated.safetensors")
+
+
 def test_a_download_that_breaks_off_goes_on_where_it_was(hub, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # what has come in whole chunks is kept
     hub.breaks["model.safetensors"] = 5_000

@@ -139,6 +139,9 @@ def folder(tmp_path: Path) -> Path:
         ({"use_dora": True}, "use_dora is True"),
         ({"bias": "all"}, "bias is all"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is"),
+        ({"lora_alpha": None}, "an alpha is 'None'"),
+        ({"alpha_pattern": 3}, "an alpha is '3'"),
+        ({"alpha_pattern": {"(": 3}}, "alpha_pattern that is no regular expression"),
     ],
 )
 def test_what_has_no_place_here_is_named(

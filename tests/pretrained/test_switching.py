@@ -51,6 +51,9 @@ def test_what_does_not_belong_is_refused_and_what_was_used_still_is(tmp_path: Pa
         other.final_norm.bias += 1  # type: ignore[operator, union-attr]
     with pytest.raises(CheckpointError, match=r"another base: its final_norm\.bias"):
         adapters.add("other", write(other, trained, tmp_path / "other.ckpt"))
+    more = dataclasses.replace(TINY, vocab_size=50259)
+    with pytest.raises(CheckpointError, match=r"has 50,259 tokens, and the base 50,257: .*merge them"):
+        adapters.add("more", write(adapted(trained, more), trained, tmp_path / "more.ckpt"))
     with pytest.raises(CheckpointError, match="has no adapters"):
         adapters.add("base", tmp_path / "base.ckpt")
     with pytest.raises(ConfigError, match=r"no adapters 'frist', did you mean 'first'\? there are first"):

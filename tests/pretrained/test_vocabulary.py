@@ -172,7 +172,7 @@ def test_rows_without_a_token_are_padding(hugging_face):
     ("files", "message"),
     [
         ({}, "no tokenizer files: imported without"),
-        ({"vocab.json": {"a": 0}, "merges.txt": "a b"}, "not in the order of its merges"),
+        ({"vocab.json": {"a": 0}, "merges.txt": "a b"}, "the merges join 'ab', which is not in the vocabulary"),
         ({"vocab.json": {"a": 0}, "merges.txt": "a b c"}, "not a pair"),
         ({"vocab.json": {"a": 0}, "merges.txt": ""}, "no token for the byte 0x00"),
         ({"tokenizer.json": {"model": {"type": "Unigram"}}}, "can't use this tokenizer.json"),
@@ -188,6 +188,29 @@ def test_a_tokenizer_that_can_not_be_read_is_said_and_left_out(hugging_face, fil
     found = read_pretrained(folder)
     assert found.tokenizer is None
     assert message in found.notes[-1]
+
+
+@pytest.mark.parametrize("settings", [{"add_bos_token": True}, {"add_bos_token": True, "add_eos_token": True}, {}])
+def test_opts_two_files(german, tmp_path, settings):
+    """Their ids are in no order of merges, no merge makes some, and a begin-of-text token is asked for."""
+    vocabulary = json.loads((german[1] / "vocab.json").read_text(encoding="utf-8"))
+    names = [name for name in reversed(vocabulary) if name not in ("<|endoftext|>", "<pad>")]
+    names = ["<s>", "<pad>", "</s>", *names, "madeupword0000"]
+    shutil.copy(german[1] / "merges.txt", tmp_path)
+    (tmp_path / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": "</s>"}}))
+    stated = {"eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>", "tokenizer_class": "GPT2Tokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated | {"bos_token": "</s>"} | settings))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "opt"}))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
+    for text in (TEXT, " ?\n\n a  b", "x</s>y <s><pad> madeupword0000"):
+        assert ours.encode_whole(text) == theirs(text)["input_ids"]
+    assert ours.encode_whole("</s>a")[:2] != [2, 2], "never twice"
+    assert (ours.end_of_text_id, ours.roles.pad_id) == (2, 1)
+    lines = (tmp_path / "merges.txt").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "merges.txt").write_text("\n".join(lines[: len(lines) // 2]), encoding="utf-8")
+    with pytest.raises(TokenizerError, match="are joined by no merges: they are cut short"):
+        read_tokenizer(tmp_path)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_left_out(hugging_face, german):
