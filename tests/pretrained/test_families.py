@@ -281,6 +281,19 @@ def test_other_spellings_of_gpt2s_sizes(hugging_face):
     assert read_pretrained(folder).config == expected
 
 
+def test_what_gemmas_published_config_says_is_the_tanh_approximation(make, tmp_path):
+    _, folder = make("Gemma", head_dim=6)
+    change(folder, hidden_act="gelu")
+    found = read_pretrained(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    exact = replace(found, config=replace(found.config, activation="gelu_exact"))
+    expected = theirs(some_ids()).logits
+    torch.testing.assert_close(build(found).eval()(some_ids()), expected, atol=1e-4, rtol=0)
+    assert not torch.allclose(build(exact).eval()(some_ids()), expected, atol=1e-3)
+    with pytest.raises(ConfigError, match=r"Gemma's format has no place .*: activation is gelu_exact"):
+        export(exact, tmp_path / "out")
+
+
 def test_weights_without_a_config(make):
     _, folder = make()
     (folder / "config.json").unlink()

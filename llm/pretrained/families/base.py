@@ -35,7 +35,8 @@ class Family:
         window: which layers have a sliding window: none, all, those that `layer_types` lists if `use_sliding_window` is
             on, or those that it lists, every second one if there is no list.
         prefix: of the names of tensors, but the head's, in a whole model.
-        activation: what they call the activation function.
+        activation: what they call the setting of the activation function.
+        activations: their names for what ours are; the first of several is the one that is written.
         rope_names: what they call `rope_theta` and `partial_rotary_factor`; no part is left out where the latter has
             no name.
     """
@@ -51,6 +52,7 @@ class Family:
     window: Literal["none", "all", "by layer", "alternating"] = "none"
     prefix: str = "model."
     activation: str = "hidden_act"
+    activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
     rope_names: Mapping[str, str] = field(default_factory=lambda: {"rope_theta": "rope_theta"})
 
     def read(self, theirs: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Pretrained:
@@ -94,8 +96,9 @@ class Family:
                 raise CheckpointError(f"{what} with {listed}: only the same value for all of them can be read")
             ours[name] = values[0]
         activation = theirs.get(self.activation)
-        if not isinstance(activation, str) or activation not in ACTIVATIONS:
-            raise CheckpointError(f"{what} with {self.activation} {activation!r}; there are {', '.join(ACTIVATIONS)}")
+        if not isinstance(activation, str) or activation not in self.activations:
+            known = ", ".join(self.activations)
+            raise CheckpointError(f"{what} with {self.activation} {activation!r}; there are {known}")
         try:
             if self.fixed["positions"] == "rotary":
                 ours |= rope_from_json(theirs, self.rope_names)
@@ -104,7 +107,7 @@ class Family:
             is_plain = {"n_kv_head": ours.get("n_kv_head") == H, "mlp_hidden": ours["mlp_hidden"] == 4 * C}
             is_plain["head_size"] = D is not None and H * D == C
             ours |= {name: None for name, plain in is_plain.items() if plain}
-            config = GPTConfig(activation=ACTIVATIONS[activation], dropout=0.0, **ours)  # type: ignore[arg-type]
+            config = GPTConfig(activation=self.activations[activation], dropout=0.0, **ours)  # type: ignore[arg-type]
             return replace(config, **self._window_from_json(theirs, config.n_layer))
         except (ConfigError, TypeError) as error:
             raise CheckpointError(f"{what} that can't be built: {error}") from error
@@ -114,7 +117,7 @@ class Family:
         theirs: dict[str, Any] = {"architectures": [self.model_class], "model_type": self.model_type}
         for name, names in self.settings.items():
             theirs |= dict.fromkeys((names,) if isinstance(names, str) else names, _value(config, name))
-        theirs[self.activation] = next(their for their, our in ACTIVATIONS.items() if our == config.activation)
+        theirs[self.activation] = next(their for their, our in self.activations.items() if our == config.activation)
         if config.positions == "rotary":
             theirs |= rope_to_json(config, self.rope_names)
         theirs |= self._window_to_json(config)
@@ -129,7 +132,7 @@ class Family:
         found = [f"{name} is {getattr(config, name)} ({needed[name]} there)" for name in wrong]
         if config.causal is False:
             found.append("causal is False")
-        if config.activation not in ACTIVATIONS.values():
+        if config.activation not in self.activations.values():
             found.append(f"activation is {config.activation}")
         if "n_kv_head" not in self.settings and config.kv_heads != config.heads:
             found.append(f"n_kv_head is {config.n_kv_head}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm.pretrained.families import llama
-from llm.pretrained.families.base import Family
+from llm.pretrained.families.base import ACTIVATIONS, Family
 
 _FIXED = llama.FIXED | {
     "norm": "zero_centered_rms_norm",
@@ -40,6 +40,7 @@ GEMMA = Family(
         "hidden_act": "gelu_pytorch_tanh",
     },
     only={"attention_bias": False, "use_bidirectional_attention": None},
+    activations={**ACTIVATIONS, "gelu": "gelu"},  # what was published says so, and means the tanh approximation
 )
 
 GEMMA2 = Family(
