@@ -43,7 +43,7 @@ def cross_entropy_with_grad_in_a_kernel_(
     return losses
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _cross_entropy(  # type: ignore[no-untyped-def]
     logits,
     targets,
