@@ -104,7 +104,7 @@ def test_colours_and_a_file_longer_than_what_is_shown(capsys):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("tokenizer_config.json", {"added_tokens_decoder": {"259": {"special": True}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"300": {"special": True}}}),
         ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "<a>", "special": True}}}),
         ("tokenizer_config.json", {"added_tokens_decoder": ["<a>"]}),
         ("tokenizer.json", {"model": {"type": "BPE", "vocab": {}, "merges": [3]}, "added_tokens": [{}]}),
