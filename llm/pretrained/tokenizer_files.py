@@ -37,6 +37,8 @@ _FAST = "tokenizer.json"
 """What `tokenizers` reads and writes: everything in one file."""
 
 _GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
+_COMPOSING = {"Qwen2Tokenizer": "qwen2", "GPTNeoXTokenizer": "gpt-2"}
+"""Classes that compose characters first (Unicode's NFC), and how they split a text; the others split as GPT-2's."""
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
@@ -150,12 +152,15 @@ def _read_merges(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
         specials[token["content"]] = int(token_id)
     named = read_optional(folder / SPECIALS) | settings
     begin, end, *others = (name_of(named.get(f"{role}_token")) for role in ("bos", "eos", "unk", "pad"))
+    split, found = _COMPOSING.get(str(settings.get("tokenizer_class")).removesuffix("Fast")), None
     try:
-        found = _build(vocabulary, pairs, specials, "gpt2")
-        specials = found.special_ids
+        if split is None:
+            found = _build(vocabulary, pairs, specials, "gpt2")
+            specials = found.special_ids
     except UnorderedError:  # as those of OPT
+        pass
+    if found is None:
         _refuse_cut_short(vocabulary, pairs)
-        found = None
         specials |= {name: vocabulary[name] for name in (begin, end, *others) if name in vocabulary}
     first, last = (
         (name, specials[name]) if settings.get(f"add_{role}_token") and name in specials else None
@@ -164,8 +169,10 @@ def _read_merges(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     adds_space = bool(settings.get("add_prefix_space"))
     if found is not None and not (adds_space or first or last):
         return found
-    content = byte_pairs(vocabulary | specials, [" ".join(pair) for pair in pairs], "gpt-2")
-    content["pre_tokenizer"] = {**content["pre_tokenizer"], "add_prefix_space": adds_space}
+    content = byte_pairs(vocabulary | specials, [" ".join(pair) for pair in pairs], split or "gpt-2")
+    content["normalizer"] = None if split is None else {"type": "NFC"}
+    if adds_space:
+        content["pre_tokenizer"] = {**content["pre_tokenizer"], "add_prefix_space": True}
     content["post_processor"] = around(first, last)
     in_order = sorted(specials.items(), key=lambda special: special[1])
     content["added_tokens"] = [added_token(name, token_id) for name, token_id in in_order]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 
 import pytest
 from hypothesis import example, given
@@ -211,6 +212,19 @@ def test_opts_two_files(german, tmp_path, settings):
     (tmp_path / "merges.txt").write_text("\n".join(lines[: len(lines) // 2]), encoding="utf-8")
     with pytest.raises(TokenizerError, match="are joined by no merges: they are cut short"):
         read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Qwen2Tokenizer", "GPTNeoXTokenizerFast", "GPT2Tokenizer"])
+def test_two_files_are_read_as_their_class_does(german, tmp_path, name):
+    put(german[1], tmp_path)
+    (tmp_path / "tokenizer.json").unlink(missing_ok=True)
+    token = {"content": "<|endoftext|>", "special": True, "normalized": False, "lstrip": False, "rstrip": False}
+    settings = {"tokenizer_class": name, "added_tokens_decoder": {"0": token}, "eos_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_neox"}))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
+    for text in (TEXT, unicodedata.normalize("NFD", TEXT), " ?\n\n a  b 12345 'S<|endoftext|>x\r\n"):
+        assert ours.encode(text) == theirs(text)["input_ids"]
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_left_out(hugging_face, german):
