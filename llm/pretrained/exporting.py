@@ -37,7 +37,7 @@ from llm.pretrained.gguf import writing
 from llm.pretrained.hub import repository_of
 from llm.pretrained.layout import Tensors, head_name
 from llm.pretrained.roles import stated_ids
-from llm.pretrained.tokenizer_files import write_tokenizer
+from llm.pretrained.written_tokenizer import write_tokenizer
 from llm.runtime.files import make_folder, move_into_place, temporary_for
 from llm.runtime.words import counted
 from llm.tokenizers import MASK, Tokenizer

@@ -15,7 +15,7 @@ from llm.cli.main import main as train
 from llm.config import GPTConfig
 from llm.model import GPT
 from llm.pretrained import Pretrained, export
-from llm.pretrained.tokenizer_files import write_tokenizer
+from llm.pretrained.written_tokenizer import write_tokenizer
 from llm.tokenizers import CharTokenizer
 
 transformers = pytest.importorskip("transformers")

@@ -9,7 +9,7 @@ from llm.__main__ import main
 from llm.config import TokenizerConfig
 from llm.data import TextDataModule, TokenStore
 from llm.pretrained import read_tokenizer
-from llm.pretrained.tokenizer_files import write_tokenizer
+from llm.pretrained.written_tokenizer import write_tokenizer
 from llm.tokenizers import END_OF_TEXT
 
 TEXT = "The cat sat on the mat.\nThe cat sat.\n" * 20

@@ -133,9 +133,9 @@ def test_the_commands_take_a_tokenizer_file(tmp_path, monkeypatch, capsys):
 
 
 def test_gpt2s_own_is_known_with_its_end_alone(tmp_path):
-    from llm.pretrained.tokenizer_files import _as_byte_pairs, to_fast
+    from llm.pretrained.written_tokenizer import as_byte_pairs, to_fast
 
-    to_fast(_as_byte_pairs(BPETokenizer())).save(str(tmp_path / "tokenizer.json"))
+    to_fast(as_byte_pairs(BPETokenizer())).save(str(tmp_path / "tokenizer.json"))
     found = read_tokenizer(tmp_path)
     assert found == BPETokenizer()
     assert found.to_dict() == {"kind": "bpe", "encoding": "gpt2"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llm.config import TokenizerConfig
 from llm.errors import TokenizerError
-from llm.pretrained.tokenizer_files import to_fast
+from llm.pretrained.written_tokenizer import to_fast
 from llm.tokenizers import END_OF_TEXT, BytePairTokenizer, build_tokenizer, tokenizer_from_dict
 
 TEXT = "The cat sat on the mat; the hat of 1234 cats, it's THE CAT'S ?\n\n a  b, naïve 猫が座った。 \r\n\t😀 " * 30

@@ -9,7 +9,7 @@ from typing import Any
 from llm.errors import TokenizerError
 from llm.pretrained.definitions import SPLITS, scored_pieces
 from llm.pretrained.gguf.vocabulary import CONTROL, NORMAL, OF_THE_USER, PREFIX, UNKNOWN, UNUSED
-from llm.pretrained.tokenizer_files import definition_of
+from llm.pretrained.written_tokenizer import definition_of
 from llm.tokenizers import Tokenizer
 
 NO_VOCABULARY = {f"{PREFIX}model": "none"}
