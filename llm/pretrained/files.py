@@ -19,6 +19,8 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "ckpt.pt", "model.pt")
 """The files that a folder is searched for, in this order; an index before them, which names several."""
 _FOUND = (*INDEXES, *WEIGHTS, "checkpoints/best.ckpt", "checkpoints/last.ckpt")
+_POINTER = b"version https://git-lfs.github.com/"
+"""How a file begins that git has put in the place of a large one."""
 
 
 class Content(NamedTuple):
@@ -40,9 +42,13 @@ def read_content(path: Path) -> Content:
         raise CheckpointError(f"{str(path)!r} is not a regular file; save the weights in one first")
     try:
         with path.open("rb") as file:
-            start = file.read(9)
+            start = file.read(len(_POINTER))
     except OSError as error:
         raise CheckpointError(f"can't read {str(path)!r}: {error.strerror}") from error
+    if start == _POINTER:
+        raise CheckpointError(
+            f"{str(path)!r} is a pointer of Git LFS, not the weights: run git lfs pull in its folder, or download it"
+        )
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return _read_safetensors(path)
     if (kind := kind_of_file(path)) is not None:

@@ -92,7 +92,9 @@ def _find(config: GPTConfig, folder: Path | None, notes: list[str]) -> Tokenizer
             raise TokenizerError(f"it has {tokenizer.vocab_size} tokens, the model {config.vocab_size}")
         return tokenizer
     except (CheckpointError, TokenizerError) as error:
-        notes.append(f"the tokenizer in {str(folder)!r} can't be used ({error}): imported without one")
+        is_named = repr(str(folder)) in str(error)
+        reason = str(error) if is_named else f"the tokenizer in {str(folder)!r} can't be used ({error})"
+        notes.append(f"{reason}: imported without one")
         return None
 
 

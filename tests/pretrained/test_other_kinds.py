@@ -19,6 +19,7 @@ from llm.pretrained import read_pretrained
         ),
         ("val.bin", struct.pack("<256i", 20240520, *[0] * 255), "token ids of llm.c"),
         ("model_v1.bin", struct.pack("<I", 0x616B3432) + bytes(252), "llama2.c, of a later version"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "git lfs pull"),
         ("model.h5", b"\x89HDF\r\n\x1a\n" + bytes(90), "HDF5 file"),
         ("flax_model.msgpack", b"\x82\xa1a", "weights of Flax"),
         ("model.onnx", b"\x08\x07", "an ONNX graph"),

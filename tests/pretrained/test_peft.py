@@ -15,7 +15,8 @@ import llm
 from llm.__main__ import main
 from llm.config import GPTConfig, LoRAConfig, RNNConfig
 from llm.model.trained import Trained, trained_network
-from llm.pretrained.checkpoint import ENTRY, checkpoint_of, write_checkpoint
+from llm.pretrained import import_adapters
+from llm.pretrained.checkpoint import ENTRY, checkpoint_of, read_checkpoint, write_checkpoint
 from llm.pretrained.formats import read_with_base
 from llm.pretrained.peft import to_peft
 from llm.pretrained.twin import hugging_face_twin
@@ -219,3 +220,12 @@ def test_the_type_of_the_base_says_what_modules_are_called() -> None:
         settings, tensors = to_peft(config, trained, weights, None, model_type)
         assert expected in settings["target_modules"]
         assert f"base_model.model.{expected}.lora_A.weight" in tensors
+
+
+def test_imported_adapters_keep_the_chat_template_and_the_family_of_their_base(folder: Path) -> None:
+    checkpoint = read_checkpoint(folder.parent / "base.ckpt")
+    checkpoint[ENTRY] |= {"template": {"source": "{{ messages }}", "special_tokens": []}, "model_type": "gpt2"}
+    write_checkpoint(checkpoint, folder.parent / "chat.ckpt")
+    found = import_adapters(folder, str(folder.parent / "chat.ckpt"))[ENTRY]
+    assert found["template"] == checkpoint[ENTRY]["template"]
+    assert found["model_type"] == "gpt2"

@@ -179,7 +179,10 @@ def test_rows_without_a_token_are_padding(hugging_face):
         ({"tokenizer.json": {"model": {"type": "Unigram"}}}, "can't use this tokenizer.json"),
         ({"vocab.json": ["a"], "merges.txt": ""}, "should hold a JSON object"),
         ({"vocab.json": {"a": "b"}, "merges.txt": ""}, "can't be used"),
-        ({"tokenizer.json": {"model": {"type": "BPE", "vocab": {}}, "added_tokens": ["a"]}}, "can't be used"),
+        (
+            {"tokenizer.json": {"model": {"type": "BPE", "vocab": {}}, "added_tokens": ["a"]}},
+            "is damaged, or of an unknown kind",
+        ),
     ],
 )
 def test_a_tokenizer_that_can_not_be_read_is_said_and_left_out(hugging_face, files, message):
