@@ -143,7 +143,7 @@ def _read_merges(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     vocabulary, specials = read_json(folder / "vocab.json"), read_optional(folder / "added_tokens.json")
     for token_id, token in settings.get("added_tokens_decoder", {}).items():
         specials[token["content"]] = int(token_id)
-    named = read_optional(folder / SPECIALS) | settings
+    named = {**read_optional(folder / SPECIALS), **settings}
     begin, end, *others = (name_of(named.get(f"{role}_token")) for role in ("bos", "eos", "unk", "pad"))
     split, found = _COMPOSING.get(str(settings.get("tokenizer_class")).removesuffix("Fast")), None
     try:

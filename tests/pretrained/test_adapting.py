@@ -7,10 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.config import GPTConfig
+from llm.config import GPTConfig, LoRAConfig
 from llm.errors import ConfigError
 from llm.model import GPT
-from llm.pretrained import Pretrained, adapt, build
+from llm.model.trained import Trained
+from llm.pretrained import Pretrained, adapt, begin_with, build, export
+from llm.pretrained.written_tokenizer import write_tokenizer
+from llm.tokenizers import CharTokenizer
 
 CONFIG = GPTConfig(vocab_size=17, context_length=8, n_layer=2, n_head=2, n_embd=8, dropout=0.0)
 
@@ -76,3 +79,20 @@ def test_what_differs_otherwise_is_listed():
         "tie_head",
     ):
         assert part in message
+
+
+def test_a_new_token_in_the_place_of_a_row_that_no_token_had_is_trained(tmp_path):
+    found, _ = pretrained(replace(CONFIG, vocab_size=32))
+    export(found, tmp_path / "base")
+    write_tokenizer(CharTokenizer("abcdefghijklmnopq"), tmp_path / "base", 8)  # 17 of 32 rows
+    network = GPT(replace(CONFIG, vocab_size=19, vocab_multiple=32))
+    begun = begin_with(network, tmp_path / "base", grows_vocabulary=True)
+    assert begun == (2, "gpt2")
+    Trained(lora=LoRAConfig(rank=1).with_new_tokens(begun.n_new)).apply_to(network)
+    rows = network.embeddings.token.token_rows
+    assert rows.requires_grad
+    assert torch.equal(rows, network.head.weight[17:19])
+    assert not torch.equal(rows, found.weights["head.weight"][17:19]), "they begin as the mean of the others"
+    network(torch.tensor([[0, 17, 18]])).logsumexp(-1).sum().backward()
+    assert rows.grad.abs().sum(1).all()
+    assert torch.equal(network.head.weight[:17], found.weights["head.weight"][:17])
