@@ -51,6 +51,8 @@ def kept(config: GPTConfig, batch_size: int, precision: str) -> int:
         {"dropout": 0.2},
         {"dropout": 0.0, "context_length": 256},
         {"dropout": 0.0, "positions": "rotary", "qk_norm": True, "norm": "rms_norm", "activation": "squared_relu"},
+        {"dropout": 0.0, "positions": "rotary", "mlp": "gated", "activation": "silu", "n_kv_head": 1},
+        {"dropout": 0.0, "sandwich_norm": True, "attention_softcap": 5.0, "sliding_window": 8},
         {"dropout": 0.0, "attention": "causal"},
         {"dropout": 0.0, "normalize_scores": "sum"},
     ],
