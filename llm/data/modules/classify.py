@@ -160,7 +160,7 @@ class ClassifyDataModule(ExampleDataModule):
             if len(found) < 2:
                 raise DataError(
                     "a classifier needs texts of two labels or more to train on; the corpus has "
-                    f"{', '.join(found) or 'none'}"
+                    f"{f'only {found[0]!r}' if found else 'none'}"
                 )
         else:
             found = list(given)

@@ -135,7 +135,7 @@ def test_settings_that_can_not_be(make, tmp_path):
         make(labels=["glad", "glad"])
     path = tmp_path / "one.csv"
     path.write_text("text,label\na,x\nb,x\n")
-    with pytest.raises(DataError, match="two labels or more to train on; the corpus has x"):
+    with pytest.raises(DataError, match="two labels or more to train on; the corpus has only 'x'"):
         make(corpus=str(path))
 
 
