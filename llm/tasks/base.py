@@ -235,6 +235,7 @@ class TaskModule(L.LightningModule):
         step = StepToJudge(self.trainer.global_step, totals, micro_batches)
         if may_be_judged_later(optimizer, self.device) and not is_logging(self.trainer):
             self._to_judge = step
+            totals.send()
             take_if(totals.is_counted, optimizer, gradients, totals.factor)
         else:
             take_always(optimizer)
