@@ -166,13 +166,16 @@ class ClassifyDataModule(ExampleDataModule):
             found = list(given)
             if len(found) < 2 or len(set(found)) < len(found):
                 raise ConfigError(f"labels must be two or more, all different, got {found}")
-        new = "; --data.labels null takes those of the corpus, with a new head"
+        own = {"validation": self.validation_corpus, "test": self.test_corpus}
         for split, rows in self.rows.items():
+            hint = f"; --data.{split}_corpus null holds out a part of the corpus" if own.get(split) is not None else ""
+            if split == "train":
+                hint = "; --data.labels null takes those of the corpus, with a new head"
             for row in rows:
                 if row.label not in found:
                     raise DataError(
                         f"{row.place}: the label {row.label!r} ({split}) is none of those that are trained: "
-                        f"{', '.join(found)[:80]}{new if split == 'train' else ''}"
+                        f"{', '.join(found)[:80]}{hint}"
                     )
         return found
 
