@@ -88,7 +88,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
     """The options of a command, and of the commands below it."""
-    found = []
+    found: list[str] = []
     for action in parser._actions:
         found += action.option_strings
         if isinstance(action, argparse._SubParsersAction):
