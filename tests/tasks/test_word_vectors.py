@@ -124,6 +124,20 @@ def test_the_vocabulary_is_in_the_order_of_frequency_without_rare_words(tmp_path
         data_of(tmp_path, "a few words", sample=-1.0)
 
 
+def test_a_text_too_poor_for_vectors_is_said_before_there_is_a_run(in_a_folder, capsys):
+    letters = "abcdefghijklmnopqrst"
+    rare = " ".join(f"only{first}{second}" for first in letters for second in letters)
+    texts = {
+        "no word occurs often enough to learn a vector": f"{rare} {'the cat ' * 20}",
+        "the validation text has none of the words that are learned": f"{'the cat sat on the mat ' * 300} {rare}",
+    }
+    for message, text in texts.items():
+        Path("poor.txt").write_text(text)
+        assert main([*RUN, "--trainer.max_steps=2", "--data.corpus=poor.txt", "--data.context_length=8"]) == 1
+        assert message in capsys.readouterr().err.strip().splitlines()[-1]
+        assert not Path("runs").exists()
+
+
 def test_a_sum_of_losses_counts_beyond_the_end_of_float32():
     metrics = SplitMetrics()
     metrics.begin(torch.device("cpu"))
