@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -89,25 +88,6 @@ def test_an_adapter_only_checkpoint_holds_what_is_trained_and_no_more(base: Path
     one, other = (llm.load(last(folder)).model.state_dict() for folder in (whole, alone))
     assert all(torch.equal(other[name], tensor) for name, tensor in one.items())
     assert torch.equal(read_vectors(last(alone)).table, read_vectors(base).table)
-
-
-def test_several_adapters_share_one_base(base: Path, tmp_path: Path) -> None:
-    """Each is a file of its own, and neither changes the other or what is beneath both."""
-    before, found = base.read_bytes(), {}
-    options = {"one": {"lora": ALONE}, "other": {"lora": dataclasses.replace(ALONE, rank=3), "train": ["lora", "head"]}}
-    for name, module in options.items():
-        after = tune(tmp_path / name, base, module=module)
-        network = LanguageModel.load_from_checkpoint(last(tmp_path / name)).network
-        for key, tensor in network.state_dict().items():
-            assert torch.equal(tensor, after[f"network.{key}"]), key
-        found[name] = llm.load(last(tmp_path / name)).model.state_dict()
-    assert base.read_bytes() == before
-    again = {name: llm.load(last(tmp_path / name)).model.state_dict() for name in options}
-    for name, weights in found.items():
-        assert all(torch.equal(again[name][key], tensor) for key, tensor in weights.items())
-    qkv = "blocks.0.attention.qkv.weight"
-    assert not torch.equal(found["one"][qkv], found["other"][qkv])
-    assert torch.equal(found["one"]["head.weight"], on_disk(base)["network.head.weight"])
 
 
 def test_a_trained_head_is_saved_with_the_adapters(base: Path, tmp_path: Path) -> None:
