@@ -43,7 +43,8 @@ _TEMPLATE = "alpaca"
 class InstructDataModule(ExampleDataModule):
     """Instructions and their answers, or conversations, as samples of a chat template.
 
-    Samples with the same prompt are all in one split, so that none is validated on that was trained on.
+    Samples with the same prompt, whatever its white space and case, are all in one split, so that none is validated on
+    that was trained on.
 
     Args:
         corpus: what to train on: `errands`, which are generated; or files of records, `.json` or `.jsonl`, each with
