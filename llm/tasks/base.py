@@ -34,16 +34,18 @@ from llm.runtime.compiling import Compiled
 from llm.runtime.counting import count_costs
 from llm.runtime.randomness import seed_batch
 from llm.training.fused_loss import CrossEntropyWithGrad
+from llm.training.judging import StepToJudge, may_be_judged_later, take_always, take_if
 from llm.training.loss import (
     Prediction,
     compilable_cross_entropy_with_grad_,
     cross_entropy_with_grad_,
+    has_kernel,
     head_loss,
 )
 from llm.training.metrics import SplitMetrics
 from llm.training.non_finite import NonFiniteGuard
 from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
-from llm.training.step import MicroBatch, StepTotals, correction, loss_scale, totals_of
+from llm.training.step import MicroBatch, StepTotals, loss_scale, totals_of
 from llm.training.trainer_state import is_accumulating, is_logging, log_now, steps_of
 
 log = logging.getLogger("llm")
@@ -107,6 +109,7 @@ class TaskModule(L.LightningModule):
         self.unsupervised_batches = 0
         self._compiled: dict[str, Callable[..., Tensor]] = {}
         self._micro_batches: list[MicroBatch] = []
+        self._to_judge: StepToJudge | None = None
         self._counts_correct = False
         self._split_metrics = {split: SplitMetrics(split) for split in ("validation", "test")}
         self._to_log: dict[str, Tensor | float] = {}  # of this step, once it is made
@@ -157,13 +160,14 @@ class TaskModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compile what training calls, if asked to; the network, its parameter names and its hooks are unchanged."""
-        self._micro_batches = []
+        self._micro_batches, self._to_judge = [], None
         if self._trainer is not None:
             refuse_batch_size_finder(self._trainer)
         remember_shapes(self.network)
         if self.compile_network and stage == "fit":
             self._compiled["hidden_states"] = Compiled(self.hidden_states)
-            self.cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
+            if not has_kernel(self.trainer.strategy.root_device):
+                self.cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
 
     def is_compiled(self, part: Literal["hidden_states", "cross_entropy"]) -> bool:
         """Whether a part of the training step really has been compiled."""
@@ -195,6 +199,7 @@ class TaskModule(L.LightningModule):
         if not self._micro_batches:  # whether a step is logged may change within it, when the run is about to stop
             self._counts_correct = is_logging(self.trainer)
         prediction = self.loss_of(hidden_states, batch, self._counts_correct, scale)
+        self.judge_last_step()  # the device is busy with this one, and the last one's gradients are still there
         if batch.lengths is not None and is_logging(self.trainer):
             self.note("train/padding_fraction", 1 - batch.lengths.sum() / batch.inputs.numel())
         self._micro_batches.append(
@@ -224,26 +229,50 @@ class TaskModule(L.LightningModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = total_norm(gradients, self.trainer.strategy, self.device)
-        totals = totals_of(self.trainer, micro_batches, norm, judges_norm=not self.has_loss_scaler)
-        is_finite = self.guard.admits(self.trainer, totals, micro_batches, self.named_parameters(), self.tokenizer)
-        if self.has_loss_scaler:
-            self.guard.note_overflow(not math.isfinite(totals.norm))
-        self.unsupervised_batches += int(totals.n_unsupervised)
-        self._note_counts()
-        factor = correction(self.trainer, totals)
-        if not is_finite or factor == 0.0:
-            optimizer.zero_grad(set_to_none=True)  # without a gradient, an optimizer skips the parameter
-            return
-        if factor != 1.0:
-            torch._foreach_mul_(gradients, factor)
-            norm = norm * factor
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            if not totals.norm * factor <= gradient_clip_val:  # else each gradient would be multiplied by one
-                torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
-        elif gradient_clip_val:  # not `self.clip_gradients`, which refuses a fused optimizer whatever it does
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        clip = float(gradient_clip_val) if gradient_clip_val and by_norm else None
+        totals = totals_of(self.trainer, micro_batches, norm, clip, judges_norm=not self.has_loss_scaler)
+        step = StepToJudge(self.trainer.global_step, totals, micro_batches)
+        if may_be_judged_later(optimizer, self.device) and not is_logging(self.trainer):
+            self._to_judge = step
+            totals.send()
+            take_if(totals.is_counted, optimizer, gradients, totals.factor)
+        else:
+            take_always(optimizer)
+            found = self._judge(step)
+            if self.has_loss_scaler:
+                self.guard.note_overflow(not math.isfinite(found.norm))
+            self._note_counts()
+            if not found.is_counted:
+                optimizer.zero_grad(set_to_none=True)  # without a gradient, an optimizer skips the parameter
+                return
+            if found.factor != 1.0:
+                torch._foreach_mul_(gradients, totals.factor)
+            if is_logging(self.trainer):
+                self._note_step(optimizer, found)
+        if gradient_clip_val and not by_norm:  # not `self.clip_gradients`, which refuses a fused optimizer
             torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
-        if is_logging(self.trainer):
-            self._note_step(optimizer, totals, norm)
+
+    def _judge(self, step: StepToJudge) -> StepTotals:
+        """The totals of a step; whether they are finite has been looked at.
+
+        Raises:
+            TrainingError: they are not, and `non_finite` is `stop`.
+        """
+        found = step.totals.read()
+        self.guard.judge(self.trainer, step, found, self.named_parameters(), self.tokenizer)
+        self.unsupervised_batches += int(found.n_unsupervised)
+        return found
+
+    def judge_last_step(self) -> None:
+        """Judge the step that the optimizer took last, if that was put off; see `llm.training.judging`.
+
+        Raises:
+            TrainingError: its loss or its gradients are NaN or infinite, and `non_finite` is `stop`.
+        """
+        step, self._to_judge = self._to_judge, None
+        if step is not None:
+            self._judge(step)
 
     def _note_counts(self) -> None:
         """Metrics that are logged only if they occur."""
@@ -253,11 +282,11 @@ class TaskModule(L.LightningModule):
             if self.unsupervised_batches:
                 self.note("train/batches_without_targets", float(self.unsupervised_batches))
 
-    def _note_step(self, optimizer: torch.optim.Optimizer, totals: StepTotals, norm: Tensor) -> None:
+    def _note_step(self, optimizer: torch.optim.Optimizer, totals: StepTotals) -> None:
         accuracy = totals.n_correct / totals.n_tokens if self._counts_correct else None
         for name, value in self.step_values(torch.tensor(totals.loss / totals.n_tokens), accuracy).items():
             self.note(f"train/{name}", value)
-        self.note("train/step/gradient_norm", norm)
+        self.note("train/step/gradient_norm", totals.mean_norm)
         self.note("train/step/learning_rate", optimizer.param_groups[0]["lr"])
         if self.optim.kind == "muon":
             self.note("train/step/muon_learning_rate", optimizer.param_groups[-1]["lr"])
@@ -281,6 +310,15 @@ class TaskModule(L.LightningModule):
         if self._to_log:
             log_now(self.trainer, self._to_log, step=self.trainer.global_step + 1)
             self._to_log = {}
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Judge the last step while its gradients are there."""
+        self.judge_last_step()
+        super().on_validation_model_zero_grad()
+
+    def on_train_end(self) -> None:
+        """Judge the last step."""
+        self.judge_last_step()
 
     @property
     def has_loss_scaler(self) -> bool:
@@ -412,6 +450,7 @@ class TaskModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add task, architecture and tokenizer, so that the file alone is enough to use it; and the settings."""
+        self.judge_last_step()
         checkpoint[ENTRY] = describe(self.network.config, self.tokenizer, self.task)
         if not self.trained.is_all:
             checkpoint[ENTRY]["trained"] = self.trained.to_dict()
