@@ -56,7 +56,7 @@ def test_the_loss_is_that_of_the_paper_pair_by_pair(objective):
     torch.nn.init.normal_(module.words.predicted.weight)
     torch.nn.init.normal_(module.words.token.weight)
     reach = [[1, 2, 1, 2], [2, 1, 1, 1]]
-    batch = batch_of([[0, 1, 2, 3], [4, 5, 0, 0]], reach, [4, 2], [[7, 8, 1], [0, 2, 2]])
+    batch = batch_of([[0, 1, 2, 3], [4, 5, 0, 0]], reach, [4, 2], [[7, 8, 1, 5], [0, 2, 2, 3]])
     found = module.loss_of(module.hidden_states(batch), batch, with_accuracy=True, scale=0.5)
     inputs, outputs = module.words.token.weight.detach(), module.words.predicted.weight.detach()
     loss = pairs = correct = 0
@@ -69,7 +69,8 @@ def test_the_loss_is_that_of_the_paper_pair_by_pair(objective):
                 examples = [(inputs[words[around]].mean(0), words[i])]
             for vector, word in examples:
                 logit = vector @ outputs[word]
-                loss -= F.logsigmoid(logit) + sum(F.logsigmoid(-vector @ outputs[n]) for n in batch.noise[row])
+                noise = [F.logsigmoid(-vector @ outputs[n]) for n in batch.noise[row]]
+                loss -= F.logsigmoid(logit) + 3 / 4 * sum(noise)  # the four weigh as the three that a pair has
                 pairs, correct = pairs + 1, correct + int(logit > 0)
     assert int(found.n_tokens) == pairs
     assert int(found.n_correct) == correct
