@@ -62,6 +62,8 @@ class ClassifyDataModule(ExampleDataModule):
         seed: of the order of the training texts.
         cache_dir: folder for token ids, so that a text is tokenized only once.
         allow_changed_data: resume from a checkpoint although the texts or their order are no longer the same.
+        evaluation_batch_size: texts in a batch of validation and test, whose losses do not depend on it. null means
+            as many as have 8,192 tokens together where each has T, but no fewer than `batch_size`.
 
     Raises:
         ConfigError: a setting is invalid.
@@ -94,6 +96,7 @@ class ClassifyDataModule(ExampleDataModule):
         seed: int = 123,
         cache_dir: str = "data/cache",
         allow_changed_data: bool = False,
+        evaluation_batch_size: int | None = None,
     ) -> None:
         if not (0 <= test_fraction < 1 and 0 <= validation_fraction < 1 and test_fraction + validation_fraction < 1):
             raise ConfigError(
@@ -121,6 +124,7 @@ class ClassifyDataModule(ExampleDataModule):
             seed,
             cache_dir,
             allow_changed_data,
+            evaluation_batch_size,
         )
 
     # The texts

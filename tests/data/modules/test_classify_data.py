@@ -105,6 +105,14 @@ def test_files_of_their_own_are_kept_out_of_training(make, tmp_path):
     assert not held & {row.text.lower() for split in ("train", "validation") for row in data.rows[split]}
 
 
+def test_what_is_tested_on_is_not_validated_on(make, tmp_path):
+    for name, rows in (("validation", "A fine day 3,glad\nfog,sad\n"), ("test", "a  fine day 3,glad\nnew,sad\n")):
+        (tmp_path / f"{name}.csv").write_text(f"text,mood\n{rows}")
+    data = make(validation_corpus=str(tmp_path / "validation.csv"), test_corpus=str(tmp_path / "test.csv"))
+    assert [row.text for row in data.rows["validation"]] == ["fog"]
+    assert len(data.rows["test"]) == 2
+
+
 def test_labels_that_the_model_has_keep_their_order(make):
     data = make(labels=["sad", "glad"])
     assert data.labels == ["sad", "glad"]
