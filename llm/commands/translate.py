@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
         LLMError: the checkpoint, a sentence or an option can't be used.
     """
     from llm.commands.devices import find_device
-    from llm.commands.standard_input import read_texts
+    from llm.commands.standard_input import naming, read_texts
     from llm.generation.searching import Hypothesis
     from llm.generation.translating import Translation, load_translator
 
@@ -47,11 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise TokenizerError("there is nothing to translate in an empty text; give a sentence")
     texts = read_texts(arguments.text, arguments.text_file, "sentences to translate", keep_blank=True)
     for where, text in texts:  # all of them before the first is translated
-        try:
+        with naming(where):
             if text.strip():
                 translator.encode(text)
-        except TokenizerError as error:
-            raise TokenizerError(f"{where}: {error}" if where else str(error)) from error
     nothing = Translation("", Hypothesis([], log_probability=0.0, ended=True), score=0.0)
     for part in _batches(texts, arguments.batch_size):
         wanted = [text for text in part if text.strip()]

@@ -9,6 +9,7 @@ import numpy as np
 
 from llm.data.chat.errands import Split, errands
 from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
+from llm.data.labelled import text_key
 from llm.data.order import KeyedPermutation, n_held_out
 from llm.errors import ConfigError
 
@@ -47,11 +48,16 @@ def read_corpus(corpus: str | list[str]) -> Iterator[Placed]:
 def held_out(found: Sequence[Placed], fraction: float) -> list[bool]:
     """Which conversations are for validation: a fraction of the different prompts, with all their answers.
 
+    White space and case make no other prompt.
+
     Args:
         found: the conversations of a corpus.
         fraction: from 0 to 1; chosen once for all seeds.
     """
-    prompts = [tuple(message for message in each if message.role != ASSISTANT) for _, each in found]
+    prompts = [
+        tuple((message.role, text_key(message.text)) for message in each if message.role != ASSISTANT)
+        for _, each in found
+    ]
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
     count = n_held_out(len(numbers), fraction)
     chosen = set(KeyedPermutation(len(numbers), _SPLIT_SEED, 0)(np.arange(count)).tolist()) if count else set()

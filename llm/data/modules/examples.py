@@ -48,6 +48,8 @@ class ExampleDataModule(ResumableDataModule):
         seed: of the order of the training examples.
         cache_dir: folder for stores of examples, so that they are made only once.
         allow_changed_data: resume from a checkpoint although the data or its order is no longer the same.
+        evaluation_batch_size: examples in a batch of validation and test, whose losses do not depend on it. null means
+            as many as have 8,192 tokens together where each has T, but no fewer than `batch_size`.
 
     Raises:
         ConfigError: a setting is invalid.
@@ -69,9 +71,12 @@ class ExampleDataModule(ResumableDataModule):
         seed: int = 123,
         cache_dir: str = "data/cache",
         allow_changed_data: bool = False,
+        evaluation_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data)
-        self.context_length = context_length
+        super().__init__(
+            *(context_length, batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data),
+            evaluation_batch_size,
+        )
         self.validation_fraction = validation_fraction
         self.cache_dir = cache_dir
         fraction_problem = f"validation_fraction must be in [0, 1), got {validation_fraction}"
@@ -230,7 +235,7 @@ class ExampleDataModule(ResumableDataModule):
 
     def _by_length(self, found: Examples) -> BatchLoader:
         rank, world_size = self._rank_and_world_size()
-        order = LengthOrder(found.lengths, self.batch_size, False, False, self.seed, rank, world_size)
+        order = LengthOrder(found.lengths, self.evaluation_batch_size, False, False, self.seed, rank, world_size)
         return self._evaluation_loader(found, order)
 
     # What a checkpoint needs to know of the data.

@@ -28,9 +28,6 @@ _GPT2 = TokenizerConfig()
 
 SAMPLE_TOKENS = 32
 """Tokens in which two words are looked for."""
-_EVALUATION_TOKENS = 8192
-"""Of a batch without gradients: enough that a GPU has work, few enough for a processor's cache. Measured: a token takes
-as long from 6,000 to 12,000 of them, and up to a quarter longer beyond."""
 
 
 class TextDataModule(ResumableDataModule):
@@ -82,7 +79,6 @@ class TextDataModule(ResumableDataModule):
     least: ClassVar[dict[str, int]] = {
         "context_length": 1,
         "stride": 1,
-        "evaluation_batch_size": 1,
         **ResumableDataModule.least,
     }
     rows_name: ClassVar[str] = "windows"
@@ -110,16 +106,13 @@ class TextDataModule(ResumableDataModule):
         evaluation_batch_size: int | None = None,
         validation_windows: int | None = None,
     ) -> None:
-        super().__init__(batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data)
-        self.evaluation_batch_size = (
-            max(batch_size, _EVALUATION_TOKENS // max(1, context_length))
-            if evaluation_batch_size is None
-            else evaluation_batch_size
+        super().__init__(
+            *(context_length, batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data),
+            evaluation_batch_size,
         )
         self.validation_windows = validation_windows
         self.corpus = corpus
         self.separate_documents = separate_documents
-        self.context_length = context_length
         self.stride = context_length if stride is None else stride
         self.prompts = prompts
         self.cache_dir = cache_dir
