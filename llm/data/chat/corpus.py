@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from llm.data.chat.errands import Split, errands
 from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
-from llm.data.order import KeyedPermutation, n_held_out
+from llm.data.held_out import held_out_rows
 from llm.errors import ConfigError
 
 ERRANDS = "errands"
 """The corpus that comes with the code; see `llm.data.chat.errands`."""
 Placed = tuple[str, Conversation]
 """A conversation, and where it stands."""
-_SPLIT_SEED = 0
-
-
 _GENERATED: dict[str, Split] = {ERRANDS: "train", f"{ERRANDS}/held_out": "held_out"}
 
 
@@ -49,12 +44,11 @@ def held_out(found: Sequence[Placed], fraction: float) -> list[bool]:
 
     Args:
         found: the conversations of a corpus.
-        fraction: from 0 to 1; chosen once for all seeds.
+        fraction: from 0 to 1.
     """
     prompts = [tuple(message for message in each if message.role != ASSISTANT) for _, each in found]
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-    count = n_held_out(len(numbers), fraction)
-    chosen = set(KeyedPermutation(len(numbers), _SPLIT_SEED, 0)(np.arange(count)).tolist()) if count else set()
+    chosen = set(held_out_rows(len(numbers), fraction).tolist())
     return [numbers[prompt] in chosen for prompt in prompts]
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.data.examples import Examples
+from llm.data.held_out import held_out_rows, problems_of_fraction
 from llm.data.loader import BatchLoader, RowSource
 from llm.data.modules.base import SAMPLE, ResumableDataModule, first_words
-from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, n_held_out, padding_fraction
+from llm.data.order import BatchOrder, LengthOrder, padding_fraction
 from llm.data.tokens.examples import Example, ExampleStore, open_or_build_examples
 from llm.data.tokens.mapped import TokenArray
 from llm.errors import DataError
@@ -24,8 +25,6 @@ from llm.tokenizers import Tokenizer
 
 log = logging.getLogger("llm")
 
-_SPLIT_SEED = 0
-"""The validation examples do not depend on the run's seed: otherwise runs could not be compared."""
 _SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 _MEASURED_BATCHES = 1000
 
@@ -74,8 +73,7 @@ class ExampleDataModule(ResumableDataModule):
         self.context_length = context_length
         self.validation_fraction = validation_fraction
         self.cache_dir = cache_dir
-        fraction_problem = f"validation_fraction must be in [0, 1), got {validation_fraction}"
-        self._check_settings(*([] if 0 <= validation_fraction < 1 else [fraction_problem]))
+        self._check_settings(*problems_of_fraction(validation_fraction))
         self.tokenizer = tokenizer
         self.vocab_size = int(tokenizer.vocab_size)
         self._stores: dict[str, ExampleStore] = {}
@@ -112,12 +110,11 @@ class ExampleDataModule(ResumableDataModule):
             return Examples(self._store(split), vocab_size=self.vocab_size)
         store = self._store("train")
         divided = self.source_of("validation") is None
-        n_validation = n_held_out(store.n_examples, self.validation_fraction) if divided else 0
-        for_validation = KeyedPermutation(store.n_examples, _SPLIT_SEED, 0)(np.arange(n_validation))
+        for_validation = held_out_rows(store.n_examples, self.validation_fraction if divided else 0)
         if split == "train":
             for_training = np.setdiff1d(np.arange(store.n_examples), for_validation)
             return Examples(store, for_training, self.vocab_size)
-        return Examples(store, np.sort(for_validation), self.vocab_size) if n_validation else None
+        return Examples(store, for_validation, self.vocab_size) if len(for_validation) else None
 
     @property
     def train_examples(self) -> Examples:

@@ -171,8 +171,12 @@ class InstructDataModule(ExampleDataModule):
         found = self._all(split)
         if split == "test" or self.validation_corpus is not None:
             return found
-        held = held_out(found, self.validation_fraction)
-        return [placed for placed, kept in zip(found, held, strict=True) if kept == (split == "validation")]
+        return [placed for placed, kept in zip(found, self._held_out, strict=True) if kept == (split == "validation")]
+
+    @cached_property
+    def _held_out(self) -> list[bool]:
+        """Which conversations of the corpus are not trained on, but validated on, where validation has no other."""
+        return held_out(self._all("train"), self.validation_fraction)
 
     def _all(self, split: str) -> list[Placed]:
         """The conversations of the corpus that a split comes from."""
@@ -205,7 +209,7 @@ class InstructDataModule(ExampleDataModule):
 
     def _find_examples(self, split: str) -> Examples | None:
         is_divided = split == "validation" and self.validation_corpus is None
-        if is_divided and not any(held_out(self._all("train"), self.validation_fraction)):
+        if is_divided and not any(self._held_out):
             return None  # there is one prompt, which is trained on
         return super()._find_examples(split)
 

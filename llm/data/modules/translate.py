@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from llm.config import TokenizerConfig
 from llm.data.dates import DATES, date_pairs
+from llm.data.held_out import held_out_rows, problems_of_fraction
 from llm.data.loader import BatchLoader
 from llm.data.modules.base import ResumableDataModule
 from llm.data.modules.tokenizers import ready_tokenizer
-from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, n_held_out
+from llm.data.order import BatchOrder, LengthOrder
 from llm.data.reading.pairs import Pair, read_pairs
 from llm.data.translation import TranslationRows
 from llm.errors import ConfigError, DataError, TokenizerError
@@ -27,8 +28,6 @@ from llm.tokenizers.base import UnknownPieceError
 
 log = logging.getLogger("llm")
 
-_SPLIT_SEED = 0
-"""The pairs for validation do not depend on the run's seed: otherwise runs could not be compared."""
 _SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 _CHARACTERS = TokenizerConfig(kind="char")
 
@@ -97,8 +96,7 @@ class TranslationDataModule(ResumableDataModule):
         self.context_length, self.skip_longer = context_length, skip_longer
         self.validation_fraction = validation_fraction
         self.validation_corpus, self.test_corpus = validation_corpus, test_corpus
-        fraction_problem = f"validation_fraction must be in [0, 1), got {validation_fraction}"
-        self._check_settings(*([] if 0 <= validation_fraction < 1 else [fraction_problem]))
+        self._check_settings(*problems_of_fraction(validation_fraction))
         self._pairs: dict[str, list[Pair]] = {}
         self._rows: dict[str, TranslationRows] = {}
         sides = ("source", "target") if share_tokenizer else ("target",)
@@ -162,12 +160,15 @@ class TranslationDataModule(ResumableDataModule):
             return read_pairs(own, self.fields)
         if split == "test":
             return self._read("validation")
-        divided = self.validation_corpus is None and self.corpus != DATES
+        return [pair for pair in self._whole_corpus if (pair.source in self._held_out) == (split == "validation")]
+
+    @cached_property
+    def _held_out(self) -> set[str]:
+        """The sources whose pairs are not trained on, but validated on."""
+        if self.validation_corpus is not None or self.corpus == DATES:
+            return set()
         sources = list(dict.fromkeys(pair.source for pair in self._whole_corpus))
-        n_validation = n_held_out(len(sources), self.validation_fraction) if divided else 0
-        chosen = KeyedPermutation(len(sources), _SPLIT_SEED, 0)(np.arange(n_validation)).tolist()
-        kept = {sources[number] for number in chosen}
-        return [pair for pair in self._whole_corpus if (pair.source in kept) == (split == "validation")]
+        return {sources[number] for number in held_out_rows(len(sources), self.validation_fraction)}
 
     def _encode(self, split: str, pairs: list[Pair]) -> tuple[list[Pair], TranslationRows]:
         kept, sources, targets = [], [], []
