@@ -18,8 +18,8 @@ from llm.tokenizers import Tokenizer
 
 log = logging.getLogger("llm")
 
-SAMPLE = 16
-"""Tokens of an example at the most, in the command that uses a model."""
+SAMPLE_TOKENS = 32
+"""Tokens at the most of which some words are taken to use a trained model on."""
 _CHARACTERS = 8
 """Of a text without spaces, there."""
 
@@ -143,8 +143,8 @@ class ResumableDataModule(L.LightningDataModule, ABC):
 
     def sample_text(self) -> str:
         """Some words to use a trained model on; none of them is cut."""
-        ids = self.sample_ids(SAMPLE + 1)
-        return first_words(self.tokenizer.decode(ids[:SAMPLE]), is_cut=len(ids) > SAMPLE)
+        ids = self.sample_ids(SAMPLE_TOKENS + 1)
+        return first_words(self.tokenizer.decode(ids[:SAMPLE_TOKENS]), is_cut=len(ids) > SAMPLE_TOKENS)
 
     def _say_once(self, message: str, *values: Any) -> None:
         """Log a line that may come again, when the data that the preflight has set up is set up for the run."""

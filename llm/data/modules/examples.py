@@ -15,7 +15,7 @@ import numpy.typing as npt
 from llm.data.examples import Examples
 from llm.data.held_out import held_out_rows, problems_of_fraction
 from llm.data.loader import BatchLoader, RowSource
-from llm.data.modules.base import SAMPLE, ResumableDataModule, first_words
+from llm.data.modules.base import SAMPLE_TOKENS, ResumableDataModule, first_words
 from llm.data.order import BatchOrder, LengthOrder, padding_fraction
 from llm.data.tokens.examples import Example, ExampleStore, open_or_build_examples
 from llm.data.tokens.mapped import TokenArray
@@ -164,8 +164,8 @@ class ExampleDataModule(ResumableDataModule):
 
     def sample_text(self) -> str:
         """That example, whole if it is short."""
-        ids = self._example_of(SAMPLE)
-        return first_words(self.tokenizer.decode(ids[:SAMPLE]), is_cut=len(ids) > SAMPLE)
+        ids = self._example_of(SAMPLE_TOKENS)
+        return first_words(self.tokenizer.decode(ids[:SAMPLE_TOKENS]), is_cut=len(ids) > SAMPLE_TOKENS)
 
     def _example_of(self, most: int) -> list[int]:
         found = self.examples("validation") or self.train_examples

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from llm.config import TokenizerConfig
 from llm.data.held_out import problems_of_fraction
 from llm.data.loader import BatchLoader, RowSource
-from llm.data.modules.base import ResumableDataModule, first_words
+from llm.data.modules.base import SAMPLE_TOKENS, ResumableDataModule, first_words
 from llm.data.modules.resuming import refuse_other_data
 from llm.data.modules.splits import TextSplits
 from llm.data.modules.tokenizers import ready_tokenizer
@@ -27,8 +27,6 @@ from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
 
-SAMPLE_TOKENS = 32
-"""Tokens in which two words are looked for."""
 _EVALUATION_TOKENS = 8192
 """Of a batch without gradients: enough that a GPU has work, few enough for a processor's cache. Measured: a token takes
 as long from 6,000 to 12,000 of them, and up to a quarter longer beyond."""
