@@ -102,7 +102,7 @@ def _draw(path: str, result: Classification, explained: list[tuple[str, float]])
     import torch
 
     from llm.inspection.attribution import attribution_figure
-    from llm.inspection.figures import to_png
+    from llm.inspection.colours import to_png
     from llm.runtime.files import write_whole
 
     tokens, values = zip(*explained, strict=True)

@@ -14,8 +14,8 @@ import torch
 from llm.errors import ConfigError, LLMError, TrainingError
 from llm.inspection import tags
 from llm.inspection.attribution import confusion_figure
+from llm.inspection.colours import Scale
 from llm.inspection.features import DEFAULT_FEATURES, FEATURES, OF_A_STEP, SEES_THE_FUTURE, Feature
-from llm.inspection.figures import Scale
 from llm.inspection.film import Film
 from llm.inspection.gradients import GradientFlow, flow_table
 from llm.inspection.heads import layer_and_head, refuse_missing_head

@@ -13,7 +13,7 @@ from llm.errors import ConfigError
 from llm.generation.translating import Translator
 from llm.inspection import tags
 from llm.inspection.alignment import Alignment, align
-from llm.inspection.figures import to_png
+from llm.inspection.colours import to_png
 from llm.inspection.ticks import markdown
 from llm.inspection.writers import TensorBoard, write_shapes
 from llm.runs.loggers import folder_of
