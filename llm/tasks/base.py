@@ -364,9 +364,9 @@ class TaskModule(L.LightningModule):
         if self.trainer.sanity_checking and self._split_metrics[split].is_empty:  # a few batches, nothing supervised
             return
         values = self.split_values(split)
-        self.log_values({f"{split}/{name}": torch.tensor(float(value)) for name, value in values.items()})
+        self.log_values({f"{split}/{name}": float(value) for name, value in values.items()})
 
-    def log_values(self, found: dict[str, Tensor]) -> None:
+    def log_values(self, found: dict[str, float]) -> None:
         """Log values of a validation or a test, the same on all processes, by their full names."""
         amid_training = self.trainer.state.fn == "fit"
         # All processes have the same values; without `sync_dist` Lightning would warn.

@@ -189,7 +189,7 @@ class TranslationModel(TaskModule):
         found = translator.translate([pair.source for pair in pairs], self.beam, self.length_penalty)
         texts, references = [translation.text for translation in found], [pair.target for pair in pairs]
         metrics = translation_metrics(texts, references, self.tokenization)
-        self.log_values({f"{split}/{name}": torch.tensor(value) for name, value in metrics.items()})
+        self.log_values({f"{split}/{name}": value for name, value in metrics.items()})
         if split == "test" and self.trainer.is_global_zero:
             records = [
                 {"source": pair.source, "reference": pair.target, **translation.to_dict()}
