@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, ConfigError
 from llm.model import GPT
-from llm.pretrained import Pretrained, export, load, read_pretrained
+from llm.pretrained import Pretrained, export, load, read_pretrained, replacing
 from llm.tokenizers import BPETokenizer, CharTokenizer
 
 CONFIG = GPTConfig(vocab_size=17, context_length=8, n_layer=2, n_head=2, n_embd=8)
