@@ -8,6 +8,7 @@ from pathlib import Path
 from llm.data.chat.errands import Split, errands
 from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
 from llm.data.held_out import held_out_rows
+from llm.data.reading.corpus import sources_of
 from llm.errors import ConfigError
 
 ERRANDS = "errands"
@@ -19,7 +20,7 @@ _GENERATED: dict[str, Split] = {ERRANDS: "train", f"{ERRANDS}/held_out": "held_o
 
 def corpus_files(corpus: str | list[str]) -> list[Path]:
     """The files of a corpus; none where it is generated."""
-    return [Path(source).expanduser() for source in _sources(corpus) if source not in _GENERATED]
+    return [Path(source).expanduser() for source in sources_of(corpus) if source not in _GENERATED]
 
 
 def read_corpus(corpus: str | list[str]) -> Iterator[Placed]:
@@ -29,7 +30,7 @@ def read_corpus(corpus: str | list[str]) -> Iterator[Placed]:
         ConfigError: a name is that of a folder.
         DataError: a file can't be read, or a record is none of the three forms.
     """
-    for source in _sources(corpus):
+    for source in sources_of(corpus):
         if source in _GENERATED:
             found = errands(_GENERATED[source])
             yield from ((f"errand {number}", each) for number, each in enumerate(found, start=1))
@@ -50,7 +51,3 @@ def held_out(found: Sequence[Placed], fraction: float) -> list[bool]:
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
     chosen = set(held_out_rows(len(numbers), fraction).tolist())
     return [numbers[prompt] in chosen for prompt in prompts]
-
-
-def _sources(corpus: str | list[str]) -> list[str]:
-    return [corpus] if isinstance(corpus, str) else corpus

@@ -25,7 +25,6 @@ from llm.tokenizers import Tokenizer
 
 log = logging.getLogger("llm")
 
-_SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 _MEASURED_BATCHES = 1000
 
 
@@ -177,7 +176,7 @@ class ExampleDataModule(ResumableDataModule):
 
     def prepare_data(self) -> None:
         """Make the stores that are not in the cache yet; on one process of each machine."""
-        for split in _SPLITS.get(self._running(), ()):
+        for split in self._splits():
             self.examples(split)
 
     def setup(self, stage: str) -> None:
@@ -187,7 +186,7 @@ class ExampleDataModule(ResumableDataModule):
             DataError: an example is longer; or there is none to test on.
         """
         del stage
-        for split in _SPLITS.get(self._running(), ()):
+        for split in self._splits():
             found = self.examples(split)
             if found is None or len(found) == 0:
                 if split != "validation":
@@ -224,11 +223,6 @@ class ExampleDataModule(ResumableDataModule):
         """The test examples by length, all of them."""
         found = self.examples("test")
         return [] if found is None else self._by_length(found)
-
-    def _by_length(self, found: Examples) -> BatchLoader:
-        rank, world_size = self._rank_and_world_size()
-        order = LengthOrder(found.lengths, self.batch_size, False, False, self.seed, rank, world_size)
-        return self._evaluation_loader(found, order)
 
     # What a checkpoint needs to know of the data.
 

@@ -255,7 +255,7 @@ class InstructDataModule(ExampleDataModule):
         if self._running() == "fit":
             fraction = 100 * self.supervised_fraction
             self._say_once("supervised:  %.0f %% of the tokens (loss_on %s)", fraction, self.loss_on)
-        for split in {"fit": ("train", "validation"), "validate": ("validation",)}.get(self._running(), ("test",)):
+        for split in self._splits():
             if self.examples(split) is not None:
                 own = "validation" if split == "test" and self.test_corpus is None else split
                 for sentence in self.losses(own).sentences(self.context_length):

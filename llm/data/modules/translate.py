@@ -28,7 +28,6 @@ from llm.tokenizers.base import UnknownPieceError
 
 log = logging.getLogger("llm")
 
-_SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 _CHARACTERS = TokenizerConfig(kind="char")
 
 
@@ -238,11 +237,11 @@ class TranslationDataModule(ResumableDataModule):
             DataError: there is nothing to train or to test on.
         """
         del stage
-        for split in _SPLITS.get(self._running(), ()):
+        for split in self._splits():
             if len(self.rows(split)) == 0 and split != "validation":
                 raise DataError(f"there are no pairs to {self._running()} on; give more, or a file for {split}")
         if self._running() == "fit" and self._rank_and_world_size()[0] == 0:
-            counts = [f"{len(self.rows(split)):,} for {split}" for split in _SPLITS["fit"]]
+            counts = [f"{len(self.rows(split)):,} for {split}" for split in self._splits()]
             sizes = f"{self.source_vocab_size:,} source and {self.vocab_size:,} target tokens in the vocabularies"
             self._say_once("pairs:       %s; %s", ", ".join(counts), sizes)
 
@@ -257,19 +256,15 @@ class TranslationDataModule(ResumableDataModule):
 
     def validation_loader(self) -> BatchLoader | list[Any]:
         """The validation pairs by length, all of them."""
-        return self._by_length("validation")
+        return self._all_of("validation")
 
     def test_dataloader(self) -> BatchLoader | list[Any]:
         """The test pairs by length, all of them."""
-        return self._by_length("test")
+        return self._all_of("test")
 
-    def _by_length(self, split: str) -> BatchLoader | list[Any]:
+    def _all_of(self, split: str) -> BatchLoader | list[Any]:
         rows = self.rows(split)
-        if len(rows) == 0:
-            return []
-        rank, world_size = self._rank_and_world_size()
-        order = LengthOrder(rows.lengths, self.batch_size, False, False, self.seed, rank, world_size)
-        return self._evaluation_loader(rows, order)
+        return self._by_length(rows) if len(rows) else []
 
     # What a checkpoint needs to know of the data.
 
