@@ -10,7 +10,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-MOST_KERNELS = 12
+MOST_KERNELS = 30
 WAITS = (
     "cudaStreamSynchronize",
     "cudaDeviceSynchronize",

@@ -50,28 +50,33 @@ def module_step(
     """
     from llm.runtime.compiling import Compiled
     from llm.training.fused_loss import CrossEntropyWithGrad
+    from llm.training.judging import may_be_judged_later, take_if
     from llm.training.loss import (
         compilable_cross_entropy_with_grad_,
         cross_entropy_with_grad_,
+        has_kernel,
         head_loss,
     )
 
     parameters = list(model.parameters())
-    device = parameters[0].device.type
+    device = parameters[0].device
     features = Compiled(model.hidden_states) if compiled else model.hidden_states
     cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_
-    if compiled:
+    if compiled and not has_kernel(device):
         cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
 
     def step(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad()
-        with torch.autocast(device, precision, enabled=precision is not None):
+        with torch.autocast(device.type, precision, enabled=precision is not None):
             loss = head_loss(
                 model.head, features(inputs), targets, scale=1 / targets.numel(), cross_entropy=cross_entropy
             ).loss
         loss.backward()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if norm > 1.0:  # as the module does: nothing is multiplied by one
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if may_be_judged_later(optimizer, device):
+            take_if(norm.isfinite(), optimizer, gradients, (1.0 / (norm + 1e-6)).clamp(max=1.0))
+        elif norm > 1.0:  # as the module does: nothing is multiplied by one
             torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
         optimizer.step()
         return loss.detach()

@@ -38,6 +38,7 @@ from llm.training.loss import (
     Prediction,
     compilable_cross_entropy_with_grad_,
     cross_entropy_with_grad_,
+    has_kernel,
     head_loss,
 )
 from llm.training.metrics import SplitMetrics
@@ -150,7 +151,8 @@ class TaskModule(L.LightningModule):
         remember_shapes(self.network)
         if self.compile_network and stage == "fit":
             self._compiled["hidden_states"] = Compiled(self.hidden_states)
-            self.cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
+            if not has_kernel(self.trainer.strategy.root_device):
+                self.cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
 
     def is_compiled(self, part: Literal["hidden_states", "cross_entropy"]) -> bool:
         """Whether a part of the training step really has been compiled."""
@@ -180,6 +182,7 @@ class TaskModule(L.LightningModule):
         batch, scale = TokenBatch.of(batch), loss_scale(self.trainer)
         hidden_states = self._compiled.get("hidden_states", self.hidden_states)(batch)
         prediction = self.loss_of(hidden_states, batch, self.gradient.counts_correct(self.trainer), scale)
+        self.judge_last_step()  # the device is busy with this one, and the last one's gradients are still there
         if batch.lengths is not None and is_logging(self.trainer):
             self.note("train/padding_fraction", 1 - batch.lengths.sum() / batch.inputs.numel())
         self.gradient.add(self.trainer, batch, prediction, scale)
@@ -201,6 +204,14 @@ class TaskModule(L.LightningModule):
         made = self.gradient.finish(self.trainer, optimizer, self.named_parameters(), self.tokenizer, *clip)
         if is_logging(self.trainer):
             self._note_step(optimizer, made)
+
+    def judge_last_step(self) -> None:
+        """Judge the step that the optimizer took last, if that was put off; see `llm.training.judging`.
+
+        Raises:
+            TrainingError: its loss or its gradients are NaN or infinite, and `non_finite` is `stop`.
+        """
+        self.gradient.judge_last_step(self.trainer, self.named_parameters(), self.tokenizer)
 
     def _note_step(self, optimizer: torch.optim.Optimizer, made: StepMade | None) -> None:
         if self.gradient.guard.action == "skip":
@@ -235,6 +246,15 @@ class TaskModule(L.LightningModule):
         if self._to_log:
             log_now(self.trainer, self._to_log, step=self.trainer.global_step + 1)
             self._to_log = {}
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Judge the last step while its gradients are there."""
+        self.judge_last_step()
+        super().on_validation_model_zero_grad()
+
+    def on_train_end(self) -> None:
+        """Judge the last step."""
+        self.judge_last_step()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer that `optim` describes, with a learning rate schedule stepped at every optimizer step."""
@@ -361,6 +381,7 @@ class TaskModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add task, architecture and tokenizer, so that the file alone is enough to use it; and the settings."""
+        self.judge_last_step()
         checkpoint[ENTRY] = describe(self.network.config, self.tokenizer, self.task)
         if not self.trained.is_all:
             checkpoint[ENTRY]["trained"] = self.trained.to_dict()

@@ -78,8 +78,10 @@ class FusedHeadLoss(torch.autograd.Function):
         grad_states = torch.empty_like(states) if wants_states else None
         # A sum over several blocks needs more precision than a 16-bit type has.
         summed = weight.dtype if block >= N else torch.promote_types(weight.dtype, torch.float32)
-        grad_weight = torch.empty_like(weight, dtype=summed) if wants_weight else None
-        if grad_weight is not None:
+        grad_weight = None
+        if wants_weight:
+            rows = max(len(weight), len(rows_of_weight))
+            grad_weight = torch.empty(rows, weight.shape[1], dtype=summed, device=weight.device)
             grad_weight[vocab_size if N else 0 :] = 0
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
         with torch.autocast(device, enabled=False):
@@ -99,12 +101,16 @@ class FusedHeadLoss(torch.autograd.Function):
                     grad_bias[:vocab_size] += logits[:, :vocab_size].sum(0, dtype=torch.float32)  # (R, V) -> (V)
                 if grad_states is not None:
                     torch.mm(logits, rows_of_weight, out=grad_states[first : first + block])  # (R, V) x (V, C)
-                if grad_weight is not None:
+                if grad_weight is not None and device == "cuda" and summed != logits.dtype:
+                    target = grad_weight[: logits.shape[1]]  # the sum in the product's own precision, float32
+                    torch.addmm(target, logits.T, some, out_dtype=summed, beta=float(first > 0), out=target)
+                elif grad_weight is not None:
                     columns = COLUMNS if device == "cpu" else logits.shape[1]
                     for start in range(0, vocab_size, columns):
                         target = grad_weight[start : min(vocab_size, start + columns)]
                         part = (logits[:, start : start + columns].T @ some)[: len(target)]  # (V', R) x (R, C)
                         target.copy_(part) if first == 0 else target.add_(part)
+        grad_weight = None if grad_weight is None else grad_weight[: len(weight)]
         ctx.gradients = grad_states, grad_weight, grad_bias
         ctx.mark_non_differentiable(n_correct)
         return losses.sum() * scale, n_correct

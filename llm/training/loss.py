@@ -6,6 +6,8 @@ can be added and divided once; means can't.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from llm.data.batch import IGNORED
 from llm.model import Head
+from llm.runtime.compiling import Compiled
 from llm.training.fused_loss import CrossEntropyWithGrad, FusedHeadLoss, rows_of_a_block
 
 LARGE_VOCABULARY = 4096
@@ -26,6 +29,9 @@ ROWS_PER_THREAD = 8
 
 FLOAT32_BYTES_ELSEWHERE = 1 << 28
 """Memory in bytes for the rows that other devices cast to float32 at once; small pieces would be slower there."""
+
+
+KERNEL_PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Prediction(NamedTuple):
@@ -67,6 +73,28 @@ def cross_entropy_with_grad_(
     Returns:
         The losses (R), in nats and float32.
     """
+    if has_kernel(logits.device) and logits.dtype in KERNEL_PRECISIONS:
+        return _kernel()(logits, targets, scale, vocab_size, smoothing)
+    return _with_grad_(logits, targets, scale, vocab_size, smoothing)
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether `cross_entropy_with_grad_` is one kernel on this device, as fast as a compiler could make it."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def _kernel() -> CrossEntropyWithGrad:
+    """Written in Triton, which comes with torch's builds for GPUs alone."""
+    from llm.training.loss_kernel import cross_entropy_with_grad_in_a_kernel_ as kernel
+
+    message = "loss:        the kernel for GPUs failed, continuing without it"
+    return Compiled(kernel, _with_grad_, compiler=lambda function: function, message=message)
+
+
+def _with_grad_(
+    logits: Tensor, targets: Tensor, scale: float | None, vocab_size: int | None, smoothing: float
+) -> Tensor:
     logits, beyond = logits[:, :vocab_size], logits[:, logits.shape[1] if vocab_size is None else vocab_size :]
     losses = logits.new_empty(len(logits), dtype=torch.float32)
     at_once = _rows_at_once(logits)

@@ -17,6 +17,7 @@ from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, LLMError, TrainingError
 from llm.runs.loggers import folder_of
 from llm.runtime.files import write_whole
+from llm.training.judging import StepToJudge
 from llm.training.step import MicroBatch, StepTotals
 
 log = logging.getLogger("llm")
@@ -62,22 +63,22 @@ class NonFiniteGuard:
                 "weights are those from before. Try a lower learning_rate, or --trainer.precision 32-true"
             )
 
-    def admits(
+    def judge(
         self,
         trainer: L.Trainer,
+        step: StepToJudge,
         totals: StepTotals,
-        micro_batches: Sequence[MicroBatch],
         parameters: Iterable[tuple[str, nn.Parameter]],
         tokenizer: Any = None,
-    ) -> bool:
-        """Whether losses and gradients are finite; False if the step is to be skipped.
+    ) -> None:
+        """Count a step whose losses or gradients are not finite as skipped, and say which it is.
 
         All processes decide alike: what one of them met, all of them act on.
 
         Args:
             trainer: the run's.
-            totals: of the step.
-            micro_batches: of this process.
+            step: which one.
+            totals: of it.
             parameters: that are trained, by name.
             tokenizer: turns the ids of a bad batch into text, for its file.
 
@@ -87,17 +88,17 @@ class NonFiniteGuard:
         worst = max(totals.faults)
         if worst == 0:
             self._in_a_row = 0
-            return True
+            return
         at_fault = len(totals.faults) - 1 - totals.faults[::-1].index(worst)
         folder = _folder(trainer)  # asks the other processes, so all of them have to
         found = ""
         if trainer.global_rank == at_fault:
             is_bad = [worst == 1 or not math.isfinite(loss) for loss in totals.losses]
-            bad = [micro for micro, wrong in zip(micro_batches, is_bad, strict=True) if wrong]
-            step = _Step(trainer, totals, bad, tokenizer)
-            found = f"step {trainer.global_step}: {_describe(step, worst)}"
+            bad = [micro for micro, wrong in zip(step.micro_batches, is_bad, strict=True) if wrong]
+            bad_step = _Step(trainer, step.number, totals, bad, tokenizer)
+            found = f"step {step.number}: {_describe(bad_step, worst)}"
             if folder is not None and self.skipped < _MOST_FILES:
-                found += _keep(step, folder, parameters)
+                found += _keep(bad_step, folder, parameters)
         found = trainer.strategy.broadcast(found, src=at_fault)  # the first error seen names all
         if self.action == "stop":
             raise TrainingError(
@@ -113,7 +114,6 @@ class NonFiniteGuard:
             )
         if trainer.is_global_zero:
             log.warning("%s. Skipped; so far %d", found, self.skipped)
-        return False
 
     # What a checkpoint needs to know.
 
@@ -137,6 +137,7 @@ class _Step(NamedTuple):
     """A step that is not finite, as the process at fault sees it."""
 
     trainer: L.Trainer
+    number: int
     totals: StepTotals
     bad: Sequence[MicroBatch]
     tokenizer: Any
@@ -183,7 +184,7 @@ def _name(step: _Step, micro: MicroBatch) -> str:
 def _keep(step: _Step, folder: Path, parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
     """Write down the batches; says where, or why not."""
     counts = {name: int((~p.grad.isfinite()).sum()) for name, p in parameters if p.grad is not None}
-    number, rank = step.trainer.global_step, step.trainer.global_rank
+    number, rank = step.number, step.trainer.global_rank
     content = {
         "step": number,
         "process": rank,

@@ -68,9 +68,8 @@ def prepare(folder: Path, action: str, optim=None, **options):
         enable_model_summary=False,
         use_distributed_sampler=False,
         check_val_every_n_epoch=None,
-        log_every_n_steps=1,
         num_sanity_val_steps=0,
-        **{"max_steps": STEPS, "gradient_clip_val": 1.0, "val_check_interval": 3, **options},
+        **{"max_steps": STEPS, "gradient_clip_val": 1.0, "val_check_interval": 3, "log_every_n_steps": 1, **options},
     )
     return trainer, module, datamodule
 
