@@ -112,6 +112,7 @@ class StepGradient:
         step, made = StepToJudge(trainer.global_step, totals, micro_batches), None
         if may_be_judged_later(optimizer, device) and not is_logging(trainer):
             self._to_judge = step
+            totals.send()
             take_if(totals.is_counted, optimizer, gradients, totals.factor)
         else:
             take_always(optimizer)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from llm.data.batch import IGNORED
 
-COLUMNS = 8192
-"""Logits that a block of threads has at once."""
+COLUMNS = 4096
+"""Logits that a block of threads has at once. See bench/README.md."""
 
-WARPS = 16
+WARPS = 8
 
 
 def cross_entropy_with_grad_in_a_kernel_(

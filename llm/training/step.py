@@ -123,9 +123,9 @@ class TotalsInFlight:
 
     def send(self) -> None:
         """Have the values copied as soon as they are there, so that `read` need not wait for what comes after them."""
-        pinned = torch.empty(self._values.shape, dtype=self._values.dtype, pin_memory=self._values.is_cuda)
-        self._values = pinned.copy_(self._values, non_blocking=True)
-        if torch.cuda.is_available():
+        if self._values.is_cuda:
+            pinned = torch.empty(self._values.shape, dtype=self._values.dtype, pin_memory=True)
+            self._values = pinned.copy_(self._values, non_blocking=True)
             self._arrival = torch.cuda.Event()
             self._arrival.record()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import lightning as L
 import pytest
 import torch
-from test_non_finite import Poison, prepare
+from test_non_finite import STEPS, Poison, prepare
 from torch.optim import AdamW
 
 from llm.errors import TrainingError
@@ -50,19 +51,17 @@ def weights(module):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("where", "options"),
     [
-        {},
-        {"gradient_clip_val": 0.01},
-        {"gradient_clip_val": None},
-        {"gradient_clip_val": 0.001, "gradient_clip_algorithm": "value"},
-        {"accumulate_grad_batches": 2, "val_check_interval": 2},
-        {"precision": "bf16-true"},
+        ("loss", {}),
+        ("gradient", {"gradient_clip_val": 0.01}),
+        ("gradient", {"gradient_clip_val": 0.001, "gradient_clip_algorithm": "value"}),
+        ("gradient", {"accumulate_grad_batches": 2, "val_check_interval": 2}),
+        ("loss", {"precision": "bf16-true"}),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_the_weights_are_the_same_bit_for_bit_with_steps_left_out(tmp_path, request, options, where):
+def test_the_weights_are_the_same_bit_for_bit_with_steps_left_out(tmp_path, request, where, options):
     at_once, _, _ = run(tmp_path / "at_once", poisoned=[2, 5, 9, 10], where=where, **options)
     put_off = request.getfixturevalue("judged_later")
     later, _, _ = run(tmp_path / "later", poisoned=[2, 5, 9, 10], where=where, **options)
@@ -103,3 +102,28 @@ def test_only_what_can_leave_a_step_out_by_itself_is_judged_later():
     assert not may_be_judged_later(AdamW(parameters, fused=True), cpu)
     assert not may_be_judged_later(AdamW(parameters), gpu)
     assert not may_be_judged_later(torch.optim.SGD(parameters), gpu)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_step_that_is_not_logged_waits_for_nothing(tmp_path):
+    class Forbid(L.Callback):
+        """Any wait for a value, in steps 3 to 6."""
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            torch.cuda.set_sync_debug_mode("error" if 3 <= trainer.global_step < 6 else "default")
+
+    trainer, module, datamodule = prepare(
+        tmp_path,
+        "stop",
+        callbacks=[Forbid()],
+        checkpoint=BestAndLast(every=100),
+        accelerator="cuda",
+        log_every_n_steps=100,
+        val_check_interval=100,
+        limit_val_batches=0,
+    )
+    try:
+        trainer.fit(module, datamodule)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.global_step == STEPS

@@ -60,7 +60,6 @@ def prepare(folder: Path, action: str, optim=None, **options):
     module = LanguageModel(config, OptimConfig(warmup_steps=3, **(optim or {})), non_finite=action)
     options["callbacks"] = [*options.get("callbacks", []), options.pop("checkpoint", None) or BestAndLast(every=1)]
     trainer = L.Trainer(
-        accelerator="cpu",
         logger=False,
         default_root_dir=folder,
         plugins=[AtomicCheckpointIO()],
@@ -69,7 +68,14 @@ def prepare(folder: Path, action: str, optim=None, **options):
         use_distributed_sampler=False,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        **{"max_steps": STEPS, "gradient_clip_val": 1.0, "val_check_interval": 3, "log_every_n_steps": 1, **options},
+        **{
+            "accelerator": "cpu",
+            "max_steps": STEPS,
+            "gradient_clip_val": 1.0,
+            "val_check_interval": 3,
+            "log_every_n_steps": 1,
+            **options,
+        },
     )
     return trainer, module, datamodule
 
