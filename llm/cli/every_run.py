@@ -20,7 +20,7 @@ from llm.training.throughput import Throughput
 
 
 def callbacks_of_run(
-    config: Mapping[str, Any], callbacks: Sequence[L.Callback], looks: Sequence[type], plan: Plan | None
+    config: Mapping[str, Any], callbacks: list[L.Callback], looks: Sequence[type], plan: Plan | None
 ) -> list[L.Callback]:
     """The callbacks of a run, those that it always has at the end.
 

@@ -124,8 +124,8 @@ class TrainingCLI(LightningCLI):
         is_first = getattr(rank_zero_only, "rank", 0) == 0
         if self.subcommand != "fit":
             if self.subcommand != "predict" and is_first:
-                config = self.config[self.subcommand]
-                say_what_is_measured(config, self.subcommand, self.settled.start, self.task.datamodule_class())
+                command, kind = str(self.subcommand), self.task.datamodule_class()
+                say_what_is_measured(self.config[command], command, self.settled.start, kind)
             return
         config = self.config.fit
         if not is_first:
