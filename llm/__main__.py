@@ -61,7 +61,11 @@ def main(words: Sequence[str] | None = None) -> int:
         subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
         if name in words[:1]:
             _module_of(name).add_arguments(subparser)
-    arguments = parser.parse_args(words)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        chosen = subparsers.choices[arguments.command]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], _options(chosen), n=1)
+        chosen.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {near[0]}?' if near else ''}")
     module = _module_of(arguments.command)
     try:
         if "ckpt" in arguments:
@@ -80,6 +84,16 @@ def main(words: Sequence[str] | None = None) -> int:
         instead = _command_for(error.task) if isinstance(error, OtherTaskError) else None
         return fail(reason if instead is None else f"{reason}: use {instead}", 1)
     return 0
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """The options of a command, and of the commands below it."""
+    found: list[str] = []
+    for action in parser._actions:
+        found += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            found += [option for below in action.choices.values() for option in _options(below)]
+    return found
 
 
 def _command_for(task: str) -> str | None:

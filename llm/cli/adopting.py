@@ -20,7 +20,7 @@ from llm.preflight import Start
 from llm.pretrained import read_pretrained
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER, config_of, optim_of, read_checkpoint, trained_of
 from llm.runs.choosing import folder_to_go_on_in
-from llm.runs.newest import run_folder_of
+from llm.runs.newest import BEST, LAST, run_folder_of
 from llm.runs.resuming import refuse_weights_alone
 from llm.tasks import TASKS, Task
 from llm.tasks.base import TaskModule
@@ -102,10 +102,12 @@ def adopt_pretrained(config: Any, given: set[str], task: Task) -> Start:
     try:
         found = read_pretrained(config.model.pretrained, told, tasks=kind.starts_from)
     except OtherTaskError as error:
+        path = Path(config.model.pretrained)
+        resumed = path.with_name(LAST) if path.name == BEST else path  # the best holds weights alone
         raise ConfigError(
-            f"--model.pretrained {str(config.model.pretrained)!r} is of the task {error.task!r}, and a run of "
-            f"{kind.task!r} begins with those of {' or '.join(kind.starts_from)}, or of other programs: give such, or "
-            f"go on with these by --task {error.task} --ckpt_path {config.model.pretrained}"
+            f"--model.pretrained {str(path)!r} is of the task {error.task!r}, and a run of {kind.task!r} begins with "
+            f"those of {' or '.join(kind.starts_from)}, or of other programs: give such, or go on with that run by "
+            f"--task {error.task} --ckpt_path {resumed}"
         ) from error
     for note in found.notes:
         log.info("pretrained:  %s", note)

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from llm.commands.devices import find_device
-    from llm.generation.filling import encode_masked, fill_masks, rank_words
+    from llm.generation.filling import encode_masked, fill_masks, rank_words, refuse_longer_text
     from llm.model import Encoder
     from llm.pretrained import load_of_task
 
@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     for where, text in texts:
         with naming(where):
             rows.append(torch.tensor(encode_masked(tokenizer, text)))
+            refuse_longer_text(rows[-1], model)
     found = fill_masks(model, tokenizer, rows, arguments.top_k, arguments.batch_size)
     for number, ((_, text), filling) in enumerate(zip(texts, found, strict=True)):
         result = filling.to_dict(tokenizer)

@@ -121,7 +121,7 @@ def fill_masks(
     mask_id = tokenizer.mask_id
     assert mask_id is not None or not rows
     for row in rows:
-        _refuse_too_long(row, model)
+        refuse_longer_text(row, model)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         for row, found in zip(batch, _probabilities(model, tokenizer, batch), strict=True):
@@ -168,7 +168,7 @@ def rank_words(
             hidden = [tokenizer.mask_id or 0] * (len(of_word) - shown)
             rows.append(torch.tensor([*masked[:place], *of_word[:shown], *hidden, *masked[place + 1 :]]))
             targets.append((place + shown, target))
-            _refuse_too_long(rows[-1], model)
+            refuse_longer_text(rows[-1], model)
     found: list[float] = []
     for start in range(0, len(rows), batch_size):
         probabilities = _probabilities(model, tokenizer, rows[start : start + batch_size])
@@ -208,7 +208,12 @@ def _hides_space(tokenizer: Tokenizer, text: str) -> bool:
     return f" {MASK}" in text and _begins_words_with_spaces(tokenizer)
 
 
-def _refuse_too_long(ids: Tensor, model: Encoder) -> None:
+def refuse_longer_text(ids: Tensor, model: Encoder) -> None:
+    """Hold a text, (T,) token ids, to the context of a network.
+
+    Raises:
+        ConfigError: it is longer.
+    """
     if len(ids) > (length := model.config.context_length):
         raise ConfigError(f"a text has {len(ids)} tokens, the model's context holds {length}: give a shorter one")
 

@@ -62,13 +62,8 @@ def search(
     for name, value, least in (("beam", beam, 1), ("batch_size", batch_size, 1), ("length_penalty", length_penalty, 0)):
         if not value >= least:
             raise ConfigError(f"{name} must be at least {least}, got {value}")
-    longest = model.config.context_length
     for source in sources:
-        if not 1 <= len(source) <= longest:
-            raise ConfigError(
-                f"a source has {len(source):,} tokens with its end token, the model's context holds {longest:,}: "
-                "give a shorter one, such as one sentence at a time"
-            )
+        refuse_unfit_source(model, source)
     by_length = sorted(range(len(sources)), key=lambda number: len(sources[number]))
     found: dict[int, Hypothesis] = {}
     for start in range(0, len(by_length), batch_size):
@@ -76,6 +71,19 @@ def search(
         batch = [sources[number] for number in numbers]
         found |= zip(numbers, _search(model, batch, begin_id, end_id, beam, length_penalty), strict=True)
     return [found[number] for number in range(len(sources))]
+
+
+def refuse_unfit_source(model: EncoderDecoder, source: Sequence[int]) -> None:
+    """Hold a source to the context of a network.
+
+    Raises:
+        ConfigError: it is empty or longer.
+    """
+    if not 1 <= len(source) <= (longest := model.config.context_length):
+        raise ConfigError(
+            f"a source has {len(source):,} tokens with its end token, the model's context holds {longest:,}: "
+            "give a shorter one, such as one sentence at a time"
+        )
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 
 from llm.config.tasks import TRANSLATE
 from llm.errors import TokenizerError
-from llm.generation.searching import LENGTH_PENALTY, Hypothesis, search
+from llm.generation.searching import LENGTH_PENALTY, Hypothesis, refuse_unfit_source, search
 from llm.model import EncoderDecoder
 from llm.pretrained import load_of_task, read_source_tokenizer
 from llm.tokenizers import Tokenizer
@@ -29,6 +29,7 @@ class Translator(NamedTuple):
 
         Raises:
             TokenizerError: it is empty, or holds what is not in the vocabulary.
+            ConfigError: it is longer than the context.
         """
         if not text.strip():
             raise TokenizerError("there is nothing to translate in an empty text; give a sentence")
@@ -37,7 +38,9 @@ class Translator(NamedTuple):
         except UnknownPieceError as error:
             is_shared = self.source_tokenizer.fingerprint == self.tokenizer.fingerprint
             raise error if is_shared else error.in_setting("data.source_tokenizer") from error
-        return [*ids, _end_of(self.source_tokenizer)]
+        source = [*ids, _end_of(self.source_tokenizer)]
+        refuse_unfit_source(self.model, source)
+        return source
 
     def translate(
         self,

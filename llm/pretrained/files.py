@@ -75,6 +75,8 @@ def find_weights(folder: Path) -> Path:
             return folder / name
     if (kind := kind_of_folder(folder)) is not None:
         raise CheckpointError(f"{str(folder)!r} {kind}")
+    if runs := sorted(str(path.parent) for path in folder.glob("*/checkpoints")):
+        raise CheckpointError(f"{str(folder)!r} is a folder of runs; give one of them, such as {runs[-1]!r}")
     found = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
     raise CheckpointError(
         f"the folder {str(folder)!r} holds no weights: expected {', '.join((*WEIGHTS, *INDEXES))}; found {found}"

@@ -106,7 +106,7 @@ PASSED_ON: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "precision": ("32-true", lambda trainer: trainer.precision == "32-true"),
     "reload_dataloaders_every_n_epochs": ("1", lambda trainer: trainer.reload_dataloaders_every_n_epochs == 1),
     "strategy": ("auto", lambda trainer: type(trainer.strategy).__name__ == "SingleDeviceStrategy"),
-    "sync_batchnorm": ("true", lambda _: True),
+    "sync_batchnorm": ("true", lambda trainer: trainer._accelerator_connector._layer_sync is not None),
     "use_distributed_sampler": ("true", lambda t: t._accelerator_connector.use_distributed_sampler),
 }
 """A value of each flag that Lightning alone acts upon, and how to see that it has it."""

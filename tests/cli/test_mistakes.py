@@ -67,3 +67,16 @@ def test_a_task_without_a_command(says):
 def test_a_command_that_is_nearly_one(capsys):
     assert llm_main(["fil"]) == 2
     assert capsys.readouterr().err == "error: there is no command 'fil'; did you mean fill?\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["neighbours", "--ckpt", "best", "--topk", "3", "word"], "--top_k"),
+        (["tokenizer", "show", "--text", "a", "--tokenizr=b"], "--tokenizer"),
+    ],
+)
+def test_an_option_that_is_nearly_one(capsys, words, meant):
+    with pytest.raises(SystemExit, match="2"):
+        llm_main(words)
+    assert capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")

@@ -81,6 +81,7 @@ def test_candidates_are_ranked_instead(fill):
         ([], b"\xff[MASK]", "standard input is not UTF-8 text at byte 0"),
         (["--text_file", "nowhere.txt"], None, "can't read 'nowhere.txt'"),
         (["--text", "[MASK]" * 17], None, "has 17 tokens, the model's context holds 16"),
+        (["--batch_size=1"], b"[MASK]\n" + b"[MASK]" * 17, "standard input, line 2: a text has 17 tokens"),
         (["--text", "[MASK]", "--top_k", "0"], None, "top_k must be at least 1, got 0"),
     ],
 )

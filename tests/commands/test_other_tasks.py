@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -46,6 +48,9 @@ def test_a_run_says_what_it_can_begin_with(checkpoint, capsys):
     said = capsys.readouterr().err.strip()
     assert "a run of 'language' begins with those of language or instruct, or of other programs" in said
     assert said.endswith(f"--task {checkpoint[:-5]} --ckpt_path {checkpoint}")
+    Path(checkpoint).rename("best.ckpt")  # weights alone
+    assert train(["fit", "--model.pretrained", "best.ckpt", "--data.corpus", "none.txt"]) == 1
+    assert capsys.readouterr().err.strip().endswith("--ckpt_path last.ckpt")
 
 
 def test_generate_names_the_command_that_uses_it(checkpoint, capsys):

@@ -68,6 +68,7 @@ def test_json_says_how_good_a_translation_is(translate):
         (["--text", "   "], None, "there is nothing to translate in an empty text"),
         ([], b" \n", "standard input is empty"),
         ([], b"abc\nabd\n", "standard input, line 2: unknown character 'd' at line 1, column 3"),
+        (["--batch_size=1"], b"a\n\nabcabc\n", "standard input, line 3: a source has 7 tokens with its end token"),
         (["--text=abcabc"], None, "a source has 7 tokens with its end token, the model's context holds 6"),
         (["--text=a", "--beam=0"], None, "beam must be at least 1, got 0"),
         (["--text=a", "--batch_size=0"], None, "batch_size must be at least 1, got 0"),

@@ -363,6 +363,12 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path):
         read_pretrained(tmp_path)
 
 
+def test_a_folder_of_runs_is_answered_with_one_of_them(tmp_path):
+    (tmp_path / "version_0/checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"folder of runs; give one of them, such as '.*version_0'"):
+        read_pretrained(tmp_path)
+
+
 def test_a_url_is_refused():
     with pytest.raises(CheckpointError, match="is a URL"):
         read_pretrained("https://example.org/model.safetensors")

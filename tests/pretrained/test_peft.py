@@ -82,6 +82,22 @@ def test_what_is_written_gives_our_logits_in_peft(config: GPTConfig, lora: LoRAC
     assert not torch.allclose(logits_of(base(config)), expected, atol=1e-2)
 
 
+def test_several_adapters_on_one_base_are_switched_between(tmp_path: Path) -> None:
+    networks = {}
+    for seed, lora in ((1, EVERYWHERE), (2, LoRAConfig(rank=2, modules=("qkv",)))):
+        networks[f"number{seed}"] = network = adapted(Trained(lora=lora), GPT2, seed=seed)
+        path = write(network, Trained(lora=lora), tmp_path / f"number{seed}.ckpt")
+        assert main(["export", "--ckpt", str(path), "--format", "peft", "--out", str(tmp_path / f"number{seed}")]) == 0
+    twin = hugging_face_twin(base(GPT2))
+    theirs = peft.PeftModel.from_pretrained(twin, str(tmp_path / "number1"), adapter_name="number1").eval()
+    theirs.load_adapter(str(tmp_path / "number2"), adapter_name="number2")
+    for name in ("number1", "number2", "number1"):
+        theirs.set_adapter(name)
+        torch.testing.assert_close(logits_of(theirs), logits_of(networks[name]), rtol=0, atol=1e-5)
+    with theirs.disable_adapter():
+        torch.testing.assert_close(logits_of(theirs), logits_of(base(GPT2)), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from processes import WORDS, errors_of, start, start_command, wait_for_checkpoint, wait_until
@@ -17,6 +18,8 @@ from bench._processes import REPOSITORY, members
 from llm.cli.main import main
 from llm.pretrained.checkpoint import read_checkpoint
 from llm.runs.newest import newest_checkpoint
+from llm.runs.processes import without_looks
+from llm.tasks import TASKS
 
 needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core can't run two processes")
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.val_check_interval=3"]
@@ -152,6 +155,16 @@ def test_what_this_machine_can_not_do_is_refused_in_a_line(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert main([*WORDS, *words]) == 1
     assert reason in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if TASKS[task].callbacks])
+def test_no_callback_of_a_task_looks_where_weights_are_sharded(task, caplog):
+    others = [L.Callback()]
+    looks = [kind() for kind in TASKS[task].callback_classes().values()]
+    assert without_looks([*looks, *others], "auto", TASKS[task].callback_classes().values()) == [*looks, *others]
+    with caplog.at_level("INFO", logger="llm"):
+        assert without_looks([*looks, *others], "fsdp", TASKS[task].callback_classes().values()) == others
+    assert "no inspection and no samples" in caplog.text
 
 
 @pytest.mark.gpu

@@ -20,6 +20,7 @@ from llm.errors import CheckpointError, ConfigError
 from llm.inspection import inspect
 from llm.model import GPT, Classifier
 from llm.pretrained.checkpoint import checkpoint_of
+from llm.runtime.shipped import DEFAULT_CONFIG
 from llm.tasks import LanguageModel, TextClassifier
 from llm.tokenizers import CharTokenizer
 
@@ -194,6 +195,20 @@ def test_adapters_are_saved_with_their_head(pretrained, corpus):
     assert "network.blocks.0.attention.qkv.weight" not in names
     ids = torch.randint(CHARS.vocab_size, (2, 9))
     torch.testing.assert_close(llm.load(saved).model(ids), module.eval()(ids), atol=1e-5, rtol=1e-4)
+
+
+def test_the_shipped_configuration_begins_with_trained_weights(pretrained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    Path("rows.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows(40)))
+    config = DEFAULT_CONFIG.parent / "finetune" / "classify_pretrained.yaml"
+    path, model = pretrained
+    words = [f"--model.pretrained={path}", "--data.corpus=rows.csv", "--trainer.max_steps=2", "--inspect.every=0"]
+    assert main(["fit", "--config", str(config), *words, "--data.context_length=64"]) == 0
+    (saved,) = Path("runs").rglob("last.ckpt")
+    found = torch.load(saved, weights_only=True)["state_dict"]
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(found[f"network.{name}"], tensor)}
+    assert {name.split(".")[1] for name in changed if name.startswith("blocks")} == {"1"}, "train: last_block"
 
 
 # On the command line

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import lightning as L
 import pytest
 import torch
 from tiny_runs import QUIET
 
-from llm.config import EncoderConfig, GPTConfig, TokenizerConfig, WordVectorsConfig
-from llm.data import MaskedDataModule, TextDataModule, WordVectorsDataModule
+from llm.config import (
+    ClassifierConfig,
+    EncoderConfig,
+    GPTConfig,
+    TokenizerConfig,
+    TransformerConfig,
+    WordVectorsConfig,
+)
+from llm.data import (
+    ClassifyDataModule,
+    InstructDataModule,
+    MaskedDataModule,
+    TextDataModule,
+    TranslationDataModule,
+    WordVectorsDataModule,
+)
 from llm.data.modules.text import sampled_validation
 from llm.errors import ConfigError
-from llm.tasks import LanguageModel, MaskedLanguageModel, WordVectorsModule
+from llm.tasks import (
+    InstructModel,
+    LanguageModel,
+    MaskedLanguageModel,
+    TextClassifier,
+    TranslationModel,
+    WordVectorsModule,
+)
 
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 8, "dropout": 0.0}
 
@@ -47,6 +69,46 @@ def test_figures_do_not_depend_on_the_batch(data_of, kind):
         data = data_of(kind, evaluation_batch_size=batch_size)
         found.append(L.Trainer(**QUIET).validate(module_of(kind, data), data, verbose=False)[0])
     assert found[1:] == [pytest.approx(found[0], rel=1e-6)] * 2
+
+
+@pytest.mark.parametrize("kind", [ClassifyDataModule, InstructDataModule, TranslationDataModule])
+def test_figures_of_samples_do_not_depend_on_the_batch(tmp_path, kind):
+    rows = [("a" * (1 + n % 7) + str(n), "xyz"[: 1 + n % 3]) for n in range(30)]
+    (tmp_path / "rows.tsv").write_text("".join(f"{first}\t{second}\n" for first, second in rows))
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{first},{second}\n" for first, second in rows))
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": first, "completion": second}) for first, second in rows)
+    )
+    cache = {} if kind is TranslationDataModule else {"cache_dir": str(tmp_path / "cache")}
+    file = {ClassifyDataModule: "rows.csv", InstructDataModule: "rows.jsonl", TranslationDataModule: "rows.tsv"}[kind]
+    options = {"tokenizer": TokenizerConfig("char", specials=("<|endoftext|>", "<|unk|>")), "context_length": 64}
+    options |= {"template": "plain"} if kind is InstructDataModule else {}
+
+    def module_of(data):
+        torch.manual_seed(0)
+        if kind is TranslationDataModule:
+            return TranslationModel(TransformerConfig(data.vocab_size, 64, source_vocab_size=data.vocab_size, **SHAPE))
+        if kind is ClassifyDataModule:
+            return TextClassifier(ClassifierConfig(data.vocab_size, 64, labels=data.labels, **SHAPE))
+        return InstructModel(GPTConfig(data.vocab_size, 64, **SHAPE))
+
+    found, n_batches = [], []
+    for batch_size in (None, 4, 1):
+        data = kind(
+            str(tmp_path / file),
+            **options,
+            **cache,
+            batch_size=2,
+            validation_fraction=0.4,
+            evaluation_batch_size=batch_size,
+        )
+        found.append(L.Trainer(**QUIET).validate(module_of(data), data, verbose=False)[0])
+        n_batches.append((len(data.val_dataloader()), len(data.test_dataloader())))
+    assert found[1:] == [pytest.approx(found[0], rel=1e-5)] * 2
+    assert n_batches[0] == (1, 1)
+    assert n_batches[0] < n_batches[1] < n_batches[2]
+    with pytest.raises(ConfigError, match="evaluation_batch_size must be at least 1, got 0"):
+        kind(str(tmp_path / file), **options, **cache, evaluation_batch_size=0)
 
 
 def test_a_batch_has_8192_tokens_unless_one_of_training_has_more(data_of):

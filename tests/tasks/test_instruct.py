@@ -48,7 +48,7 @@ def make(**options):
     settings = {"tokenizer": LETTERS, "template": "phi3", "batch_size": 2, "context_length": 48}
     data = InstructDataModule("records.jsonl", **{**settings, **options})
     torch.manual_seed(0)
-    config = GPTConfig(data.vocab_size, 48, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
+    config = GPTConfig(data.vocab_size, data.context_length, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
     return InstructModel(config, OptimConfig(learning_rate=1e-2, warmup_steps=2)), data
 
 
@@ -74,14 +74,17 @@ def test_the_loss_is_that_of_the_answers_whatever_the_batches():
 def test_accumulated_batches_of_unequal_answers_make_the_step_of_one_batch(packing):
     """Neither the number of answers' tokens in a batch nor packing changes what a token weighs."""
 
+    wide = {"validation_fraction": 0.0, "context_length": 160}  # three samples or more in a row
+
     def gradients(batch_size, accumulate, packing=False):
-        module, data = make(batch_size=batch_size, validation_fraction=0.0, packing=packing, shuffle=False)
+        module, data = make(batch_size=batch_size, packing=packing, shuffle=False, **wide)
         trainer = L.Trainer(max_steps=1, accumulate_grad_batches=accumulate, limit_val_batches=0, **QUIET)
         trainer.fit(module, data)
         return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
 
     whole = gradients(12, 1)
-    rows = len(make(packing=True, validation_fraction=0.0)[1].train_source())
+    rows = len(make(packing=True, **wide)[1].train_source())
+    assert rows <= 4
     parts = gradients(1, rows, packing=True) if packing else gradients(3, 4)
     assert whole.keys() == parts.keys() != set()
     for name, gradient in whole.items():

@@ -47,6 +47,33 @@ def test_validation_metrics_are_means_over_all_tokens(module, datamodule):
     assert found["validation/bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
+def test_documents_kept_apart_cost_what_each_costs_alone(tmp_path):
+    """In one window of several documents, the loss is that of the documents one by one, to 1e-5."""
+    texts = ["the cat sat on", "a mat", "and the dog by the door"]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text)
+    T = sum(map(len, texts)) + len(texts) - 2  # the last token is a target alone
+    losses = {}
+    for apart in (True, False):
+        options = {"validation_corpus": str(tmp_path), "separate_documents": apart, "batch_size": 1}
+        cache = str(tmp_path / "cache")
+        data = TextDataModule(str(tmp_path), TokenizerConfig("char"), context_length=T, cache_dir=cache, **options)
+        torch.manual_seed(0)
+        config = GPTConfig(data.vocab_size, T, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
+        module = LanguageModel(config)
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        losses[apart] = L.Trainer(**QUIET).validate(module, data, verbose=False)[0]["validation/loss"]
+    end, encode = [data.tokenizer.end_of_text_id], data.tokenizer.encode
+    rows = [[*encode(texts[0]), *end], [*end, *encode(texts[1]), *end], [*end, *encode(texts[2])]]
+    total = 0.0
+    for row in rows:
+        logits = module.gpt.eval()(torch.tensor([row[:-1]]))[0]
+        total += float(F.cross_entropy(logits, torch.tensor(row[1:]), reduction="sum"))
+    assert losses[True] == pytest.approx(total / T, abs=1e-5)
+    assert abs(losses[False] - total / T) > 1e-3
+
+
 def test_training_lowers_the_loss_and_logs(module, datamodule):
     before = L.Trainer(**QUIET).validate(module, datamodule, verbose=False)[0]["validation/loss"]
     trainer = L.Trainer(max_steps=60, val_check_interval=60, gradient_clip_val=1.0, log_every_n_steps=1, **QUIET)

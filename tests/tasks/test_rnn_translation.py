@@ -12,6 +12,7 @@ from llm.config import OptimConfig, RNNConfig
 from llm.data import TranslationDataModule
 from llm.generation.translating import load_translator
 from llm.model import RNN
+from llm.runtime.shipped import DEFAULT_CONFIG
 from llm.tasks import TranslationModel
 
 QUIET = {**tiny_runs.QUIET, "check_val_every_n_epoch": None}
@@ -67,6 +68,19 @@ def test_a_checkpoint_says_which_network_it_is_and_a_run_resumes_bit_for_bit(tmp
     assert main(["validate", f"--ckpt_path={last}"]) == 0
     assert main(["fit", "--task=translate", "--model.kind=rnn", "--model.rnn.hidden_size=0", *run[4:]]) == 1
     assert "hidden_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["rnn", "bahdanau"])
+def test_the_shipped_configurations_run(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    config = DEFAULT_CONFIG.parent / "contrasts" / f"{name}.yaml"
+    words = ["--trainer.max_steps=1", "--model.sentences=1", "--inspect.every=0", "--data.batch_size=4"]
+    words += [f"--data.corpus={write_pairs(tmp_path)}", "--data.context_length=8", "--data.validation_fraction=0.2"]
+    assert main(["fit", "--config", str(config), *words]) == 0
+    (checkpoint,) = Path("runs", name).rglob("last.ckpt")
+    attention = load_translator(checkpoint).model.config.attention
+    assert attention == {"rnn": "none", "bahdanau": "bahdanau"}[name]
 
 
 @pytest.mark.parametrize("attention", ["bahdanau", "none"])

@@ -219,3 +219,13 @@ def test_no_process_translates_where_weights_are_sharded(tmp_path, monkeypatch):
     assert "validation/exact" not in L.Trainer(**QUIET).validate(module, data, verbose=False)[0]
     with pytest.raises(ConfigError, match="strategy fsdp, which shards the weights: test on one device"):
         L.Trainer(**QUIET).test(module, data, verbose=False)
+
+
+def test_a_run_without_looks_writes_nothing_to_look_at(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("llm.runs.processes.is_sharded", lambda strategy: True)
+    Path("pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in PAIRS))
+    assert main(["fit", *RUN, "--data.corpus=pairs.tsv", "--inspect.every=1"]) == 0
+    assert "no inspection and no samples" in capsys.readouterr().err
+    assert not [*Path("runs").rglob("attention.html"), *Path("runs").rglob("shapes.md")]

@@ -56,7 +56,7 @@ def test_the_loss_is_that_of_the_paper_pair_by_pair(objective):
     torch.nn.init.normal_(module.words.predicted.weight)
     torch.nn.init.normal_(module.words.token.weight)
     reach = [[1, 2, 1, 2], [2, 1, 1, 1]]
-    batch = batch_of([[0, 1, 2, 3], [4, 5, 0, 0]], reach, [4, 2], [[7, 8, 1], [0, 2, 2]])
+    batch = batch_of([[0, 1, 2, 3], [4, 5, 0, 0]], reach, [4, 2], [[7, 8, 1, 5], [0, 2, 2, 3]])
     found = module.loss_of(module.hidden_states(batch), batch, with_accuracy=True, scale=0.5)
     inputs, outputs = module.words.token.weight.detach(), module.words.predicted.weight.detach()
     loss = pairs = correct = 0
@@ -69,7 +69,8 @@ def test_the_loss_is_that_of_the_paper_pair_by_pair(objective):
                 examples = [(inputs[words[around]].mean(0), words[i])]
             for vector, word in examples:
                 logit = vector @ outputs[word]
-                loss -= F.logsigmoid(logit) + sum(F.logsigmoid(-vector @ outputs[n]) for n in batch.noise[row])
+                noise = [F.logsigmoid(-vector @ outputs[n]) for n in batch.noise[row]]
+                loss -= F.logsigmoid(logit) + 3 / 4 * sum(noise)  # the four weigh as the three that a pair has
                 pairs, correct = pairs + 1, correct + int(logit > 0)
     assert int(found.n_tokens) == pairs
     assert int(found.n_correct) == correct
@@ -122,6 +123,20 @@ def test_the_vocabulary_is_in_the_order_of_frequency_without_rare_words(tmp_path
         data_of(tmp_path, "a few words", min_count=50)
     with pytest.raises(ConfigError, match="sample"):
         data_of(tmp_path, "a few words", sample=-1.0)
+
+
+def test_a_text_too_poor_for_vectors_is_said_before_there_is_a_run(in_a_folder, capsys):
+    letters = "abcdefghijklmnopqrst"
+    rare = " ".join(f"only{first}{second}" for first in letters for second in letters)
+    texts = {
+        "no word occurs often enough to learn a vector": f"{rare} {'the cat ' * 20}",
+        "the validation text has none of the words that are learned": f"{'the cat sat on the mat ' * 300} {rare}",
+    }
+    for message, text in texts.items():
+        Path("poor.txt").write_text(text)
+        assert main([*RUN, "--trainer.max_steps=2", "--data.corpus=poor.txt", "--data.context_length=8"]) == 1
+        assert message in capsys.readouterr().err.strip().splitlines()[-1]
+        assert not Path("runs").exists()
 
 
 def test_a_sum_of_losses_counts_beyond_the_end_of_float32():

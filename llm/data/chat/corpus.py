@@ -8,6 +8,7 @@ from pathlib import Path
 from llm.data.chat.errands import Split, errands
 from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
 from llm.data.held_out import held_out_rows
+from llm.data.labelled import text_key
 from llm.data.reading.corpus import sources_of
 from llm.errors import ConfigError
 
@@ -43,11 +44,16 @@ def read_corpus(corpus: str | list[str]) -> Iterator[Placed]:
 def held_out(found: Sequence[Placed], fraction: float) -> list[bool]:
     """Which conversations are for validation: a fraction of the different prompts, with all their answers.
 
+    White space and case make no other prompt.
+
     Args:
         found: the conversations of a corpus.
         fraction: from 0 to 1.
     """
-    prompts = [tuple(message for message in each if message.role != ASSISTANT) for _, each in found]
+    prompts = [
+        tuple((message.role, text_key(message.text)) for message in each if message.role != ASSISTANT)
+        for _, each in found
+    ]
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
     chosen = set(held_out_rows(len(numbers), fraction).tolist())
     return [numbers[prompt] in chosen for prompt in prompts]

@@ -34,10 +34,14 @@ class Message:
     input: str = ""
     learned: bool = True
 
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return f"{self.content}\n{self.input}" if self.input else self.content
+
     def to_dict(self) -> dict[str, Any]:
         """As a Jinja template sees it: `content` is the whole text, `instruction` and `input` its two parts."""
-        whole = f"{self.content}\n{self.input}" if self.input else self.content
-        return {"role": self.role, "content": whole, "instruction": self.content, "input": self.input}
+        return {"role": self.role, "content": self.text, "instruction": self.content, "input": self.input}
 
 
 Conversation = tuple[Message, ...]

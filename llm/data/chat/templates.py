@@ -8,6 +8,7 @@ is a prefix of the text after. There is no search for a marker in token ids.
 from __future__ import annotations
 
 import functools
+import json
 import re
 import secrets
 from collections.abc import Sequence
@@ -51,6 +52,9 @@ class ChatTemplate:
     def find(cls, name: str, special_tokens: Sequence[str] = (), tokenizer: Tokenizer | None = None) -> Self:
         """The template with a name, in a file, or given as Jinja itself.
 
+        One with a name begins with what the model expects before a text, such as `<s>` of a Llama; any other says so
+        itself.
+
         Args:
             name: a word of `NAMED`, a path, or a text with `{{` or `{%` in it.
             special_tokens: more tokens that the vocabulary has to have.
@@ -63,6 +67,7 @@ class ChatTemplate:
         needed: tuple[str, ...] = ()
         if name in NAMED:
             source, needed = NAMED[name]
+            source = source if tokenizer is None else _begun(source, tokenizer)
         elif "{{" in name or "{%" in name:
             source = name
         else:
@@ -265,3 +270,10 @@ class ChatTemplate:
 @functools.lru_cache
 def _special_pattern(specials: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("(" + ("|".join(map(re.escape, specials)) or "(?!)") + ")")
+
+
+def _begun(source: str, tokenizer: Tokenizer) -> str:
+    """A template that first of all writes the tokens that stand before every text."""
+    texts = {token_id: text for text, token_id in tokenizer.special_ids.items()}
+    begin = "".join(texts.get(token_id, "") for token_id in tokenizer.prefix_ids)
+    return f"{{{{ {json.dumps(begin, ensure_ascii=False)} -}}}}{source}" if begin else source

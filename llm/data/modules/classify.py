@@ -62,6 +62,8 @@ class ClassifyDataModule(ExampleDataModule):
         seed: of the order of the training texts.
         cache_dir: folder for token ids, so that a text is tokenized only once.
         allow_changed_data: resume from a checkpoint although the texts or their order are no longer the same.
+        evaluation_batch_size: texts in a batch of validation and test, whose losses do not depend on it. null means
+            as many as have 8,192 tokens together where each has T, but no fewer than `batch_size`.
 
     Raises:
         ConfigError: a setting is invalid.
@@ -94,6 +96,7 @@ class ClassifyDataModule(ExampleDataModule):
         seed: int = 123,
         cache_dir: str = "data/cache",
         allow_changed_data: bool = False,
+        evaluation_batch_size: int | None = None,
     ) -> None:
         if not (0 <= test_fraction < 1 and 0 <= validation_fraction < 1 and test_fraction + validation_fraction < 1):
             raise ConfigError(
@@ -121,6 +124,7 @@ class ClassifyDataModule(ExampleDataModule):
             seed,
             cache_dir,
             allow_changed_data,
+            evaluation_batch_size,
         )
 
     # The texts
@@ -160,19 +164,22 @@ class ClassifyDataModule(ExampleDataModule):
             if len(found) < 2:
                 raise DataError(
                     "a classifier needs texts of two labels or more to train on; the corpus has "
-                    f"{', '.join(found) or 'none'}"
+                    f"{f'only {found[0]!r}' if found else 'none'}"
                 )
         else:
             found = list(given)
             if len(found) < 2 or len(set(found)) < len(found):
                 raise ConfigError(f"labels must be two or more, all different, got {found}")
-        new = "; --data.labels null takes those of the corpus, with a new head"
+        own = {"validation": self.validation_corpus, "test": self.test_corpus}
         for split, rows in self.rows.items():
+            hint = f"; --data.{split}_corpus null holds out a part of the corpus" if own.get(split) is not None else ""
+            if split == "train":
+                hint = "; --data.labels null takes those of the corpus, with a new head"
             for row in rows:
                 if row.label not in found:
                     raise DataError(
                         f"{row.place}: the label {row.label!r} ({split}) is none of those that are trained: "
-                        f"{', '.join(found)[:80]}{new if split == 'train' else ''}"
+                        f"{', '.join(found)[:80]}{hint}"
                     )
         return found
 

@@ -46,6 +46,8 @@ class ExampleDataModule(ResumableDataModule):
         seed: of the order of the training examples.
         cache_dir: folder for stores of examples, so that they are made only once.
         allow_changed_data: resume from a checkpoint although the data or its order is no longer the same.
+        evaluation_batch_size: examples in a batch of validation and test, whose losses do not depend on it. null means
+            as many as have 8,192 tokens together where each has T, but no fewer than `batch_size`.
 
     Raises:
         ConfigError: a setting is invalid.
@@ -67,9 +69,12 @@ class ExampleDataModule(ResumableDataModule):
         seed: int = 123,
         cache_dir: str = "data/cache",
         allow_changed_data: bool = False,
+        evaluation_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data)
-        self.context_length = context_length
+        super().__init__(
+            *(context_length, batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data),
+            evaluation_batch_size,
+        )
         self.validation_fraction = validation_fraction
         self.cache_dir = cache_dir
         self._check_settings(*problems_of_fraction(validation_fraction))

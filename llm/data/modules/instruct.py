@@ -43,7 +43,8 @@ _TEMPLATE = "alpaca"
 class InstructDataModule(ExampleDataModule):
     """Instructions and their answers, or conversations, as samples of a chat template.
 
-    Samples with the same prompt are all in one split, so that none is validated on that was trained on.
+    Samples with the same prompt, whatever its white space and case, are all in one split, so that none is validated on
+    that was trained on.
 
     Args:
         corpus: what to train on: `errands`, which are generated; or files of records, `.json` or `.jsonl`, each with
@@ -68,6 +69,8 @@ class InstructDataModule(ExampleDataModule):
         seed: of the order of the training samples.
         cache_dir: folder for token ids, so that conversations are tokenized only once.
         allow_changed_data: resume from a checkpoint although the data or its order is no longer the same.
+        evaluation_batch_size: samples in a batch of validation and test, whose losses do not depend on it. null means
+            as many as have 8,192 tokens together where each has T, but no fewer than `batch_size`.
 
     Raises:
         ConfigError: a setting is invalid, or the template can't be used.
@@ -97,6 +100,7 @@ class InstructDataModule(ExampleDataModule):
         seed: int = 123,
         cache_dir: str = "data/cache",
         allow_changed_data: bool = False,
+        evaluation_batch_size: int | None = None,
     ) -> None:
         if validation_corpus is None and corpus == ERRANDS:
             validation_corpus = f"{ERRANDS}/held_out"
@@ -118,6 +122,7 @@ class InstructDataModule(ExampleDataModule):
             seed=seed,
             cache_dir=cache_dir,
             allow_changed_data=allow_changed_data,
+            evaluation_batch_size=evaluation_batch_size,
         )
         self.loss_on, self.packing = loss_on, packing
         self.maker = SampleMaker(self.template, self.tokenizer, context_length)

@@ -27,10 +27,6 @@ from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
 
-_EVALUATION_TOKENS = 8192
-"""Of a batch without gradients: enough that a GPU has work, few enough for a processor's cache. Measured: a token takes
-as long from 6,000 to 12,000 of them, and up to a quarter longer beyond."""
-
 
 class TextDataModule(ResumableDataModule):
     """A text corpus, its tokenizer, and the windows cut from it.
@@ -81,7 +77,6 @@ class TextDataModule(ResumableDataModule):
     least: ClassVar[dict[str, int]] = {
         "context_length": 1,
         "stride": 1,
-        "evaluation_batch_size": 1,
         **ResumableDataModule.least,
     }
     rows_name: ClassVar[str] = "windows"
@@ -109,16 +104,13 @@ class TextDataModule(ResumableDataModule):
         evaluation_batch_size: int | None = None,
         validation_windows: int | None = None,
     ) -> None:
-        super().__init__(batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data)
-        self.evaluation_batch_size = (
-            max(batch_size, _EVALUATION_TOKENS // max(1, context_length))
-            if evaluation_batch_size is None
-            else evaluation_batch_size
+        super().__init__(
+            *(context_length, batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data),
+            evaluation_batch_size,
         )
         self.validation_windows = validation_windows
         self.corpus = corpus
         self.separate_documents = separate_documents
-        self.context_length = context_length
         self.stride = context_length if stride is None else stride
         self.prompts = prompts
         self.cache_dir = cache_dir

@@ -59,6 +59,8 @@ class TranslationDataModule(ResumableDataModule):
         seed: of the order of the training pairs.
         allow_changed_data: resume from a checkpoint although the pairs or their order are no longer the same, so that
             the run no longer repeats an uninterrupted one.
+        evaluation_batch_size: pairs in a batch of validation and test, whose losses do not depend on it. null means as
+            many as have 8,192 tokens together where each has `context_length`, but no fewer than `batch_size`.
 
     Raises:
         ConfigError: a setting is invalid.
@@ -89,10 +91,13 @@ class TranslationDataModule(ResumableDataModule):
         num_workers: int = 0,
         seed: int = 123,
         allow_changed_data: bool = False,
+        evaluation_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data)
-        self.corpus, self.fields = corpus, fields
-        self.context_length, self.skip_longer = context_length, skip_longer
+        super().__init__(
+            *(context_length, batch_size, shuffle, drop_last, num_workers, seed, allow_changed_data),
+            evaluation_batch_size,
+        )
+        self.corpus, self.fields, self.skip_longer = corpus, fields, skip_longer
         self.validation_fraction = validation_fraction
         self.validation_corpus, self.test_corpus = validation_corpus, test_corpus
         self._check_settings(*problems_of_fraction(validation_fraction))

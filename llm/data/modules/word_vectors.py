@@ -100,6 +100,23 @@ class WordVectorsDataModule(TextDataModule):
         counts[list(self.tokenizer.special_ids.values())] = 0
         return np.where(counts >= min(self.min_count, counts.max()), counts, 0)
 
+    def setup(self, stage: str) -> None:
+        """As its base does, and make sure that what is measured on has words that are learned.
+
+        Raises:
+            DataError: it has none.
+        """
+        super().setup(stage)
+        held_out = {"fit": "validation", "validate": "validation", "test": "test"}.get(self._running())
+        if held_out is None or not self.counts.any():  # what there is to train on, `train_source` says
+            return
+        tokens = self.test_tokens if held_out == "test" else self.validation_tokens
+        if len(tokens) and not count_tokens(tokens, self.vocab_size)[self.counts > 0].any():
+            raise DataError(
+                f"the {held_out} text has none of the words that are learned; give it more text or another one "
+                f"(data.{held_out}_corpus), or use a smaller min_count"
+            )
+
     def bytes_per_token(self, split: str) -> float | None:
         """None: a text is not coded by what its words cost, each seen from both sides."""
         del split

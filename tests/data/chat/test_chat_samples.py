@@ -108,6 +108,14 @@ def test_long_conversations_are_divided_at_whole_turns():
     assert losses == Losses(divided=1)
 
 
+def test_a_divided_turn_that_is_only_context_is_no_sample():
+    """Of two turns that do not fit together, the first is not to be learned: alone, it would be a sample of -100."""
+    masked = Message("assistant", "wrong", learned=False)
+    found, losses = samples((Message("user", "a" * 20), masked, *talk("b" * 20, "right")), 50)
+    assert [learned(sample) for sample in found] == ["right<|end|>"]
+    assert losses == Losses(divided=1)
+
+
 def test_nothing_but_ignored_targets_never_becomes_a_sample():
     """An answer that does not fit is left out and said, and is no sample of -100 alone, whose loss is NaN."""
     found, losses = samples(talk("ask", "x" * 100), 20)

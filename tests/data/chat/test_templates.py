@@ -9,7 +9,7 @@ from llm.data.chat.named_templates import NAMED
 from llm.data.chat.samples import SampleMaker
 from llm.data.chat.templates import ChatTemplate, Piece
 from llm.errors import ConfigError, DataError
-from llm.tokenizers import BPETokenizer, CharTokenizer
+from llm.tokenizers import BPETokenizer, CharTokenizer, HuggingFaceTokenizer
 from llm.tokenizers.roles import Roles
 
 GPT2 = BPETokenizer("gpt2")
@@ -153,6 +153,41 @@ def test_begin_and_end_of_text_are_those_of_the_tokenizer():
     assert (pieces[0].text, pieces[-1].text) == ("<s>", "</s>")
     ends_with_a_letter = letters.with_roles(Roles(end_ids=(0,)))
     assert ChatTemplate.find("plain", tokenizer=ends_with_a_letter).eos_token == "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """A tokenizer that puts `<s>` before a text, as those of Llamas do."""
+    tokenizers = pytest.importorskip("tokenizers")
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE({sign: number for number, sign in enumerate(sorted(alphabet))}, [])
+    )
+    made.pre_tokenizer, made.decoder = tokenizers.pre_tokenizers.ByteLevel(False), tokenizers.decoders.ByteLevel()
+    made.add_special_tokens(["<s>", "</s>"])
+    made.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", None, [("<s>", made.token_to_id("<s>"))])
+    return HuggingFaceTokenizer(made.to_str())
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_sample_begins_with_what_the_model_expects_before_a_text(name, llama):
+    template = ChatTemplate.find(name, tokenizer=llama)
+    maker = SampleMaker(template, template.prepare(llama), 1000)
+    begin, system = llama.special_ids["<s>"], Message("system", "Be brief.")
+    for talk in (TALK, (system, *TALK)):
+        for ids in (
+            maker.encode(talk).ids,
+            maker.encode(talk[:-1], for_answer=True).ids,
+            maker.prompt(talk[:-1], 250)[0],
+        ):
+            assert ids[0] == begin
+            assert ids.count(begin) == 1
+    assert not maker.encode(TALK).supervised[0]
+    plain = ChatTemplate.find(name, tokenizer=GPT2)
+    assert template.source.endswith(plain.source)
+    assert ChatTemplate.from_dict(template.to_dict()) == template
+    own = ChatTemplate.find(UNMARKED, SPECIALS, llama)
+    assert own.source == UNMARKED, "a template of one's own says itself how a text begins"
 
 
 def test_text_that_would_be_read_as_a_special_token_is_refused():

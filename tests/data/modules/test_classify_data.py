@@ -105,6 +105,14 @@ def test_files_of_their_own_are_kept_out_of_training(make, tmp_path):
     assert not held & {row.text.lower() for split in ("train", "validation") for row in data.rows[split]}
 
 
+def test_what_is_tested_on_is_not_validated_on(make, tmp_path):
+    for name, rows in (("validation", "A fine day 3,glad\nfog,sad\n"), ("test", "a  fine day 3,glad\nnew,sad\n")):
+        (tmp_path / f"{name}.csv").write_text(f"text,mood\n{rows}")
+    data = make(validation_corpus=str(tmp_path / "validation.csv"), test_corpus=str(tmp_path / "test.csv"))
+    assert [row.text for row in data.rows["validation"]] == ["fog"]
+    assert len(data.rows["test"]) == 2
+
+
 def test_labels_that_the_model_has_keep_their_order(make):
     data = make(labels=["sad", "glad"])
     assert data.labels == ["sad", "glad"]
@@ -114,7 +122,10 @@ def test_labels_that_the_model_has_keep_their_order(make):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text,mood\nnew,angry\nrain,sad\n", r"line 2: the label 'angry' \(test\) is none of those that are trained"),
+        (
+            "text,mood\nnew,angry\nrain,sad\n",
+            r"line 2: the label 'angry' \(test\) is none of .*: glad, sad; --data\.test_corpus null holds",
+        ),
         ("text,mood\n,sad\n", "has no text that can be used: 1 row has no text"),
     ],
 )
@@ -135,7 +146,7 @@ def test_settings_that_can_not_be(make, tmp_path):
         make(labels=["glad", "glad"])
     path = tmp_path / "one.csv"
     path.write_text("text,label\na,x\nb,x\n")
-    with pytest.raises(DataError, match="two labels or more to train on; the corpus has x"):
+    with pytest.raises(DataError, match="two labels or more to train on; the corpus has only 'x'"):
         make(corpus=str(path))
 
 

@@ -49,6 +49,19 @@ def test_samples_with_the_same_prompt_are_in_one_split(make):
     assert texts(make(validation_fraction=0.3, seed=9), "validation") == texts(data, "validation")
 
 
+def test_neither_white_space_nor_case_nor_form_makes_another_prompt(make):
+    prompts = [f"Say {number}" for number in range(10)]
+    content = [{"prompt": prompt, "completion": "a"} for prompt in prompts]
+    content += [{"instruction": "say", "input": f" {number} ", "output": "b"} for number in range(10)]
+    data = make(content, validation_fraction=0.4, tokenizer=TokenizerConfig("bpe", vocab_size=300))
+    found = {}
+    for split in ("train", "validation"):
+        found[split] = [talk[0].text.split()[1] for talk in data.conversations(split)]
+        assert sorted(found[split]) == sorted(2 * list(set(found[split])))
+    assert not set(found["train"]) & set(found["validation"])
+    assert len(found["validation"]) == 8
+
+
 def test_only_answers_have_targets(make):
     data = make(validation_fraction=0.0)
     batch = next(iter(data.train_dataloader()))

@@ -32,6 +32,15 @@ def test_csv_has_quotes_line_breaks_and_a_byte_order_mark(tmp_path):
     assert [row.place for row in read_labelled(str(path))] == [f"{str(path)!r}, line {n}" for n in (2, 3, 6)]
 
 
+def test_a_byte_order_mark_is_part_of_no_name_and_no_label(tmp_path):
+    path = tmp_path / "mails.csv"
+    path.write_bytes(b"\xef\xbb\xbftext,id,label\r\none,1,a\r\ntwo,2,b\r\n")
+    assert pairs(path) == [("one", "a"), ("two", "b")]
+    path = tmp_path / "mails.tsv"
+    path.write_bytes(b"\xef\xbb\xbfham\tone\nspam\ttwo\nham\tthree\n")
+    assert pairs(path) == [("one", "ham"), ("two", "spam"), ("three", "ham")]
+
+
 def test_a_spreadsheet_may_separate_by_semicolons(tmp_path):
     path = tmp_path / "mails.csv"
     path.write_text("label;text\nout;a walk, in the park\nin;tea\n")
