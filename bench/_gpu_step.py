@@ -25,6 +25,7 @@ from llm import GPT, GPTConfig, OptimConfig
 from llm.model import Head
 from llm.runtime.compiling import Compiled
 from llm.runtime.hardware import peak_flops
+from llm.training.flops import flops_per_token
 from llm.training.fused_loss import CrossEntropyWithGrad
 from llm.training.loss import (
     compilable_cross_entropy_with_grad_,
@@ -32,7 +33,6 @@ from llm.training.loss import (
     head_loss,
 )
 from llm.training.optimizer import build_optimizer
-from llm.training.throughput import flops_per_token
 
 Step = Callable[[Tensor, Tensor], object]
 

@@ -33,7 +33,8 @@ from llm.config import OptimConfig, RNNConfig, TokenizerConfig, TransformerConfi
 from llm.data import TranslationDataModule
 from llm.generation.translating import Translator
 from llm.inspection import capture
-from llm.inspection.figures import map_grid, to_png
+from llm.inspection.colours import to_png
+from llm.inspection.figures import map_grid
 from llm.tasks import TranslationModel
 
 NAMES = {

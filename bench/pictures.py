@@ -18,7 +18,7 @@ from PIL import Image
 import llm
 from llm.cli.main import main as train
 from llm.inspection import Report
-from llm.inspection.figures import to_png
+from llm.inspection.colours import to_png
 
 ROOT = Path(__file__).parent.parent
 TEXT = "The old man took the boat out in the morning, and the old man "

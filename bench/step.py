@@ -205,7 +205,7 @@ def utilization(way: str, size: dict[str, int], tokens_per_second: float, device
 
     from llm import GPT, GPTConfig
     from llm.runtime.hardware import peak_flops
-    from llm.training.throughput import flops_per_token
+    from llm.training.flops import flops_per_token
 
     config = GPTConfig(size["V"], size["T"], size["L"], size["H"], size["C"], dropout=0.0)
     with torch.device("meta"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import llm
 from llm.inspection.attribution import last_token_figure
-from llm.inspection.figures import to_png
+from llm.inspection.colours import to_png
 
 TEXT = "Hello Anna, I will not bring the bread on Monday, as you will see."
 

@@ -66,6 +66,11 @@ class TrainingError(LLMError, RuntimeError):
     """Training can't continue: the loss or a gradient is NaN or infinite, for instance."""
 
 
+def first_line_of(error: BaseException) -> str:
+    """The first line of what an error says, or its class where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def reason_of(error: BaseException) -> str | None:
     """The message for an error that is not a bug, such as a full disk; None for all others."""
     if isinstance(error, LLMError):

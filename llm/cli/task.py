@@ -11,7 +11,7 @@ from llm.cli.words import TASK, settings_of_files, take, value_in_files
 from llm.config.tasks import LANGUAGE
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import task_in, task_of
-from llm.runs.newest import RUNS, newest_checkpoint
+from llm.runs.newest import RUNS, newest_with_task
 from llm.tasks import TASKS
 from llm.tasks.base import TaskModule
 
@@ -36,12 +36,13 @@ def choose_task(words: Sequence[str]) -> str:
             near = suggestion(str(word), TASKS)
             raise ConfigError(f"there is no task {str(word)!r}{near}; there is {', '.join(TASKS)}")
         return str(word)
-    path = _checkpoint(words, files) if words[:1] and words[0] in _USES_A_CHECKPOINT else None
-    return LANGUAGE if path is None else _known(task_in(path), path)
+    if words[:1] and words[0] in _USES_A_CHECKPOINT:
+        word = _task_of_checkpoint(words, files)
+    return LANGUAGE if word is None else word
 
 
-def _checkpoint(words: Sequence[str], files: Iterable[dict[str, Any]]) -> str | Path | None:
-    """The checkpoint that the words name, as `llm.runs.choosing` will choose it."""
+def _task_of_checkpoint(words: Sequence[str], files: Iterable[dict[str, Any]]) -> str | None:
+    """That of the checkpoint that the words name, as `llm.runs.choosing` will choose it; None if they name none."""
 
     def value(*names: str) -> str | None:
         flags, _ = take(words, [f"--{name}" for name in names])
@@ -49,11 +50,14 @@ def _checkpoint(words: Sequence[str], files: Iterable[dict[str, Any]]) -> str | 
         return next(filter(None, reversed(found)), None)
 
     path = value("ckpt_path")
+    if path is None or path == "null":
+        return None
     if path not in ("last", "best"):
-        return None if path == "null" else path
+        return _known(task_in(path), path)
     folder = value("checkpoint.folder") or value("trainer.default_root_dir")
     folder = folder or value("trainer.logger.init_args.save_dir", "trainer.logger.save_dir")
-    return newest_checkpoint(folder or RUNS, path)
+    newest, word = newest_with_task(folder or RUNS, path)
+    return _known(word, newest)
 
 
 def _known(word: str, path: str | Path) -> str:

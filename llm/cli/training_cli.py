@@ -1,4 +1,4 @@
-"""LightningCLI with links, defaults, what every run has, and what a checkpoint already knows."""
+"""LightningCLI with the options and links of a task: from the words of a command line to a run."""
 
 from __future__ import annotations
 
@@ -12,69 +12,30 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from llm.cli.adopting import adopt_checkpoint, adopt_pretrained
 from llm.cli.ending import say_how_to_use
+from llm.cli.every_run import as_list, begin_and_end_safely, callbacks_of_run
+from llm.cli.measured import say_what_is_measured
 from llm.cli.parsing import check_settings
 from llm.cli.refusals import refuse_loading_code, refuse_monitors, refuse_of_lightning, refuse_seed
-from llm.cli.settings import (
-    adopt_interval,
-    adopt_length,
-    adopt_root,
-    given_by_flags,
-    given_settings,
-    is_given,
-    name_run,
-    plain_values,
-    sets_interval,
-    setting_names,
-)
+from llm.cli.settings import given_by_flags, given_settings, plain_values, setting_names
+from llm.cli.settling import settle
 from llm.cli.task import refuse_without_predictions
 from llm.cli.trainer import HELP, HELP_OF_FIT
-from llm.cli.tuning import (
-    ON_ONE_DEVICE,
-    refuse_batch_size_finder,
-    settings_found_before,
-    take_finders,
-    tune,
-)
+from llm.cli.tuning import ON_ONE_DEVICE, tune
 from llm.cli.words import settings_of_files
-from llm.data import TextDataModule
 from llm.errors import ConfigError
-from llm.preflight import (
-    Plan,
-    PreflightDone,
-    RecordPreflight,
-    Start,
-    can_be_planned,
-    possible_plan,
-    preflight,
-)
-from llm.runs.beginning import begin_where_it_was_said
-from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast, best_and_last
-from llm.runs.choosing import choose_checkpoint, loggers_of_run
-from llm.runs.ending import EndPoint
-from llm.runs.newest import CHECKPOINTS
-from llm.runs.processes import (
-    EndTogether,
-    adopt_launcher,
-    refuse_more_processes_than_cores,
-    refuse_nodes_that_nobody_starts,
-    without_looks,
-)
+from llm.preflight import Plan, PreflightDone, can_be_planned, possible_plan, preflight
+from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast
+from llm.runs.choosing import loggers_of_run
 from llm.runs.recording import end_records
-from llm.runs.run_folder import OneCurve, locked, refuse_to_overwrite
-from llm.runs.stopping import StopSafely
+from llm.runs.run_folder import folders_of, locked, refuse_to_overwrite
 from llm.runtime.files import remove_stale
-from llm.runtime.hardware import has_native_bfloat16
 from llm.runtime.randomness import preserve_rng_state
 from llm.runtime.trust import refuse_functions
 from llm.tasks import TASKS
-from llm.training.progress import RunProgress, StartingPoint
-from llm.training.throughput import Throughput
 
 log = logging.getLogger("llm")
 
@@ -139,6 +100,16 @@ class TrainingCLI(LightningCLI):
         config = self.config[subcommand]
         if subcommand == "predict":
             refuse_without_predictions(self.word)
+        self._refuse_settings(config)
+        command, words = self._parser(subcommand), args[args.index(subcommand) + 1 :]
+        given, by_flags = given_settings(command, words), given_by_flags(command, words)
+        self.save_config_kwargs = {**self.save_config_kwargs, "flags": by_flags}
+        if subcommand != "fit":
+            self.save_config_callback = None  # there is no folder of this run
+        self.settled = settle(config, subcommand, self.word, given, by_flags)
+
+    def _refuse_settings(self, config: Any) -> None:
+        """Refuse what no run may have; changes enumerations to their values, which YAML can hold."""
         refuse_of_lightning(config.trainer)
         refuse_seed(config.seed_everything)
         refuse_loading_code(config.get("weights_only"))
@@ -146,45 +117,6 @@ class TrainingCLI(LightningCLI):
             refuse_monitors(config.trainer)
         config.trainer.callbacks = plain_values(config.trainer.callbacks)
         refuse_functions(config, self.allowed_classes)
-        words = args[args.index(subcommand) + 1 :]
-        given = given_settings(self._parser(subcommand), words)
-        by_flags = given_by_flags(self._parser(subcommand), words)
-        self.save_config_kwargs = {**self.save_config_kwargs, "flags": by_flags}
-        self.start = Start()
-        if subcommand == "fit":
-            _choose_precision(config)
-        else:
-            _refuse_what_is_for_fit(by_flags)
-        adopt_launcher(config.trainer, is_given("trainer.devices", given), is_given("trainer.strategy", given))
-        refuse_more_processes_than_cores(config.trainer)
-        refuse_nodes_that_nobody_starts(config.trainer)
-        adopt_root(config.trainer, given, by_flags)
-        if subcommand == "fit" and config.name is not None:
-            name_run(config.trainer, config.name)
-        if subcommand == "fit":
-            adopt_length(config.trainer, given)
-            adopt_interval(config.trainer, given)
-            self.keeps_interval = sets_interval(config.trainer, given)
-        config.ckpt_path = choose_checkpoint(config, subcommand, self.word)
-        self.finders: dict[str, Any] = {}
-        if subcommand == "fit":
-            self.finders = take_finders(config)
-        else:
-            refuse_batch_size_finder(config, subcommand)
-        if subcommand != "fit" and not is_given("trainer.logger", by_flags):
-            config.trainer.logger = False
-        if subcommand != "fit":
-            self.save_config_callback = None  # there is no folder of this run
-        if config.ckpt_path is not None:
-            given -= settings_found_before(self.finders)
-            self.start = adopt_checkpoint(config, subcommand, given, self.word, self.finders)
-        elif config.model.get("pretrained") is not None:
-            self.start = adopt_pretrained(config, given, self.task)
-        elif subcommand != "fit":
-            raise ConfigError(
-                f"{subcommand} needs a trained model: "
-                "give --ckpt_path FILE, --ckpt_path last, or --model.pretrained PATH"
-            )
 
     def before_instantiate_classes(self) -> None:
         """Find out what is wrong, all of it, before there is a model or a run folder; the first process does."""
@@ -192,11 +124,12 @@ class TrainingCLI(LightningCLI):
         is_first = getattr(rank_zero_only, "rank", 0) == 0
         if self.subcommand != "fit":
             if self.subcommand != "predict" and is_first:
-                self._say_what_is_measured()
+                command, kind = str(self.subcommand), self.task.datamodule_class()
+                say_what_is_measured(self.config[command], command, self.settled.start, kind)
             return
         config = self.config.fit
         if not is_first:
-            if self.finders:
+            if self.settled.finders:
                 raise ConfigError(ON_ONE_DEVICE)
             if config.preflight:
                 raise PreflightDone(0)
@@ -209,7 +142,7 @@ class TrainingCLI(LightningCLI):
         if "cache_dir" in config.data:
             remove_stale(Path(config.data.cache_dir))
         settings = config.clone().as_dict()
-        self.plan = preflight(settings, self.start, config.preflight, self.keeps_interval)
+        self.plan = preflight(settings, self.settled.start, config.preflight, self.settled.keeps_interval)
         config.trainer.val_check_interval = self.plan.settings["trainer"]["val_check_interval"]
 
     def instantiate_classes(self) -> None:
@@ -224,7 +157,7 @@ class TrainingCLI(LightningCLI):
 
     def _tune(self, config: Any) -> None:
         """Search for what the finders are to find, once it is certain that the run can be."""
-        if not self.finders or config.trainer.fast_dev_run:
+        if not self.settled.finders or config.trainer.fast_dev_run:
             return
 
         def make(settings: Any) -> tuple[L.LightningModule, L.LightningDataModule]:
@@ -234,28 +167,9 @@ class TrainingCLI(LightningCLI):
             return made.model, made.data
 
         known = can_be_planned(self.task)
-        plan = possible_plan(config.clone().as_dict(), self.start) if known else None
+        plan = possible_plan(config.clone().as_dict(), self.settled.start) if known else None
         with preserve_rng_state(torch.device("cpu")):
-            tune(self.finders, config, make, plan)
-
-    def _say_what_is_measured(self) -> None:
-        """Which model, on which text."""
-        config = self.config[self.subcommand]
-        model = f"{config.ckpt_path}, step {self.start.step:,}" if config.ckpt_path else config.model.get("pretrained")
-        log.info("model:       %s", model)
-        if "corpus" in config.data:
-            data = config.data
-            text = (data.test_corpus if self.subcommand == "test" else None) or data.validation_corpus
-            log.info("text:        %s", text or f"{data.corpus}, {self._held_out_part(data)}")
-
-    def _held_out_part(self, data: Any) -> str:
-        """Which part of the training corpus is measured on."""
-        fraction = data.get("test_fraction") if self.subcommand == "test" else None
-        kind = self.task.datamodule_class()
-        if data.corpus in getattr(kind, "own_splits", ()):
-            return "what is held out of it"
-        part = "the last " if issubclass(kind, TextDataModule) else ""
-        return f"{part}{fraction or data.validation_fraction:.0%} of it"
+            tune(self.settled.finders, config, make, plan)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters replace settings, and ours has none."""
@@ -265,31 +179,20 @@ class TrainingCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         if self.subcommand == "fit":
             kwargs["logger"] = loggers_of_run(self.config["fit"], config.get("logger"))
-        kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
+        kwargs["plugins"] = [*as_list(config.get("plugins")), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
-        if config.get("enable_checkpointing") is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        callbacks = without_looks(callbacks, config.get("strategy"), self.task.callback_classes().values())
-        always: list[L.Callback] = [OneCurve(), StartingPoint(), Throughput(), EndTogether()]
-        their_own = any(isinstance(c, ProgressBar) for c in [*callbacks, *_as_list(config.get("callbacks"))])
-        if config.get("enable_progress_bar") is not False and not their_own:
-            always.append(RunProgress())
-        if self.plan is not None:
-            always.append(RecordPreflight(self.plan))
-        trainer = super()._instantiate_trainer(config, [*callbacks, *always])
-        EndPoint().put_in_place(trainer)
-        begin_where_it_was_said(trainer)
-        # Behind those that save, which Lightning puts last.
-        trainer.callbacks.append(StopSafely())  # type: ignore[attr-defined]
+        looks = tuple(self.task.callback_classes().values())
+        trainer = super()._instantiate_trainer(config, callbacks_of_run(config, callbacks, looks, self.plan))
+        begin_and_end_safely(trainer)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Train with the run's folders in hand: a run that could not be saved does not begin."""
         with contextlib.ExitStack() as stack:
             if subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-                folders, config = self._folders(), self.config["fit"]
+                folders, config = folders_of(self.trainer), self.config["fit"]
                 refuse_to_overwrite(folders, config.ckpt_path, config.fresh, config.checkpoint.folder)
                 stack.enter_context(locked(folders))
             status = 1
@@ -302,31 +205,7 @@ class TrainingCLI(LightningCLI):
             finally:
                 end_records(self.trainer, status)
 
-    def _folders(self) -> list[Path]:
-        """Where the run writes to: the loggers' folders and that of the checkpoints."""
-        folders = [Path(path) for logger in self.trainer.loggers if (path := getattr(logger, "log_dir", None))]
-        if checkpoint := best_and_last(self.trainer):
-            run = folders[0] if folders else Path(self.trainer.default_root_dir)
-            folders.append(Path(checkpoint.folder or run / CHECKPOINTS))
-        return folders
-
     def after_fit(self) -> None:
         """Say where the checkpoint is, how to look at the run, and how to use it."""
         if self.trainer.is_global_zero:
-            say_how_to_use(self.trainer, self.datamodule, self.start.step, self.task.usage)
-
-
-def _refuse_what_is_for_fit(given: set[str]) -> None:
-    for name in ("fresh", "preflight"):
-        if name in given:
-            raise ConfigError(f"--{name} is for fit")
-
-
-def _choose_precision(config: Any) -> None:
-    """Multiply in bfloat16 where the device does so natively; weights and optimizer stay in float32."""
-    if config.trainer.precision is None and has_native_bfloat16(str(config.trainer.accelerator)):
-        config.trainer.precision = "bf16-mixed"
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else value if isinstance(value, list) else [value]
+            say_how_to_use(self.trainer, self.datamodule, self.settled.start.step, self.task.usage)

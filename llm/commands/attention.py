@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from llm.commands.options import add_device
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
@@ -12,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", required=True, help="the text whose attention is written, or what is translated")
     parser.add_argument("--out", default="attention.html", help="the page, one HTML file (%(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="maximum number of tokens (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

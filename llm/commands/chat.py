@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from llm.commands.options import add_device, add_precision
 from llm.config import SamplingConfig
 from llm.config.tasks import INSTRUCT
 from llm.errors import CheckpointError, ConfigError, LLMError
@@ -39,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top_k", type=int, default=_DEFAULT.top_k, help="only the k most likely tokens; 0: all (%(default)s)")
     add("--top_p", type=float, help="only the most likely tokens that together reach this probability (all)")
     add("--seed", type=int, default=_DEFAULT.seed, help="the same seed, the same answers (%(default)s)")
-    add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
-    add("--precision", choices=("float32", "bfloat16"), help="data type of the weights (as they are)")
+    add_device(parser)
+    add_precision(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm.commands.options import add_device, add_json
 from llm.commands.standard_input import add_text_arguments, naming, texts_of
 from llm.config.tasks import CLASSIFY
 from llm.errors import ConfigError
@@ -33,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--explain", action="store_true", help="say which tokens speak for the label, and which against it")
     add("--picture", metavar="FILE", help="write that as a picture, a PNG file; for one text")
     add("--batch_size", type=int, default=8, help="texts in a batch; no effect on results (%(default)s)")
-    add("--json", action="store_true", help="print each result as a line of JSON")
-    add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+    add_json(parser)
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -102,7 +103,7 @@ def _draw(path: str, result: Classification, explained: list[tuple[str, float]])
     import torch
 
     from llm.inspection.attribution import attribution_figure
-    from llm.inspection.figures import to_png
+    from llm.inspection.colours import to_png
     from llm.runtime.files import write_whole
 
     tokens, values = zip(*explained, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from llm.commands.options import add_device
 from llm.config.tasks import LANGUAGE
 
 TASK = LANGUAGE
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch_size", type=int, default=8, help="windows in a batch; no effect on results (%(default)s)"
     )
-    parser.add_argument("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llm.commands.options import add_device, add_json
 from llm.commands.standard_input import add_text_arguments, naming, texts_of
 from llm.config.tasks import MASKED
 
@@ -30,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--top_k", type=int, default=5, help="candidates for each mask (%(default)s)")
     add("--batch_size", type=int, default=8, help="texts in a batch; no effect on results (%(default)s)")
-    add("--json", action="store_true", help="print each result as a line of JSON")
-    add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+    add_json(parser)
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

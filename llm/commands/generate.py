@@ -8,6 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from llm.commands.options import add_device, add_json, add_precision
 from llm.config import SamplingConfig
 from llm.config.tasks import LANGUAGE
 from llm.errors import ConfigError, TokenizerError
@@ -54,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=_DEFAULT.seed, help="the same seed, the same text (%(default)s)")
     add("--batch_size", type=int, default=8, help="prompts in a batch (%(default)s)")
-    add("--json", action="store_true", help="print each result as a line of JSON")
-    add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
-    add("--precision", choices=("float32", "bfloat16"), help="data type of the weights (as they are)")
+    add_json(parser)
+    add_device(parser)
+    add_precision(parser)
     add(
         "--compile",
         choices=("auto", "always", "never"),

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from llm.commands.options import add_json
 from llm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="vectors: a checkpoint of any task, or word2vec's .txt or .bin; several are shown side by side",
     )
     add("--top_k", type=int, default=10, help="neighbours of each (%(default)s)")
-    add("--json", action="store_true", help="print each result as a line of JSON")
+    add_json(parser)
 
 
 class Query(NamedTuple):

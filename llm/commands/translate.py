@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 
+from llm.commands.options import add_device, add_json
+from llm.commands.standard_input import add_text_arguments, naming, read_texts
 from llm.config.tasks import TRANSLATE
 from llm.errors import ConfigError, TokenizerError
 
@@ -17,14 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
     add("--ckpt", required=True, help="the checkpoint of a model that translates, best or last")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", action="append", help="a sentence to translate; may be given several times")
-    source.add_argument("--text_file", metavar="FILE", help="sentences, one a line; default: standard input")
+    add_text_arguments(parser, "a sentence to translate", "sentences")
     add("--beam", type=int, default=1, help="hypotheses that the search keeps; 1 is greedy (%(default)s)")
     add("--length_penalty", type=float, default=0.6, help="0 to 1: how far a beam favours length (%(default)s)")
     add("--batch_size", type=int, default=64, help="sentences in a batch; no effect on results (%(default)s)")
-    add("--json", action="store_true", help="print each result as a line of JSON")
-    add("--device", default="cpu", help="such as cpu, cuda or mps (%(default)s)")
+    add_json(parser)
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,7 +34,6 @@ def run(arguments: argparse.Namespace) -> None:
         LLMError: the checkpoint, a sentence or an option can't be used.
     """
     from llm.commands.devices import find_device
-    from llm.commands.standard_input import naming, read_texts
     from llm.generation.searching import Hypothesis
     from llm.generation.translating import Translation, load_translator
 
@@ -47,8 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise TokenizerError("there is nothing to translate in an empty text; give a sentence")
     texts = read_texts(arguments.text, arguments.text_file, "sentences to translate", keep_blank=True)
     for where, text in texts:  # all of them before the first is translated
-        with naming(where):
-            if text.strip():
+        if text.strip():
+            with naming(where):
                 translator.encode(text)
     nothing = Translation("", Hypothesis([], log_probability=0.0, ended=True), score=0.0)
     for part in _batches(texts, arguments.batch_size):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llm.data.batch import IGNORED
-from llm.data.loader import RowSource
+from llm.data.loader import DerivedRows, RowSource
 from llm.data.order import keyed_uniforms
 from llm.errors import DataError
 
@@ -118,7 +118,7 @@ def contexts_of(reach: Integers, lengths: Integers) -> tuple[Integers, Integers]
     return others, is_context.sum(-1)
 
 
-class ContextRows:
+class ContextRows(DerivedRows):
     """Rows of words whose contexts and noise words are drawn when a batch is gathered: others in every epoch.
 
     Args:
@@ -127,16 +127,8 @@ class ContextRows:
     """
 
     def __init__(self, rows: RowSource, sampling: WordSampling) -> None:
-        self.rows = rows
+        super().__init__(rows)
         self.sampling = sampling
-
-    @property
-    def starts(self) -> Sequence[int] | npt.NDArray[np.int64]:
-        """Where in the tokens each row begins."""
-        return self.rows.starts
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def gather(self, indices: Sequence[int], epoch: int) -> ContextBatch:
         """The batch of these rows, as drawn for this epoch."""

@@ -29,6 +29,25 @@ class RowSource(Protocol):
         """The batch of these rows, in this epoch."""
 
 
+class DerivedRows:
+    """Rows that are made of others when a batch is gathered: as many, that begin where those do.
+
+    Args:
+        rows: where the tokens are.
+    """
+
+    def __init__(self, rows: RowSource) -> None:
+        self.rows = rows
+
+    @property
+    def starts(self) -> Sequence[int] | npt.NDArray[np.int64]:
+        """Where in the tokens each row begins."""
+        return self.rows.starts
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 class BatchLoader(DataLoader[TokenBatch]):
     """Loads the batches of a `BatchOrder`, from the position that a run has reached.
 

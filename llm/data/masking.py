@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from llm.data.batch import IGNORED, TokenBatch
-from llm.data.loader import RowSource
+from llm.data.loader import DerivedRows, RowSource
 from llm.errors import ConfigError
 from llm.tokenizers import Tokenizer
 
@@ -146,7 +146,7 @@ class Masking:
         return np.where(kind < _MASKED, self.mask_id, np.where(kind < _MASKED + _RANDOM, by_chance, ids))
 
 
-class WholeRows:
+class WholeRows(DerivedRows):
     """Rows with what a network expects around a text, such as `[CLS]` and `[SEP]`, each once.
 
     A row that begins or ends with such tokens, as where a document does, has them once: it begins after them and is one
@@ -159,16 +159,8 @@ class WholeRows:
     """
 
     def __init__(self, rows: RowSource, prefix: Sequence[int], suffix: Sequence[int]) -> None:
-        self.rows = rows
+        super().__init__(rows)
         self.prefix, self.suffix = list(prefix), list(suffix)
-
-    @property
-    def starts(self) -> Sequence[int] | npt.NDArray[np.int64]:
-        """Where in the tokens each row begins."""
-        return self.rows.starts
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def gather(self, indices: Sequence[int], epoch: int) -> TokenBatch:
         """The batch of these rows, without targets."""
@@ -192,7 +184,7 @@ class WholeRows:
         return text
 
 
-class MaskedRows:
+class MaskedRows(DerivedRows):
     """Rows whose tokens are masked when a batch is gathered: different ones in every epoch.
 
     Args:
@@ -201,16 +193,8 @@ class MaskedRows:
     """
 
     def __init__(self, rows: RowSource, masking: Masking) -> None:
-        self.rows = rows
+        super().__init__(rows)
         self.masking = masking
-
-    @property
-    def starts(self) -> Sequence[int] | npt.NDArray[np.int64]:
-        """Where in the tokens each row begins."""
-        return self.rows.starts
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def gather(self, indices: Sequence[int], epoch: int) -> TokenBatch:
         """The batch of these rows, with the masks of this epoch."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,11 +18,6 @@ _BATCHES_AHEAD = 64
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """2^64 divided by the golden ratio: the step of SplitMix64."""
 _POOL_BATCHES = 100
-
-
-def n_held_out(n: int, fraction: float) -> int:
-    """How many of `n` different things are kept for validation: some where the fraction is above 0, and never all."""
-    return min(math.ceil(n * fraction), max(0, n - 1))
 
 
 class KeyedPermutation:

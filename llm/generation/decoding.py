@@ -17,6 +17,7 @@ from llm.generation.compiled import SLOTS, CompiledStep, DecodeStep, is_worth_it
 from llm.generation.prompt_lookup import PromptLookup
 from llm.generation.sampling import choose
 from llm.model import GPT, KeyValueCache, decode, prefill
+from llm.model.eval_mode import eval_mode
 
 
 def generate(
@@ -237,15 +238,9 @@ class Reader:
 @contextlib.contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
     """Eval mode and the precision of the weights, for the length of one step."""
-    was_training = model.training
-    if was_training:
-        model.eval()
-    try:
-        with torch.autocast(next(model.parameters()).device.type, enabled=False):
-            yield
-    finally:
-        if was_training:
-            model.train()
+    mode = eval_mode(model) if model.training else contextlib.nullcontext()
+    with mode, torch.autocast(next(model.parameters()).device.type, enabled=False):
+        yield
 
 
 def _check_prompt(prompt: Tensor, vocab_size: int, name: str) -> None:

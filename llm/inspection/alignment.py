@@ -12,7 +12,8 @@ from torch import Tensor
 
 from llm.errors import ConfigError
 from llm.generation.translating import Translator
-from llm.inspection.figures import map_grid, scaled
+from llm.inspection.colours import scaled
+from llm.inspection.figures import map_grid
 from llm.inspection.page import STEPS, Page, compose, encode_weights
 from llm.inspection.probe import capture
 from llm.inspection.ticks import text_labels

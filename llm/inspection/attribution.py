@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from llm.inspection.figures import map_grid, scaled
+from llm.inspection.colours import scaled
+from llm.inspection.figures import map_grid
 from llm.inspection.probe import Capture, eager
 from llm.model import Classifier
 

@@ -13,9 +13,10 @@ import torch
 
 from llm.errors import ConfigError, LLMError, TrainingError
 from llm.inspection import tags
+from llm.inspection.apart import Apart, folder_for_files
 from llm.inspection.attribution import confusion_figure
+from llm.inspection.colours import Scale
 from llm.inspection.features import DEFAULT_FEATURES, FEATURES, OF_A_STEP, SEES_THE_FUTURE, Feature
-from llm.inspection.figures import Scale
 from llm.inspection.film import Film
 from llm.inspection.gradients import GradientFlow, flow_table
 from llm.inspection.heads import layer_and_head, refuse_missing_head
@@ -23,16 +24,13 @@ from llm.inspection.probe import capture
 from llm.inspection.report import Report
 from llm.inspection.subject import Subject, choose_subject, training_tokens
 from llm.inspection.writers import TensorBoard, write_maps, write_shapes
-from llm.runs.loggers import folder_of
 from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
 from llm.runtime.files import write_whole
 from llm.runtime.process import Interrupted
-from llm.runtime.randomness import preserve_rng_state
 from llm.runtime.words import counted
 from llm.tasks.base import TaskModule
 from llm.tasks.classify import TextClassifier
 from llm.training.schedule import Every
-from llm.training.throughput import side_work
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +99,7 @@ class Inspection(L.Callback):
         self._subject = Subject()
         self._film = Film()
         self._flow: GradientFlow | None = None
-        self._failed: set[str] = set()
+        self._apart = Apart()
 
     # When it looks
 
@@ -115,13 +113,13 @@ class Inspection(L.Callback):
             refuse_missing_head(self.head, _ours(pl_module).network.config)
         if not trainer.is_global_zero:
             return
-        self._failed = set()
+        self._apart = Apart()
         module, writer = _ours(pl_module), TensorBoard.of(trainer, 0)
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
         self._try(
             "shapes",
             module,
-            lambda: write_shapes(module.network, batch_size, trainer.precision, writer, _folder(trainer)),
+            lambda: write_shapes(module.network, batch_size, trainer.precision, writer, folder_for_files(trainer)),
         )
         if not self.every.never and self.features & {"scores", "head_curves", "gradients"}:
             self._try("curves", module, writer.curves)
@@ -132,7 +130,7 @@ class Inspection(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the model that the run begins with."""
         self._subject, self._film, self._flow = Subject(), Film(), None
-        nowhere = not experiments_of(trainer) and _folder(trainer) is None
+        nowhere = not experiments_of(trainer) and folder_for_files(trainer) is None
         if not trainer.is_global_zero or self.every.never or nowhere or not self.features - OF_A_STEP:
             return
         module = _ours(pl_module)
@@ -244,7 +242,7 @@ class Inspection(L.Callback):
             ]
         if last:
             works.append(("projector", lambda: writer.projector(report, tokens(), self.projector_tokens)))
-            if (folder := _folder(trainer)) is not None:
+            if (folder := folder_for_files(trainer)) is not None:
                 works += [
                     ("maps", lambda: write_maps(report, folder, self.scale, self.hide_first, self.head, self.svg)),
                     ("film", lambda: write_whole(folder / "attention.gif", self._film.to_gif())),
@@ -262,26 +260,12 @@ class Inspection(L.Callback):
         report.page(folder / "attention.html")
         log.info("attention:   %s", folder / "attention.html")
 
-    # How it stays out of the way
-
     def _try(self, what: str, module: TaskModule, work: Callable[[], None]) -> None:
-        """Do one thing if it is wanted; if it can't be done, say so in a line and don't try again in this run."""
-        if what in self._failed or (what in FEATURES and what not in self.features):
-            return
-        with side_work(module.trainer), preserve_rng_state(module.device):
-            try:
-                work()
-            except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                log.warning(f"no {what} in this run: {reason}")
-                self._failed.add(what)
+        """Do one thing if it is wanted, apart from the run."""
+        if what not in FEATURES or what in self.features:
+            self._apart.do(what, module, work)
 
 
 def _ours(module: L.LightningModule) -> TaskModule:
     assert isinstance(module, TaskModule)
     return module
-
-
-def _folder(trainer: L.Trainer) -> Path | None:
-    """Where files go; None if this run is to leave none."""
-    return None if trainer.fast_dev_run else folder_of(trainer)  # type: ignore[attr-defined]

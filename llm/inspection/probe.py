@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.model import AttentionHook, Hook, Network, Stage
+from llm.model.eval_mode import eval_mode
 from llm.model.stages import AttentionKind
 
 MAX_ATTENTION_BYTES = 256 * 2**20
@@ -119,16 +120,11 @@ def attention_maps(model: Network, ids: Tensor, **inputs: Any) -> list[Tensor]:
 @contextlib.contextmanager
 def eager(model: nn.Module, ids: Tensor, autocast: torch.dtype | None = None) -> Iterator[None]:
     """Eval mode, no autocast but to a dtype that is named, and no compiled graph entered or made."""
-    was_training = model.training
-    model.eval()
-    try:
-        of_precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        if not ids.is_meta:
-            of_precision = torch.autocast(ids.device.type, autocast, enabled=autocast is not None)
-        with torch.compiler.set_stance("force_eager"), of_precision:
-            yield
-    finally:
-        model.train(was_training)
+    of_precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if not ids.is_meta:
+        of_precision = torch.autocast(ids.device.type, autocast, enabled=autocast is not None)
+    with eval_mode(model), torch.compiler.set_stance("force_eager"), of_precision:
+        yield
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from torch import Tensor
 from llm.config import ClassifierConfig
 from llm.errors import ConfigError
 from llm.inspection.attribution import attribution_figure, leave_one_out
-from llm.inspection.figures import Scale, head_grid, head_maps, montage
+from llm.inspection.colours import Scale
+from llm.inspection.figures import head_grid, head_maps, montage
 from llm.inspection.heads import SCORES, HeadScores, head_scores, heads_table
 from llm.inspection.lens import LensLayer, logit_lens
 from llm.inspection.page import Page, attention_page

@@ -17,6 +17,7 @@ from llm.generation import stream_text
 from llm.inspection.tags import SAMPLES
 from llm.inspection.writers import TensorBoard
 from llm.model import GPT
+from llm.model.eval_mode import eval_mode
 from llm.runs.run_folder import goes_on_in_its_folder
 from llm.tasks.language import LanguageModel
 from llm.training.schedule import Every
@@ -119,15 +120,12 @@ def _new_tokens(sampling: SamplingConfig, n_prompt: int, gpt: GPT) -> int:
 
 def _continue(module: LanguageModel, prompt: str, ids: torch.Tensor, sampling: SamplingConfig) -> str | None:
     """A prompt and its continuation, joined as the tokenizer would; None, and a warning, if it can't be continued."""
-    was_training = module.gpt.training
-    module.gpt.eval()  # once, and not at each token, which takes as long as what a small model computes
-    try:
-        return prompt + "".join(stream_text(module.gpt, module.tokenizer, ids, sampling))
-    except LLMError as error:
-        log.warning(f"no sample for the prompt {prompt!r}: {error}")
-        return None
-    finally:
-        module.gpt.train(was_training)
+    with eval_mode(module.gpt):  # once, and not at each token, which takes as long as what a small model computes
+        try:
+            return prompt + "".join(stream_text(module.gpt, module.tokenizer, ids, sampling))
+        except LLMError as error:
+            log.warning(f"no sample for the prompt {prompt!r}: {error}")
+            return None
 
 
 def _settings(sampling: SamplingConfig) -> str:

@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-from llm.inspection.figures import colour_indices, colours
+from llm.inspection.colours import colour_indices, colours
 
 _CELL, _TEXT = 16, 12
 _GAP, _LINE = 24, 20

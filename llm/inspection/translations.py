@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,15 @@ from llm.errors import ConfigError
 from llm.generation.translating import Translator
 from llm.inspection import tags
 from llm.inspection.alignment import Alignment, align
-from llm.inspection.figures import to_png
+from llm.inspection.apart import Apart, folder_for_files
+from llm.inspection.colours import to_png
 from llm.inspection.ticks import markdown
 from llm.inspection.writers import TensorBoard, write_shapes
-from llm.runs.loggers import folder_of
+from llm.model.eval_mode import eval_mode
 from llm.runtime.files import write_whole
-from llm.runtime.randomness import preserve_rng_state
 from llm.runtime.words import counted
 from llm.tasks.translate import TranslationModel
 from llm.training.schedule import Every
-from llm.training.throughput import side_work
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +51,17 @@ class TranslationInspection(L.Callback):
         self.source = source
         self.target = target
         self.every = Every(every, times=_TIMES_IN_A_RUN)
-        self._failed: set[str] = set()
+        self._apart = Apart()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the shape table."""
         if trainer.is_global_zero:
-            self._failed = set()
+            self._apart = Apart()
             network, writer = _ours(pl_module).network, TensorBoard.of(trainer, 0)
             size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
-            precision, folder = str(trainer.precision), _folder(trainer)
-            self._try("shapes", pl_module, lambda: write_shapes(network, size, precision, writer, folder))
-            self._try("curves", pl_module, lambda: writer.curves(within=False))
+            precision, folder = str(trainer.precision), folder_for_files(trainer)
+            self._apart.do("shapes", pl_module, lambda: write_shapes(network, size, precision, writer, folder))
+            self._apart.do("curves", pl_module, lambda: writer.curves(within=False))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Look, when it is time to."""
@@ -77,20 +75,21 @@ class TranslationInspection(L.Callback):
         module = _ours(pl_module)
         if self.every.is_due_at_end(trainer):
             self._look(trainer, module)
-        if (folder := _folder(trainer)) is not None and module.translator.attends_to_source:
-            self._try("page", module, lambda: self._write_page(trainer, module, folder))
+        if (folder := folder_for_files(trainer)) is not None and module.translator.attends_to_source:
+            self._apart.do("page", module, lambda: self._write_page(trainer, module, folder))
 
     def _look(self, trainer: L.Trainer, module: TranslationModel) -> None:
         writer = TensorBoard.of(trainer, trainer.global_step)
-        self._try("samples", module, lambda: writer.text(tags.SAMPLES, self._samples(trainer, module)))
+        self._apart.do("samples", module, lambda: writer.text(tags.SAMPLES, self._samples(trainer, module)))
         if module.translator.attends_to_source:
-            self._try("alignment", module, lambda: self._write_maps(trainer, module, writer))
+            self._apart.do("alignment", module, lambda: self._write_maps(trainer, module, writer))
 
     def _samples(self, trainer: L.Trainer, module: TranslationModel) -> str:
         """Some validation sentences, their translations and references, as a table."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         pairs = datamodule.sentences("validation", _SAMPLES) or datamodule.sentences("train", _SAMPLES)
-        found = _translator(module).translate([pair.source for pair in pairs])
+        with eval_mode(module):
+            found = _translator(module).translate([pair.source for pair in pairs])
         lines = ["| source | translation | reference |", "| --- | --- | --- |"]
         for pair, translation in zip(pairs, found, strict=True):
             cells = (markdown(text) for text in (pair.source, translation.text, pair.target))
@@ -104,7 +103,8 @@ class TranslationInspection(L.Callback):
             pairs = datamodule.sentences("validation", 100) or datamodule.sentences("train", 100)
             source, target = sorted(pairs, key=lambda pair: len(pair.source))[len(pairs) // 2]
         title = f"Alignment after {counted(trainer.global_step, 'step')}"
-        return align(_translator(module), source, target, title)
+        with eval_mode(module):
+            return align(_translator(module), source, target, title)
 
     def _write_maps(self, trainer: L.Trainer, module: TranslationModel, writer: TensorBoard) -> None:
         alignment = self._alignment(trainer, module)
@@ -117,22 +117,6 @@ class TranslationInspection(L.Callback):
         write_whole(folder / "alignment.png", to_png(alignment.mean_figure()))
         log.info("attention:   %s", folder / "attention.html")
 
-    def _try(self, what: str, module: L.LightningModule, work: Callable[[], None]) -> None:
-        """Do one thing; if it can't be done, say so in a line and don't try again in this run."""
-        if what in self._failed:
-            return
-        was_training = module.training
-        with side_work(module.trainer), preserve_rng_state(module.device):
-            try:
-                module.eval()
-                work()
-            except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                log.warning(f"no {what} in this run: {reason}")
-                self._failed.add(what)
-            finally:
-                module.train(was_training)
-
 
 def _translator(module: TranslationModel) -> Translator:
     return Translator(module.translator, module.tokenizer, module.source_tokenizer)
@@ -141,8 +125,3 @@ def _translator(module: TranslationModel) -> Translator:
 def _ours(module: L.LightningModule) -> TranslationModel:
     assert isinstance(module, TranslationModel)
     return module
-
-
-def _folder(trainer: L.Trainer) -> Path | None:
-    """Where files go; None if this run is to leave none."""
-    return None if trainer.fast_dev_run else folder_of(trainer)  # type: ignore[attr-defined]

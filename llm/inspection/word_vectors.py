@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -11,16 +9,13 @@ import torch
 
 from llm.errors import ConfigError
 from llm.inspection import tags
+from llm.inspection.apart import Apart
 from llm.inspection.embeddings import neighbours_table, word_ids
 from llm.inspection.ticks import markdown, tick_labels
 from llm.inspection.writers import TensorBoard
 from llm.runs.run_folder import experiments_of, goes_on_in_its_folder
-from llm.runtime.randomness import preserve_rng_state
 from llm.tasks.word_vectors import WordVectorsModule
 from llm.training.schedule import Every
-from llm.training.throughput import side_work
-
-log = logging.getLogger(__name__)
 
 _WORDS = 8
 _SHORTEST = 4
@@ -50,15 +45,15 @@ class WordVectorsInspection(L.Callback):
         self.projector_tokens = projector_tokens
         self._ids: list[int] = []
         self._others: list[str] = []
-        self._failed: set[str] = set()
+        self._apart = Apart()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the words, and look at the vectors that the run begins with."""
-        self._ids, self._others, self._failed = [], [], set()
+        self._ids, self._others, self._apart = [], [], Apart()
         if self.every.never or not trainer.is_global_zero or not TensorBoard.of(trainer, 0).takes_texts:
             return
         module = _ours(pl_module)
-        self._try("neighbours", module, lambda: self._choose_words(trainer, module))
+        self._apart.do("neighbours", module, lambda: self._choose_words(trainer, module))
         if not goes_on_in_its_folder(trainer):  # there, they were looked at
             self._look(trainer, module)
 
@@ -74,7 +69,7 @@ class WordVectorsInspection(L.Callback):
         module = _ours(pl_module)
         if self.every.is_due_at_end(trainer):
             self._look(trainer, module)
-        self._try("projector", module, lambda: self._write_projector(trainer, module))
+        self._apart.do("projector", module, lambda: self._write_projector(trainer, module))
 
     def _choose_words(self, trainer: L.Trainer, module: WordVectorsModule) -> None:
         tokenizer = module.tokenizer
@@ -101,7 +96,7 @@ class WordVectorsInspection(L.Callback):
             TensorBoard.of(trainer, trainer.global_step).text(tags.NEIGHBOURS, text)
 
         if self._ids and trainer.is_global_zero:
-            self._try("neighbours", module, write)
+            self._apart.do("neighbours", module, write)
 
     def _write_projector(self, trainer: L.Trainer, module: WordVectorsModule) -> None:
         table, counts = module.words.token.weight.detach().cpu(), torch.from_numpy(_counts(trainer))
@@ -111,18 +106,6 @@ class WordVectorsInspection(L.Callback):
         tag = f"word-vectors-{most}-most-frequent-of-{len(table)}"  # it becomes the name of a folder
         for experiment in experiments_of(trainer):
             experiment.add_embedding(table[ids], labels, tag=tag, global_step=trainer.global_step)
-
-    def _try(self, what: str, module: WordVectorsModule, work: Callable[[], None]) -> None:
-        """Do one thing; if it can't be done, say so in a line and don't try again in this run."""
-        if what in self._failed:
-            return
-        with side_work(module.trainer), preserve_rng_state(module.device):
-            try:
-                work()
-            except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                log.warning(f"no {what} in this run: {reason}")
-                self._failed.add(what)
 
 
 def _counts(trainer: L.Trainer) -> Any:

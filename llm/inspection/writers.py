@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llm.inspection import tags
 from llm.inspection.attribution import last_token_figure
+from llm.inspection.colours import Scale, scaled, to_png
 from llm.inspection.embeddings import (
     choose_words,
     neighbours_table,
@@ -25,7 +26,7 @@ from llm.inspection.embeddings import (
     token_table,
     word_ids,
 )
-from llm.inspection.figures import Scale, map_grid, scaled, similarity_map, to_png
+from llm.inspection.figures import map_grid, similarity_map
 from llm.inspection.gradients import LayerFlow, layer_parameters
 from llm.inspection.heads import SCORES
 from llm.inspection.lens import lens_table, logit_lens

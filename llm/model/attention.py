@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.model.functions import rms_norm, soft_cap
-from llm.model.norm import RMSNorm
+from llm.model.norm import query_key_norms
 from llm.model.padding import causal_mask, window_mask
 from llm.model.rotary import Rotary
 from llm.model.stages import Stage
@@ -201,13 +201,7 @@ class SelfAttention(Attention):
         self.n_head, self.n_kv_head, self.head_size = H, K, D
         # Wq, Wk and Wv side by side, so that one matrix product does the work of three.
         self.qkv = nn.Linear(config.n_embd, (H + 2 * K) * D, bias=config.qkv_bias)
-        self.qk_gain: nn.Parameter | None = None
-        self.query_norm: RMSNorm | None = None
-        if config.qk_norm and config.qk_gain == "separate":
-            self.query_norm, self.key_norm = (RMSNorm(D, eps=config.norm_epsilon) for _ in range(2))
-        elif config.qk_norm:  # begins as in Henry et al. 2020, section 3: a score of a perfect match beats all others
-            T = max(2, config.context_length)
-            self.qk_gain = nn.Parameter(torch.tensor(math.log2(T * T - T)))
+        self.qk_gain, self.query_norm, self.key_norm = query_key_norms(config)
         self.rotary = Rotary(config) if config.positions == "rotary" else None
 
     def project(
@@ -228,7 +222,7 @@ class SelfAttention(Attention):
             qk, value = qkv.split([H + K, K], dim=2)  # queries and keys in one go
             if self.qk_gain is not None:
                 qk = rms_norm(qk)  # a root mean square of 1: the length is the square root of D
-            elif self.query_norm is not None:
+            elif self.query_norm is not None and self.key_norm is not None:
                 query, key = qk.split([H, K], dim=2)
                 qk = torch.cat([self.query_norm(query), self.key_norm(key)], dim=2)
             if self.rotary is not None:

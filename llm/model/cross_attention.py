@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.model.attention import Attention, DotAttention
 from llm.model.functions import rms_norm
-from llm.model.norm import RMSNorm
+from llm.model.norm import query_key_norms
 
 
 class CrossAttention(Attention):
@@ -30,13 +29,7 @@ class CrossAttention(Attention):
         self.n_head, self.n_kv_head, self.head_size = H, K, D
         self.query = nn.Linear(config.n_embd, H * D, bias=config.qkv_bias)
         self.key_value = nn.Linear(config.n_embd, 2 * K * D, bias=config.qkv_bias)
-        self.qk_gain: nn.Parameter | None = None
-        self.query_norm = self.key_norm = None
-        if config.qk_norm and config.qk_gain == "separate":
-            self.query_norm, self.key_norm = (RMSNorm(D, eps=config.norm_epsilon) for _ in range(2))
-        elif config.qk_norm:
-            T = max(2, config.context_length)
-            self.qk_gain = nn.Parameter(torch.tensor(math.log2(T * T - T)))
+        self.qk_gain, self.query_norm, self.key_norm = query_key_norms(config)
         self.projection: nn.Module = nn.Identity()
         if config.attention == "multi_head":
             self.projection = nn.Linear(H * D, config.n_embd, bias=config.bias)

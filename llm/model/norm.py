@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
@@ -26,6 +29,17 @@ class ZeroCenteredRMSNorm(RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Along the last axis: the shape does not change."""
         return rms_norm(x.float(), 1.0 + self.weight.float(), self.eps).type_as(x)
+
+
+def query_key_norms(config: GPTConfig) -> tuple[nn.Parameter | None, RMSNorm | None, RMSNorm | None]:
+    """What normalized queries and keys are multiplied by: one gain of the scores, or a norm of each; see `qk_norm`."""
+    if not config.qk_norm:
+        return None, None, None
+    if config.qk_gain == "separate":
+        query_norm, key_norm = (RMSNorm(config.head_dim, eps=config.norm_epsilon) for _ in range(2))
+        return None, query_norm, key_norm
+    T = max(2, config.context_length)  # begins as in Henry et al. 2020, section 3: a perfect match beats all others
+    return nn.Parameter(torch.tensor(math.log2(T * T - T))), None, None
 
 
 def build_norm(config: GPTConfig) -> nn.Module:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from llm.config import WordVectorsConfig
 from llm.config.tasks import LANGUAGE
 from llm.data import TextDataModule
 from llm.preflight.labels import doubtful_labels
-from llm.preflight.plan import Plan, existing
-from llm.preflight.sizes import in_bytes
+from llm.preflight.plan import Plan
+from llm.preflight.resources import (
+    folder_that_can_not_be_written,
+    memory_may_not_suffice,
+    precision,
+    too_little_disk,
+    too_little_memory,
+)
 from llm.preflight.special_tokens import special_tokens_in_the_text
+from llm.preflight.validation import validation, validation_takes_long, validation_that_never_comes
 from llm.pretrained.adapting import differences
-from llm.runs.newest import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runs.resuming import other_architecture
-from llm.runtime.hardware import has_native_bfloat16
 from llm.runtime.words import counted
 from llm.tasks import TASKS
 from llm.training.schedule import batches_of_epoch
@@ -24,10 +28,6 @@ from llm.training.schedule import batches_of_epoch
 Check = Callable[[Plan], Iterator[str]]
 
 COMMON_RATES = (1e-6, 3e-2)
-_MUCH_VALIDATION = 0.15
-"""Fraction of the time of a run."""
-_FEW_WINDOWS = 100
-"""Fewer are not worth a choice."""
 _BY_HEART = 20.0
 """Epochs from which on a model memorizes the text."""
 _OFTEN = 4.0
@@ -77,70 +77,7 @@ def other_weights(plan: Plan) -> Iterator[str]:
         yield problem
 
 
-def too_little_memory(plan: Plan) -> Iterator[str]:
-    """Weights, gradients and optimizer alone do not fit, whatever the batch."""
-    if plan.memory is None or plan.free_memory is None or _is_sharded(plan):
-        return
-    if (needed := plan.memory.state * _on_this_memory(plan)) > plan.free_memory:
-        yield (
-            f"not enough memory: weights, gradients and optimizer take {in_bytes(needed)}, and {plan.device} has "
-            f"{in_bytes(plan.free_memory)} free; use a smaller n_layer or n_embd"
-        )
-
-
-def too_little_disk(plan: Plan) -> Iterator[str]:
-    """The checkpoints do not fit: best, last, the one before it, and the one that is being written."""
-    size, best = plan.checkpoint_bytes, plan.weights_bytes
-    if size is None or best is None or plan.free_disk is None or plan.setting("trainer.enable_checkpointing") is False:
-        return
-    folder = (plan.folder or Path()) / CHECKPOINTS
-    of_each = {BEST: best, LAST: size, PREVIOUS: size}
-    needed = size + sum(of_it for name, of_it in of_each.items() if not (folder / name).is_file())
-    if needed > plan.free_disk:
-        yield (
-            f"not enough disk: {BEST}, {LAST}, {PREVIOUS} and the one that is being written, as far as they are not "
-            f"there, take {in_bytes(needed)}, and {in_bytes(plan.free_disk)} are free where the run will be; "
-            "free some, or set checkpoint.folder"
-        )
-
-
-def folder_that_can_not_be_written(plan: Plan) -> Iterator[str]:
-    """A run folder that can't be written to."""
-    if plan.folder is not None and not plan.folder_is_writable:
-        folder = str(existing(plan.folder))
-        yield (
-            f"the run folder can't be made: {folder!r} is not writable; choose another with "
-            "--trainer.default_root_dir FOLDER"
-        )
-
-
-def validation_that_never_comes(plan: Plan) -> Iterator[str]:
-    """Lightning refuses an interval longer than an epoch, where epochs are counted."""
-    interval = plan.setting("trainer.val_check_interval")
-    epochs = plan.setting("trainer.check_val_every_n_epoch")
-    if plan.corpus is None or epochs is None or not isinstance(interval, int) or plan.validates_every is None:
-        return
-    if interval > plan.corpus.batches:
-        batches = counted(plan.corpus.batches, "batch", "batches")
-        yield (
-            f"trainer.val_check_interval is {interval:,} batches and an epoch has {batches}: set "
-            "trainer.check_val_every_n_epoch to null to count over epochs, or a smaller interval"
-        )
-
-
 # What a run can have, but the user may not want: these are hints.
-
-
-def memory_may_not_suffice(plan: Plan) -> Iterator[str]:
-    """The estimated peak of memory is more than is free."""
-    if plan.memory is None or plan.free_memory is None or _is_sharded(plan):
-        return
-    processes = _on_this_memory(plan)
-    if plan.memory.state * processes <= plan.free_memory < plan.memory.to_come * processes:
-        yield (
-            f"memory may not suffice: about {in_bytes(plan.memory.to_come * processes)} of {in_bytes(plan.free_memory)}"
-            "; a smaller batch_size needs less (with trainer.accumulate_grad_batches for the same step)"
-        )
 
 
 def learning_rate(plan: Plan) -> Iterator[str]:
@@ -223,45 +160,6 @@ def averaging(plan: Plan) -> Iterator[str]:
             )
 
 
-def validation(plan: Plan) -> Iterator[str]:
-    """No validation, or none before the end."""
-    if plan.corpus is None or not plan.steps:
-        return
-    every = plan.validates_every
-    if not plan.validates:
-        yield "there is no validation, so no best.ckpt; set data.validation_fraction or data.validation_corpus"
-    elif every is None or plan.start.step:  # by time; or it depends on what was validated before
-        return
-    elif (epochs := plan.setting("trainer.check_val_every_n_epoch")) is None:
-        if every > (batches := plan.batches_until(plan.steps)):
-            yield (
-                f"the run has {counted(batches, 'batch', 'batches')}, and trainer.val_check_interval is {every:,}: "
-                "validation comes at the end only"
-            )
-    elif plan.epochs is not None and epochs > plan.epochs:
-        yield (
-            f"the run has {plan.epochs:,.1f} epochs, and trainer.check_val_every_n_epoch is {epochs:,}: "
-            "validation comes at the end only"
-        )
-
-
-def validation_takes_long(plan: Plan) -> Iterator[str]:
-    """More time in validation than the run is worth."""
-    windows = plan.setting("data.validation_windows")
-    if plan.corpus is None or not plan.steps or not isinstance(plan.datamodule, TextDataModule) or windows is not None:
-        return
-    batches = plan.batches_until(plan.steps) - plan.batches_until(plan.start.step)
-    taken = plan.time_of_validation(batches)
-    many = plan.corpus.validation_rows > _FEW_WINDOWS
-    if many and batches > 0 and (fraction := taken / (batches + taken)) > _MUCH_VALIDATION:
-        enough = max(1, int(plan.corpus.validation_rows * batches / 9 / taken))
-        yield (
-            f"validation takes {fraction:.0%} of the time, on {plan.corpus.validation_rows:,} windows: "
-            f"--data.validation_windows {enough} takes so many of them, spread evenly over the text, and a tenth of "
-            "the time"
-        )
-
-
 def accumulation(plan: Plan) -> Iterator[str]:
     """A step that takes more batches than an epoch has."""
     accumulation = plan.accumulation
@@ -269,15 +167,6 @@ def accumulation(plan: Plan) -> Iterator[str]:
     if plan.corpus is not None and most > plan.corpus.batches > 0:
         batches = counted(plan.corpus.batches, "batch", "batches")
         yield f"a step accumulates {most} batches and an epoch has {batches}: a step ends with the epoch"
-
-
-def precision(plan: Plan) -> Iterator[str]:
-    """A precision that the device emulates or does not have."""
-    asked = str(plan.setting("trainer.precision") or "")
-    if plan.device == "cpu" and asked in ("16-mixed", "16"):
-        yield f"trainer.precision {asked}: processors have no float16; bf16-mixed is taken"
-    elif plan.device in ("cpu", "cuda") and asked.startswith("bf16") and not has_native_bfloat16(plan.device):
-        yield f"trainer.precision {asked}: this device does not multiply bfloat16 natively, so it will be slow"
 
 
 def nothing_left(plan: Plan) -> Iterator[str]:
@@ -311,15 +200,3 @@ HINTING: tuple[Check, ...] = (
     precision,
     nothing_left,
 )
-
-
-def _is_sharded(plan: Plan) -> bool:
-    """Whether the processes shard one model, so that each holds a part."""
-    strategy = str(plan.setting("trainer.strategy") or "auto")
-    return not (strategy == "auto" or strategy.startswith(("ddp", "single")))
-
-
-def _on_this_memory(plan: Plan) -> int:
-    """How many processes take from the same memory: on a processor all of this machine."""
-    nodes = plan.setting("trainer.num_nodes") or 1
-    return max(1, plan.world_size // nodes) if plan.device == "cpu" else 1

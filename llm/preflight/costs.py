@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.config import GPTConfig, RNNConfig
-from llm.model import EncoderDecoder, Network
+from llm.model import Network
+from llm.model.networks import inputs_of
 from llm.model.trained import ALL, Trained, trained_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs, count_costs
 from llm.training.fused_loss import block_bytes
@@ -49,7 +50,7 @@ def step_costs(
         N = batch_size * model.config.context_length
         rows = max(1, round(supervised * N)) if device == "cpu" else N
         ids = torch.zeros(batch_size, model.config.context_length, dtype=torch.int64)
-        states = hidden_states_of(model, ids).flatten(0, 1)  # (B, T, C) -> (N, C)
+        states = model.hidden_states(*inputs_of(model, ids)).flatten(0, 1)  # (B, T, C) -> (N, C)
         if rows < N:
             states = states[ids.flatten()[:rows]]  # (N, C) -> (rows, C)
         states = model.before_output(states)
@@ -94,13 +95,6 @@ def _count_recurrent(config: Any, count: Callable[[Any], tuple[int, ...]]) -> tu
         max(0, round(sum(weight * value for weight, value in zip(weights, values, strict=True))))
         for values in zip(at_a, at_b, at_c, strict=True)
     )
-
-
-def hidden_states_of(model: Network, ids: Tensor) -> Tensor:
-    """What the head reads, (B, T, C), of token ids (B, T); a translator's source is as long as its target."""
-    if isinstance(model, EncoderDecoder):
-        return model.hidden_states(ids, None, torch.zeros_like(ids))
-    return model.hidden_states(ids)
 
 
 def _with_fused_loss(

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig, OptimConfig
 from llm.data.batch import IGNORED
+from llm.model.networks import inputs_of
 from llm.model.trained import ALL, Trained, trained_network
-from llm.preflight.costs import hidden_states_of
 from llm.preflight.memory import peak_memory
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, Costs
 from llm.runtime.hardware import peak_flops, synchronize
@@ -113,7 +113,7 @@ def measure_steps(
     targets[torch.rand(targets.shape, device=place) >= supervised] = IGNORED
 
     def loss() -> Tensor:
-        hidden_states = hidden_states_of(model, inputs)
+        hidden_states = model.hidden_states(*inputs_of(model, inputs))
         return head_loss(model.output_layer, hidden_states, targets, transform=model.before_output).mean
 
     return time_steps(model, optim, loss, precision, device)

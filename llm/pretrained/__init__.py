@@ -23,10 +23,11 @@ from llm.model.rotary import Rotary
 from llm.pretrained.adapting import adapt, grow_vocabulary
 from llm.pretrained.base import AnyNetwork, Loaded, Pretrained
 from llm.pretrained.checkpoint import SOURCE_TOKENIZER, read_checkpoint, tokenizer_of
-from llm.pretrained.exporting import FORMATS, export, export_adapters, refuse_existing
+from llm.pretrained.exporting import FORMATS, export, export_adapters
 from llm.pretrained.files import holds_weights
 from llm.pretrained.formats import import_adapters, locate, read_pretrained
 from llm.pretrained.peft import is_peft
+from llm.pretrained.replacing import refuse_existing
 from llm.pretrained.switching import Adapters
 from llm.pretrained.vocabulary_files import VOCABULARIES, expected_files, read_vocabulary_file
 from llm.tokenizers import IdTokenizer, Tokenizer

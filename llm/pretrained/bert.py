@@ -15,7 +15,7 @@ from llm.errors import CheckpointError, ConfigError
 from llm.model.block import initialize
 from llm.model.encoder import MaskedHead
 from llm.pretrained.base import Pretrained
-from llm.pretrained.huggingface import ACTIVATIONS
+from llm.pretrained.huggingface import ACTIVATIONS, obstacles_in_sizes
 from llm.pretrained.layout import MASKED_HEAD, Layout, Tensors
 
 MODEL_TYPE = "bert"
@@ -105,12 +105,8 @@ def read(theirs: Mapping[str, Any], tensors: Tensors, where: str) -> Pretrained:
                 f"{where!r} says that its head is shared, and has two biases of it that differ: {_BIAS} and "
                 f"{_DECODER_BIAS}; remove one of them"
             )
-    if config.tie_head and not LAYOUT.is_tied(named):
-        head, token = (LAYOUT.names(name)[0] for name in (MASKED_HEAD, "embeddings.token.weight"))
-        raise CheckpointError(
-            f"{where!r} says that the head shares the token embedding's weights, but the tensors {head} and {token} "
-            f"differ: set tie_word_embeddings to false in config.json, or remove {head}"
-        )
+    if config.tie_head:
+        LAYOUT.refuse_other_head(named, where)
     weights = LAYOUT.to_ours(named, config)
     return Pretrained("Hugging Face (BERT)", config, weights, None, tuple(notes), MASKED, model_type=MODEL_TYPE)
 
@@ -191,13 +187,7 @@ def refuse_obstacles(config: EncoderConfig) -> None:
         for name, value in _NEEDED.items()
         if getattr(config, name) != value
     ]
-    if config.kv_heads != config.heads:
-        wrong.append(f"n_kv_head is {config.n_kv_head}")
-    if config.heads * config.head_dim != config.n_embd:
-        wrong.append(f"head_size is {config.head_size}")
-    if config.activation not in ACTIVATIONS.values():
-        wrong.append(f"activation is {config.activation}")
-    if wrong:
+    if wrong := [*wrong, *obstacles_in_sizes(config)]:
         raise ConfigError(
             f"BERT's format has no place for this architecture: {', '.join(wrong)}; use --format safetensors"
         )

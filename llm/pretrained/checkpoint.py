@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llm.config import GPTConfig, LoRAConfig, OptimConfig
 from llm.config.tasks import LANGUAGE
-from llm.errors import CheckpointError, LLMError, OtherTaskError
+from llm.errors import CheckpointError, LLMError, OtherTaskError, first_line_of
 from llm.model.lora import merged
 from llm.model.networks import NETWORKS, config_class
 from llm.model.trained import ALL, Trained
@@ -88,8 +88,7 @@ def read_checkpoint(path: str | Path, with_checksums: bool = True) -> dict[str, 
             "and is not opened"
         ) from error
     except Exception as error:  # a damaged file can make torch raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{shown} is not a checkpoint, or is damaged: {reason}") from error
+        raise CheckpointError(f"{shown} is not a checkpoint, or is damaged: {first_line_of(error)}") from error
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(n), dict) for n in (ENTRY, "state_dict")):
         raise CheckpointError(
             f"{shown} is not a checkpoint of this package: it has no entry {ENTRY!r} and 'state_dict'"

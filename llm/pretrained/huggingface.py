@@ -166,6 +166,12 @@ def obstacles(config: GPTConfig) -> list[str]:
     wrong = [f"{name} is {getattr(config, name)}" for name, value in needed.items() if getattr(config, name) != value]
     if config.causal is False:
         wrong.append("causal is False")
+    return wrong + obstacles_in_sizes(config)
+
+
+def obstacles_in_sizes(config: GPTConfig) -> list[str]:
+    """What neither GPT-2's format nor BERT's has a place for: other numbers of heads, and activations of our own."""
+    wrong = []
     if config.kv_heads != config.heads:
         wrong.append(f"n_kv_head is {config.n_kv_head}")
     if config.heads * config.head_dim != config.n_embd:

@@ -133,6 +133,23 @@ class Layout:
         head, token = tensors.get(self.names(self.head)[0]), tensors.get(self.names(TOKEN)[0])
         return head is None or (token is not None and torch.equal(head, token))
 
+    def refuse_other_head(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Check a head that is said to share the token embedding's weights.
+
+        Args:
+            tensors: by their names, without prefixes.
+            where: named in errors.
+
+        Raises:
+            CheckpointError: it has weights of its own.
+        """
+        if not self.is_tied(tensors):
+            head, token = self.names(self.head)[0], self.names(TOKEN)[0]
+            raise CheckpointError(
+                f"{where!r} says that the head shares the token embedding's weights, but the tensors {head} and "
+                f"{token} differ: set tie_word_embeddings to false in config.json, or remove {head}"
+            )
+
     def infer(self, tensors: Tensors, **known: Any) -> GPTConfig:
         """The architecture that the tensors show, and what is known besides.
 

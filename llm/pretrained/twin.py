@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm.model import GPT
-from llm.pretrained.exporting import to_hugging_face
+from llm.pretrained.transformers_folder import to_hugging_face
 
 
 def hugging_face_twin(model: GPT) -> Any:

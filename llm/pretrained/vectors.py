@@ -15,8 +15,8 @@ from torch import Tensor
 
 from llm.errors import CheckpointError, ConfigError
 from llm.pretrained.checkpoint import tokenizer_of, weights_of
-from llm.pretrained.exporting import refuse_existing
 from llm.pretrained.formats import read_pretrained, read_with_base
+from llm.pretrained.replacing import refuse_existing
 from llm.runtime.files import make_folder, whole_file
 from llm.tokenizers import Tokenizer
 

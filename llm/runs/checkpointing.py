@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from llm.runs.loggers import folder_of
 from llm.runs.newest import BEST, CHECKPOINTS, LAST, PREVIOUS
 from llm.runtime.files import keeping
 from llm.training.throughput import side_work
-from llm.training.trainer_state import is_accumulating, log_now
+from llm.training.trainer_state import checkpoint_of, is_accumulating, log_now
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -89,7 +90,6 @@ class BestAndLast(Checkpoint):
         self._saved_step = -1
         self._validated_batch = -1
         self._due = False
-        self._saves_weights_alone = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the names of this callback's files from others; set the count of begun validation batches right:
@@ -126,11 +126,7 @@ class BestAndLast(Checkpoint):
         loss = float(trainer.callback_metrics.get("validation/loss", math.inf))
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, trainer.global_step
-            self._saves_weights_alone = True
-            try:
-                path = self._save(trainer, BEST)
-            finally:
-                self._saves_weights_alone = False
+            path = self._save(trainer, BEST, leaves_out=_TO_RESUME)
             self.best_model_path = "" if path is None else str(path)
         if math.isfinite(self.best_loss):
             log_now(trainer, {BEST_LOSS: self.best_loss}, step=trainer.global_step)
@@ -160,10 +156,6 @@ class BestAndLast(Checkpoint):
         Lightning calls this after the hooks of all callbacks that save no checkpoints, whose entries are there.
         """
         del pl_module
-        if self._saves_weights_alone:
-            for name in _TO_RESUME:
-                checkpoint.pop(name, None)
-            return
         if trainer.state.fn != "fit" or not (trainer.training or trainer.validating):
             return
         loop = checkpoint["loops"]["fit_loop"]
@@ -195,7 +187,11 @@ class BestAndLast(Checkpoint):
         self.best_model_path = state_dict["best_model_path"]
         self._validated_batch = state_dict.get("validated_batch", -1)
 
-    def _save(self, trainer: L.Trainer, name: str) -> Path | None:
+    def _save(self, trainer: L.Trainer, name: str, leaves_out: Collection[str] = ()) -> Path | None:
+        """As `Trainer.save_checkpoint`, without some entries.
+
+        (Its `weights_only` would leave out the hooks of other callbacks, of which one may put averaged weights in.)
+        """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return None
         path = self._folder(trainer) / name
@@ -203,7 +199,9 @@ class BestAndLast(Checkpoint):
             stack.enter_context(side_work(trainer))
             if name == LAST and trainer.is_global_zero and self._is_whole(path, trainer):
                 stack.enter_context(keeping(path, path.with_name(PREVIOUS)))
-            trainer.save_checkpoint(path)
+            kept = {entry: value for entry, value in checkpoint_of(trainer).items() if entry not in leaves_out}
+            trainer.strategy.save_checkpoint(kept, path)
+            trainer.strategy.barrier()
         return path
 
     def _keep_apart(self, trainer: L.Trainer, other: ModelCheckpoint) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from llm.errors import CheckpointError
-from llm.pretrained.checkpoint import read_checkpoint, task_in
+from llm.pretrained.checkpoint import read_checkpoint, task_of
 
 log = logging.getLogger("llm")
 
@@ -41,10 +41,15 @@ def newest_checkpoint(folder: str | Path, name: str = "last", tasks: Collection[
         NoCheckpointError: there is none.
         CheckpointError: none of that run is whole; says what is wrong with each. Another run's is never taken for it.
     """
+    return newest_with_task(folder, name, tasks)[0]
+
+
+def newest_with_task(folder: str | Path, name: str = "last", tasks: Collection[str] | None = None) -> tuple[Path, str]:
+    """As `newest_checkpoint`, and the word of its task; raises what that raises."""
     for run in dict.fromkeys(path.parent for path in _newest_first(folder, _NAMES[name])):
-        path = _first_whole(run, _NAMES[name])
-        if tasks is None or task_in(path) in tasks:
-            return path
+        path, task = _first_whole(run, _NAMES[name])
+        if tasks is None or task in tasks:
+            return path, task
     of_tasks = "" if tasks is None else f" of the task {' or '.join(tasks)}"
     raise NoCheckpointError(
         f"there is no {_NAMES[name][0]}{of_tasks} in {str(folder)!r} and below; name a checkpoint by its file"
@@ -106,20 +111,20 @@ def _newest_first(folder: str | Path, names: Sequence[str]) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _first_whole(folder: Path, names: Sequence[str]) -> Path:
-    """The first of some checkpoints that is whole; says what is wrong with those before it."""
+def _first_whole(folder: Path, names: Sequence[str]) -> tuple[Path, str]:
+    """The first of some checkpoints that is whole, and its task; says what is wrong with those before it."""
     wrong = [] if (folder / names[0]).is_file() else [f"there is no {str(folder / names[0])!r}"]
     for path in (folder / name for name in names):
         if not path.is_file():
             continue
         try:
-            read_checkpoint(path)
+            task = task_of(read_checkpoint(path))
         except CheckpointError as error:
             wrong.append(str(error))
             continue
         if wrong:
             log.warning("%s; resuming from the one before it: %s", "; ".join(wrong), path)
-        return path
+        return path, task
     raise CheckpointError(
         f"no checkpoint of the newest run is whole: {'; '.join(wrong)}. Name one of another run with --ckpt_path FILE, "
         "or omit --ckpt_path to start a new run"

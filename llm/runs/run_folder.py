@@ -14,8 +14,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from llm.errors import ConfigError
+from llm.runs.checkpointing import best_and_last
 from llm.runs.loggers import MetricsFile, folder_of
-from llm.runs.newest import BEST, CONFIG, LAST, LOCK, PREVIOUS, goes_on_in, run_folder_of
+from llm.runs.newest import BEST, CHECKPOINTS, CONFIG, LAST, LOCK, PREVIOUS, goes_on_in, run_folder_of
 from llm.runtime.files import make_folder, remove_stale
 
 try:
@@ -54,6 +55,15 @@ def refuse_to_overwrite(
             f"{str(folder)!r} holds a run already ({', '.join(kept)}), which this one would overwrite: go on with that "
             f"run (--ckpt_path last), or give this one {other}"
         )
+
+
+def folders_of(trainer: L.Trainer) -> list[Path]:
+    """Where a run writes to: the loggers' folders and that of the checkpoints."""
+    folders = [Path(path) for logger in trainer.loggers if (path := getattr(logger, "log_dir", None))]
+    if checkpoint := best_and_last(trainer):
+        run = folders[0] if folders else Path(trainer.default_root_dir)
+        folders.append(Path(checkpoint.folder or run / CHECKPOINTS))
+    return folders
 
 
 def experiments_of(trainer: L.Trainer) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -22,19 +21,19 @@ from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError, LLMError
 from llm.model import Network
 from llm.model.networks import is_known
-from llm.model.trained import Trained, trained_network
+from llm.model.trained import Trained
 from llm.pretrained import begin_with
 from llm.pretrained.adapters import leave_out_base
 from llm.pretrained.checkpoint import BASE, ENTRY, describe, model_type_of, task_of, trained_of, weights_of
 from llm.pretrained.formats import read_with_base
 from llm.runs.finding import keep_rate_of_checkpoint, refuse_batch_size_finder
-from llm.runs.processes import refuse_muon_in_pieces, total_norm
+from llm.runs.processes import refuse_muon_in_pieces
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
-from llm.runtime.counting import count_costs
 from llm.runtime.randomness import seed_batch
+from llm.training.flops import counted_flops_per_token
 from llm.training.fused_loss import CrossEntropyWithGrad
-from llm.training.judging import StepToJudge, may_be_judged_later, take_always, take_if
+from llm.training.gradient import StepGradient, StepMade
 from llm.training.loss import (
     Prediction,
     compilable_cross_entropy_with_grad_,
@@ -43,10 +42,9 @@ from llm.training.loss import (
     head_loss,
 )
 from llm.training.metrics import SplitMetrics
-from llm.training.non_finite import NonFiniteGuard
 from llm.training.optimizer import build_optimizer, build_schedule, remember_shapes
-from llm.training.step import MicroBatch, StepTotals, loss_scale, totals_of
-from llm.training.trainer_state import is_accumulating, is_logging, log_now, steps_of
+from llm.training.step import loss_scale
+from llm.training.trainer_state import has_loss_scaler, is_accumulating, is_logging, log_now, steps_of
 
 log = logging.getLogger("llm")
 
@@ -106,13 +104,9 @@ class TaskModule(L.LightningModule):
         self.pretrained = pretrained  # what the frozen weights were read from
         self.optim = optim
         self.compile_network = compile
-        self.guard = NonFiniteGuard(non_finite)
+        self.gradient = StepGradient(non_finite)
         self.cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_
-        self.unsupervised_batches = 0
         self._compiled: dict[str, Callable[..., Tensor]] = {}
-        self._micro_batches: list[MicroBatch] = []
-        self._to_judge: StepToJudge | None = None
-        self._counts_correct = False
         self._split_metrics = {split: SplitMetrics(split) for split in ("validation", "test")}
         self._to_log: dict[str, Tensor | float] = {}  # of this step, once it is made
 
@@ -138,16 +132,7 @@ class TaskModule(L.LightningModule):
     def flops_per_token(self) -> float | None:
         """Floating-point operations that a token of a training step needs, head included; counted. None if unknown."""
         config = self.network.config
-        if not is_known(type(config)):
-            return None
-
-        def forward(network: Network) -> Tensor:
-            return network(torch.zeros(1, config.context_length, dtype=torch.int64)).float().sum()
-
-        return (
-            count_costs(lambda: trained_network(config, self.trained), forward, "32-true", "cpu").flops
-            / config.context_length
-        )
+        return counted_flops_per_token(config, self.trained) if is_known(type(config)) else None
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """A task that `predict` can do says so here.
@@ -162,7 +147,7 @@ class TaskModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compile what training calls, if asked to; the network, its parameter names and its hooks are unchanged."""
-        self._micro_batches, self._to_judge = [], None
+        self.gradient.begin_run()
         if self._trainer is not None:
             refuse_batch_size_finder(self._trainer)
         remember_shapes(self.network)
@@ -198,21 +183,11 @@ class TaskModule(L.LightningModule):
         del batch_idx
         batch, scale = TokenBatch.of(batch), loss_scale(self.trainer)
         hidden_states = self._compiled.get("hidden_states", self.hidden_states)(batch)
-        if not self._micro_batches:  # whether a step is logged may change within it, when the run is about to stop
-            self._counts_correct = is_logging(self.trainer)
-        prediction = self.loss_of(hidden_states, batch, self._counts_correct, scale)
+        prediction = self.loss_of(hidden_states, batch, self.gradient.counts_correct(self.trainer), scale)
         self.judge_last_step()  # the device is busy with this one, and the last one's gradients are still there
         if batch.lengths is not None and is_logging(self.trainer):
             self.note("train/padding_fraction", 1 - batch.lengths.sum() / batch.inputs.numel())
-        self._micro_batches.append(
-            MicroBatch(
-                self.trainer.fit_loop.total_batch_idx,
-                batch,
-                prediction.loss.detach() / scale,
-                prediction.n_tokens,
-                prediction.n_correct,
-            )
-        )
+        self.gradient.add(self.trainer, batch, prediction, scale)
         return prediction.loss * self.trainer.accumulate_grad_batches  # by which Lightning divides it
 
     def configure_gradient_clipping(
@@ -227,44 +202,10 @@ class TaskModule(L.LightningModule):
         Raises:
             TrainingError: a loss or a gradient is NaN or infinite, and `non_finite` is `stop`.
         """
-        micro_batches, self._micro_batches = self._micro_batches, []
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = total_norm(gradients, self.trainer.strategy, self.device)
-        by_norm = gradient_clip_algorithm in (None, "norm")
-        clip = float(gradient_clip_val) if gradient_clip_val and by_norm else None
-        totals = totals_of(self.trainer, micro_batches, norm, clip, judges_norm=not self.has_loss_scaler)
-        step = StepToJudge(self.trainer.global_step, totals, micro_batches)
-        if may_be_judged_later(optimizer, self.device) and not is_logging(self.trainer):
-            self._to_judge = step
-            totals.send()
-            take_if(totals.is_counted, optimizer, gradients, totals.factor)
-        else:
-            take_always(optimizer)
-            found = self._judge(step)
-            if self.has_loss_scaler:
-                self.guard.note_overflow(not math.isfinite(found.norm))
-            self._note_counts()
-            if not found.is_counted:
-                optimizer.zero_grad(set_to_none=True)  # without a gradient, an optimizer skips the parameter
-                return
-            if found.factor != 1.0:
-                torch._foreach_mul_(gradients, totals.factor)
-            if is_logging(self.trainer):
-                self._note_step(optimizer, found)
-        if gradient_clip_val and not by_norm:  # not `self.clip_gradients`, which refuses a fused optimizer
-            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
-
-    def _judge(self, step: StepToJudge) -> StepTotals:
-        """The totals of a step; whether they are finite has been looked at.
-
-        Raises:
-            TrainingError: they are not, and `non_finite` is `stop`.
-        """
-        found = step.totals.read()
-        self.guard.judge(self.trainer, step, found, self.named_parameters(), self.tokenizer)
-        self.unsupervised_batches += int(found.n_unsupervised)
-        return found
+        clip = gradient_clip_val, gradient_clip_algorithm
+        made = self.gradient.finish(self.trainer, optimizer, self.named_parameters(), self.tokenizer, *clip)
+        if is_logging(self.trainer):
+            self._note_step(optimizer, made)
 
     def judge_last_step(self) -> None:
         """Judge the step that the optimizer took last, if that was put off; see `llm.training.judging`.
@@ -272,23 +213,18 @@ class TaskModule(L.LightningModule):
         Raises:
             TrainingError: its loss or its gradients are NaN or infinite, and `non_finite` is `stop`.
         """
-        step, self._to_judge = self._to_judge, None
-        if step is not None:
-            self._judge(step)
+        self.gradient.judge_last_step(self.trainer, self.named_parameters(), self.tokenizer)
 
-    def _note_counts(self) -> None:
-        """Metrics that are logged only if they occur."""
-        if is_logging(self.trainer):
-            if self.guard.action == "skip":
-                self.note("train/skipped_steps", float(self.guard.skipped))
-            if self.unsupervised_batches:
-                self.note("train/batches_without_targets", float(self.unsupervised_batches))
-
-    def _note_step(self, optimizer: torch.optim.Optimizer, totals: StepTotals) -> None:
-        accuracy = totals.n_correct / totals.n_tokens if self._counts_correct else None
-        for name, value in self.step_values(torch.tensor(totals.loss / totals.n_tokens), accuracy).items():
+    def _note_step(self, optimizer: torch.optim.Optimizer, made: StepMade | None) -> None:
+        if self.gradient.guard.action == "skip":
+            self.note("train/skipped_steps", float(self.gradient.guard.skipped))
+        if self.gradient.unsupervised_batches:
+            self.note("train/batches_without_targets", float(self.gradient.unsupervised_batches))
+        if made is None:
+            return
+        for name, value in self.step_values(torch.tensor(made.loss), made.accuracy).items():
             self.note(f"train/{name}", value)
-        self.note("train/step/gradient_norm", totals.mean_norm)
+        self.note("train/step/gradient_norm", made.norm)
         self.note("train/step/learning_rate", optimizer.param_groups[0]["lr"])
         if self.optim.kind == "muon":
             self.note("train/step/muon_learning_rate", optimizer.param_groups[-1]["lr"])
@@ -322,15 +258,10 @@ class TaskModule(L.LightningModule):
         """Judge the last step."""
         self.judge_last_step()
 
-    @property
-    def has_loss_scaler(self) -> bool:
-        """Whether the loss is scaled against underflow (float16)."""
-        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer that `optim` describes, with a learning rate schedule stepped at every optimizer step."""
         refuse_muon_in_pieces(self.trainer.strategy, self.optim)
-        optimizer = build_optimizer(self.network, self.optim, scaled=self.has_loss_scaler)
+        optimizer = build_optimizer(self.network, self.optim, scaled=has_loss_scaler(self.trainer))
         schedule = build_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -459,8 +390,7 @@ class TaskModule(L.LightningModule):
         if self.trained.lora.adapter_only and "state_dict" in checkpoint and self.pretrained is not None:
             leave_out_base(checkpoint, self._frozen(), self.pretrained)
         checkpoint[ENTRY][SETTINGS] = settings_of(self.trainer, self.optim)
-        checkpoint[ENTRY]["skipped_steps"] = self.guard.state()
-        checkpoint[ENTRY]["unsupervised_batches"] = self.unsupervised_batches
+        checkpoint[ENTRY] |= self.gradient.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make sure that the weights belong to this architecture and tokenizer, and the rest to this run.
@@ -475,6 +405,4 @@ class TaskModule(L.LightningModule):
         self.model_type = model_type_of(checkpoint)
         if (base := checkpoint[ENTRY].get(BASE)) is not None:
             self.pretrained = base["source"]
-        self.guard.restore(checkpoint[ENTRY].get("skipped_steps"))
-        count = checkpoint[ENTRY].get("unsupervised_batches", 0)
-        self.unsupervised_batches = count if isinstance(count, int) else 0
+        self.gradient.restore(checkpoint[ENTRY])

@@ -14,7 +14,7 @@ from llm.data.reading.prompts import Prompt
 from llm.generation import Continuation, continue_texts, log_probabilities
 from llm.model import GPT
 from llm.tasks.base import TaskModule
-from llm.training.throughput import flops_per_token
+from llm.training.flops import flops_per_token
 
 _GPT = GPTConfig()
 _OPTIM = OptimConfig()

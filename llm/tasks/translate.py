@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -10,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, cast
 
-import torch
 from torch import Tensor
 
 from llm.config import LoRAConfig, OptimConfig, RNNConfig, TransformerConfig
@@ -21,12 +19,10 @@ from llm.evaluation.translation import Tokenization, translation_metrics
 from llm.generation.searching import LENGTH_PENALTY
 from llm.generation.translating import Translator
 from llm.model import EncoderDecoder, build_network
-from llm.model.trained import trained_network
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
 from llm.runs.newest import run_folder_of
 from llm.runs.processes import is_sharded
 from llm.runs.resuming import SETTINGS, refuse_other_tokenizer
-from llm.runtime.counting import count_costs
 from llm.runtime.files import write_whole
 from llm.tasks.base import TaskModule
 from llm.training.loss import Prediction, head_loss
@@ -123,20 +119,6 @@ class TranslationModel(TaskModule):
     def source_tokenizer(self) -> Any:
         """The data module's tokenizer of sources, or None where the run has no data module of ours."""
         return getattr(getattr(self._trainer, "datamodule", None), "source_tokenizer", None)
-
-    @functools.cached_property
-    def flops_per_token(self) -> float | None:
-        """Floating-point operations that a token of a target needs in a training step; its source is as long."""
-        config = self.network.config
-
-        def forward(network: Any) -> Tensor:
-            ids = torch.zeros(1, config.context_length, dtype=torch.int64)
-            return cast(Tensor, network(ids, None, ids).float().sum())
-
-        return (
-            count_costs(lambda: trained_network(config, self.trained), forward, "32-true", "cpu").flops
-            / config.context_length
-        )
 
     def forward(
         self, ids: Tensor, lengths: Tensor | None = None, source: Tensor | None = None, source_lengths: Any = None

@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 import lightning as L
 from torch import Tensor
 
-from llm.config import GPTConfig
 from llm.data.batch import TokenBatch
 from llm.runtime.hardware import peak_flops, synchronize
 from llm.training.trainer_state import is_logging, log_now
@@ -96,21 +95,3 @@ def side_work(trainer: L.Trainer) -> Iterator[None]:
 def side_work_seconds(trainer: L.Trainer) -> float:
     """How long this trainer has done something other than train, validations within training included."""
     return _seconds.get(trainer, 0.0)
-
-
-def flops_per_token(config: GPTConfig, n_parameters: int) -> float:
-    """Operations that training needs for one token, forward and backward: 6 N + 12 L H Q T.
-
-    N are the parameters that are multiplied with: not the positions, nor a token embedding of its own, which are
-    looked up. L layers, H heads of size Q, context length T. The whole square of attention scores counts, though a
-    causal mask spares half of it; recomputation does not (PaLM: Chowdhery et al. 2022, appendix B).
-
-    Args:
-        config: the architecture.
-        n_parameters: all of them, shared ones once.
-    """
-    looked_up = config.context_length * config.n_embd if config.positions == "learned" else 0
-    if not config.tie_head:
-        looked_up += config.padded_vocab_size * config.n_embd
-    n_multiplied = n_parameters - looked_up
-    return 6.0 * n_multiplied + 12.0 * config.n_layer * config.heads * config.head_dim * config.context_length

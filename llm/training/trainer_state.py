@@ -31,6 +31,16 @@ def log_now(trainer: L.Trainer, values: Mapping[str, Tensor | float], step: int)
     trainer._logger_connector.log_metrics(dict(values), step=step)  # type: ignore[arg-type]
 
 
+def has_loss_scaler(trainer: L.Trainer) -> bool:
+    """Whether the loss is scaled against underflow (float16)."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def checkpoint_of(trainer: L.Trainer) -> dict[str, Any]:
+    """What `Trainer.save_checkpoint` would write now, entries by name; called on all processes."""
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+
+
 def steps_of(trainer: L.Trainer) -> int | None:
     """Optimizer steps in the run, or None if only a time limit or an interrupt will end it.
 

@@ -91,7 +91,7 @@ def test_every_configuration_runs(config):
 def test_bfloat16_is_the_default_where_it_is_native_and_nobody_said_otherwise(
     native, words, precision, monkeypatch, capsys
 ):
-    monkeypatch.setattr("llm.cli.training_cli.has_native_bfloat16", lambda accelerator: native)
+    monkeypatch.setattr("llm.cli.settling.has_native_bfloat16", lambda accelerator: native)
     assert run("fit", *QUICK, *CHAR, *words) == 0
     assert ("cpu, bf16-mixed" in capsys.readouterr().err) == (precision == "bf16-mixed")
     config = yaml.safe_load(next(Path("runs").rglob("config.yaml")).read_text())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data import BatchOrder, LengthOrder
-from llm.data.order import BalancedOrder, KeyedPermutation, SpreadOrder, n_held_out, padding_fraction
+from llm.data.order import BalancedOrder, KeyedPermutation, SpreadOrder, padding_fraction
 
 # The shuffle
 
@@ -268,8 +268,3 @@ def test_a_balanced_order_depends_on_seed_epoch_and_position_alone():
     assert list(fresh) == list(used)[6:]
     assert list(used) != first
     assert len(fresh) == 60 // 4
-
-
-@pytest.mark.parametrize(("n", "fraction", "kept"), [(1, 0.05, 0), (2, 0.05, 1), (2, 0.9, 1), (90, 0.1, 9), (9, 0, 0)])
-def test_some_are_held_out_and_never_all(n, fraction, kept):
-    assert n_held_out(n, fraction) == kept

@@ -9,17 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from llm.inspection.figures import (
-    MASKED,
-    colours,
-    head_grid,
-    head_maps,
-    map_grid,
-    montage,
-    similarity_map,
-    to_image,
-    to_png,
-)
+from llm.inspection.colours import MASKED, colours, to_image, to_png
+from llm.inspection.figures import head_grid, head_maps, map_grid, montage, similarity_map
 from llm.inspection.svg import svg_grid
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -16,9 +16,9 @@ from llm.preflight.costs import step_costs
 from llm.preflight.memory import Parameters, expected_memory, free_memory, process_memory
 from llm.preflight.sizes import in_bytes, in_time
 from llm.preflight.timing import estimated_seconds, measure_steps
+from llm.training.flops import flops_per_token
 from llm.training.loss import LARGE_VOCABULARY, head_loss
 from llm.training.optimizer import build_optimizer
-from llm.training.throughput import flops_per_token
 
 SMALL = {"vocab_size": 60, "context_length": 64, "n_layer": 3, "n_head": 4, "n_embd": 64}
 

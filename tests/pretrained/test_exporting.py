@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from llm.config import GPTConfig
 from llm.errors import CheckpointError, ConfigError
 from llm.model import GPT
-from llm.pretrained import Pretrained, export, exporting, load, read_pretrained
+from llm.pretrained import Pretrained, export, load, read_pretrained, replacing
 from llm.tokenizers import BPETokenizer, CharTokenizer
 
 CONFIG = GPTConfig(vocab_size=17, context_length=8, n_layer=2, n_head=2, n_embd=8)
@@ -171,7 +171,7 @@ def test_nothing_is_left_half_written(tmp_path, monkeypatch, there, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(exporting, "save_file", fail)
+    monkeypatch.setattr(replacing, "save_file", fail)
     with pytest.raises(CheckpointError, match="No space left on device"):
         export(pretrained(), target, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == (["out"] if there else [])

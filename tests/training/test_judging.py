@@ -13,7 +13,7 @@ from torch.optim import AdamW
 from llm.errors import TrainingError
 from llm.pretrained.checkpoint import read_checkpoint
 from llm.runs.checkpointing import BestAndLast
-from llm.tasks import base
+from llm.training import gradient
 from llm.training.judging import may_be_judged_later
 
 
@@ -22,13 +22,13 @@ def judged_later(monkeypatch):
     """On the CPU, too, whose fused kernel knows the flag as well; gives the steps that were put off."""
     found = []
 
-    def put_off(is_counted, optimizer, gradients, factor, take_if=base.take_if):
+    def put_off(is_counted, optimizer, gradients, factor, take_if=gradient.take_if):
         found.append(optimizer)
         take_if(is_counted, optimizer, gradients, factor)
 
-    monkeypatch.setattr(base, "take_if", put_off)
+    monkeypatch.setattr(gradient, "take_if", put_off)
     monkeypatch.setattr(
-        base, "may_be_judged_later", lambda optimizer, device: may_be_judged_later(optimizer, torch.device("cuda"))
+        gradient, "may_be_judged_later", lambda optimizer, device: may_be_judged_later(optimizer, torch.device("cuda"))
     )
     return found
 
@@ -66,7 +66,7 @@ def test_the_weights_are_the_same_bit_for_bit_with_steps_left_out(tmp_path, requ
     put_off = request.getfixturevalue("judged_later")
     later, _, _ = run(tmp_path / "later", poisoned=[2, 5, 9, 10], where=where, **options)
     assert len(put_off) >= 4
-    assert later.guard.skipped == at_once.guard.skipped > 0
+    assert later.gradient.guard.skipped == at_once.gradient.guard.skipped > 0
     for name, value in weights(at_once).items():
         assert torch.equal(later.state_dict()[name], value), name
     files = sorted(path.name for path in (tmp_path / "at_once").rglob("non_finite/*"))

@@ -240,13 +240,13 @@ def test_a_run_that_left_out_steps_resumes_exactly(tmp_path, options):
         return module
 
     whole = fit(checkpoint=KeepEvery(every=1))
-    assert whole.guard.skipped == 3
+    assert whole.gradient.guard.skipped == 3
     checkpoints = sorted((tmp_path / "checkpoints").glob("step*.ckpt"))
     assert len(checkpoints) >= STEPS - 1
     for checkpoint in checkpoints:
         if checkpoint.name != f"step{STEPS}.ckpt":
             resumed = fit(checkpoint)
-            assert resumed.guard.state() == whole.guard.state(), checkpoint.name
+            assert resumed.gradient.guard.state() == whole.gradient.guard.state(), checkpoint.name
             assert all(torch.equal(v, resumed.state_dict()[name]) for name, v in whole.state_dict().items())
 
 
@@ -270,4 +270,4 @@ def test_a_count_that_is_damaged_is_refused():
     module = LanguageModel(GPTConfig(vocab_size=5, context_length=4, n_layer=1, n_head=1, n_embd=4))
     for state in ("x", [1], [1, "2"], {}):
         with pytest.raises(CheckpointError, match="skipped_steps"):
-            module.guard.restore(state)
+            module.gradient.guard.restore(state)

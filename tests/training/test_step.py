@@ -124,7 +124,7 @@ def test_a_step_with_nothing_supervised_changes_no_weight():
     torch.manual_seed(0)
     for name, value in GPT(CONFIG).state_dict().items():
         assert torch.equal(module.network.state_dict()[name], value)
-    assert module.unsupervised_batches == 1
+    assert module.gradient.unsupervised_batches == 1
 
 
 def test_clipping_is_of_the_divided_gradient():

@@ -10,7 +10,7 @@ from llm.data import TextDataModule, TokenBatch
 from llm.model import GPT
 from llm.tasks import LanguageModel
 from llm.training import throughput
-from llm.training.throughput import flops_per_token
+from llm.training.flops import flops_per_token
 
 
 @pytest.fixture

@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from llm.data.chat.errands import Split, errands
 from llm.data.chat.messages import ASSISTANT, Conversation, read_conversations
+from llm.data.held_out import held_out_rows
 from llm.data.labelled import text_key
-from llm.data.order import KeyedPermutation, n_held_out
+from llm.data.reading.corpus import sources_of
 from llm.errors import ConfigError
 
 ERRANDS = "errands"
 """The corpus that comes with the code; see `llm.data.chat.errands`."""
 Placed = tuple[str, Conversation]
 """A conversation, and where it stands."""
-_SPLIT_SEED = 0
-
-
 _GENERATED: dict[str, Split] = {ERRANDS: "train", f"{ERRANDS}/held_out": "held_out"}
 
 
 def corpus_files(corpus: str | list[str]) -> list[Path]:
     """The files of a corpus; none where it is generated."""
-    return [Path(source).expanduser() for source in _sources(corpus) if source not in _GENERATED]
+    return [Path(source).expanduser() for source in sources_of(corpus) if source not in _GENERATED]
 
 
 def read_corpus(corpus: str | list[str]) -> Iterator[Placed]:
@@ -35,7 +31,7 @@ def read_corpus(corpus: str | list[str]) -> Iterator[Placed]:
         ConfigError: a name is that of a folder.
         DataError: a file can't be read, or a record is none of the three forms.
     """
-    for source in _sources(corpus):
+    for source in sources_of(corpus):
         if source in _GENERATED:
             found = errands(_GENERATED[source])
             yield from ((f"errand {number}", each) for number, each in enumerate(found, start=1))
@@ -52,17 +48,12 @@ def held_out(found: Sequence[Placed], fraction: float) -> list[bool]:
 
     Args:
         found: the conversations of a corpus.
-        fraction: from 0 to 1; chosen once for all seeds.
+        fraction: from 0 to 1.
     """
     prompts = [
         tuple((message.role, text_key(message.text)) for message in each if message.role != ASSISTANT)
         for _, each in found
     ]
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-    count = n_held_out(len(numbers), fraction)
-    chosen = set(KeyedPermutation(len(numbers), _SPLIT_SEED, 0)(np.arange(count)).tolist()) if count else set()
+    chosen = set(held_out_rows(len(numbers), fraction).tolist())
     return [numbers[prompt] in chosen for prompt in prompts]
-
-
-def _sources(corpus: str | list[str]) -> list[str]:
-    return [corpus] if isinstance(corpus, str) else corpus

@@ -9,17 +9,20 @@ from typing import Any, ClassVar
 
 import lightning as L
 
+from llm.data.examples import Examples
 from llm.data.loader import BatchLoader, RowSource
 from llm.data.modules.resuming import refuse_other_data
-from llm.data.order import BatchOrder
+from llm.data.order import BatchOrder, LengthOrder
+from llm.data.translation import TranslationRows
 from llm.errors import CheckpointError, ConfigError, DataError
 from llm.runtime.words import counted
 from llm.tokenizers import Tokenizer
 
 log = logging.getLogger("llm")
 
-SAMPLE = 16
-"""Tokens of an example at the most, in the command that uses a model."""
+SAMPLE_TOKENS = 32
+"""Tokens at the most of which some words are taken to use a trained model on."""
+_SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 _CHARACTERS = 8
 """Of a text without spaces, there."""
 _EVALUATION_TOKENS = 8192
@@ -163,8 +166,8 @@ class ResumableDataModule(L.LightningDataModule, ABC):
 
     def sample_text(self) -> str:
         """Some words to use a trained model on; none of them is cut."""
-        ids = self.sample_ids(SAMPLE + 1)
-        return first_words(self.tokenizer.decode(ids[:SAMPLE]), is_cut=len(ids) > SAMPLE)
+        ids = self.sample_ids(SAMPLE_TOKENS + 1)
+        return first_words(self.tokenizer.decode(ids[:SAMPLE_TOKENS]), is_cut=len(ids) > SAMPLE_TOKENS)
 
     def _say_once(self, message: str, *values: Any) -> None:
         """Log a line that may come again, when the data that the preflight has set up is set up for the run."""
@@ -219,6 +222,12 @@ class ResumableDataModule(L.LightningDataModule, ABC):
     def _evaluation_loader(self, source: RowSource, order: BatchOrder) -> BatchLoader:
         return BatchLoader(source, order, num_workers=self.num_workers, pin_memory=self._pins_memory)
 
+    def _by_length(self, rows: Examples | TranslationRows) -> BatchLoader:
+        """All rows once, those of similar length in a batch."""
+        rank, world_size = self._rank_and_world_size()
+        order = LengthOrder(rows.lengths, self.evaluation_batch_size, False, False, self.seed, rank, world_size)
+        return self._evaluation_loader(rows, order)
+
     @property
     def _pins_memory(self) -> bool:
         strategy = getattr(self.trainer, "strategy", None)
@@ -261,6 +270,10 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         if self.trainer is None or self.trainer.state.fn != "fit" or self.allow_changed_data:
             return
         refuse_other_data(state_dict, self.state_dict())
+
+    def _splits(self) -> tuple[str, ...]:
+        """The splits that are needed for what is running."""
+        return _SPLITS.get(self._running(), ())
 
     def _running(self) -> str:
         """The stage of the Trainer: `fit`, `validate`, `test` or `predict`; `fit` without one."""

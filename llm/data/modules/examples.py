@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.data.examples import Examples
+from llm.data.held_out import held_out_rows, problems_of_fraction
 from llm.data.loader import BatchLoader, RowSource
-from llm.data.modules.base import SAMPLE, ResumableDataModule, first_words
-from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, n_held_out, padding_fraction
+from llm.data.modules.base import SAMPLE_TOKENS, ResumableDataModule, first_words
+from llm.data.order import BatchOrder, LengthOrder, padding_fraction
 from llm.data.tokens.examples import Example, ExampleStore, open_or_build_examples
 from llm.data.tokens.mapped import TokenArray
 from llm.errors import DataError
@@ -24,9 +25,6 @@ from llm.tokenizers import Tokenizer
 
 log = logging.getLogger("llm")
 
-_SPLIT_SEED = 0
-"""The validation examples do not depend on the run's seed: otherwise runs could not be compared."""
-_SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 _MEASURED_BATCHES = 1000
 
 
@@ -79,8 +77,7 @@ class ExampleDataModule(ResumableDataModule):
         )
         self.validation_fraction = validation_fraction
         self.cache_dir = cache_dir
-        fraction_problem = f"validation_fraction must be in [0, 1), got {validation_fraction}"
-        self._check_settings(*([] if 0 <= validation_fraction < 1 else [fraction_problem]))
+        self._check_settings(*problems_of_fraction(validation_fraction))
         self.tokenizer = tokenizer
         self.vocab_size = int(tokenizer.vocab_size)
         self._stores: dict[str, ExampleStore] = {}
@@ -117,12 +114,11 @@ class ExampleDataModule(ResumableDataModule):
             return Examples(self._store(split), vocab_size=self.vocab_size)
         store = self._store("train")
         divided = self.source_of("validation") is None
-        n_validation = n_held_out(store.n_examples, self.validation_fraction) if divided else 0
-        for_validation = KeyedPermutation(store.n_examples, _SPLIT_SEED, 0)(np.arange(n_validation))
+        for_validation = held_out_rows(store.n_examples, self.validation_fraction if divided else 0)
         if split == "train":
             for_training = np.setdiff1d(np.arange(store.n_examples), for_validation)
             return Examples(store, for_training, self.vocab_size)
-        return Examples(store, np.sort(for_validation), self.vocab_size) if n_validation else None
+        return Examples(store, for_validation, self.vocab_size) if len(for_validation) else None
 
     @property
     def train_examples(self) -> Examples:
@@ -172,8 +168,8 @@ class ExampleDataModule(ResumableDataModule):
 
     def sample_text(self) -> str:
         """That example, whole if it is short."""
-        ids = self._example_of(SAMPLE)
-        return first_words(self.tokenizer.decode(ids[:SAMPLE]), is_cut=len(ids) > SAMPLE)
+        ids = self._example_of(SAMPLE_TOKENS)
+        return first_words(self.tokenizer.decode(ids[:SAMPLE_TOKENS]), is_cut=len(ids) > SAMPLE_TOKENS)
 
     def _example_of(self, most: int) -> list[int]:
         found = self.examples("validation") or self.train_examples
@@ -185,7 +181,7 @@ class ExampleDataModule(ResumableDataModule):
 
     def prepare_data(self) -> None:
         """Make the stores that are not in the cache yet; on one process of each machine."""
-        for split in _SPLITS.get(self._running(), ()):
+        for split in self._splits():
             self.examples(split)
 
     def setup(self, stage: str) -> None:
@@ -195,7 +191,7 @@ class ExampleDataModule(ResumableDataModule):
             DataError: an example is longer; or there is none to test on.
         """
         del stage
-        for split in _SPLITS.get(self._running(), ()):
+        for split in self._splits():
             found = self.examples(split)
             if found is None or len(found) == 0:
                 if split != "validation":
@@ -232,11 +228,6 @@ class ExampleDataModule(ResumableDataModule):
         """The test examples by length, all of them."""
         found = self.examples("test")
         return [] if found is None else self._by_length(found)
-
-    def _by_length(self, found: Examples) -> BatchLoader:
-        rank, world_size = self._rank_and_world_size()
-        order = LengthOrder(found.lengths, self.evaluation_batch_size, False, False, self.seed, rank, world_size)
-        return self._evaluation_loader(found, order)
 
     # What a checkpoint needs to know of the data.
 

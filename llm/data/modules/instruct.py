@@ -176,8 +176,12 @@ class InstructDataModule(ExampleDataModule):
         found = self._all(split)
         if split == "test" or self.validation_corpus is not None:
             return found
-        held = held_out(found, self.validation_fraction)
-        return [placed for placed, kept in zip(found, held, strict=True) if kept == (split == "validation")]
+        return [placed for placed, kept in zip(found, self._held_out, strict=True) if kept == (split == "validation")]
+
+    @cached_property
+    def _held_out(self) -> list[bool]:
+        """Which conversations of the corpus are not trained on, but validated on, where validation has no other."""
+        return held_out(self._all("train"), self.validation_fraction)
 
     def _all(self, split: str) -> list[Placed]:
         """The conversations of the corpus that a split comes from."""
@@ -210,7 +214,7 @@ class InstructDataModule(ExampleDataModule):
 
     def _find_examples(self, split: str) -> Examples | None:
         is_divided = split == "validation" and self.validation_corpus is None
-        if is_divided and not any(held_out(self._all("train"), self.validation_fraction)):
+        if is_divided and not any(self._held_out):
             return None  # there is one prompt, which is trained on
         return super()._find_examples(split)
 
@@ -255,7 +259,7 @@ class InstructDataModule(ExampleDataModule):
         if self._running() == "fit":
             fraction = 100 * self.supervised_fraction
             self._say_once("supervised:  %.0f %% of the tokens (loss_on %s)", fraction, self.loss_on)
-        for split in {"fit": ("train", "validation"), "validate": ("validation",)}.get(self._running(), ("test",)):
+        for split in self._splits():
             if self.examples(split) is not None:
                 own = "validation" if split == "test" and self.test_corpus is None else split
                 for sentence in self.losses(own).sentences(self.context_length):

@@ -12,8 +12,8 @@ import torch
 from llm.data.batch import TokenBatch
 from llm.data.loader import RowSource
 from llm.data.masking import MaskedRows, Masking, WholeRows, WordEdges
-from llm.data.modules.base import first_words
-from llm.data.modules.text import SAMPLE_TOKENS, TextDataModule
+from llm.data.modules.base import SAMPLE_TOKENS, first_words
+from llm.data.modules.text import TextDataModule
 from llm.data.tokens.mapped import TokenArray
 from llm.errors import ConfigError, TokenizerError
 from llm.tokenizers import MASK

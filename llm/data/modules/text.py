@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from torch.utils.data import DataLoader
 
 from llm.config import TokenizerConfig
+from llm.data.held_out import problems_of_fraction
 from llm.data.loader import BatchLoader, RowSource
-from llm.data.modules.base import ResumableDataModule, first_words
+from llm.data.modules.base import SAMPLE_TOKENS, ResumableDataModule, first_words
 from llm.data.modules.resuming import refuse_other_data
 from llm.data.modules.splits import TextSplits
 from llm.data.modules.tokenizers import ready_tokenizer
@@ -25,9 +26,6 @@ from llm.errors import ConfigError, DataError
 from llm.tokenizers import Tokenizer
 
 _GPT2 = TokenizerConfig()
-
-SAMPLE_TOKENS = 32
-"""Tokens in which two words are looked for."""
 
 
 class TextDataModule(ResumableDataModule):
@@ -117,11 +115,10 @@ class TextDataModule(ResumableDataModule):
         self.prompts = prompts
         self.cache_dir = cache_dir
         self.special_tokens = special_tokens
-        fraction_problem = f"validation_fraction must be in [0, 1), got {validation_fraction}"
-        few = validation_windows is not None and validation_windows < 1
-        windows_problem = f"validation_windows must be at least 1, or null for all, got {validation_windows}"
-        problems = {fraction_problem: not 0 <= validation_fraction < 1, windows_problem: few}
-        self._check_settings(*(problem for problem, is_there in problems.items() if is_there))
+        problems = problems_of_fraction(validation_fraction)
+        if validation_windows is not None and validation_windows < 1:
+            problems.append(f"validation_windows must be at least 1, or null for all, got {validation_windows}")
+        self._check_settings(*problems)
         self.tokenizer = self._make_tokenizer(tokenizer)
         self.vocab_size = int(self.tokenizer.vocab_size)
         if separate_documents and self.tokenizer.end_of_text_id is None:

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from llm.config import TokenizerConfig
 from llm.data.dates import DATES, date_pairs
+from llm.data.held_out import held_out_rows, problems_of_fraction
 from llm.data.loader import BatchLoader
 from llm.data.modules.base import ResumableDataModule
 from llm.data.modules.tokenizers import ready_tokenizer
-from llm.data.order import BatchOrder, KeyedPermutation, LengthOrder, n_held_out
+from llm.data.order import BatchOrder, LengthOrder
 from llm.data.reading.pairs import Pair, read_pairs
 from llm.data.translation import TranslationRows
 from llm.errors import ConfigError, DataError, TokenizerError
@@ -27,9 +28,6 @@ from llm.tokenizers.base import UnknownPieceError
 
 log = logging.getLogger("llm")
 
-_SPLIT_SEED = 0
-"""The pairs for validation do not depend on the run's seed: otherwise runs could not be compared."""
-_SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 _CHARACTERS = TokenizerConfig(kind="char")
 
 
@@ -102,8 +100,7 @@ class TranslationDataModule(ResumableDataModule):
         self.corpus, self.fields, self.skip_longer = corpus, fields, skip_longer
         self.validation_fraction = validation_fraction
         self.validation_corpus, self.test_corpus = validation_corpus, test_corpus
-        fraction_problem = f"validation_fraction must be in [0, 1), got {validation_fraction}"
-        self._check_settings(*([] if 0 <= validation_fraction < 1 else [fraction_problem]))
+        self._check_settings(*problems_of_fraction(validation_fraction))
         self._pairs: dict[str, list[Pair]] = {}
         self._rows: dict[str, TranslationRows] = {}
         sides = ("source", "target") if share_tokenizer else ("target",)
@@ -167,12 +164,15 @@ class TranslationDataModule(ResumableDataModule):
             return read_pairs(own, self.fields)
         if split == "test":
             return self._read("validation")
-        divided = self.validation_corpus is None and self.corpus != DATES
+        return [pair for pair in self._whole_corpus if (pair.source in self._held_out) == (split == "validation")]
+
+    @cached_property
+    def _held_out(self) -> set[str]:
+        """The sources whose pairs are not trained on, but validated on."""
+        if self.validation_corpus is not None or self.corpus == DATES:
+            return set()
         sources = list(dict.fromkeys(pair.source for pair in self._whole_corpus))
-        n_validation = n_held_out(len(sources), self.validation_fraction) if divided else 0
-        chosen = KeyedPermutation(len(sources), _SPLIT_SEED, 0)(np.arange(n_validation)).tolist()
-        kept = {sources[number] for number in chosen}
-        return [pair for pair in self._whole_corpus if (pair.source in kept) == (split == "validation")]
+        return {sources[number] for number in held_out_rows(len(sources), self.validation_fraction)}
 
     def _encode(self, split: str, pairs: list[Pair]) -> tuple[list[Pair], TranslationRows]:
         kept, sources, targets = [], [], []
@@ -242,11 +242,11 @@ class TranslationDataModule(ResumableDataModule):
             DataError: there is nothing to train or to test on.
         """
         del stage
-        for split in _SPLITS.get(self._running(), ()):
+        for split in self._splits():
             if len(self.rows(split)) == 0 and split != "validation":
                 raise DataError(f"there are no pairs to {self._running()} on; give more, or a file for {split}")
         if self._running() == "fit" and self._rank_and_world_size()[0] == 0:
-            counts = [f"{len(self.rows(split)):,} for {split}" for split in _SPLITS["fit"]]
+            counts = [f"{len(self.rows(split)):,} for {split}" for split in self._splits()]
             sizes = f"{self.source_vocab_size:,} source and {self.vocab_size:,} target tokens in the vocabularies"
             self._say_once("pairs:       %s; %s", ", ".join(counts), sizes)
 
@@ -261,19 +261,15 @@ class TranslationDataModule(ResumableDataModule):
 
     def validation_loader(self) -> BatchLoader | list[Any]:
         """The validation pairs by length, all of them."""
-        return self._by_length("validation")
+        return self._all_of("validation")
 
     def test_dataloader(self) -> BatchLoader | list[Any]:
         """The test pairs by length, all of them."""
-        return self._by_length("test")
+        return self._all_of("test")
 
-    def _by_length(self, split: str) -> BatchLoader | list[Any]:
+    def _all_of(self, split: str) -> BatchLoader | list[Any]:
         rows = self.rows(split)
-        if len(rows) == 0:
-            return []
-        rank, world_size = self._rank_and_world_size()
-        order = LengthOrder(rows.lengths, self.evaluation_batch_size, False, False, self.seed, rank, world_size)
-        return self._evaluation_loader(rows, order)
+        return self._by_length(rows) if len(rows) else []
 
     # What a checkpoint needs to know of the data.
 

@@ -20,6 +20,11 @@ VERDICT_URL = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch
 VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
 
 
+def sources_of(corpus: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The sources of a corpus, which may be one or several."""
+    return [os.fspath(source) for source in ([corpus] if isinstance(corpus, (str, os.PathLike)) else corpus)]
+
+
 def resolve_corpus(corpus: str | Sequence[str], data_dir: str | Path = "data") -> list[Path]:
     """The files of a corpus, in their order.
 
@@ -32,8 +37,7 @@ def resolve_corpus(corpus: str | Sequence[str], data_dir: str | Path = "data") -
     Raises:
         DataError: there is no such corpus, it holds no text files or one of them twice, or it can't be downloaded.
     """
-    sources = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
-    paths = list(_once(path for source in sources for path in _resolve_one(os.fspath(source), Path(data_dir))))
+    paths = list(_once(path for source in sources_of(corpus) for path in _resolve_one(source, Path(data_dir))))
     if not paths:
         raise DataError("the corpus is an empty list; give a file, a folder, a pattern or a known name")
     return paths

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llm.data.reading.corpus import sources_of
 from llm.data.reading.messages import MESSAGES, messages
 from llm.data.reading.sms_spam import SMS_SPAM, sms_spam
 from llm.data.reading.sources import read_document
@@ -53,9 +53,9 @@ def read_labelled(
     Raises:
         DataError: there is no such corpus or column, a label is missing or of mixed types, or a file can't be read.
     """
-    sources = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+    sources = sources_of(corpus)
     rows: list[LabelledText] = []
-    for source in map(os.fspath, sources):
+    for source in sources:
         rows += _read_one(source, text_column, label_column, Path(data_dir))
     if not rows:
         raise DataError(f"the corpus {', '.join(map(repr, sources))[:80]} holds no texts with labels")
@@ -64,9 +64,8 @@ def read_labelled(
 
 def labelled_files(corpus: str | Sequence[str], data_dir: str | Path = "data") -> list[Path]:
     """The files that `read_labelled` reads."""
-    sources = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
     files: list[Path] = []
-    for source in map(os.fspath, sources):
+    for source in sources_of(corpus):
         if source not in MESSAGES:
             path = sms_spam(Path(data_dir)) if source == SMS_SPAM else Path(source).expanduser()
             files += sorted(path.rglob("*.txt")) if path.is_dir() else [path]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llm.data.reading.parquet import parquet_file
 from llm.errors import DataError
 
 LONGEST_BYTES = 64 << 20
@@ -159,14 +160,9 @@ def parquet_rows(path: Path, field: str, start: int) -> Iterator[tuple[int, str,
     Raises:
         DataError: there is no such column, it holds no text, the file is damaged, or pyarrow is missing.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(f"reading {str(path)!r} needs pyarrow; install it: pip install pyarrow") from error
     size = path.stat().st_size
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet_file(path) as file:
             if field not in (columns := file.schema_arrow.names):
                 raise DataError(f"{str(path)!r}: no column {field!r}; it has {', '.join(columns)[:80]} (--field)")
             row, groups = 0, 0
@@ -185,5 +181,3 @@ def parquet_rows(path: Path, field: str, start: int) -> Iterator[tuple[int, str,
                     yield row, text, size * row // file.metadata.num_rows
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r}, row {row}: column {field!r} is not UTF-8: {error.reason}") from error
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{str(path)!r} can't be read as Parquet: {error}") from error

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llm.data.reading.parquet import parquet_file
 from llm.data.reading.records import json_records
 from llm.errors import DataError
 
@@ -117,17 +118,9 @@ def _of_records(path: Path, found: Iterator[tuple[str, dict[str, Any]]]) -> Tabl
 
 
 def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(f"reading {str(path)!r} needs pyarrow; install it: pip install pyarrow") from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            row = 0
-            for batch in file.iter_batches():
-                for record in batch.to_pylist():
-                    row += 1
-                    yield f"row {row}", record
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{str(path)!r} can't be read as Parquet: {error}") from error
+    with parquet_file(path) as file:
+        row = 0
+        for batch in file.iter_batches():
+            for record in batch.to_pylist():
+                row += 1
+                yield f"row {row}", record

@@ -7,13 +7,12 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llm.config import TokenizerConfig
-from llm.data.reading.corpus import KNOWN_CORPORA, resolve_corpus
+from llm.data.reading.corpus import KNOWN_CORPORA, resolve_corpus, sources_of
 from llm.data.reading.hashing import corpus_hash
 from llm.data.reading.progress import reading_progress
 from llm.data.reading.sources import read_chunks
@@ -162,8 +161,8 @@ def find_token_ids(corpus: str | Sequence[str]) -> Path | None:
     Raises:
         DataError: a token store is not finished, or is one of several sources.
     """
-    sources = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
-    for source in map(os.fspath, sources):
+    sources = sources_of(corpus)
+    for source in sources:
         path = Path(source).expanduser()
         try:
             is_folder, is_raw = path.is_dir(), path.suffix == ".bin" and path.is_file()

@@ -67,12 +67,8 @@ class Family:
             CheckpointError: it is of no architecture that this package can build, or the tensors are not its own.
         """
         config = self.config_from_json(theirs, where)
-        head, token = (self.layout.names(name)[0] for name in ("head.weight", "embeddings.token.weight"))
-        if config.tie_head and head in tensors and token in tensors and not self.layout.is_tied(tensors):
-            raise CheckpointError(
-                f"{where!r} says that the head shares the token embedding's weights, but the tensors {head} and "
-                f"{token} differ: set tie_word_embeddings to false in config.json, or remove {head}"
-            )
+        if config.tie_head and self.layout.names("embeddings.token.weight")[0] in tensors:  # else it will be named
+            self.layout.refuse_other_head(tensors, where)
         weights = self.layout.to_ours(tensors, config)
         return Pretrained(f"Hugging Face ({self.name})", config, weights, model_type=self.model_type)
 
