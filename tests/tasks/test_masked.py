@@ -43,7 +43,7 @@ def make(folder, text, learning_rate=1e-2, **options):
 
 
 def test_it_learns_what_the_text_determines(tmp_path):
-    module, data = make(tmp_path, "abcdefgh" * 200)
+    module, data = make(tmp_path, "abcdefgh" * 200, learning_rate=5e-3)
     before = L.Trainer(**QUIET).validate(module, data, verbose=False)[0]
     assert before["validation/loss"] == pytest.approx(math.log(data.vocab_size), abs=0.3)
     L.Trainer(max_steps=600, gradient_clip_val=1.0, limit_val_batches=0, **QUIET).fit(module, data)
