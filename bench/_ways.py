@@ -49,21 +49,13 @@ def module_step(
         precision: of autocast; None for none.
     """
     from llm.runtime.compiling import Compiled
-    from llm.training.fused_loss import CrossEntropyWithGrad
     from llm.training.judging import may_be_judged_later, take_if
-    from llm.training.loss import (
-        compilable_cross_entropy_with_grad_,
-        cross_entropy_with_grad_,
-        has_kernel,
-        head_loss,
-    )
+    from llm.training.loss import compiled_cross_entropy, cross_entropy_with_grad_, head_loss
 
     parameters = list(model.parameters())
     device = parameters[0].device
     features = Compiled(model.hidden_states) if compiled else model.hidden_states
-    cross_entropy: CrossEntropyWithGrad = cross_entropy_with_grad_
-    if compiled and not has_kernel(device):
-        cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
+    cross_entropy = compiled_cross_entropy(device) if compiled else cross_entropy_with_grad_
 
     def step(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad()

@@ -39,6 +39,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bench._trainer import QUIET
 from llm import OptimConfig
 from llm.config import WordVectorsConfig
 from llm.data import WordVectorsDataModule
@@ -48,14 +49,6 @@ from llm.tasks import WordVectorsModule
 OBJECTIVES = ("skip_gram", "cbow")
 GENSIMS_RATE = 0.025
 """Its default."""
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-}
 
 
 class Pairs(NamedTuple):

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 
+from bench._trainer import QUIET as QUIET
 from llm.config import GPTConfig, OptimConfig, TokenizerConfig
 from llm.data import TextDataModule
 from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast
@@ -17,15 +18,6 @@ from llm.runs.stopping import StopSafely
 from llm.runtime.process import Interrupted
 from llm.tasks import LanguageModel
 
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-}
-"""Of a Trainer of a test."""
 STEPS = 9
 TEXT = "the cat sat on the mat, and the dog sat by the door; " * 6
 

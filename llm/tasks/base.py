@@ -36,9 +36,8 @@ from llm.training.fused_loss import CrossEntropyWithGrad
 from llm.training.gradient import StepGradient, StepMade
 from llm.training.loss import (
     Prediction,
-    compilable_cross_entropy_with_grad_,
+    compiled_cross_entropy,
     cross_entropy_with_grad_,
-    has_kernel,
     head_loss,
 )
 from llm.training.metrics import SplitMetrics
@@ -153,8 +152,7 @@ class TaskModule(L.LightningModule):
         remember_shapes(self.network)
         if self.compile_network and stage == "fit":
             self._compiled["hidden_states"] = Compiled(self.hidden_states)
-            if not has_kernel(self.trainer.strategy.root_device):
-                self.cross_entropy = Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
+            self.cross_entropy = compiled_cross_entropy(self.trainer.strategy.root_device)
 
     def is_compiled(self, part: Literal["hidden_states", "cross_entropy"]) -> bool:
         """Whether a part of the training step really has been compiled."""

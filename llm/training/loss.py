@@ -83,6 +83,13 @@ def has_kernel(device: torch.device) -> bool:
     return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
+def compiled_cross_entropy(device: torch.device) -> CrossEntropyWithGrad:
+    """`cross_entropy_with_grad_`, compiled where there is no kernel for it."""
+    if has_kernel(device):
+        return cross_entropy_with_grad_
+    return Compiled(compilable_cross_entropy_with_grad_, cross_entropy_with_grad_)
+
+
 @functools.cache
 def _kernel() -> CrossEntropyWithGrad:
     """Written in Triton, which comes with torch's builds for GPUs alone."""
