@@ -7,6 +7,7 @@ import pytest
 import tokenizers
 import torch
 import yaml
+from failing import error
 from safetensors.torch import load_file, save_file
 
 import llm
@@ -41,15 +42,6 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 def text():
     Path("my.txt").write_text("It was a bright cold day in April; the cat sat on the mat.\n" * 40)
     return "my.txt"
-
-
-def error(capsys, command, *words):
-    """The one line that a failing command prints."""
-    capsys.readouterr()
-    assert command(list(words)) != 0
-    found = capsys.readouterr().err.strip().splitlines()[-1]
-    assert found.startswith("error: ")
-    return found
 
 
 def damage_missing_shard(folder):

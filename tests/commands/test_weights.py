@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from failing import error
 
 import llm
 from llm.__main__ import main
@@ -51,15 +52,6 @@ def hugging_face():
 def text():
     Path("my.txt").write_text("It was a bright cold day in April; the cat sat on the mat.\n" * 40)
     return "my.txt"
-
-
-def error(capsys, command, *words):
-    """The one line that a failing command prints."""
-    capsys.readouterr()
-    assert command(list(words)) != 0
-    found = capsys.readouterr().err.strip().splitlines()[-1]
-    assert found.startswith("error: ")
-    return found
 
 
 def fit(*words):
