@@ -152,7 +152,8 @@ class TaskModule(L.LightningModule):
         remember_shapes(self.network)
         if self.compile_network and stage == "fit":
             self._compiled["hidden_states"] = Compiled(self.hidden_states)
-            self.cross_entropy = compiled_cross_entropy(self.trainer.strategy.root_device)
+            device = self.device if self._trainer is None else self._trainer.strategy.root_device
+            self.cross_entropy = compiled_cross_entropy(device)
 
     def is_compiled(self, part: Literal["hidden_states", "cross_entropy"]) -> bool:
         """Whether a part of the training step really has been compiled."""

@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 import torch
 import yaml
-from failing import error
+from one_line import error
 from safetensors.torch import load_file, save_file
 
 import llm

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from failing import error
+from one_line import error
 
 import llm
 from llm.__main__ import main
