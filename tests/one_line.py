@@ -7,10 +7,20 @@ from collections.abc import Callable
 import pytest
 
 
-def error(capsys: pytest.CaptureFixture[str], command: Callable[[list[str]], int], *words: str) -> str:
-    """The one line that a failing command prints."""
+def error(
+    capsys: pytest.CaptureFixture[str], command: Callable[[list[str]], int], *words: str, alone: bool = False
+) -> str:
+    """The one line that a failing command prints last.
+
+    Args:
+        capsys: of the test.
+        command: takes the words of a command line, gives its exit status.
+        words: of the command line.
+        alone: whether the command must print nothing else to standard error.
+    """
     capsys.readouterr()
-    assert command(list(words)) != 0
-    found = capsys.readouterr().err.strip().splitlines()[-1]
-    assert found.startswith("error: ")
-    return found
+    assert command(list(words)) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 or not alone, lines
+    assert lines[-1].startswith("error: ")
+    return lines[-1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from one_line import error
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -35,17 +36,12 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
+def shell(words: list[str]) -> int:
+    return main(words, default_config=REPOSITORY / "configs" / "default.yaml")
+
+
 def run(*words: str) -> int:
-    return main(list(words), default_config=REPOSITORY / "configs" / "default.yaml")
-
-
-def error(capsys, *words: str) -> str:
-    """The one line that a failing command prints last."""
-    capsys.readouterr()
-    assert run(*words) != 0
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    return last
+    return shell(list(words))
 
 
 @pytest.fixture
@@ -273,7 +269,7 @@ def test_the_configuration_of_a_run_goes_on_with_it_and_measures_it(kind, capsys
     best, _ = llm.load(folder / "checkpoints" / "best.ckpt")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), best.parameters(), strict=True))
     assert [path.name for path in Path("runs/gpt").iterdir()] == ["version_0"], "evaluating is not a run of its own"
-    assert "--fresh is for fit" in error(capsys, "validate", *words, "--fresh")
+    assert "--fresh is for fit" in error(capsys, shell, "validate", *words, "--fresh")
 
 
 def test_a_model_is_measured_on_the_text_of_its_own_run_and_that_is_said(capsys):
@@ -342,7 +338,7 @@ def test_the_best_is_weights_alone_to_use_and_to_begin_from_but_not_to_resume(tr
     assert not {"optimizer_states", "lr_schedulers", "loops", "callbacks"} & content.keys()
     assert run("validate", *QUICK, "--ckpt_path=best") == 0
     assert "so there is no run to resume: go on with the newest by --ckpt_path last" in error(
-        capsys, "fit", *QUICK, "--ckpt_path=best"
+        capsys, shell, "fit", *QUICK, "--ckpt_path=best"
     )
     assert [path.name for path in Path("runs/gpt").iterdir()] == ["version_0"]
     assert run("fit", *QUICK, f"--model.pretrained={best}", "--trainer.max_steps=1") == 0
@@ -354,14 +350,14 @@ def test_a_checkpoint_brings_the_settings_of_its_optimizer(capsys):
     saved = yaml.safe_load(Path("runs/gpt/version_0/config.yaml").read_text())
     assert saved["model"]["optim"]["learning_rate"] == 0.004
     config = Path("runs/gpt/version_0/config.yaml").read_bytes()
-    message = error(capsys, "fit", *QUICK, "--ckpt_path=last", "--model.optim.learning_rate=0.005")
+    message = error(capsys, shell, "fit", *QUICK, "--ckpt_path=last", "--model.optim.learning_rate=0.005")
     assert "learning_rate (0.004 in the checkpoint, 0.005 now)" in message
     assert Path("runs/gpt/version_0/config.yaml").read_bytes() == config
 
 
 @pytest.mark.parametrize("words", [["--data.tokenizer.kind=gpt2"], ["--data.tokenizer.specials=[<|x|>]", *CHAR]])
 def test_another_tokenizer_than_the_checkpoint_is_refused(trained, capsys, words):
-    assert "in the checkpoint" in error(capsys, "fit", *QUICK, "--ckpt_path", str(trained), *words)
+    assert "in the checkpoint" in error(capsys, shell, "fit", *QUICK, "--ckpt_path", str(trained), *words)
 
 
 def test_predict_continues_every_prompt(trained, capsys, tmp_path):
@@ -406,8 +402,8 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["--ckpt_path=last"], "there is no checkpoint in 'runs/gpt' and below; start a new run with --fresh"),
         ([f"--ckpt_path={short}"], "is not a checkpoint"),
     ):
-        assert expected in error(capsys, "fit", *words), words
-    assert "ckpt_path" in error(capsys, "validate")
+        assert expected in error(capsys, shell, "fit", *words), words
+    assert "ckpt_path" in error(capsys, shell, "validate")
     assert not Path("runs").exists(), "a command that fails leaves no run behind"
 
 
@@ -426,10 +422,10 @@ def test_bad_configuration_files_are_one_line(capsys, tmp_path):
     ):
         path = tmp_path / "bad.yaml"
         path.write_text(content)
-        assert expected in error(capsys, "fit", "--config", str(path))
+        assert expected in error(capsys, shell, "fit", "--config", str(path))
 
 
 def test_another_architecture_than_the_checkpoint_is_refused(trained, capsys):
-    message = error(capsys, "fit", *CHAR, "--ckpt_path", str(trained), "--model.gpt.n_layer=2")
+    message = error(capsys, shell, "fit", *CHAR, "--ckpt_path", str(trained), "--model.gpt.n_layer=2")
     assert "n_layer (1 in the checkpoint, 2 now); omit these settings, as flags and in YAML files alike, " in message
     assert "start a new run without --ckpt_path" in message

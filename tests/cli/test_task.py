@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from one_line import error
 from toy_task import ToyData, ToyModule
 
 from llm.cli.help import overview
@@ -38,17 +39,12 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setitem(TASKS, "toy", task)
 
 
+def shell(words: list[str]) -> int:
+    return main(words, default_config=REPOSITORY / "configs" / "default.yaml")
+
+
 def run(*words: str) -> int:
-    return main(list(words), default_config=REPOSITORY / "configs" / "default.yaml")
-
-
-def error(capsys, *words: str) -> str:
-    """The one line that a failing command prints."""
-    capsys.readouterr()
-    assert run(*words) != 0
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    return last
+    return shell(list(words))
 
 
 @pytest.fixture
@@ -157,7 +153,7 @@ def test_what_is_not_of_the_task_is_one_line(words, expected, capsys):
     Path("odd.yaml").write_text("task: [toy]\n")
     Path("other.yaml").write_text("task: toy\nmodel: {gpt: {n_layer: 2}}\n")
     Path("link.yaml").write_text("task: toy\nmodel: {line: {n_features: 2}}\n")
-    assert expected in error(capsys, "fit", *words)
+    assert expected in error(capsys, shell, "fit", *words)
     assert not Path("runs").exists()
 
 
@@ -181,11 +177,11 @@ def test_a_checkpoint_brings_the_architecture_of_its_task(capsys):
 
 def test_another_task_than_the_checkpoint_is_refused(trained, capsys):
     for words in (["fit"], ["fit", "--task=language"], ["validate", "--task", "language"]):
-        message = error(capsys, *words, "--ckpt_path", trained)
+        message = error(capsys, shell, *words, "--ckpt_path", trained)
         assert f"{trained!r} holds the task 'toy', not 'language': give --task toy" in message
     assert run("fit", *QUICK, "--trainer.logger.save_dir=others") == 0
     language = str(next(Path("others").rglob("last.ckpt")))
-    assert "holds the task 'language', not 'toy'" in error(capsys, "fit", *TOY, "--ckpt_path", language)
+    assert "holds the task 'language', not 'toy'" in error(capsys, shell, "fit", *TOY, "--ckpt_path", language)
     assert run("validate", "--ckpt_path", language) == 0, "a checkpoint that names no task holds a language model"
 
 
@@ -197,7 +193,9 @@ def test_best_of_a_task_is_that_of_its_newest_run(trained, capsys):
     assert run("validate", "--ckpt_path=last") == 0
     models = [line for line in capsys.readouterr().err.splitlines() if line.startswith("model:")]
     assert [Path(line.split()[1].rstrip(",")).parts[1] for line in models] == ["gpt"] * 2 + ["later"]
-    assert "there is no best.ckpt of the task masked" in error(capsys, "validate", "--task=masked", "--ckpt_path=best")
+    assert "there is no best.ckpt of the task masked" in error(
+        capsys, shell, "validate", "--task=masked", "--ckpt_path=best"
+    )
 
 
 def test_a_run_goes_on_with_its_task(trained):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from one_line import error
 
 from llm.__main__ import main
 from llm.commands import tokenize as command
@@ -30,15 +31,12 @@ def write(name: str, content: str | bytes) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def run(*words: str) -> int:
+def shell(words: list[str]) -> int:
     return main(["tokenize", "--output", "shards", *words])
 
 
-def error(capsys, *words: str) -> str:
-    assert run(*words) == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ")
-    return line
+def run(*words: str) -> int:
+    return shell(list(words))
 
 
 def test_a_pattern_of_text_files(capsys):
@@ -78,7 +76,9 @@ def test_a_million_line_breaks_in_a_row():
 def test_another_field_is_another_text(capsys):
     write("a.jsonl", '{"x": "one", "y": "two"}')
     assert run("--input", "a.jsonl", "--field", "x") == 0
-    assert "already holds the ids of another text" in error(capsys, "--input", "a.jsonl", "--field", "y")
+    assert "already holds the ids of another text" in error(
+        capsys, shell, "--input", "a.jsonl", "--field", "y", alone=True
+    )
 
 
 def test_bad_input_is_one_line(capsys):
@@ -99,14 +99,14 @@ def test_bad_input_is_one_line(capsys):
         (["--input", "bad.txt", "--output", " "], "output is an empty name"),
         (["--input", "bad.txt", "--threads", "0"], "threads must be at least 1, got 0"),
     ):
-        assert expected in error(capsys, *words), words
+        assert expected in error(capsys, shell, *words, alone=True), words
         assert not list(Path().glob("shards/*")), "nothing is left behind"
 
 
 def test_an_output_that_cannot_be_written(capsys):
     write("a.txt", "one")
     write("shards", "a file")
-    assert "'shards'" in error(capsys, "--input", "a.txt")
+    assert "'shards'" in error(capsys, shell, "--input", "a.txt", alone=True)
     assert Path("shards").read_text() == "a file"
 
 
@@ -122,7 +122,9 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(capsys, monkeypatch):
         real(file)
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "can't write 'shards': No space left on device; choose another folder, or fix" in error(capsys, *words)
+    assert "can't write 'shards': No space left on device; choose another folder, or fix" in error(
+        capsys, shell, *words, alone=True
+    )
     assert not list(Path("shards").glob("*.tmp"))
     monkeypatch.setattr(os, "fsync", real)
     assert run(*words) == 0

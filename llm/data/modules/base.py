@@ -169,11 +169,11 @@ class ResumableDataModule(L.LightningDataModule, ABC):
         ids = self.sample_ids(SAMPLE_TOKENS + 1)
         return first_words(self.tokenizer.decode(ids[:SAMPLE_TOKENS]), is_cut=len(ids) > SAMPLE_TOKENS)
 
-    def _say_once(self, message: str, *values: Any) -> None:
+    def _say_once(self, message: str, *values: Any, level: int = logging.INFO) -> None:
         """Log a line that may come again, when the data that the preflight has set up is set up for the run."""
         if (line := message % values) not in self._said:
             self._said.add(line)
-            log.info("%s", line)
+            log.log(level, "%s", line)
 
     # Loaders
 

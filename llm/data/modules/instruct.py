@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.config import TokenizerConfig
-from llm.data.chat.corpus import ERRANDS, Placed, corpus_files, held_out, read_corpus
+from llm.data.chat.corpus import ERRANDS, corpus_files
 from llm.data.chat.messages import Conversation
 from llm.data.chat.samples import Losses, SampleMaker
 from llm.data.chat.showing import as_text
+from llm.data.chat.splits import ConversationSplits
 from llm.data.chat.templates import ChatTemplate
 from llm.data.examples import Examples
 from llm.data.loader import RowSource
@@ -30,7 +31,7 @@ from llm.data.order import BatchOrder
 from llm.data.packing import PackedExamples
 from llm.data.tokens.examples import Example
 from llm.data.tokens.opening import cache_key
-from llm.errors import DataError, TokenizerError
+from llm.errors import TokenizerError
 from llm.runtime.files import write_whole
 from llm.tokenizers import LEARNED, Tokenizer, build_tokenizer
 
@@ -102,11 +103,8 @@ class InstructDataModule(ExampleDataModule):
         allow_changed_data: bool = False,
         evaluation_batch_size: int | None = None,
     ) -> None:
-        if validation_corpus is None and corpus == ERRANDS:
-            validation_corpus = f"{ERRANDS}/held_out"
-        self.corpus, self.validation_corpus, self.test_corpus = corpus, validation_corpus, test_corpus
-        self.validation_fraction = validation_fraction  # the base checks it
-        self._read: dict[str, list[Placed]] = {}
+        self.corpus = corpus
+        self.splits = ConversationSplits(corpus, validation_corpus, test_corpus, validation_fraction)
         self._sources: dict[str, str] = {}
         found = self._make_tokenizer(tokenizer, template or _TEMPLATE, special_tokens or ())
         name = template or getattr(found, "chat_template", None) or _TEMPLATE
@@ -148,14 +146,14 @@ class InstructDataModule(ExampleDataModule):
         Raises:
             DataError: a file can't be read, or a record is none of the three forms.
         """
-        return [conversation for _, conversation in self._placed(split)]
+        return [conversation for _, conversation in self.splits.placed(split)]
 
     def conversations_to_overfit(self) -> list[Conversation]:
         """Those that some sample of comes in the few batches of a run that is to overfit them."""
         if self.packing:  # where a row is of many
             return self.conversations("train")
         wanted, found, losses, n_samples = set(self.rows_to_overfit()), [], Losses(), 0
-        for where, conversation in self._placed("train"):
+        for where, conversation in self.splits.placed("train"):
             first, n_samples = n_samples, n_samples + sum(1 for _ in self.maker.samples(conversation, losses, where))
             if not wanted.isdisjoint(range(first, n_samples)):
                 found.append(conversation)
@@ -170,36 +168,11 @@ class InstructDataModule(ExampleDataModule):
         """The first prompt that is held out, or trained on."""
         return self.conversations("validation" if self.examples("validation") else "train")[0][0].content
 
-    def _placed(self, split: str) -> list[Placed]:
-        if split == "test" and self.test_corpus is None:
-            split = "validation"
-        found = self._all(split)
-        if split == "test" or self.validation_corpus is not None:
-            return found
-        return [placed for placed, kept in zip(found, self._held_out, strict=True) if kept == (split == "validation")]
-
-    @cached_property
-    def _held_out(self) -> list[bool]:
-        """Which conversations of the corpus are not trained on, but validated on, where validation has no other."""
-        return held_out(self._all("train"), self.validation_fraction)
-
-    def _all(self, split: str) -> list[Placed]:
-        """The conversations of the corpus that a split comes from."""
-        corpus = {"validation": self.validation_corpus, "test": self.test_corpus}.get(split) or self.corpus
-        key = json.dumps(corpus)
-        if key not in self._read:
-            self._read[key] = list(read_corpus(corpus))
-            if not self._read[key]:
-                raise DataError(f"{corpus!r} holds no conversation; give a file with at least one record")
-        return self._read[key]
-
     # What the base asks for.
 
     def source_of(self, split: str) -> str | None:
         """A hash of the conversations, and of all that decides how they become samples."""
-        if split == "test" and self.test_corpus is None:
-            return None
-        if split == "validation" and self.validation_corpus is None and not self.validation_fraction:
+        if not self.splits.has_own(split):
             return None
         if split not in self._sources:
             self._sources[split] = self._hash(split)
@@ -213,8 +186,7 @@ class InstructDataModule(ExampleDataModule):
         return whole.hexdigest()
 
     def _find_examples(self, split: str) -> Examples | None:
-        is_divided = split == "validation" and self.validation_corpus is None
-        if is_divided and not any(self._held_out):
+        if split == "validation" and self.splits.divides_corpus and not any(self.splits.held_out):
             return None  # there is one prompt, which is trained on
         return super()._find_examples(split)
 
@@ -223,7 +195,7 @@ class InstructDataModule(ExampleDataModule):
         losses = Losses()
         # What is validated on is the response, whatever is learned.
         maker = dataclasses.replace(self.maker, learn_all=self.loss_on == "all" and split == "train")
-        for where, conversation in self._placed(split):
+        for where, conversation in self.splits.placed(split):
             try:
                 yield from maker.samples(conversation, losses, where)
             except TokenizerError as error:
@@ -242,7 +214,7 @@ class InstructDataModule(ExampleDataModule):
             return Losses(**json.loads(self._losses_path(split).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):  # it is not in the cache any more: count again
             losses = Losses()
-            for where, conversation in self._placed(split):
+            for where, conversation in self.splits.placed(split):
                 for _ in self.maker.samples(conversation, losses, where):
                     pass
             return losses
@@ -261,9 +233,8 @@ class InstructDataModule(ExampleDataModule):
             self._say_once("supervised:  %.0f %% of the tokens (loss_on %s)", fraction, self.loss_on)
         for split in self._splits():
             if self.examples(split) is not None:
-                own = "validation" if split == "test" and self.test_corpus is None else split
-                for sentence in self.losses(own).sentences(self.context_length):
-                    log.warning("%s: %s", split, sentence)
+                for sentence in self.losses(self.splits.source(split)).sentences(self.context_length):
+                    self._say_once("%s: %s", split, sentence, level=logging.WARNING)
 
     @property
     def supervised_fraction(self) -> float:
