@@ -149,6 +149,8 @@ def _answer(chat: Chat, text: str) -> None:
             print(piece, end="", flush=True)
     finally:
         print(flush=True)
+    if chat.is_cut:
+        print("(the message did not fit into the context: its end was not read)", file=sys.stderr, flush=True)
     if chat.n_forgotten:
         print(
             f"({counted(chat.n_forgotten, 'earlier turn')} did not fit into the context)", file=sys.stderr, flush=True

@@ -57,10 +57,12 @@ class Chat:
         self.turns: list[tuple[Message, Message]] = []
         self.n_forgotten = 0
         """Turns of the history that the last prompt had no room for."""
+        self.is_cut = False
+        """Whether it had no room for the whole message either, whose end then was left out."""
 
     def reset(self, system: str | None = None) -> None:
         """Begin again, with another system message or none."""
-        self.turns, self.system, self.n_forgotten = [], system, 0
+        self.turns, self.system, self.n_forgotten, self.is_cut = [], system, 0, False
 
     def prompt(self, text: str) -> list[int]:
         """The token ids that a model answers a message from: they end where an answer begins.
@@ -75,8 +77,10 @@ class Chat:
             history = [message for turn in self.turns[forgotten:] for message in turn]
             ids = self.maker.encode((*system, *history, Message(USER, text)), True, "the conversation").ids
             if len(ids) <= room:
+                self.is_cut = False
                 return ids
-        return self.maker.prompt((*system, Message(USER, text)), room, "the message")[0]
+        ids, self.is_cut = self.maker.prompt((*system, Message(USER, text)), room, "the message")
+        return ids
 
     def ask(self, text: str) -> Iterator[str]:
         """The answer to a message as it comes. Only a whole answer becomes part of the history.

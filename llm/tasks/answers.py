@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 
@@ -30,11 +30,21 @@ _SHOWN = 8
 FILE = "answers.jsonl"
 
 
+class _Measured(NamedTuple):
+    """What the answers at a validation were worth."""
+
+    loss: float
+    exact: int
+    count: int
+    step: int
+
+
 class Answers(L.Callback):
     """Shows a sample with its supervised tokens before a run, lets the model answer, and measures the answers.
 
     Answers are greedy unless `temperature` says otherwise. Exact match and the fraction that the model ended itself are
-    measured at each validation, on the same few samples; at a test also ROUGE-L, BLEU and chrF, on all.
+    measured at each validation, on the same few samples; at a test also ROUGE-L, BLEU and chrF, on all. The end of a
+    run says how many were exact at the validation with the lowest loss.
 
     Args:
         validation: samples that are answered at a validation; 0 for none.
@@ -66,6 +76,8 @@ class Answers(L.Callback):
         self.batch_size = batch_size
         self.output = output
         self._has_failed = False
+        self._exact: tuple[int, int] | None = None  # of so many answers, at the validation that is running
+        self._best: _Measured | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show one sample with its supervised tokens, on screen and for the loggers."""
@@ -98,7 +110,36 @@ class Answers(L.Callback):
             pl_module.log_dict(found, logger=not amid_training)
             if amid_training:
                 log_now(trainer, dict(found), step=trainer.global_step + is_accumulating(trainer))
+            self._exact = sum(answer.is_exact for answer in answers), len(answers)
             _write(trainer, "answers", _table(answers[:_SHOWN]))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what the answers of the best validation were worth."""
+        del pl_module
+        measured, self._exact = self._exact, None
+        if measured is None or trainer.state.fn != "fit" or "validation/loss" not in trainer.callback_metrics:
+            return
+        loss = float(trainer.callback_metrics["validation/loss"])
+        if self._best is None or loss < self._best.loss:
+            self._best = _Measured(loss, *measured, trainer.global_step)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say how many answers were exact, as they are where there is one right answer."""
+        del pl_module
+        data = _ours(trainer)
+        if self._best is None or data is None or data.overfits or not trainer.is_global_zero:
+            return
+        log.info("exact:       %d of %d answers (validation, step %d)", *self._best[1:])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best validation so far."""
+        return {} if self._best is None else self._best._asdict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The best validation before a run was interrupted."""
+        match state_dict:
+            case {"loss": float(loss), "exact": int(exact), "count": int(count), "step": int(step)}:
+                self._best = _Measured(loss, exact, count, step)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Answer all samples, measure them, and write them to a file.

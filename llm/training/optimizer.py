@@ -47,7 +47,9 @@ def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
         ConfigError: the model has adapters: an orthogonal update of A and one of B make none of B A.
     """
     if any(isinstance(module, LoRALinear) for module in model.modules()):
-        raise ConfigError("model.optim.kind muon is for whole matrices, not for LoRA's factors: use adamw, or no LoRA")
+        raise ConfigError(
+            "model.optim.kind muon is for whole matrices, not for LoRA's factors: set --model.optim.kind adamw"
+        )
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     parameters = [p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad]
     matrices_in: dict[int, int | list[int]] = {}

@@ -65,6 +65,13 @@ def test_one_message_is_answered(chat):
     assert chat("--prompt", "-", said="five\n") == (0, "one\n", "")
 
 
+def test_a_message_that_is_longer_than_the_context_is_cut_and_that_is_said(chat):
+    status, _, errors = chat("--prompt", "six " * 200)
+    assert (status, errors) == (0, "(the message did not fit into the context: its end was not read)\n")
+    _, _, errors = chat(said="six " * 200 + "\n/reset\nsix\n")
+    assert errors.count("its end was not read") == 1
+
+
 def test_a_conversation_line_by_line(chat):
     status, output, errors = chat(said="six\n\n/system Be brief.\n/system\n/reset\nfive\n/quit\nnever read\n")
     assert (status, errors) == (0, "")

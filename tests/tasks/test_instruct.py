@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import lightning as L
@@ -18,9 +19,11 @@ from llm.config import GPTConfig, OptimConfig
 from llm.data import InstructDataModule
 from llm.data.batch import IGNORED
 from llm.data.chat.samples import Losses
+from llm.evaluation.answers import Answer
 from llm.pretrained import grow_vocabulary, read_pretrained
 from llm.pretrained.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
 from llm.tasks import InstructModel
+from llm.tasks.answers import Answers
 from llm.tokenizers import CharTokenizer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -125,6 +128,7 @@ def test_a_run_shows_a_sample_and_answers(trained, capsys):
     assert "<|end|>]]" in said
     assert "supervised:" in said
     assert "python -m llm chat --ckpt" in said
+    assert re.search(r"^exact:       [0-2] of 2 answers \(validation, step 3\)$", said, re.MULTILINE), said
     events = EventAccumulator(str(Path(trained).parents[1]), {"tensors": 0, "scalars": 0}).Reload()
     assert {"sample/text_summary", "answers/text_summary"} <= set(events.Tags()["tensors"])
     scalars = set(events.Tags()["scalars"])
@@ -230,3 +234,26 @@ def test_batches_to_overfit_are_what_is_answered():
     assert {tuple(sample.inputs) for samples in ids for sample in samples} == {
         tuple(data.train_examples[row][0].tolist()) for row in rows
     }
+
+
+def test_the_end_of_a_run_says_how_many_answers_were_exact_at_the_best_validation(caplog, monkeypatch):
+    """Also where the best was before an interrupt."""
+    module, data = make(validation_fraction=0.25)
+    answers, resumed = Answers(), Answers()
+    trainer = L.Trainer(max_steps=1, limit_val_batches=0, **QUIET)
+    trainer.fit(module, data)
+    for step, loss, n_exact in ((10, 2.0, 1), (20, 1.0, 2), (30, 3.0, 3)):
+        found = [Answer("q", "a", "a" if number < n_exact else "b", True, 1) for number in range(3)]
+        trainer.callback_metrics["validation/loss"] = torch.tensor(loss)
+        monkeypatch.setattr(trainer.state, "fn", "fit")
+        monkeypatch.setattr(type(trainer), "global_step", step)
+        monkeypatch.setattr(answers, "_answer", lambda *_, found=found: found)
+        monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+        answers.on_validation_epoch_end(trainer, module)
+        answers.on_validation_end(trainer, module)
+    resumed.load_state_dict(answers.state_dict())
+    for callback in (answers, resumed):
+        caplog.clear()
+        with caplog.at_level("INFO", "llm"):
+            callback.on_fit_end(trainer, module)
+        assert caplog.messages == ["exact:       2 of 3 answers (validation, step 20)"]

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llm.config import GPTConfig, OptimConfig
+from llm.config import GPTConfig, LoRAConfig, OptimConfig
+from llm.errors import ConfigError
 from llm.model import GPT
+from llm.model.trained import Trained
 from llm.training.optimizer import build_optimizer, build_schedule, learning_rate_at, parameter_groups, remember_shapes
 
 CONFIG = OptimConfig(learning_rate=1.0, final_learning_rate_ratio=0.1, warmup_steps=10)
@@ -98,3 +100,10 @@ def test_step_equals_adamw_by_hand(tiny):
     # The first step of Adam moves by the sign of the gradient, and decay comes apart from it.
     expected = before * (1 - 0.01 * 0.5) - 0.01 * gradient / (gradient.abs() + config.epsilon * math.sqrt(1 - 0.95))
     torch.testing.assert_close(weight.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_muon_is_refused_with_adapters_and_what_to_set_is_said(tiny):
+    Trained(None, LoRAConfig(rank=2)).apply_to(tiny)
+    with pytest.raises(ConfigError, match="not for LoRA's factors: set --model.optim.kind adamw"):
+        build_optimizer(tiny, OptimConfig(kind="muon"))
+    build_optimizer(tiny, OptimConfig(kind="adamw"))

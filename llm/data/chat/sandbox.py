@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 @functools.cache
 def environment() -> Environment:
     """Jinja as Hugging Face's templates expect it, where a template can reach nothing but its arguments."""
-    from jinja2 import TemplateError, nodes
+    from jinja2 import TemplateError, Undefined, nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -28,9 +28,17 @@ def environment() -> Environment:
             mark = nodes.Output([nodes.Name("generation_mark", "load")], lineno=line)
             return [mark, *body, nodes.Output([nodes.Name("generation_mark", "load")], lineno=line)]
 
+    class Unprintable(Undefined):
+        """What is not there can be asked for (`if tools`), but not written: a misspelled name would leave nothing."""
+
+        __slots__ = ()
+        __str__ = Undefined._fail_with_undefined_error
+
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    found = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    found = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], undefined=Unprintable
+    )
     found.globals["raise_exception"] = refuse
     return found

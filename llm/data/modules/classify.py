@@ -16,6 +16,7 @@ from llm.config import TokenizerConfig
 from llm.data.batch import IGNORED
 from llm.data.examples import Examples
 from llm.data.labelled import counts, distinct, divide, encode_text, undersample, without
+from llm.data.modules.base import SAMPLE_TOKENS, first_words
 from llm.data.modules.examples import ExampleDataModule
 from llm.data.modules.tokenizers import ready_tokenizer
 from llm.data.order import BalancedOrder, BatchOrder
@@ -25,6 +26,8 @@ from llm.errors import ConfigError, DataError, TokenizerError
 from llm.tokenizers import Tokenizer, build_tokenizer
 
 log = logging.getLogger("llm")
+
+_SAMPLE_CHARACTERS = 120
 
 Balance = Literal["none", "undersample", "oversample", "weights"]
 _GPT2 = TokenizerConfig()
@@ -209,6 +212,14 @@ class ClassifyDataModule(ExampleDataModule):
         """The files of the corpus; none if it is generated."""
         return labelled_files(self.corpus)
 
+    def sample_text(self) -> str:
+        """The beginning of the text to look at, as it stands in the corpus: its words may be new to the model."""
+        split = "validation" if self.rows["validation"] else "train"
+        found = self.examples(split)
+        assert found is not None
+        text = self.rows[split][self._index_of(found, SAMPLE_TOKENS)].text
+        return first_words(text[:_SAMPLE_CHARACTERS], is_cut=len(text) > _SAMPLE_CHARACTERS)
+
     def _find_examples(self, split: str) -> Examples | None:
         if split == "test" and not self.rows["test"]:
             return self.examples("validation")
@@ -235,11 +246,10 @@ class ClassifyDataModule(ExampleDataModule):
             ids = ids[: self.context_length]
             yield Example(ids, [IGNORED] * (len(ids) - 1) + [self.labels.index(row.label)])
         if cut:
+            verb, whose = ("is", "its end is") if cut == 1 else ("are", "their ends are")
             log.info(
-                "%s of %s texts for %s are longer than the context: their ends are cut off",
-                cut,
-                len(self.rows[split]),
-                split,
+                "%s of %s texts for %s %s longer than the context: %s cut off",
+                *(cut, len(self.rows[split]), split, verb, whose),
             )
 
     def _classes(self, rows: Sequence[LabelledText]) -> np.ndarray:

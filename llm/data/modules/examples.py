@@ -173,9 +173,13 @@ class ExampleDataModule(ResumableDataModule):
 
     def _example_of(self, most: int) -> list[int]:
         found = self.examples("validation") or self.train_examples
+        return [int(token) for token in found[self._index_of(found, most)][0]]
+
+    @staticmethod
+    def _index_of(found: Examples, most: int) -> int:
+        """The longest example of up to so many tokens, or the shortest."""
         fitting = np.where(found.lengths <= most, found.lengths, 0)
-        index = int(fitting.argmax() if fitting.any() else found.lengths.argmin())
-        return [int(token) for token in found[index][0]]
+        return int(fitting.argmax() if fitting.any() else found.lengths.argmin())
 
     # What Lightning calls.
 

@@ -88,6 +88,9 @@ def test_a_template_without_marks_is_told_apart_by_prefixes():
     ("source", "said"),
     [
         (UNMARKED.replace("m['content']", "m['content'] | trim"), None),
+        ("{% if tools or tools is defined %}{{ tools }}{% endif %}" + UNMARKED, None),
+        ("{{ tools }}" + UNMARKED, "can't be rendered: 'tools' is undefined"),
+        (UNMARKED.replace("m['content']", "m['contnet']"), "has no attribute 'contnet'"),
         (
             "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}>{% endif %}",
             "prefix",

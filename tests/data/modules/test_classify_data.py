@@ -159,6 +159,17 @@ def test_a_long_text_loses_its_end_and_that_is_said(make, caplog):
     assert {len(text) for text, _ in rows_of(data, data.train_dataloader())} == {11}
 
 
+def test_the_text_to_try_is_that_of_the_corpus_whatever_the_vocabulary_lacks(make, tmp_path):
+    path = tmp_path / "words.csv"
+    rows = [(f"<{n}> says &{n} to \u00e9{n}", "odd" if n % 2 else "even") for n in range(20)]
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8")
+    data = make(corpus=str(path), tokenizer=TokenizerConfig("word"))
+    assert data.sample_text() in [row.text for row in data.rows["validation"]]
+    assert "<|unk|>" in data.tokenizer.decode(data.tokenizer.encode(data.sample_text())), "it has new words"
+    path.write_text("text,label\n" + "".join(f"{'word ' * 100}{text},{label}\n" for text, label in rows))
+    assert make(corpus=str(path)).sample_text() == " ".join(["word"] * 23)
+
+
 def test_the_state_knows_the_texts_and_the_balance(make):
     state = make().state_dict()
     assert state["balance"] == "none"
