@@ -34,8 +34,8 @@ class _Measured(NamedTuple):
     """What the answers at a validation were worth."""
 
     loss: float
-    exact: int
-    count: int
+    n_exact: int
+    n_answers: int
     step: int
 
 
@@ -138,8 +138,8 @@ class Answers(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The best validation before a run was interrupted."""
         match state_dict:
-            case {"loss": float(loss), "exact": int(exact), "count": int(count), "step": int(step)}:
-                self._best = _Measured(loss, exact, count, step)
+            case {"loss": float(loss), "n_exact": int(n_exact), "n_answers": int(n_answers), "step": int(step)}:
+                self._best = _Measured(loss, n_exact, n_answers, step)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Answer all samples, measure them, and write them to a file.

@@ -103,7 +103,8 @@ def test_step_equals_adamw_by_hand(tiny):
 
 
 def test_muon_is_refused_with_adapters_and_what_to_set_is_said(tiny):
-    Trained(None, LoRAConfig(rank=2)).apply_to(tiny)
-    with pytest.raises(ConfigError, match="not for LoRA's factors: set --model.optim.kind adamw"):
-        build_optimizer(tiny, OptimConfig(kind="muon"))
-    build_optimizer(tiny, OptimConfig(kind="adamw"))
+    model = GPT(tiny)
+    Trained(None, LoRAConfig(rank=2)).apply_to(model)
+    with pytest.raises(ConfigError, match=r"not for LoRA.s factors: set --model\.optim\.kind adamw"):
+        build_optimizer(model, OptimConfig(kind="muon"))
+    build_optimizer(model, OptimConfig(kind="adamw"))
