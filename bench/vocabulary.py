@@ -94,7 +94,7 @@ def measure(name: str, arguments: argparse.Namespace, cache: str) -> dict[str, A
     if arguments.tiny:
         settings["model"]["gpt"] |= {"n_layer": 1, "n_embd": 16}
     tokenizer = TokenizerConfig("bpe", int(name)) if name.isdecimal() else TokenizerConfig(name)
-    datamodule = TextDataModule(**data, tokenizer=tokenizer)
+    datamodule = TextDataModule(**{**data, "tokenizer": tokenizer})
     datamodule.prepare_data()
     datamodule.setup("fit")
     _, probed = train(settings, datamodule, PROBE, None, arguments.seed)

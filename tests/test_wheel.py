@@ -83,4 +83,4 @@ def test_its_commands_run_from_an_empty_folder(installed, tmp_path):
     (best,) = tmp_path.glob("runs/*/version_0/checkpoints/best.ckpt")
     assert f"--ckpt {best.relative_to(tmp_path)}" in said
     said = run(train, "fit", "--preflight", "--trainer.accelerator=cpu", folder=tmp_path, **environment)
-    assert "50,257" in said, "the default configuration has GPT-2's vocabulary"
+    assert "1,237" in said, "the default configuration learns the story's vocabulary"

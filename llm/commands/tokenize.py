@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="gpt2, word, char, bpe, an encoding of tiktoken's, a checkpoint, what `tokenizer train` wrote, or a "
         "tokenizer.json or its folder (%(default)s)",
     )
-    parser.add_argument("--vocab_size", type=int, help="for bpe: how many tokens it learns")
+    parser.add_argument("--vocab_size", type=int, help="for bpe: how many tokens it learns (2,000 or fewer)")
     parser.add_argument(
         "--special_tokens",
         choices=("as_tokens", "as_text"),

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train = actions.add_parser("train", help="learn a byte-pair encoding from texts of any size")
     train.add_argument("--input", required=True, nargs="+", help="files, folders or glob patterns, as for tokenize")
     train.add_argument("--output", required=True, help="the .json file to write; --data.tokenizer.checkpoint reads it")
-    train.add_argument("--vocab_size", type=int, required=True, help="tokens, with 256 bytes and the special tokens")
+    train.add_argument("--vocab_size", type=int, help="with 256 bytes and the special tokens (2,000 or fewer)")
     train.add_argument("--pattern", default="gpt2", help="how a text is split first: gpt2 or gpt4 (%(default)s)")
     train.add_argument("--min_frequency", type=int, default=2, help="least count of a pair to be joined (%(default)s)")
     train.add_argument("--specials", nargs="*", help="special tokens (<|endoftext|>)")

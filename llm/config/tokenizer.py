@@ -18,7 +18,8 @@ class TokenizerConfig:
         kind: `gpt2` (works offline), `bpe` (byte pairs learned from the corpus), `word`, `char`, or another of
             tiktoken's encodings by name, such as `cl100k_base` (tiktoken downloads those once). Default: the
             tokenizer that comes with the corpus, if that is a token store, else `gpt2`.
-        vocab_size: for `bpe`: V, how many tokens it learns, with the 256 bytes and the special tokens.
+        vocab_size: for `bpe`: V, how many tokens it learns, with the 256 bytes and the special tokens. Default:
+            2,000, or fewer where no more pairs occur `min_frequency` times.
         min_frequency: for `bpe`: how often a pair of tokens must occur to become one.
         pattern: how a text is split. For `word`, `with_colon` (default) splits off `:` and `;` too, `without_colon`
             leaves them on the word before, `lowercase` has words in lower case and nothing else. For `bpe`, the
@@ -51,11 +52,7 @@ class TokenizerConfig:
                     self.kind in _PATTERNS,
                     f"specials are for {', '.join(_PATTERNS)}; {self.kind or 'gpt2'!r} has its own",
                 )
-            if self.kind == "bpe":
-                check(
-                    self.vocab_size is not None, "bpe learns a vocabulary of vocab_size tokens: give it, such as 2000"
-                )
-            else:
+            if self.kind != "bpe":
                 check(self.vocab_size is None, f"vocab_size is for bpe; {self.kind or 'gpt2'!r} has its own")
             check(self.min_frequency > 0, f"min_frequency must be at least 1, got {self.min_frequency}")
             if self.pattern is not None:

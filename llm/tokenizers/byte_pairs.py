@@ -71,8 +71,8 @@ class BytePairTokenizer(BPETokenizer):
         from llm.tokenizers.learning import learn_byte_pairs
 
         specials = (END_OF_TEXT,) if config.specials is None else config.specials
-        vocab_size, pattern = config.vocab_size or 0, config.pattern or "gpt2"
-        return cls(*learn_byte_pairs(texts, vocab_size, pattern, specials, config.min_frequency), pattern)
+        pattern = config.pattern or "gpt2"
+        return cls(*learn_byte_pairs(texts, config.vocab_size, pattern, specials, config.min_frequency), pattern)
 
     @property
     def vocab_size(self) -> int:

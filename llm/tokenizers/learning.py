@@ -20,13 +20,16 @@ log = logging.getLogger(__name__)
 BYTES = 256
 """Tokens that every vocabulary begins with, so that any text can be encoded."""
 
+USUAL_SIZE = 2_000
+"""Tokens of a vocabulary for which nothing else is asked, where so many pairs occur."""
+
 _CUT = re.compile(rf"(?<=[^\W_])(?=[{CUTS}])")
 _PART = 1 << 16
 """Characters that are counted at once: the library holds a few hundred such parts, with 16 bytes for each of theirs."""
 
 
 def learn_byte_pairs(
-    texts: Iterable[str], vocab_size: int, pattern: str, specials: Sequence[str], min_frequency: int
+    texts: Iterable[str], vocab_size: int | None, pattern: str, specials: Sequence[str], min_frequency: int
 ) -> tuple[dict[str, int], dict[str, int]]:
     """A vocabulary of the 256 bytes and the pairs of tokens that are the most frequent, one joined after the other.
 
@@ -35,7 +38,7 @@ def learn_byte_pairs(
 
     Args:
         texts: what is counted; special tokens in it are left out.
-        vocab_size: V, tokens and special tokens together.
+        vocab_size: V, tokens and special tokens together; None for `USUAL_SIZE` or fewer.
         pattern: how a text is split into pieces; one of `SPLIT_PATTERNS`.
         specials: special tokens, numbered after the others.
         min_frequency: how often a pair must occur to be joined.
@@ -49,21 +52,22 @@ def learn_byte_pairs(
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     specials = check_specials(specials)
-    if vocab_size < (least := BYTES + len(specials)):
+    most = USUAL_SIZE if vocab_size is None else vocab_size
+    if most < (least := BYTES + len(specials)):
         raise TokenizerError(
-            f"vocab_size must be at least {least} ({BYTES} bytes and {len(specials)} special tokens), got {vocab_size}"
+            f"vocab_size must be at least {least} ({BYTES} bytes and {len(specials)} special tokens), got {most}"
         )
     learning = Tokenizer(models.BPE())
     learning.pre_tokenizer = pre_tokenizer(pattern)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(specials),
+        vocab_size=most - len(specials),
         min_frequency=min_frequency,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     learning.train_from_iterator(_parts(texts, specials), trainer)
     vocabulary = dict(sorted(learning.get_vocab().items(), key=lambda item: item[1]))
-    if (found := len(vocabulary) + len(specials)) < vocab_size:
+    if vocab_size is not None and (found := len(vocabulary) + len(specials)) < vocab_size:
         log.warning(
             f"the vocabulary has {found:,} tokens, not {vocab_size:,}: no other pair occurs "
             f"{counted(min_frequency, 'time')}"

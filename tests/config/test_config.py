@@ -113,7 +113,6 @@ def test_special_tokens_are_for_learned_vocabularies():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "bpe"}, "bpe learns a vocabulary of vocab_size tokens: give it"),
         ({"kind": "gpt2", "vocab_size": 300}, "vocab_size is for bpe; 'gpt2' has its own"),
         ({"kind": "bpe", "vocab_size": 300, "pattern": "with_colon"}, "must be one of gpt2, gpt4; got 'with_colon'"),
         ({"kind": "word", "pattern": "gpt2"}, "must be one of with_colon, without_colon, lowercase; got 'gpt2'"),
