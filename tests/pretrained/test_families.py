@@ -17,6 +17,7 @@ from llm.model import GPT
 from llm.pretrained import Pretrained, adapt, build, export, read_pretrained
 from llm.pretrained.families import FAMILIES, read
 from llm.pretrained.layout import clean_names
+from llm.tokenizers import CharTokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -138,6 +139,24 @@ def test_greedy_text_past_the_window(make, family, settings):
     for token in expected:  # and without a cache
         assert int(ours(torch.tensor([text]))[0, -1].argmax()) == token
         text.append(token)
+
+
+@pytest.mark.parametrize("family", ["GPT2", *(family.name for family in FAMILIES.values())])
+def test_a_pipeline_opens_the_export_and_writes_what_we_do(make, tmp_path, family):
+    sizes = {"hidden_size": 32} if family in ("GPT2", "GPTNeoX", "OPT") else {"head_dim": 8, "query_pre_attn_scalar": 8}
+    found = read_pretrained(make(family, **sizes)[1])
+    plain = {name: 0 * tensor for name, tensor in found.weights.items() if "bias" in name}
+    plain["final_norm.weight"] = torch.ones_like(found.weights["final_norm.weight"])
+    tokenizer = CharTokenizer([chr(65 + n) for n in range(V)])
+    found = replace(found, weights={**found.weights, **plain}, tokenizer=tokenizer)  # not the same token on and on
+    export(found, tmp_path / "out")
+    pipeline = transformers.pipeline("text-generation", str(tmp_path / "out"))
+    assert type(pipeline.model).__name__.startswith(family)
+    ours, sampling, prompts = build(found).eval(), SamplingConfig(temperature=0.0, max_new_tokens=8), ["KEPT", "LATE"]
+    written = pipeline(prompts, max_new_tokens=8, do_sample=False, return_full_text=False)
+    ids = [list(generate(ours, torch.tensor(tokenizer.encode(prompt)), sampling)) for prompt in prompts]
+    assert ids[0] != ids[1]
+    assert [answers[0]["generated_text"] for answers in written] == [tokenizer.decode(some) for some in ids]
 
 
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "GPTNeoX", "OPT"])
