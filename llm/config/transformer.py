@@ -22,10 +22,12 @@ class TransformerConfig(GPTConfig):
         n_layer: number of blocks of the decoder.
         source_vocab_size: number of token ids of the source. On the command line it comes from the tokenizer.
         n_encoder_layer: number of blocks of the encoder. Default: n_layer.
-        share_embeddings: whether source and target have one table of token embeddings (ibid., section 3.4); they need
-            the same tokenizer then.
+        scale_embeddings: whether token embeddings are multiplied by the square root of C, as there (section 3.4).
+        share_embeddings: whether source and target have one table of token embeddings (ibid.); they need the same
+            tokenizer then.
     """
 
+    scale_embeddings: bool = True
     source_vocab_size: int = 50257
     n_encoder_layer: int | None = None
     share_embeddings: bool = False

@@ -25,6 +25,8 @@ from llm.training.throughput import side_work
 
 log = logging.getLogger(__name__)
 
+_TIMES_IN_A_RUN = 5  # of a run of seconds, each takes as long as several steps
+
 _WRAP = textwrap.TextWrapper(100, replace_whitespace=False, drop_whitespace=False, expand_tabs=False)
 
 
@@ -38,12 +40,12 @@ class TextSamples(L.Callback):
 
     Args:
         prompts: what to continue. Default: the first words of the training text.
-        every: optimizer steps between samples; 0 for none at all. Default: about ten times in a run.
+        every: optimizer steps between samples; 0 for none at all. Default: about five times in a run.
     """
 
     def __init__(self, prompts: Sequence[str] | None = None, every: int | None = None) -> None:
         self.prompts = prompts
-        self.every = Every(every)
+        self.every = Every(every, times=_TIMES_IN_A_RUN)
         self._encoded: dict[str, torch.Tensor] = {}
         self._last: tuple[int, str | None] | None = None  # the step of the last texts in full, and the first of them
 

@@ -114,7 +114,7 @@ class Transformer(EncoderDecoder):
         self.head = Head(config)
         if config.tie_head:
             self.head.weight = self.embeddings.token.weight
-        initialize(self, config)
+        _initialize(self, config)
 
     def encode(self, source: Tensor, source_lengths: Tensor | None = None) -> Memory:
         """Read the source `(B, S)`, of which `source_lengths` (B) tokens are real: states `(B, S, C)`.
@@ -184,6 +184,23 @@ class Transformer(EncoderDecoder):
         yield Hook("memory", self.encoder_norm, "(B, S, C)")
         yield from super().stages()
         yield Hook("logits", self.head, "(B, T, V)")
+
+
+def _initialize(network: Transformer, config: TransformerConfig) -> None:
+    """Start the weights such that a layer's output varies as its input does (Glorot and Bengio 2010, eq. 16).
+
+    As the Transformer's authors do: what reads a source learns sooner to look at it than from GPT-2's weights, which
+    are small for so narrow a model. Embeddings that are scaled start with a variance of 1.
+    """
+    initialize(network, config)
+    for name, module in network.named_modules():
+        is_zero = name.endswith("projection") and config.projection_init == "zero"
+        if isinstance(module, nn.Linear) and module is not network.head and not is_zero:
+            nn.init.xavier_uniform_(module.weight)
+        if isinstance(module, Embeddings) and module.scale is not None:
+            nn.init.normal_(module.token.weight, std=1 / module.scale)
+            if module.position is not None:
+                nn.init.normal_(module.position.weight)
 
 
 def _step_block(

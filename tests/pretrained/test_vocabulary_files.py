@@ -244,6 +244,8 @@ def test_of_weights_that_state_no_tokenizer_it_is_said_what_was_taken(nanogpt, t
     words.append("--data.tokenizer.specials=[]")
     assert train(words, default_config=REPOSITORY / "configs" / "default.yaml") == 0
     assert "the weights state no tokenizer: char is taken" in capfd.readouterr().err
+    train(words[:-3], default_config=REPOSITORY / "configs" / "default.yaml")
+    assert "gpt2 is taken" in capfd.readouterr().err, "a vocabulary learned here would mean nothing to the weights"
     put_meta(tmp_path / "out")
     assert train(words, default_config=REPOSITORY / "configs" / "default.yaml") == 1
     assert "unknown character" in capfd.readouterr().err

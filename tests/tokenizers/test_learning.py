@@ -159,6 +159,13 @@ def test_pairs_that_are_too_rare_stay_apart(caplog):
     assert "the vocabulary has 257 tokens, not 300: no other pair occurs 4 times" in caplog.text
 
 
+def test_where_no_size_is_asked_for_there_are_as_many_tokens_as_pairs_or_2000(caplog):
+    assert learn("ab ab ab cd", vocab_size=None).vocab_size < 300
+    words = " ".join(f"{a}{b}{c}" for a in "abcdefghijklmno" for b in "pqrstuvwxyzABC" for c in "DEFGHIJKLMNOPQR")
+    assert learn(words, words, vocab_size=None).vocab_size == 2_000
+    assert not caplog.text
+
+
 def test_what_makes_no_vocabulary():
     with pytest.raises(TokenizerError, match=r"at least 257 \(256 bytes and 1 special tokens\), got 200"):
         learn(TEXT, vocab_size=200)
