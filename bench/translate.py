@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -117,7 +118,7 @@ def ours(arguments: argparse.Namespace, data: TranslationDataModule) -> tuple[nn
 
 
 class TorchTransformer(nn.Module):
-    """`torch.nn.Transformer`, with embeddings, learned positions, and a head that shares the target's embeddings."""
+    """`torch.nn.Transformer`, with scaled embeddings, learned positions, and a head that shares the target's table."""
 
     def __init__(self, arguments: argparse.Namespace, data: TranslationDataModule) -> None:
         super().__init__()
@@ -125,8 +126,9 @@ class TorchTransformer(nn.Module):
         self.source = nn.Embedding(data.source_vocab_size, C)
         self.target = nn.Embedding(data.vocab_size, C)
         self.places = nn.ModuleList(nn.Embedding(T, C) for _ in range(2))
-        for table in (self.source, self.target, *self.places):
-            nn.init.normal_(table.weight, std=0.02)
+        self.scale = math.sqrt(C)
+        for table in (self.source, self.target):
+            nn.init.normal_(table.weight, std=1 / self.scale)
         self.dropout = nn.Dropout(arguments.dropout)
         layers = arguments.layers, arguments.layers
         self.transformer = nn.Transformer(
@@ -139,8 +141,8 @@ class TorchTransformer(nn.Module):
         S, T = source.shape[1], ids.shape[1]
         pads = torch.arange(S) >= source_lengths[:, None]
         read = self.transformer(
-            self.dropout(self.source(source) + self.places[0](torch.arange(S))),
-            self.dropout(self.target(ids) + self.places[1](torch.arange(T))),
+            self.dropout(self.source(source) * self.scale + self.places[0](torch.arange(S))),
+            self.dropout(self.target(ids) * self.scale + self.places[1](torch.arange(T))),
             tgt_mask=torch.ones(T, T, dtype=torch.bool).triu(1),
             src_key_padding_mask=pads,
             memory_key_padding_mask=pads,
