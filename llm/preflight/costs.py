@@ -67,7 +67,7 @@ def step_costs(
         return _count_recurrent(part, count_as_it_is) if isinstance(part, RNNConfig) else count_as_it_is(part)
 
     n_layer = config.n_layer
-    if trained.is_all and n_layer > 1 and getattr(config, "full_attention_layers", ()):
+    if trained.is_all and n_layer > 1 and getattr(config, "full_attention_layers", None):
         n_full = sum(config.window(layer) is None for layer in range(n_layer))
         counts = (count(n, full_attention_layers=full) for n, full in ((1, ()), (2, ()), (2, (1,))))
         costs = Costs(
