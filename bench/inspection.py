@@ -21,7 +21,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from llm import GPTConfig, LanguageModel, OptimConfig, TextDataModule
+from llm import GPTConfig, LanguageModel, OptimConfig, TextDataModule, TokenizerConfig
 from llm.inspection import Inspection
 from llm.runtime.hardware import has_native_bfloat16
 from llm.training.throughput import side_work_seconds
@@ -30,8 +30,8 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     # model, data, steps: configs/default.yaml
     "quick_start": (
         {"n_layer": 4, "n_head": 4, "n_embd": 128},
-        {"context_length": 64, "stride": 16, "batch_size": 16},
-        360,
+        {"tokenizer": TokenizerConfig("bpe"), "context_length": 64, "stride": 16, "batch_size": 16},
+        200,
     ),
     "30m": ({"n_layer": 6, "n_head": 6, "n_embd": 384}, {"context_length": 256, "stride": 64, "batch_size": 4}, 300),
     "tiny": ({"n_layer": 1, "n_head": 2, "n_embd": 16}, {"context_length": 8, "stride": 64, "batch_size": 4}, 4),

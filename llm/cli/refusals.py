@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from llm.errors import ConfigError
@@ -141,6 +142,27 @@ def refuse_seed(seed: Any) -> None:
     """
     if isinstance(seed, int) and not 0 <= seed <= _LARGEST_SEED:
         raise ConfigError(f"seed_everything must be 0 to {_LARGEST_SEED}, or false for none; got {seed}")
+
+
+def refuse_other_networks(kind: Any, flags: Iterable[str], kinds: Iterable[str]) -> None:
+    """Hold the flags of a task that has several networks to those of the one that the run has.
+
+    Args:
+        kind: of network that the run has.
+        flags: the dotted names that the user set by flags.
+        kinds: of network that the task has, each the group of its settings in `model`.
+
+    Raises:
+        ConfigError: a flag sets another one, which would change nothing.
+    """
+    for name in sorted(flags):
+        group, _, other = name.partition(".")
+        other = other.partition(".")[0]
+        if group == "model" and other != kind and other in kinds:
+            raise ConfigError(
+                f"--{name} is a setting of the network {other!r}, and that of this run is {kind!r}: give --model.kind "
+                f"{other}, or leave it out"
+            )
 
 
 def reason_about(message: str) -> str | None:

@@ -19,7 +19,13 @@ from llm.cli.ending import say_how_to_use
 from llm.cli.every_run import as_list, begin_and_end_safely, callbacks_of_run
 from llm.cli.measured import say_what_is_measured
 from llm.cli.parsing import check_settings
-from llm.cli.refusals import refuse_loading_code, refuse_monitors, refuse_of_lightning, refuse_seed
+from llm.cli.refusals import (
+    refuse_loading_code,
+    refuse_monitors,
+    refuse_of_lightning,
+    refuse_other_networks,
+    refuse_seed,
+)
 from llm.cli.settings import given_by_flags, given_settings, plain_values, setting_names
 from llm.cli.settling import settle
 from llm.cli.task import refuse_without_predictions
@@ -107,6 +113,8 @@ class TrainingCLI(LightningCLI):
         if subcommand != "fit":
             self.save_config_callback = None  # there is no folder of this run
         self.settled = settle(config, subcommand, self.word, given, by_flags)
+        networks = getattr(self.task.module_class(), "architectures", {})
+        refuse_other_networks(config.model.get("kind"), by_flags, networks)
 
     def _refuse_settings(self, config: Any) -> None:
         """Refuse what no run may have; changes enumerations to their values, which YAML can hold."""

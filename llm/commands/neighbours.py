@@ -11,10 +11,14 @@ from llm.commands.options import add_json
 from llm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from llm.pretrained.vectors import NamedVectors
 
 _SIGNS = {"+": 1.0, "-": -1.0}
 _WIDTH = 30
+_NO_LENGTH = 1e-6
+"""Of a sum of unit vectors: what rounding leaves of words that cancel out."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +54,7 @@ def parse_queries(text: str) -> list[Query]:
     """Words one after the other are queries of their own; a sign joins two.
 
     Raises:
-        ConfigError: a sign without a word behind it.
+        ConfigError: a sign without a word behind it, or no word at all.
     """
     queries: list[Query] = []
     sign: str | None = None
@@ -69,6 +73,8 @@ def parse_queries(text: str) -> list[Query]:
             sign = None
     if sign is not None:
         raise ConfigError(f"expected a word behind {sign!r}, got nothing; such as: king - man + woman")
+    if not queries:
+        raise ConfigError("expected a word, got nothing; such as: king, or king - man + woman")
     return queries
 
 
@@ -84,11 +90,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"top_k must be at least 1, got {arguments.top_k}")
     queries = parse_queries(" ".join(arguments.words))
     models = [(path, read_vectors(path)) for path in arguments.ckpt]
-    if not arguments.json and len(models) > 1:
-        print("".join(f"{_label(path)[-_WIDTH + 2 :]:{_WIDTH}}" for path, _ in models).rstrip())
-    problems = [{path: _missing(query, vectors) for path, vectors in models} for query in queries]
+    problems = [{path: _problem(query, vectors) for path, vectors in models} for query in queries]
     if nowhere := [found[models[0][0]] for found in problems if all(found.values())]:
         raise ConfigError(*map(str, nowhere))
+    if not arguments.json and len(models) > 1:
+        print("".join(f"{_label(path)[-_WIDTH + 2 :]:{_WIDTH}}" for path, _ in models).rstrip())
     for query, problems_of_query in zip(queries, problems, strict=True):
         missing = {path: problem for path, problem in problems_of_query.items() if problem}
         found = [[] if path in missing else _nearest(query, vectors, arguments.top_k) for path, vectors in models]
@@ -111,27 +117,39 @@ def _label(path: str) -> str:
     return "/".join(parts[-4:-2]) if len(parts) > 3 and parts[-2] == "checkpoints" else path
 
 
-def _missing(query: Query, vectors: NamedVectors) -> str | None:
-    """What to say of a word that has no vector."""
+def _problem(query: Query, vectors: NamedVectors) -> str | None:
+    """What to say of a word that has no vector, or of words that add up to none."""
     for word in query.words:
         if vectors.find(word) is None:
             near = vectors.near(word)
             advice = f"near it: {', '.join(near)}" if near else "nothing is spelled like it"
-            return f"{word!r} is not in the vocabulary of {len(vectors.names):,} words; {advice}"
+            return f"{word!r} is not in the vocabulary of {len(vectors.names):,} {vectors.kind}; {advice}"
+    if not bool(_sum(query, vectors).norm() > _NO_LENGTH):
+        return f"{query.text!r} is the zero vector, which has no direction: no word is near it"
     return None
 
 
-def _nearest(query: Query, vectors: NamedVectors, top_k: int) -> list[tuple[str, float]]:
-    """Neighbours of the sum of the words' unit vectors (Mikolov et al. 2013), the words themselves left out."""
+def _sum(query: Query, vectors: NamedVectors) -> Tensor:
+    """The sum of the words' unit vectors, each with its sign (Mikolov et al. 2013), (C)."""
     import torch
     import torch.nn.functional as F
+
+    units = F.normalize(vectors.table[_ids(query, vectors)], dim=-1)  # (N, C)
+    return torch.tensor(query.signs) @ units  # (N) x (N, C) -> (C)
+
+
+def _ids(query: Query, vectors: NamedVectors) -> list[int]:
+    return [number for word in query.words if (number := vectors.find(word)) is not None]
+
+
+def _nearest(query: Query, vectors: NamedVectors, top_k: int) -> list[tuple[str, float]]:
+    """Neighbours of the words' sum, the words themselves left out."""
+    import torch
 
     from llm.inspection.embeddings import nearest_to
     from llm.inspection.ticks import visible
 
-    ids = torch.tensor([number for word in query.words if (number := vectors.find(word)) is not None])
-    signs = torch.tensor(query.signs)
-    vector = (F.normalize(vectors.table[ids], dim=-1) * signs[:, None]).sum(0, keepdim=True)  # (N, C) -> (1, C)
-    found, cosines = nearest_to(vectors.table, vector, ids[None], top_k)
+    words = torch.tensor([_ids(query, vectors)])
+    found, cosines = nearest_to(vectors.table, _sum(query, vectors)[None], words, top_k)
     names = (visible(vectors.names[number].encode(), 20) for number in found[0].tolist())
     return list(zip(names, cosines[0].tolist(), strict=True))

@@ -164,11 +164,15 @@ def _input_hook(stage: Hook, record: Callable[[Stage], None]) -> Callable[[nn.Mo
 
 
 def _attention_hook(attention: AttentionHook, n_parameters: int, record: Callable[[Stage], None]) -> _Forward:
+    def named(stage: Stage) -> Stage:
+        axes = stage.axes.replace("T", "S") if attention.kind == "source" else stage.axes
+        return dataclasses.replace(stage, name=f"{attention.name} / {stage.name}", axes=axes)
+
     def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
         left = n_parameters
         for stage in module.spelled_out(*args):
-            record(dataclasses.replace(stage, name=f"{attention.name} / {stage.name}"))
+            record(named(stage))
             left -= stage.parameters
-        record(Stage(f"{attention.name} / attention out", "(B, T, C)", output, left))
+        record(named(Stage("attention out", "(B, T, C)", output, left)))
 
     return hook

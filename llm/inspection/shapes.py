@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from llm.config import ClassifierConfig, GPTConfig, RNNConfig
+from llm.config import ClassifierConfig, GPTConfig, RNNConfig, TransformerConfig
 from llm.inspection.probe import Capture, capture
 from llm.model import EncoderDecoder, Stage, build_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, default_dtype
 
 _HEADERS = ("stage", "axes", "shape", "dtype", "bytes", "parameters")
-_LAYER = re.compile(r"block (\d+) / ")
+_LAYER = re.compile(r"((?:encoder )?block) (\d+) / ")
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,11 @@ def legend(config: GPTConfig | RNNConfig, batch_size: int, length: int | None = 
         )
     kv_heads = f"K = {config.kv_heads} (key and value heads), " if config.kv_heads < config.heads else ""
     labels = f", N = {len(config.labels)} (labels)" if isinstance(config, ClassifierConfig) else ""
+    is_translated = isinstance(config, TransformerConfig)
+    tokens, what = ("S = T", "tokens of source and target") if is_translated else ("T", "tokens")
     return (
-        f"B = {batch_size} (batch), T = {length or config.context_length} (tokens), C = {config.n_embd} (embedding), "
+        f"B = {batch_size} (batch), {tokens} = {length or config.context_length} ({what}), "
+        f"C = {config.n_embd} (embedding), "
         f"H = {config.heads} (heads), {kv_heads}D = {config.head_dim} (head size), V = {config.vocab_size} (vocabulary)"
         f"{labels}"
     )
@@ -129,17 +132,17 @@ def html_table(rows: Iterable[ShapeRow]) -> str:
 
 
 def _fold(rows: list[ShapeRow]) -> list[ShapeRow]:
-    layers = {int(match[1]) for row in rows if (match := _LAYER.match(row.stage))}
-    if len(layers) < 2:
-        return rows
+    counts: dict[str, int] = {}
+    for row in rows:
+        if match := _LAYER.match(row.stage):
+            counts[match[1]] = int(match[2]) + 1
     folded = []
     for row in rows:
         match = _LAYER.match(row.stage)
-        if match is None:
+        if match is None or (n := counts[match[1]]) == 1:
             folded.append(row)
-        elif match[1] == "0":
-            name = f"block 0-{max(layers)} / {row.stage[match.end() :]}"
-            n = len(layers)
+        elif match[2] == "0":
+            name = f"{match[1]} 0-{n - 1} / {row.stage[match.end() :]}"
             folded.append(ShapeRow(name, row.axes, row.shape, row.dtype, row.bytes * n, row.parameters * n))
     return folded
 

@@ -80,6 +80,8 @@ class WordVectorsInspection(L.Callback):
             found = {word: set(word_ids(tokenizer, [word])[0]) - specials for word in self.words}
             self._ids = [token for ids in found.values() for token in ids]
             self._others = [word for word, ids in found.items() if not ids]
+            if not self._ids:
+                raise ConfigError(f"no word of inspect.words is in the vocabulary: {', '.join(self._others)}")
             return
         frequent = torch.from_numpy(_counts(trainer)).argsort(descending=True, stable=True).tolist()
         names = ((token, tokenizer.token_bytes(token).decode("utf-8", "ignore").strip()) for token in frequent)

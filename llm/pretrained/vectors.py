@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from llm.pretrained.checkpoint import tokenizer_of, weights_of
 from llm.pretrained.formats import read_pretrained, read_with_base
 from llm.pretrained.replacing import refuse_existing
 from llm.runtime.files import make_folder, whole_file
-from llm.tokenizers import Tokenizer
+from llm.runtime.words import counted
+from llm.tokenizers import Tokenizer, WordTokenizer
 
 SUFFIXES = {".bin": True, ".txt": False, ".vec": False}
 """Of files in word2vec's format, and whether it is the binary one."""
@@ -36,10 +37,12 @@ class NamedVectors:
     Args:
         names: (V) words, or tokens, which may begin with a space.
         table: (V, C) float32.
+        kind: what the names are, in the plural.
     """
 
     names: Sequence[str]
     table: Tensor
+    kind: Literal["words", "tokens"] = "words"
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -87,7 +90,7 @@ def _named(tokenizer: Tokenizer, table: Tensor) -> NamedVectors:
     specials = set(tokenizer.special_ids.values())
     ids = [token for token in range(tokenizer.vocab_size) if token not in specials]
     names = [tokenizer.token_bytes(token).decode("utf-8", "backslashreplace") for token in ids]
-    return NamedVectors(names, table[torch.tensor(ids)])
+    return NamedVectors(names, table[torch.tensor(ids)], "words" if isinstance(tokenizer, WordTokenizer) else "tokens")
 
 
 # word2vec's format: a line with V and C, then for each word the word, a space, and its C numbers, in decimal with a
@@ -131,7 +134,12 @@ def _read_word2vec(path: Path, binary: bool) -> NamedVectors:
         with path.open("rb") as file:
             n_words, size = _header(file, path)
             rows = _binary_rows(file, n_words, size, path) if binary else _text_rows(file, n_words, size, path)
-            found = dict(rows)
+            found: dict[str, np.ndarray] = {}
+            for name, vector in rows:
+                found.setdefault(name, vector)  # the first of equal ones, as gensim has it
+            if file.read(_LONGEST_HEADER).strip():
+                says = f"its first line says {counted(n_words, 'word')}, it has more"
+                raise CheckpointError(f"{str(path)!r} is damaged: {says}")
     except OSError as error:
         raise CheckpointError(f"can't read {str(path)!r}: {error.strerror or error}") from error
     table = torch.from_numpy(np.stack(list(found.values())))  # (V, C)
@@ -153,7 +161,9 @@ def _header(file: BinaryIO, path: Path) -> tuple[int, int]:
 
 
 def _cut_short(path: Path, found: int, n_words: int) -> CheckpointError:
-    return CheckpointError(f"{str(path)!r} was cut short: its first line says {n_words:,} words, it has {found:,}")
+    return CheckpointError(
+        f"{str(path)!r} was cut short: its first line says {counted(n_words, 'word')}, it has {found:,}"
+    )
 
 
 def _text_rows(file: BinaryIO, n_words: int, size: int, path: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -102,7 +102,8 @@ def _build_vocabulary(tokens: Sequence[str], specials: Sequence[str]) -> tuple[t
     ids = {token: token_id for token_id, token in enumerate(every)}
     if len(ids) != len(every):
         twice = next(token for token_id, token in enumerate(every) if ids[token] != token_id)
-        raise TokenizerError(f"{twice!r} is in the vocabulary twice")
+        also = ": as a piece of the text and as a special token; take it out of the text" if twice in specials else ""
+        raise TokenizerError(f"{twice!r} is in the vocabulary twice{also}")
     if "" in ids:
         raise TokenizerError("the vocabulary has an empty token in it")
     return every, ids

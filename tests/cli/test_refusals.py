@@ -6,7 +6,14 @@ import pytest
 from jsonargparse import Namespace
 
 from llm.cli.parsing import explain, suggestion
-from llm.cli.refusals import reason_about, refuse_loading_code, refuse_monitors, refuse_of_lightning, refuse_seed
+from llm.cli.refusals import (
+    reason_about,
+    refuse_loading_code,
+    refuse_monitors,
+    refuse_of_lightning,
+    refuse_other_networks,
+    refuse_seed,
+)
 from llm.errors import ConfigError
 
 
@@ -48,6 +55,15 @@ def test_seeds(seed):
     for wrong in (-1, 2**32):
         with pytest.raises(ConfigError, match="seed_everything must be 0 to 4294967295"):
             refuse_seed(wrong)
+
+
+def test_a_setting_of_a_network_that_the_run_does_not_have():
+    kinds = ("transformer", "rnn")
+    refuse_other_networks("rnn", {"model.rnn.attention", "model.kind", "data.rnn", "model.optim.learning_rate"}, kinds)
+    refuse_other_networks(None, {"model.rnn.attention"}, ())
+    said = "--model.rnn.attention is a setting of the network 'rnn', and that of this run is 'transformer': give"
+    with pytest.raises(ConfigError, match=said):
+        refuse_other_networks("transformer", {"model.rnn.attention", "model.transformer.n_layer"}, kinds)
 
 
 def test_code_in_checkpoints_is_never_run():

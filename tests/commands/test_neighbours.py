@@ -2,9 +2,12 @@ import json
 
 import pytest
 import torch
+from small_checkpoints import write
 
 from llm.__main__ import main
+from llm.config import GPTConfig
 from llm.pretrained.vectors import NamedVectors, write_word2vec
+from llm.tokenizers import CharTokenizer
 
 WORDS = {
     "king": [1.0, 1.0, 0.0],
@@ -43,10 +46,29 @@ def test_a_word_that_is_not_there_is_named_with_near_ones(file, capsys):
     assert shown.err == "error: 'quen' is not in the vocabulary of 5 words; near it: queen\n"
 
 
-@pytest.mark.parametrize(("words", "says"), [(["king", "-"], "behind '-'"), (["king", "-", "+", "man"], "got '+'")])
-def test_a_sign_needs_a_word(file, capsys, words, says):
-    assert main(["neighbours", "--ckpt", file, *words]) == 1
-    assert says in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["king", "-"], "behind '-'"),
+        (["king", "-", "+", "man"], "got '+'"),
+        ([" "], "expected a word, got nothing"),
+        (["king", "king - king"], "'king - king' is the zero vector, which has no direction"),
+    ],
+)
+def test_what_has_no_neighbours_is_said_in_a_line(file, capsys, words, says):
+    assert main(["neighbours", "--ckpt", file, "--ckpt", file, *words]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert says in line
+
+
+def test_characters_are_no_words(tmp_path, capsys):
+    tokenizer = CharTokenizer.from_text("abc")
+    network = GPTConfig(tokenizer.vocab_size, 4, n_layer=1, n_head=1, n_embd=4)
+    path = write(tmp_path / "gpt.ckpt", network, "language", tokenizer)
+    assert main(["neighbours", "--ckpt", path, "abc"]) == 1
+    assert "'abc' is not in the vocabulary of 3 tokens" in capsys.readouterr().err
 
 
 def test_two_tables_side_by_side(file, tmp_path, capsys):

@@ -18,6 +18,7 @@ from llm.config import TransformerConfig
 from llm.errors import ConfigError, TokenizerError
 from llm.generation.translating import Translator
 from llm.inspection import align, capture, trace_shapes
+from llm.inspection.shapes import legend, text_table
 from llm.model import Transformer
 from llm.tokenizers import END_OF_TEXT, CharTokenizer
 
@@ -113,7 +114,15 @@ def test_the_shape_table_has_source_and_target():
     rows = {row.stage: (row.axes, row.shape) for row in trace_shapes(config, 3)}
     assert rows["memory"] == ("(B, S, C)", (3, 5, 8))
     assert rows["block 0 / cross / weights"] == ("(B, H, T, S)", (3, 2, 5, 5))
-    assert rows["encoder block 0 / residual"][0] == "(B, S, C)"
+    assert rows["encoder block 0 / weights"] == ("(B, H, S, S)", (3, 2, 5, 5))
+    assert rows["encoder block 0 / V"][0] == "(B, H, S, D)"
+    assert rows["encoder block 0 / attention out"][0] == rows["encoder block 0 / residual"][0] == "(B, S, C)"
+    assert "S = T = 5 (tokens of source and target)" in legend(config, 3)
+    two = TransformerConfig(9, 5, n_layer=2, n_encoder_layer=3, n_head=2, n_embd=8, source_vocab_size=7)
+    stages = [line.partition("  ")[0] for line in text_table(trace_shapes(two, 3)).splitlines()]
+    assert "encoder block 0-2 / MLP" in stages
+    assert "block 0-1 / cross / K" in stages
+    assert len(stages) == len(set(stages)) == 1 + len(rows)
     assert rows["logits"] == ("(B, T, V)", (3, 5, 9))
 
 

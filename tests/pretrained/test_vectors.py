@@ -64,6 +64,8 @@ def test_gensim_reads_ours_and_we_read_gensims(tmp_path, binary):
         ("a.txt", b"1 2\nking 0.1\n", "line 2: expected a word and 2 numbers"),
         ("a.txt", b"1 2\nking 0.1 high\n", "line 2"),
         ("a.txt", b"1 2\nking 0.1 nan\n", "NaN"),
+        ("a.txt", b"1 2\nking 0.1 0.2\nqueen 0.3 0.4\n", "says 1 word, it has more"),
+        ("a.bin", b"1 1\nking " + struct.pack("<f", 1) + b"\nqueen ", "says 1 word, it has more"),
         ("a.bin", b"2 1\nking " + struct.pack("<f", 1) + b"\nque", "says 2 words, it has 1"),
         ("a.bin", b"1 2\nking " + struct.pack("<f", 1), "cut short"),
     ],
@@ -74,6 +76,12 @@ def test_a_damaged_file_is_named(tmp_path, name, content, says):
     with pytest.raises(CheckpointError, match=says) as error:
         read_vectors(path)
     assert str(path) in str(error.value)
+
+
+def test_of_equal_words_the_first_counts(tmp_path):
+    (tmp_path / "a.txt").write_text("3 1\nking 1\nqueen 2\nking 3\n")
+    found = read_vectors(tmp_path / "a.txt")
+    assert (list(found.names), found.table.tolist()) == (["king", "queen"], [[1.0], [2.0]])
 
 
 def test_what_can_not_be_written_leaves_what_is_there(tmp_path):

@@ -123,6 +123,8 @@ def test_the_vocabulary_is_in_the_order_of_frequency_without_rare_words(tmp_path
         data_of(tmp_path, "a few words", min_count=50)
     with pytest.raises(ConfigError, match="sample"):
         data_of(tmp_path, "a few words", sample=-1.0)
+    with pytest.raises(ConfigError, match="context_length must be at least 2, got 1"):
+        data_of(tmp_path, "a few words", context_length=1)
 
 
 def test_a_text_too_poor_for_vectors_is_said_before_there_is_a_run(in_a_folder, capsys):
@@ -131,6 +133,7 @@ def test_a_text_too_poor_for_vectors_is_said_before_there_is_a_run(in_a_folder, 
     texts = {
         "no word occurs often enough to learn a vector": f"{rare} {'the cat ' * 20}",
         "the validation text has none of the words that are learned": f"{'the cat sat on the mat ' * 300} {rare}",
+        "'word' is the only word that occurs often enough": "word " * 900,
     }
     for message, text in texts.items():
         Path("poor.txt").write_text(text)
@@ -156,13 +159,15 @@ def in_a_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_run_repeats_itself_and_resumes_bit_for_bit(in_a_folder):
+def test_a_run_repeats_itself_and_resumes_bit_for_bit(in_a_folder, capsys):
     def weights(name, *words):
         assert main([*RUN, f"--trainer.logger.init_args.name={name}", *words]) == 0
         return torch.load(f"runs/{name}/run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
     stable = "--model.optim.schedule=warmup_stable_decay", "--model.optim.decay_fraction=0"
-    whole, again = (weights(name, "--trainer.max_steps=9", *stable) for name in ("whole", "again"))
+    whole = weights("whole", "--trainer.max_steps=9", *stable)
+    again = weights("again", "--trainer.max_steps=9", *stable, "--inspect.words=[quux]")
+    assert "no neighbours in this run: no word of inspect.words is in the vocabulary: quux" in capsys.readouterr().err
     weights("stopped", "--trainer.max_steps=5", *stable)
     last = f"--ckpt_path={in_a_folder / 'runs/stopped/run/checkpoints/last.ckpt'}"
     resumed = weights("resumed", "--trainer.max_steps=9", *stable, last)

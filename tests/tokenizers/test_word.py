@@ -132,7 +132,7 @@ def test_vocabulary_of_several_texts():
     ("vocabulary", "specials", "message"),
     [
         (["a", "b", "a"], (), "'a' .*twice"),
-        (["a", "<s>"], ("<s>",), "'<s>' .*twice"),
+        (["a", "<s>"], ("<s>",), "'<s>' .*twice: as a piece of the text and as a special token; take it out"),
         (["a", ""], (), "empty"),
         (["a"], ("end of text",), "'end of text'"),
         (["a"], ("",), "white space"),

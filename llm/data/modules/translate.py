@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -124,6 +125,12 @@ class TranslationDataModule(ResumableDataModule):
         return found
 
     # The pairs
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the training pairs; none where they are generated."""
+        files = [self.corpus] if isinstance(self.corpus, str) else self.corpus
+        return [Path(file) for file in files if file != DATES]
 
     @cached_property
     def _whole_corpus(self) -> list[Pair]:

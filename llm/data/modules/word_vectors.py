@@ -55,7 +55,13 @@ class WordVectorsDataModule(TextDataModule):
         "sample",
         "n_noise",
     )
-    least: ClassVar[dict[str, int]] = {**TextDataModule.least, "min_count": 1, "window": 1, "n_noise": 1}
+    least: ClassVar[dict[str, int]] = {
+        **TextDataModule.least,
+        "context_length": 2,
+        "min_count": 1,
+        "window": 1,
+        "n_noise": 1,
+    }
 
     def __init__(
         self,
@@ -101,12 +107,18 @@ class WordVectorsDataModule(TextDataModule):
         return np.where(counts >= min(self.min_count, counts.max()), counts, 0)
 
     def setup(self, stage: str) -> None:
-        """As its base does, and make sure that what is measured on has words that are learned.
+        """As its base does, and make sure that there is something to learn, and to measure it on.
 
         Raises:
-            DataError: it has none.
+            DataError: a single word is learned, or none of what is measured on.
         """
         super().setup(stage)
+        if len(learned := self.counts.nonzero()[0]) == 1:
+            word = self.tokenizer.decode(learned.tolist())
+            raise DataError(
+                f"{word!r} is the only word that occurs often enough to learn a vector for it, and a vector is worth "
+                "something beside others; use a smaller min_count or more text"
+            )
         held_out = {"fit": "validation", "validate": "validation", "test": "test"}.get(self._running())
         if held_out is None or not self.counts.any():  # what there is to train on, `train_source` says
             return

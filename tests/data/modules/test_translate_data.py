@@ -94,6 +94,15 @@ def test_batches_hold_pairs_of_similar_length(make):
         assert batch.source_lengths.max() == batch.source_lengths.min()
 
 
+def test_the_files_of_a_corpus_are_named_and_those_of_dates_are_none(make, tmp_path):
+    assert make([("a", "x")]).files == [tmp_path / "pairs.tsv"]
+    two = [tmp_path / "a.zh", tmp_path / "a.en"]
+    for file in two:
+        file.write_text("a\n")
+    assert TranslationDataModule([str(file) for file in two], tokenizer=CHAR).files == two
+    assert TranslationDataModule().files == []
+
+
 def test_a_resumed_run_needs_the_same_pairs(make):
     identity = make([("a", "x"), ("b", "y")]).data_identity()
     assert identity == make([("a", "x"), ("b", "y")]).data_identity()
