@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from llm.errors import GenerationError
 from llm.inspection.heads import SCORES
 from llm.inspection.rollout import WHAT_IT_IS
 from llm.runtime.files import write_whole
@@ -53,7 +54,14 @@ def attention_page(report: Report) -> Page:
     """The page of a report.
 
     A weight takes 16 bits; a long text is cropped so that the page stays under 5 MB, and both are said on it.
+
+    Raises:
+        GenerationError: the logits are NaN or infinite.
     """
+    if not report["logits"].isfinite().all():
+        raise GenerationError(
+            "the model's logits are NaN or infinite, so there is nothing to look at: its weights are damaged"
+        )
     config = report.model.config
     shown = min(len(report.ids), most_tokens(config.n_layer, config.heads, config.is_causal))
     notes = list(report.notes)

@@ -71,7 +71,10 @@ def other_weights(plan: Plan) -> Iterator[str]:
         if getattr(module, "grows_vocabulary", False) and trained.vocab_size < wanted.vocab_size:
             trained = dataclasses.replace(trained, vocab_size=wanted.vocab_size)
         if different := differences(trained, wanted):
-            yield f"the pretrained weights are of another architecture: {', '.join(different)}"
+            reason = ""
+            if trained.vocab_size != wanted.vocab_size and plan.start.no_tokenizer is not None:
+                reason = f"; {plan.start.no_tokenizer}; give theirs with --data.tokenizer.checkpoint"
+            yield f"the pretrained weights are of another architecture: {', '.join(different)}{reason}"
         return
     if problem := other_architecture(plan.start.trained.to_dict(), plan.network.to_dict()):
         yield problem

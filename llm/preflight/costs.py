@@ -32,7 +32,8 @@ def step_costs(
 ) -> Costs:
     """Count the costs of a step on a full batch.
 
-    Where all is trained, from models of one and two blocks: each further block costs the same.
+    Where all is trained, from models of one and two blocks: each further block costs the same, or, where a sliding
+    window is on some layers only, one of two costs.
 
     Args:
         config: the architecture, a GPT's or another network's.
@@ -61,14 +62,24 @@ def step_costs(
     def count_as_it_is(part: GPTConfig) -> tuple[int, ...]:
         return astuple(count_costs(lambda: trained_network(part, trained), forward, precision, device))
 
-    def count(n_layer: int) -> tuple[int, ...]:
-        part = replace(config, n_layer=n_layer)
+    def count(n_layer: int, **settings: Any) -> tuple[int, ...]:
+        part = replace(config, n_layer=n_layer, **settings)
         return _count_recurrent(part, count_as_it_is) if isinstance(part, RNNConfig) else count_as_it_is(part)
 
-    if trained.is_all and config.n_layer > 1:
-        costs = Costs(*(one + (config.n_layer - 1) * (two - one) for one, two in zip(count(1), count(2), strict=True)))
+    n_layer = config.n_layer
+    if trained.is_all and n_layer > 1 and getattr(config, "full_attention_layers", None):
+        n_full = sum(config.window(layer) is None for layer in range(n_layer))
+        counts = (count(n, full_attention_layers=full) for n, full in ((1, ()), (2, ()), (2, (1,))))
+        costs = Costs(
+            *(
+                one + (n_layer - 1 - n_full) * (windowed - one) + n_full * (full - one)
+                for one, windowed, full in zip(*counts, strict=True)
+            )
+        )
+    elif trained.is_all and n_layer > 1:
+        costs = Costs(*(one + (n_layer - 1) * (two - one) for one, two in zip(count(1), count(2), strict=True)))
     else:
-        costs = Costs(*count(config.n_layer))
+        costs = Costs(*count(n_layer))
     if not fused:
         return costs
     with torch.device("meta"):

@@ -66,12 +66,14 @@ class Start:
         trained: the architecture of its weights; None for new ones.
         data: what the checkpoint knows of its corpus.
         folder: of the run that is resumed.
+        no_tokenizer: why its weights come without a tokenizer; None if they have one.
     """
 
     step: int = 0
     trained: GPTConfig | None = None
     data: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    no_tokenizer: str | None = None
 
 
 @dataclass

@@ -45,15 +45,20 @@ def read_content(path: Path) -> Content:
             start = file.read(len(_POINTER))
     except OSError as error:
         raise CheckpointError(f"can't read {str(path)!r}: {error.strerror}") from error
-    if start == _POINTER:
-        raise CheckpointError(
-            f"{str(path)!r} is a pointer of Git LFS, not the weights: run git lfs pull in its folder, or download it"
-        )
+    _refuse_pointer(path, start)
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return _read_safetensors(path)
     if (kind := kind_of_file(path)) is not None:
         raise CheckpointError(f"{str(path)!r} is {kind}")
     return Content(_read_torch(path), {})
+
+
+def _refuse_pointer(path: Path, start: bytes) -> None:
+    """Refuse what stands for a large file in a repository that was cloned without it."""
+    if start == _POINTER:
+        raise CheckpointError(
+            f"{str(path)!r} is a pointer of Git LFS, not the file: run git lfs pull in its folder, or download it"
+        )
 
 
 def start_of(path: Path, n_bytes: int) -> bytes:
@@ -96,6 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it can't be read, or is not a JSON object.
     """
     try:
+        _refuse_pointer(path, start_of(path, len(_POINTER)))
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"can't read {str(path)!r}: {error.strerror}") from error
@@ -140,7 +146,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         if Path(name).name != name or "\\" in name or name.endswith(".index.json"):
             raise CheckpointError(f"{str(index)!r} names {name!r}, which is not a weights file beside it")
         if not (index.parent / name).is_file():
-            raise CheckpointError(f"{str(index)!r} names the file {name!r}, which is missing")
+            raise CheckpointError(f"{str(index)!r} names the file {name!r}, which is missing: put it there")
         content = read_content(index.parent / name).value
         if not is_tensors(content):
             raise CheckpointError(f"{str(index.parent / name)!r} holds something other than tensors")

@@ -1,6 +1,7 @@
 """Folders of weights that are damaged, of another family or tokenizer, each in one line; and what goes out again."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -110,11 +111,33 @@ def test_a_bad_folder_is_one_line_in_every_command(shards, text, capsys, damage,
     assert message in error(capsys, train, "fit", "--data.corpus", text, "--model.pretrained", "shards")
 
 
-def test_a_tokenizer_that_does_not_fit_the_table_is_said(shards, capsys):
+def damage_numbers(folder):
+    for path in folder.glob("*.safetensors"):
+        save_file({name: tensor * math.nan for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+
+
+def test_weights_of_nan_are_said(shards, capsys):
+    damage_numbers(shards)
+    for command in (["generate", "--prompt", "1 2"], ["attention", "--text", "1 2", "--out", "x"]):
+        assert "the model's logits are NaN or infinite" in error(capsys, main, *command, "--ckpt", "shards")
+    assert not Path("x").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_pointer_instead_of_a_file_is_said(shards, capsys, name):
+    (shards / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    said = error(capsys, main, "chat", "--ckpt", "shards", "--prompt", "a")
+    assert f"'shards/{name}' is a pointer of Git LFS, not the file: run git lfs pull" in said
+
+
+def test_a_tokenizer_that_does_not_fit_the_table_is_said(shards, text, capsys):
     damage_tokenizer(shards)
     fits = "the tokenizer in 'shards' can't be used (it has 8 tokens, the model 7)"
     assert fits in error(capsys, main, "generate", "--ckpt", "shards", "--prompt", "a")
     assert fits in error(capsys, main, "chat", "--ckpt", "shards", "--prompt", "a")
+    said = error(capsys, train, "fit", "--data.corpus", text, "--model.pretrained", "shards")
+    assert "vocab_size (7 in the weights, 50257 requested)" in said
+    assert f"{fits}: imported without one; give theirs with --data.tokenizer.checkpoint" in said
     given = ["--from", "shards", "--out", "x.ckpt", "--tokenizer", "shards/tokenizer.json"]
     assert "has 8 tokens, and the model 7: it is another one's" in error(capsys, main, "import", *given)
     assert not Path("x.ckpt").exists()

@@ -1,6 +1,5 @@
 """Options of Llama's descendants: gated perceptron, windows, scaled angles, norms of queries and keys."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,60 +7,15 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from llama import CLOSE, config_of, ids_of
 from models import make
 from torch import nn
 
-from llm.config import EncoderConfig, GPTConfig, OptimConfig, RopeScaling, SamplingConfig, TransformerConfig
+from llm.config import EncoderConfig, GPTConfig, RopeScaling, TransformerConfig
 from llm.errors import ConfigError
-from llm.generation import generate_batch
-from llm.generation.compiled import CompiledStep
-from llm.inspection import capture
-from llm.model import GPT, KeyValueCache, decode, prefill
+from llm.model import GPT
 from llm.model.attention import build_attention
 from llm.model.block import Block
-from llm.preflight.costs import step_costs
-from llm.training.optimizer import muon_groups
-
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-LLAMA = {
-    "vocab_size": 31,
-    "context_length": 24,
-    "n_layer": 3,
-    "n_head": 4,
-    "n_kv_head": 2,
-    "n_embd": 16,
-    "head_size": 6,
-    "mlp_hidden": 20,
-    "mlp": "gated",
-    "activation": "silu",
-    "norm": "rms_norm",
-    "positions": "rotary",
-    "bias": False,
-    "qkv_bias": False,
-    "dropout": 0.0,
-}
-OPTIONS = [
-    {},
-    {"sliding_window": 4},
-    {"sliding_window": 4, "full_attention_layers": (1,)},
-    {"qk_norm": True, "qk_gain": "separate"},
-    {"qkv_bias": True, "tie_head": False},
-    {"rope_theta": 5e5, "rope_scaling": RopeScaling("llama3", 4.0, 16)},
-    {"rope_scaling": RopeScaling("yarn", 4.0, 12)},
-    {"qk_norm": True, "qk_gain": "separate", "sliding_window": 3, "rope_scaling": RopeScaling("linear", 2.0)},
-    {"parallel_residual": True, "partial_rotary_factor": 0.34, "norm": "layer_norm", "mlp": "plain", "bias": True},
-    {"norm": "zero_centered_rms_norm", "scale_embeddings": True, "sandwich_norm": True},
-    {"attention_softcap": 0.5, "logit_softcap": 2.0, "sliding_window": 4, "full_attention_layers": (1,)},
-]
-
-
-def config_of(**options):
-    return GPTConfig(**(LLAMA | options))
-
-
-def ids_of(rows, length):
-    return torch.randint(31, (rows, length), generator=torch.Generator().manual_seed(2))
-
 
 # A window
 
@@ -96,87 +50,6 @@ def test_padding_does_not_move_the_window(side):
         padded[1] = ids[1].roll(4)
     found = model(padded, lengths, side)[1]
     torch.testing.assert_close(found[:6] if side == "right" else found[4:], alone, **CLOSE)
-
-
-# Everything with everything
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_the_cache_gives_the_logits_of_the_whole_model(options):
-    model, ids = make(config_of(**options)), ids_of(2, 20)
-    whole = model(ids)
-    cache, lengths = KeyValueCache(model, 2, 24), torch.tensor([7, 2])
-    first = prefill(model, cache, ids[:, :7], lengths)
-    torch.testing.assert_close(first, whole[torch.arange(2), lengths - 1], **CLOSE)
-    for step in range(5):  # two tokens at a time
-        positions = lengths[:, None] + 2 * step + torch.arange(2)
-        logits = decode(model, cache, ids.gather(1, positions), positions)
-        torch.testing.assert_close(logits, whole.gather(1, positions[..., None].expand_as(logits)), **CLOSE)
-
-
-@pytest.mark.parametrize("options", [*OPTIONS[2:4], *OPTIONS[8:]], ids=str)
-def test_rows_as_the_compiled_step_has_them(options, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    model = make(config_of(**options))
-    plain, other = KeyValueCache(model, 2, 16), KeyValueCache(model, 2, 16)
-    step = CompiledStep(model, 2)
-    for position in range(9):
-        ids, positions = ids_of(2, 9)[:, position, None], torch.full((2, 1), position)
-        expected = decode(model, plain, ids, positions)
-        torch.testing.assert_close(step(model, other, ids, positions), expected, **CLOSE)
-
-
-@pytest.mark.slow
-def test_compiled_text_is_the_plain_one():
-    options = {"qk_norm": True, "qk_gain": "separate", "sliding_window": 3, "full_attention_layers": (1,)}
-    options |= {"logit_softcap": 1.0, "attention_softcap": 1.0, "sandwich_norm": True, "partial_rotary_factor": 0.67}
-    model, prompts = make(config_of(context_length=64, **options)), [ids_of(1, 5)[0], ids_of(2, 3)[1]]
-    torch.compiler.reset()
-    sampling = SamplingConfig(temperature=0.0, max_new_tokens=20, compile="never")
-    expected = generate_batch(model, prompts, sampling)
-    assert generate_batch(model, prompts, replace(sampling, compile="always")) == expected
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_stages_and_their_parameters(options):
-    model = make(config_of(**options))
-    stages = capture(model, ids_of(1, 9))
-    assert sum(stage.parameters for stage in stages.values()) == model.n_parameters
-    assert stages["block 0 / K"].tensor.shape == (1, 2, 9, 6)
-    seen = (stages["block 2 / weights"].tensor > 0).sum(-1).max()
-    assert int(seen) == (options.get("sliding_window") or 9)
-
-
-def test_muon_has_the_gate_and_adamw_the_gains():
-    config = config_of(qk_norm=True, qk_gain="separate")
-    model = GPT(config)
-    groups = muon_groups(model, OptimConfig(kind="muon"))
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    taken = {names[id(parameter)]: group["matrices"] for group in groups for parameter in group["params"]}
-    assert taken["blocks.0.mlp.gate.weight"] == 1
-    assert taken["blocks.0.attention.qkv.weight"] == [24, 12, 12]
-    assert not any("norm" in name for name in taken)
-
-
-def test_the_gated_perceptron_costs_a_third_matrix():
-    gated, plain = (step_costs(config_of(mlp=mlp), 2, "32-true", "cpu").flops for mlp in ("gated", "plain"))
-    assert gated - plain == 3 * 2 * 2 * 24 * 3 * 16 * 20  # forward and twice backward, B T, layers, C x hidden
-
-
-def test_a_model_learns_with_all_of_it():
-    torch.manual_seed(0)
-    model = GPT(config_of(**OPTIONS[7]))
-    ids = ids_of(4, 12)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
-    losses = []
-    for _ in range(40):
-        loss = nn.functional.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[-1] < 0.5 * losses[0]
-    assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
 
 
 # Formulas

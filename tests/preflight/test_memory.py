@@ -63,6 +63,13 @@ def test_activations_are_what_autograd_keeps(settings, precision):
     assert step_costs(config, 16, precision, "cpu").kept == pytest.approx(kept(config, 16, precision), rel=0.05)
 
 
+@pytest.mark.parametrize("full_attention_layers", [(), (0, 1), (1, 3, 5), (0, 1, 2, 3, 4, 5, 6)])
+def test_masks_of_a_window_are_counted_on_the_layers_that_have_it(full_attention_layers):
+    sizes = {**SMALL, "context_length": 256, "n_layer": 6, "dropout": 0.0, "sliding_window": 64}
+    config = GPTConfig(**sizes, full_attention_layers=full_attention_layers)
+    assert step_costs(config, 1, "32-true", "cpu").kept == pytest.approx(kept(config, 1, "32-true"), rel=0.01)
+
+
 @pytest.mark.parametrize("vocab_size", [60, 50257])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("settings", [{}, {"positions": "rotary", "qk_norm": True, "norm": "rms_norm"}], ids=str)

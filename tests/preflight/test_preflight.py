@@ -195,14 +195,14 @@ def test_validation_is_kept_to_a_tenth_of_the_time_unless_the_user_says_when(fit
     words = ["--preflight", *QUICK, "--trainer.max_steps=5000", "--data.validation_fraction=0.5"]
     # 651 windows, in batches of two, each a third of a training batch, by nine
     expected = {"": 980, "--trainer.val_check_interval=50": 50, "--trainer.limit_val_batches=0.5": 490}
-    expected["--data.validation_windows=20"] = 60
+    expected["--data.validation_windows=10"] = 25
     for word, interval in expected.items():
         status, lines = fit(*words, *([word] if word else []))
         assert status == 0, lines
         (steps,) = (line for line in lines if line.startswith("steps"))
         assert f"validation every {interval}" in steps
         assert ("a tenth of the time at most" in steps) == (interval > 60)
-    assert sum("in 20 of 651 windows spread evenly" in line for line in lines) == 1
+    assert sum("in 10 of 651 windows spread evenly" in line for line in lines) == 1
 
 
 def test_an_interval_that_lightning_would_refuse_later_is_refused_now(fit):

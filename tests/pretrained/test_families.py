@@ -17,6 +17,7 @@ from llm.model import GPT
 from llm.pretrained import Pretrained, adapt, build, export, read_pretrained
 from llm.pretrained.families import FAMILIES, read
 from llm.pretrained.layout import clean_names
+from llm.tokenizers import CharTokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -140,6 +141,24 @@ def test_greedy_text_past_the_window(make, family, settings):
         text.append(token)
 
 
+@pytest.mark.parametrize("family", ["GPT2", *(family.name for family in FAMILIES.values())])
+def test_a_pipeline_opens_the_export_and_writes_what_we_do(make, tmp_path, family):
+    sizes = {"hidden_size": 32} if family in ("GPT2", "GPTNeoX", "OPT") else {"head_dim": 8, "query_pre_attn_scalar": 8}
+    found = read_pretrained(make(family, **sizes)[1])
+    plain = {name: 0 * tensor for name, tensor in found.weights.items() if "bias" in name}
+    plain["final_norm.weight"] = torch.ones_like(found.weights["final_norm.weight"])
+    tokenizer = CharTokenizer([chr(65 + n) for n in range(V)])
+    found = replace(found, weights={**found.weights, **plain}, tokenizer=tokenizer)  # not the same token on and on
+    export(found, tmp_path / "out")
+    pipeline = transformers.pipeline("text-generation", str(tmp_path / "out"))
+    assert type(pipeline.model).__name__.startswith(family)
+    ours, sampling, prompts = build(found).eval(), SamplingConfig(temperature=0.0, max_new_tokens=8), ["KEPT", "LATE"]
+    written = pipeline(prompts, max_new_tokens=8, do_sample=False, return_full_text=False)
+    ids = [list(generate(ours, torch.tensor(tokenizer.encode(prompt)), sampling)) for prompt in prompts]
+    assert ids[0] != ids[1]
+    assert [answers[0]["generated_text"] for answers in written] == [tokenizer.decode(some) for some in ids]
+
+
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "GPTNeoX", "OPT"])
 def test_bfloat16_stays_and_is_as_close_as_theirs_is_to_itself(make, tmp_path, family):
     sizes = {"hidden_size": 32} if family in ("GPTNeoX", "OPT") else {"head_dim": 8, "query_pre_attn_scalar": 8}
@@ -245,7 +264,9 @@ def test_what_a_config_does_not_say_is_as_in_transformers(family):
         ({"quantization_config": {"bits": 4}}, "is a Llama .* with quantization_config"),
         ({"num_key_value_heads": 3}, "n_head must be divisible by n_kv_head"),
         ({"num_attention_heads": 0}, "n_head must be at least 1"),
-        ({"hidden_size": "24"}, "that can't be built"),
+        ({"hidden_size": "24"}, r"n_embd must be an integer, got '24' \(in config.json n_embd is hidden_size\)"),
+        ({"hidden_size": None}, "n_embd must be an integer, got None"),
+        ({"rms_norm_eps": float("nan")}, "norm_epsilon must be a number, got nan"),
         ({"intermediate_size": 48}, r"layers\.0\.mlp\.up_proj\.weight \(expected \(48, 24\), found \(40, 24\)\)"),
         ({"num_hidden_layers": 2}, r"not expected: layers\.2"),
         ({"tie_word_embeddings": True}, "the tensors lm_head.weight and embed_tokens.weight differ"),

@@ -23,6 +23,14 @@ from llm.tasks import TASKS
 
 needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core can't run two processes")
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.val_check_interval=3"]
+LLAMA = [f"--model.gpt.{option}" for option in (
+    "n_layer=2", "n_head=4", "n_kv_head=2", "head_size=6", "positions=rotary", "rope_theta=500",
+    "rope_scaling.kind=yarn", "rope_scaling.factor=2", "rope_scaling.original_context=8", "norm=rms_norm", "mlp=gated",
+    "activation=silu", "qk_norm=true", "qk_gain=separate", "bias=false", "qkv_bias=true", "sliding_window=4",
+    "full_attention_layers=[1]", "tie_head=false", "scale_embeddings=true", "sandwich_norm=true", "logit_softcap=30",
+    "dropout=0",
+)]  # fmt: skip
+"""What GPT-2's architecture has not."""
 ENDLESS = "--trainer.max_steps=1000000"
 
 
@@ -69,6 +77,22 @@ def test_two_processes_train_as_one_does_with_twice_the_batch(tmp_path):
         assert ours == pytest.approx(theirs, abs=1e-5)
     for name, value in one.items():
         torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@needs_two_cores
+def test_two_processes_train_a_llama_with_muon_as_one_does(tmp_path, monkeypatch):
+    words = [*LLAMA, "--model.optim.kind=muon", "--model.optim.warmup_steps=0", "--trainer.precision=32-true"]
+    words += ["--trainer.max_steps=3", "--trainer.limit_val_batches=1"]
+    (tmp_path / "two").mkdir()
+    two = run_to_its_end(tmp_path / "two", *TWO, *words, "--data.batch_size=4")
+    monkeypatch.chdir(tmp_path)
+    assert main([*WORDS, *words, "--data.batch_size=8"]) == 0
+    one = read_checkpoint(newest_checkpoint(tmp_path / "runs"))["state_dict"]
+    assert two.keys() == one.keys() >= {"network.blocks.1.mlp.gate.weight", "network.blocks.0.attention.qkv.bias"}
+    for name, value in one.items():
+        is_of_muon = "blocks" in name and value.ndim == 2  # which computes in bfloat16
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-3 if is_of_muon else 1e-5)
 
 
 @pytest.mark.slow
@@ -168,9 +192,11 @@ def test_no_callback_of_a_task_looks_where_weights_are_sharded(task, caplog):
 
 
 @pytest.mark.gpu
-def test_fsdp_trains_as_one_device_does_and_goes_on(tmp_path):
+@pytest.mark.parametrize("architecture", [[], LLAMA], ids=["gpt2", "llama"])
+def test_fsdp_trains_as_one_device_does_and_goes_on(tmp_path, architecture):
     devices = torch.cuda.device_count()
     words = [
+        *architecture,
         "--trainer.accelerator=cuda",
         "--trainer.precision=32-true",
         "--model.gpt.dropout=0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -85,9 +86,10 @@ class Family:
                 raise CheckpointError(f"{what} with {name} {theirs[name]!r}; only {value!r} can be read")
         ours: dict[str, Any] = dict(self.fixed)
         for name, names in self.settings.items():
-            values = [theirs.get(their) for their in ((names,) if isinstance(names, str) else names)]
+            names = _as_tuple(names)
+            values = [theirs.get(their) for their in names]
             values = [value for value in values if value is not None] or [None]
-            if any(value != values[0] for value in values):
+            if any(value != values[0] for value in values[1:]):
                 listed = " and ".join(f"{their} {theirs.get(their)!r}" for their in names)
                 raise CheckpointError(f"{what} with {listed}: only the same value for all of them can be read")
             ours[name] = values[0]
@@ -98,21 +100,28 @@ class Family:
         try:
             if self.fixed["positions"] == "rotary":
                 ours |= rope_from_json(theirs, self.rope_names)
-            # What is as wide as it would be anyway is left to follow.
             C, H, D = ours["n_embd"], ours["n_head"], ours.get("head_size")
-            is_plain = {"n_kv_head": ours.get("n_kv_head") == H, "mlp_hidden": ours["mlp_hidden"] == 4 * C}
-            is_plain["head_size"] = D is not None and H * D == C
-            ours |= {name: None for name, plain in is_plain.items() if plain}
+            if isinstance(C, int) and isinstance(H, int):  # what is as wide as it would be anyway is left to follow
+                is_plain = {"n_kv_head": ours.get("n_kv_head") == H, "mlp_hidden": ours["mlp_hidden"] == 4 * C}
+                is_plain["head_size"] = D is not None and H * D == C
+                ours |= {name: None for name, plain in is_plain.items() if plain}
             config = GPTConfig(activation=self.activations[activation], dropout=0.0, **ours)  # type: ignore[arg-type]
             return replace(config, **self._window_from_json(theirs, config.n_layer))
         except (ConfigError, TypeError) as error:
-            raise CheckpointError(f"{what} that can't be built: {error}") from error
+            raise CheckpointError(f"{what} that can't be built: {error}{self._names_in(str(error))}") from error
+
+    def _names_in(self, message: str) -> str:
+        """What the settings that a message is about are called in `config.json`."""
+        words = set(re.findall(r"\w+", message))
+        theirs = {name: " and ".join(_as_tuple(names)) for name, names in self.settings.items() if name in words}
+        named = [f"{name} is {their}" for name, their in theirs.items() if name != their]
+        return f" (in config.json {', '.join(named)})" if named else ""
 
     def config_to_json(self, config: GPTConfig, end_of_text_id: int | None) -> dict[str, Any]:
         """The `config.json` of an architecture that has no obstacle."""
         theirs: dict[str, Any] = {"architectures": [self.model_class], "model_type": self.model_type}
         for name, names in self.settings.items():
-            theirs |= dict.fromkeys((names,) if isinstance(names, str) else names, _value(config, name))
+            theirs |= dict.fromkeys(_as_tuple(names), _value(config, name))
         theirs[self.activation] = next(their for their, our in self.activations.items() if our == config.activation)
         if config.positions == "rotary":
             theirs |= rope_to_json(config, self.rope_names)
@@ -136,7 +145,7 @@ class Family:
             found.append(f"head_size is {config.head_size}")
         theirs: dict[str, str] = {}
         for name, names in self.settings.items():
-            for their in (names,) if isinstance(names, str) else names:
+            for their in _as_tuple(names):
                 first = theirs.setdefault(their, name)
                 one, other = _value(config, first), _value(config, name)
                 if one != other:
@@ -208,6 +217,10 @@ COMMON: dict[str, Any] = {
 def with_article(name: str) -> str:
     """`a Llama`, `an OPT`."""
     return f"{'an' if name[:1].upper() in 'AEIO' else 'a'} {name}"
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
 
 
 def _value(config: GPTConfig, name: str) -> Any:
