@@ -10,8 +10,8 @@ from typing import Any
 
 from llm.cli.settings import is_given
 from llm.cli.task import refuse_other_task
+from llm.cli.tokenizing import adopt_source_tokenizer, adopt_template, adopt_tokenizer, refuse_unknown_padding
 from llm.cli.tuning import adopt_batch_size
-from llm.cli.vocabulary import adopt_source_tokenizer, adopt_template, adopt_tokenizer, refuse_unknown_padding
 from llm.cli.words import read_settings
 from llm.config import OptimConfig
 from llm.errors import CheckpointError, ConfigError, OtherTaskError

@@ -7,8 +7,8 @@ from typing import Any
 
 from llm.cli.adopting import adopt_checkpoint, adopt_pretrained
 from llm.cli.settings import adopt_interval, adopt_length, adopt_root, is_given, name_run, sets_interval
+from llm.cli.tokenizing import leave_tokenizer_to_token_ids
 from llm.cli.tuning import refuse_batch_size_finder, settings_found_before, take_finders
-from llm.cli.vocabulary import leave_tokenizer_to_token_ids
 from llm.errors import ConfigError
 from llm.preflight import Start
 from llm.runs.choosing import choose_checkpoint

@@ -217,7 +217,7 @@ def test_help_says_of_lightnings_flags_a_sentence_and_names_what_works(capsys):
     assert "CheckpointIO" not in of["--trainer.plugins"]
     assert "--trainer.barebones" not in of
     assert "bf16-mixed" in of["--trainer.precision"]
-    assert of["--trainer.max_steps"].endswith("after this number of steps. (default: 360)")
+    assert of["--trainer.max_steps"].endswith("after this number of steps. (default: 200)")
     for option, text in of.items():
         if option.startswith("--trainer.") and "one of" not in text:
             assert len(text) < 300, option

@@ -42,10 +42,8 @@ def test_a_vocabulary_is_learned_kept_and_used(capsys):
     assert store.n_tokens == len(tokenizer.encode(TEXT))
 
 
-def test_tokenize_learns_one(capsys):
+def test_tokenize_learns_one():
     words = ["--input", "cats.txt", "--output", "shards", "--tokenizer", "bpe"]
-    assert main(["tokenize", *words]) == 1
-    assert "give it, such as 2000" in capsys.readouterr().err
     assert main(["tokenize", *words, "--vocab_size", "262"]) == 0
     assert TokenStore.open("shards").make_tokenizer().vocab_size == 262
 

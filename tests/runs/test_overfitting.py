@@ -55,7 +55,8 @@ def test_the_model_learns_the_batch_and_the_preflight_knows(tmp_path, monkeypatc
     words = ["fit", "--model.gpt.n_layer=1", "--model.gpt.n_head=2", "--model.gpt.n_embd=16", "--data.batch_size=2"]
     words += ["--data.context_length=16", "--data.tokenizer.kind=char", "--trainer.overfit_batches=1"]
     words += ["--inspect.every=0", "--samples.every=0", "--model.optim.learning_rate=0.02", "--model.gpt.dropout=0"]
-    words += ["--trainer.max_steps=-1", "--trainer.max_epochs=40", "--model.optim.warmup_steps=0"]
+    words += ["--trainer.max_steps=-1", "--trainer.max_epochs=40", "--trainer.val_check_interval=60"]
+    words += ["--model.optim.warmup_steps=0"]
     assert main(words, default_config=REPOSITORY / "configs" / "default.yaml") == 0
     err = capsys.readouterr().err
     assert "an epoch is 1 batch of 2" in err
