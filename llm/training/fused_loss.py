@@ -110,7 +110,8 @@ class FusedHeadLoss(torch.autograd.Function):
                         target = grad_weight[start : min(vocab_size, start + columns)]
                         part = (logits[:, start : start + columns].T @ some)[: len(target)]  # (V', R) x (R, C)
                         target.copy_(part) if first == 0 else target.add_(part)
-        grad_weight = None if grad_weight is None else grad_weight[: len(weight)]
+        if grad_weight is not None and len(grad_weight) > len(weight):  # a view, to which autograd can't add in place
+            grad_weight = grad_weight[: len(weight)]
         ctx.gradients = grad_states, grad_weight, grad_bias
         ctx.mark_non_differentiable(n_correct)
         return losses.sum() * scale, n_correct
