@@ -104,8 +104,9 @@ class OneCurve(L.Callback):
 def locked(folders: Iterable[Path]) -> Iterator[None]:
     """Make sure that the folders exist and can be written to, and lock them meanwhile.
 
-    What earlier runs left half-written in them is removed. A folder that was made for this and stays empty is removed
-    in the end.
+    What earlier runs left half-written in them is removed; so is, in the folders of the runs beside this one, what
+    processes of this machine left that have ended: a run that was killed in its first checkpoint begins again in
+    another folder. A folder that was made for this and stays empty is removed in the end.
 
     Raises:
         ConfigError: a folder can't be written to, or another run holds it.
@@ -113,6 +114,9 @@ def locked(folders: Iterable[Path]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for folder in dict.fromkeys(folders):
             stack.enter_context(_locked(folder))
+            if folder.name == CHECKPOINTS:
+                for other in folder.parent.parent.glob(f"*/{CHECKPOINTS}"):
+                    remove_stale(other)
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,19 @@ def test_what_is_left_half_written_is_removed(tmp_path):
     with locked([tmp_path]):
         assert not stale.exists()
     assert other.exists()
+
+
+def test_what_a_run_beside_it_left_is_removed_once_its_process_has_ended(tmp_path):
+    """A run that is killed in its first checkpoint begins again in another folder."""
+    killed, going_on = tmp_path / "version_0" / "checkpoints", tmp_path / "version_2" / "checkpoints"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for folder, process in ((killed, ended.pid), (going_on, os.getpid())):
+        folder.mkdir(parents=True)
+        (folder / f"last.ckpt.{socket.gethostname()}.{process}.tmp").touch()
+    with locked([tmp_path / "version_1", tmp_path / "version_1" / "checkpoints"]):
+        assert not list(killed.iterdir())
+        assert len(list(going_on.iterdir())) == 1, "another run is writing it"
 
 
 def test_a_folder_that_stays_empty_is_removed(tmp_path):
