@@ -90,11 +90,11 @@ def main() -> None:
 def measure(name: str, arguments: argparse.Namespace, cache: str) -> dict[str, Any]:
     """Train with one tokenizer."""
     settings = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
-    data = settings["data"] | {"corpus": arguments.corpus, "num_workers": 0, "cache_dir": cache}
+    tokenizer = TokenizerConfig("bpe", int(name)) if name.isdecimal() else TokenizerConfig(name)
+    own = {"corpus": arguments.corpus, "tokenizer": tokenizer, "num_workers": 0, "cache_dir": cache}
     if arguments.tiny:
         settings["model"]["gpt"] |= {"n_layer": 1, "n_embd": 16}
-    tokenizer = TokenizerConfig("bpe", int(name)) if name.isdecimal() else TokenizerConfig(name)
-    datamodule = TextDataModule(**{**data, "tokenizer": tokenizer})
+    datamodule = TextDataModule(**settings["data"] | own)
     datamodule.prepare_data()
     datamodule.setup("fit")
     _, probed = train(settings, datamodule, PROBE, None, arguments.seed)

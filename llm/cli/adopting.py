@@ -117,8 +117,10 @@ def adopt_pretrained(config: Any, given: set[str], task: Task) -> Start:
     adopt_architecture(config, given, task.network_group, found.config.to_dict(), task.sources)
     adopt_tokenizer(config, given, None if found.tokenizer is None else found.tokenizer.to_dict())
     adopt_template(config, given, found.template)
+    if found.tokenizer is not None:
+        return Start(trained=found.config)
     why = found.notes[-1] if found.notes else f"{config.model.pretrained!r} states no tokenizer"
-    return Start(trained=found.config, no_tokenizer=why if found.tokenizer is None else None)
+    return Start(trained=found.config, no_tokenizer=why)
 
 
 def adopt_architecture(

@@ -101,8 +101,9 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it can't be read, or is not a JSON object.
     """
     try:
-        _refuse_pointer(path, start_of(path, len(_POINTER)))
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_pointer(path, text[: len(_POINTER)].encode())
+        content = json.loads(text)
     except OSError as error:
         raise CheckpointError(f"can't read {str(path)!r}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
