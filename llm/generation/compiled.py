@@ -2,21 +2,23 @@
 
 Decoding a token reads every weight once, so the speed of memory is the limit, and a library's matrix product with one
 row is far from it. On a CPU the compiled step computes each linear layer as a multiply-and-sum over the rows of its
-weight, which the compiler turns into one pass over memory, and fuses what is around it. Nothing else changes: it is
-`decode` with the same blocks and the same weights. One block is compiled, and serves for all of them. On a GPU the
-whole step is compiled, and replayed as a graph.
+weight, which the compiler turns into one pass over memory, and attends in the same way, since torch's fused kernel is
+made for many queries. Nothing else changes: it is `decode` with the same blocks and the same weights. One block is
+compiled, and serves for all of them. On a GPU the whole step is compiled, and replayed as a graph.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from llm.config import SamplingConfig
 from llm.model import GPT, KeyValueCache, decode
+from llm.model.attention import Attention
 from llm.model.cache import decode_block
 from llm.model.functions import soft_cap
 from llm.runtime.compiling import Compiled
@@ -29,6 +31,10 @@ SLOTS = 256
 _WORTH_IT = 4e10
 """Weights read (steps times parameters) from which on compiling pays off: 320 tokens of GPT-2 124M. It takes 3 to 10
 seconds, and a plain step about 0.15 nanoseconds longer for each weight."""
+
+
+_MOST_ROWS = 12
+"""Up to how many rows a multiply-and-sum beats a matrix product: at 16 it is as fast, and longer to compile."""
 
 
 def is_worth_it(model: GPT, sampling: SamplingConfig) -> bool:
@@ -58,7 +64,7 @@ class CompiledStep(Compiled):
 
 
 def _row_step(model: GPT, n_rows: int) -> DecodeStep:
-    twin = _with_row_linears(model) if n_rows <= _most_rows(model) else _sharing_copy(model)
+    twin = _for_few_rows(model) if n_rows <= _MOST_ROWS else _sharing_copy(model)
     twin.head.forward = torch.compile(twin.head.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
     block_step = torch.compile(decode_block, fullgraph=True, dynamic=False)
 
@@ -97,17 +103,38 @@ class RowLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` -> `(..., out)`; sums are in float32."""
         weight = self.weight.float()
-        rows = [(weight * row).sum(dim=-1) for row in x.flatten(0, -2).float()]  # (out, in) x (in) -> (out)
-        y = torch.stack(rows)
+        rows = x.flatten(0, -2).float().contiguous()  # (..., in) -> (B, in)
+        # Or what x comes from, such as a norm, would be computed anew within the sum for each output: a view by its
+        # strides has it written to memory first.
+        rows = rows.as_strided(rows.shape, rows.stride())
+        columns = [(weight * row).sum(dim=-1) for row in rows]  # (out, in) x (in) -> (out)
+        y = torch.stack(columns)  # (B, out)
         if self.bias is not None:
             y = y + self.bias
         y = y.to(x.dtype).view(*x.shape[:-1], -1)
         return y if self.softcap is None else soft_cap(y, self.softcap)
 
 
-def _most_rows(model: GPT) -> int:
-    """Up to how many rows a multiply-and-sum beats a matrix product."""
-    return 8 if model.head.weight.dtype == torch.float32 else 4
+def row_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float, scale: float) -> Tensor:
+    """As `scaled_dot_product_attention`, for a few queries: fast when compiled, slow when not.
+
+    Args:
+        query: (B, H, T, D).
+        key: (B, K, S, D), each for H / K query heads.
+        value: (B, K, S, D).
+        mask: True where a query may see a key, (B, 1, T, S).
+        dropout: has no meaning here, where nothing is trained.
+        scale: of the scores.
+    """
+    del dropout
+    B, H, T, D = query.shape
+    K, S = key.shape[1:3]
+    query = query.float().view(B, K, -1, 1, D) * scale  # (B, H, T, D) -> (B, K, H / K T, 1, D)
+    scores = (query * key.float().unsqueeze(2)).sum(dim=-1)  # (B, K, H / K T, S)
+    scores = scores.view(B, H, T, S).masked_fill(~mask, torch.finfo(torch.float32).min)
+    weights = scores.softmax(dim=-1).view(B, K, -1, S, 1)
+    context = (weights * value.float().unsqueeze(2)).sum(dim=-2)  # (B, K, H / K T, D)
+    return context.view(B, H, T, D).to(value.dtype)
 
 
 def _sharing_copy(model: GPT) -> GPT:
@@ -115,11 +142,13 @@ def _sharing_copy(model: GPT) -> GPT:
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()}).eval()
 
 
-def _with_row_linears(model: GPT) -> GPT:
-    """A copy with the same parameters, each linear layer a `RowLinear`."""
+def _for_few_rows(model: GPT) -> GPT:
+    """A copy with the same parameters, each linear layer a `RowLinear`, attention by `row_attention`."""
     twin = _sharing_copy(model)
     for module in list(twin.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, RowLinear(child))
+        if isinstance(module, Attention):
+            module.fused = partial(row_attention, scale=module.scale)  # type: ignore[method-assign]
     return twin

@@ -127,10 +127,10 @@ class Attention(nn.Module):
         if mask is not None:  # what kernels give for a query that sees nothing differs: here it is 0
             sees = mask.any(dim=-1, keepdim=True)
             mask = mask | ~sees
-        context = self._fused(query, key, value, mask, dropout)
+        context = self.fused(query, key, value, mask, dropout)
         return context if sees is None else context.masked_fill(~sees, 0.0)
 
-    def _fused(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    def fused(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         """As `context`, by torch's kernels."""
         if mask is None and self.window is not None and key.shape[-2] > self.window:
             mask = self.own_mask(query.shape[-2], key.shape[-2], query.device)

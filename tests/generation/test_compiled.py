@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from llm.config import SamplingConfig
 from llm.generation import CompiledStep, generate_batch
-from llm.generation.compiled import RowLinear, is_worth_it
+from llm.generation.compiled import RowLinear, is_worth_it, row_attention
 from llm.model import KeyValueCache, decode
 
 MODERN = {"positions": "rotary", "qk_norm": True, "norm": "rms_norm", "activation": "squared_relu", "bias": False}
@@ -25,8 +26,20 @@ def test_a_row_linear_is_a_linear_layer(dtype, bias):
     assert RowLinear(linear).weight is linear.weight
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_kv_head", [1, 2, 6])
+def test_row_attention_is_the_fused_one(dtype, n_kv_head):
+    torch.manual_seed(0)
+    query = torch.randn(2, 6, 3, 8).to(dtype)  # (B, H, T, D)
+    key, value = (torch.randn(2, n_kv_head, 5, 8).to(dtype) for _ in range(2))  # (B, K, S, D)
+    mask = torch.arange(5) <= torch.tensor([[0, 1, 2], [2, 3, 4]])[:, None, :, None]  # (B, 1, T, S)
+    expected = scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
+    close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
+    torch.testing.assert_close(row_attention(query, key, value, mask, 0.0, 0.3), expected, **close)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("n_rows", [1, 3, 9])
+@pytest.mark.parametrize("n_rows", [1, 3, 13])
 def test_compiled_logits_are_the_plain_ones(make_model, n_rows):
     model = make_model().requires_grad_(False)
     torch.compiler.reset()
@@ -51,7 +64,7 @@ def test_compiled_text_is_the_plain_one(make_model, prompts, caplog, settings):
     assert not [record for record in caplog.records if record.name.startswith("llm")]
 
 
-@pytest.mark.parametrize("n_rows", [1, 9])
+@pytest.mark.parametrize("n_rows", [1, 13])
 def test_padding_of_the_vocabulary_is_left_out(make_model, monkeypatch, n_rows):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     model = make_model(vocab_multiple=64).requires_grad_(False)
