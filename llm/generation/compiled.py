@@ -129,7 +129,7 @@ def row_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropo
     del dropout
     B, H, T, D = query.shape
     K, S = key.shape[1:3]
-    query = query.float().view(B, K, -1, 1, D) * scale  # (B, H, T, D) -> (B, K, H / K T, 1, D)
+    query = query.float().reshape(B, K, -1, 1, D) * scale  # (B, H, T, D) -> (B, K, H / K T, 1, D)
     scores = (query * key.float().unsqueeze(2)).sum(dim=-1)  # (B, K, H / K T, S)
     scores = scores.view(B, H, T, S).masked_fill(~mask, torch.finfo(torch.float32).min)
     weights = scores.softmax(dim=-1).view(B, K, -1, S, 1)

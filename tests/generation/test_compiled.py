@@ -30,7 +30,7 @@ def test_a_row_linear_is_a_linear_layer(dtype, bias):
 @pytest.mark.parametrize("n_kv_head", [1, 2, 6])
 def test_row_attention_is_the_fused_one(dtype, n_kv_head):
     torch.manual_seed(0)
-    query = torch.randn(2, 6, 3, 8).to(dtype)  # (B, H, T, D)
+    query = torch.randn(2, 3, 6, 8).to(dtype).transpose(1, 2)  # (B, H, T, D), as projections give it
     key, value = (torch.randn(2, n_kv_head, 5, 8).to(dtype) for _ in range(2))  # (B, K, S, D)
     mask = torch.arange(5) <= torch.tensor([[0, 1, 2], [2, 3, 4]])[:, None, :, None]  # (B, 1, T, S)
     expected = scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
@@ -39,15 +39,16 @@ def test_row_attention_is_the_fused_one(dtype, n_kv_head):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_rows", [1, 3, 13])
-def test_compiled_logits_are_the_plain_ones(make_model, n_rows):
-    model = make_model().requires_grad_(False)
+@pytest.mark.parametrize(("n_rows", "n_tokens"), [(1, 1), (3, 1), (13, 1), (1, 4)])
+@pytest.mark.parametrize("n_kv_head", [None, 1])
+def test_compiled_logits_are_the_plain_ones(make_model, n_rows, n_tokens, n_kv_head):
+    model = make_model(n_kv_head=n_kv_head).requires_grad_(False)
     torch.compiler.reset()
-    step = CompiledStep(model, n_rows)
+    step = CompiledStep(model, n_rows * n_tokens)
     plain, compiled = KeyValueCache(model, n_rows, 16), KeyValueCache(model, n_rows, 16)
-    starts = torch.arange(n_rows) % 3  # unequal positions
-    for position in range(14):
-        ids, positions = torch.randint(50, (n_rows, 1)), starts[:, None] + position
+    starts = torch.arange(n_rows)[:, None] % 3 + torch.arange(n_tokens)  # unequal positions
+    for position in range(0, 12, n_tokens):
+        ids, positions = torch.randint(50, (n_rows, n_tokens)), starts + position
         expected = decode(model, plain, ids, positions)
         torch.testing.assert_close(step(model, compiled, ids, positions), expected, atol=1e-4, rtol=1e-4)
     assert step.is_compiled

@@ -10,8 +10,13 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def environment() -> Environment:
-    """Jinja as Hugging Face's templates expect it, where a template can reach nothing but its arguments."""
+def environment(is_strict: bool = True) -> Environment:
+    """Jinja as Hugging Face's templates expect it, where a template can reach nothing but its arguments.
+
+    Args:
+        is_strict: writing what is not there is an error. It leaves nothing in `transformers`, as which models that are
+            published were trained.
+    """
     from jinja2 import TemplateError, Undefined, nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
@@ -37,8 +42,9 @@ def environment() -> Environment:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
+    undefined = Unprintable if is_strict else Undefined
     found = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], undefined=Unprintable
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], undefined=undefined
     )
     found.globals["raise_exception"] = refuse
     return found

@@ -41,12 +41,15 @@ class ChatTemplate:
         special_tokens: that the vocabulary has to have.
         eos_token: the text of the token that ends an answer where the source says `eos_token`.
         bos_token: the same of the one that begins a text.
+        is_strict: whether a name that is not there may not be written; a misspelled one would leave nothing. A
+            published model's own template does as in `transformers`.
     """
 
     source: str
     special_tokens: tuple[str, ...] = ()
     eos_token: str = END_OF_TEXT
     bos_token: str = ""
+    is_strict: bool = True
 
     @classmethod
     def find(cls, name: str, special_tokens: Sequence[str] = (), tokenizer: Tokenizer | None = None) -> Self:
@@ -65,6 +68,7 @@ class ChatTemplate:
             ConfigError: there is no such template, or it can't be parsed.
         """
         needed: tuple[str, ...] = ()
+        where = ""
         if name in NAMED:
             source, needed = NAMED[name]
             source = source if tokenizer is None else _begun(source, tokenizer)
@@ -73,6 +77,7 @@ class ChatTemplate:
         else:
             try:
                 source = Path(name).expanduser().read_text(encoding="utf-8")
+                where = f"{name}: "
             except (OSError, ValueError) as error:
                 raise ConfigError(
                     f"there is no template {name[:80]!r}: give {', '.join(NAMED)}, a file of Jinja, or Jinja itself"
@@ -82,8 +87,13 @@ class ChatTemplate:
             texts: dict[int | None, str] = {token_id: text for text, token_id in tokenizer.special_ids.items()}
             begin, end = texts.get(tokenizer.roles.begin_id, begin), texts.get(tokenizer.end_of_text_id, end)
         needed = tuple(dict.fromkeys([*needed, *special_tokens]))
-        template = cls(source, needed if end in needed or "eos_token" not in source else (*needed, end), end, begin)
-        template._compiled  # noqa: B018 (what is wrong with it is said now)
+        needed = needed if end in needed or "eos_token" not in source else (*needed, end)
+        is_own = tokenizer is not None and source == tokenizer.roles.chat_template
+        template = cls(source, needed, end, begin, is_strict=not is_own)
+        try:
+            template._compiled  # noqa: B018 (what is wrong with it is said now)
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from error
         return template
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +103,7 @@ class ChatTemplate:
             "special_tokens": list(self.special_tokens),
             "eos_token": self.eos_token,
             "bos_token": self.bos_token,
+            "is_strict": self.is_strict,
         }
 
     @classmethod
@@ -105,7 +116,7 @@ class ChatTemplate:
         try:
             texts = [state["source"], state["eos_token"], state["bos_token"], *state["special_tokens"]]
             if all(isinstance(text, str) for text in texts):
-                template = cls(texts[0], tuple(texts[3:]), texts[1], texts[2])
+                template = cls(texts[0], tuple(texts[3:]), texts[1], texts[2], bool(state["is_strict"]))
                 template._compiled  # noqa: B018
                 return template
         except (KeyError, TypeError):
@@ -261,7 +272,7 @@ class ChatTemplate:
         from jinja2 import TemplateError
 
         try:
-            return environment().from_string(self.source)
+            return environment(self.is_strict).from_string(self.source)
         except (TemplateError, RecursionError) as error:
             line = getattr(error, "lineno", None)
             raise ConfigError(f"the template is not Jinja{f', line {line}' if line else ''}: {error}") from error

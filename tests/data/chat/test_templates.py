@@ -111,6 +111,21 @@ def test_what_can_not_be_told_apart_is_refused_in_a_line(source, said):
         make(source, SPECIALS)
 
 
+def test_a_models_own_template_may_write_what_is_not_there():
+    source = "{{ tools }}" + UNMARKED
+    tokenizer = make(UNMARKED, SPECIALS)[1].with_roles(Roles(chat_template=source))
+    own = ChatTemplate.find(source, SPECIALS, tokenizer)
+    plain = ChatTemplate.find(UNMARKED, SPECIALS, tokenizer)
+    assert own.pieces(TALK, tokenizer) == plain.pieces(TALK, tokenizer)
+    assert ChatTemplate.from_dict(own.to_dict()) == own
+
+
+def test_the_file_of_a_template_is_named(tmp_path):
+    (tmp_path / "mine.jinja").write_text("{% for m in messages %}")
+    with pytest.raises(ConfigError, match=r"mine\.jinja: the template is not Jinja, line 1"):
+        ChatTemplate.find(str(tmp_path / "mine.jinja"))
+
+
 def test_a_template_that_never_ends_an_answer_is_refused():
     with pytest.raises(ConfigError, match="never learn to stop"):
         make("{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
