@@ -103,10 +103,7 @@ class RowLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` -> `(..., out)`; sums are in float32."""
         weight = self.weight.float()
-        rows = x.flatten(0, -2).float().contiguous()  # (..., in) -> (B, in)
-        # Or what x comes from, such as a norm, would be computed anew within the sum for each output: a view by its
-        # strides has it written to memory first.
-        rows = rows.as_strided(rows.shape, rows.stride())
+        rows = _written(x.flatten(0, -2).float())  # (..., in) -> (B, in)
         columns = [(weight * row).sum(dim=-1) for row in rows]  # (out, in) x (in) -> (out)
         y = torch.stack(columns)  # (B, out)
         if self.bias is not None:
@@ -129,12 +126,22 @@ def row_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropo
     del dropout
     B, H, T, D = query.shape
     K, S = key.shape[1:3]
-    query = query.float().reshape(B, K, -1, 1, D) * scale  # (B, H, T, D) -> (B, K, H / K T, 1, D)
+    query = _written(query.float().reshape(B, K, -1, 1, D) * scale)  # (B, H, T, D) -> (B, K, H / K T, 1, D)
     scores = (query * key.float().unsqueeze(2)).sum(dim=-1)  # (B, K, H / K T, S)
     scores = scores.view(B, H, T, S).masked_fill(~mask, torch.finfo(torch.float32).min)
-    weights = scores.softmax(dim=-1).view(B, K, -1, S, 1)
+    weights = _written(scores.softmax(dim=-1)).view(B, K, -1, S, 1)
     context = (weights * value.float().unsqueeze(2)).sum(dim=-2)  # (B, K, H / K T, D)
     return context.view(B, H, T, D).to(value.dtype)
+
+
+def _written(x: Tensor) -> Tensor:
+    """The tensor itself; the compiler writes it to memory.
+
+    It would else compute what x comes from, such as a norm, anew for each of the sums that x goes into. What is viewed by
+    its strides has to be in memory.
+    """
+    x = x.contiguous()
+    return x.as_strided(x.shape, x.stride())
 
 
 def _sharing_copy(model: GPT) -> GPT:
