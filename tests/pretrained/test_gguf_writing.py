@@ -1,6 +1,8 @@
-"""GGUF files that `export` writes: read again by the package `gguf`, by `transformers`, and here."""
+"""GGUF files that `export` writes: read again by the package `gguf`, by `transformers`, by llama.cpp, and here."""
 
+import json
 import sys
+import urllib.request
 from dataclasses import replace
 
 import pytest
@@ -227,3 +229,56 @@ def test_on_the_command_line(tmp_path, capsys):
     assert main(["generate", "--ckpt", str(tmp_path / "model.gguf"), "--prompt", "the", "--max_new_tokens", "2"]) == 0
     assert main([*command, "--dtype", "q8_0"]) == 1
     assert "--dtype q8_0 is for --format gguf, got --format hf" in capsys.readouterr().err
+
+
+class LlamaCpp:
+    """llama.cpp itself, with a file open."""
+
+    def __init__(self, path):
+        xllamacpp = pytest.importorskip("xllamacpp")
+        settings = xllamacpp.CommonParams()
+        settings.model.path, settings.n_ctx, settings.n_parallel, settings.warmup = str(path), 64, 1, False
+        settings.cpuparams.n_threads, settings.verbosity = 1, -1
+        settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        self.server = xllamacpp.Server(settings)
+
+    def ask(self, path, **question):
+        address, headers = self.server.listening_address + path, {"Content-Type": "application/json"}
+        request = urllib.request.Request(address, json.dumps(question).encode(), headers)
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    def log_probabilities(self, ids):
+        """Of each id after these; none where the likeliest is part of a letter, which the server keeps back."""
+        found = self.ask("/completion", prompt=ids, n_predict=1, temperature=0, n_probs=1000)
+        (first, *_) = found.get("completion_probabilities") or [{"top_logprobs": []}]
+        return {token["id"]: token["logprob"] for token in first["top_logprobs"]}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "q8_0"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_llama_cpp_computes_the_same(tmp_path, name, dtype):
+    tokenizer = byte_pairs("gpt2")
+    V = tokenizer.vocab_size
+    model = make(tokenizer, **{**SHAPES[name], "vocab_size": V})
+    export(model, tmp_path / "model.gguf", "gguf", dtype=dtype)
+    theirs = LlamaCpp(tmp_path / "model.gguf")
+    ours = build(model if dtype == "float32" else read_pretrained(tmp_path / "model.gguf")).float()
+    n_compared, atol = 0, 0.01 if dtype == "float32" else 0.15  # it rounds what goes into its products as well
+    for ids in torch.randint(V, (8, 30), generator=torch.Generator().manual_seed(1)):
+        if found := theirs.log_probabilities(ids.tolist()):
+            expected = logits(ours, ids[None])[0, -1].log_softmax(dim=-1)
+            torch.testing.assert_close(torch.tensor([found[i] for i in range(V)]), expected, atol=atol, rtol=0)
+            n_compared += 1
+    assert n_compared
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_llama_cpp_splits_a_text_the_same(tmp_path, tokenizer):
+    tokenizer = tokenizer()
+    settings = {**LLAMA, "n_embd": 32, "vocab_size": tokenizer.vocab_size}
+    export(make(tokenizer, **settings), tmp_path / "model.gguf", "gguf")
+    theirs = LlamaCpp(tmp_path / "model.gguf")
+    for text in TEXTS:
+        found = theirs.ask("/tokenize", content=text, add_special=True, parse_special=True)
+        assert found["tokens"] == tokenizer.encode_prompt(text)
