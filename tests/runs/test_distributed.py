@@ -14,7 +14,9 @@ import torch
 from processes import WORDS, errors_of, start, start_command, wait_for_checkpoint, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import llm
 from bench._processes import REPOSITORY, members
+from llm.__main__ import main as commands
 from llm.cli.main import main
 from llm.pretrained.checkpoint import read_checkpoint
 from llm.runs.newest import newest_checkpoint
@@ -93,6 +95,37 @@ def test_two_processes_train_a_llama_with_muon_as_one_does(tmp_path, monkeypatch
     for name, value in one.items():
         is_of_muon = "blocks" in name and value.ndim == 2  # which computes in bfloat16
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-3 if is_of_muon else 1e-5)
+
+
+@pytest.mark.slow
+@needs_two_cores
+def test_two_processes_train_adapters_of_a_llama_as_one_does_and_they_are_merged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [*LLAMA, "--trainer.precision=32-true", "--trainer.limit_val_batches=1", "--trainer.log_every_n_steps=1"]
+    assert main([*WORDS, *words, "--trainer.max_steps=1", "--checkpoint.folder=base"]) == 0
+    words += [f"--model.pretrained={tmp_path / 'base/last.ckpt'}", "--trainer.max_steps=3"]
+    words += ["--model.optim.learning_rate=0.02", "--model.optim.warmup_steps=0", "--model.lora.rank=2"]
+    words += ["--model.lora.adapter_only=true", "--model.lora.token_rows=2", "--model.lora.base_precision=bfloat16"]
+    for name in ("two", "one"):
+        (tmp_path / name).mkdir()
+    two = run_to_its_end(tmp_path / "two", *TWO, *words, "--data.batch_size=4")
+    monkeypatch.chdir(tmp_path / "one")
+    assert main([*WORDS, *words, "--data.batch_size=8"]) == 0
+    one = read_checkpoint(newest_checkpoint("runs"))["state_dict"]
+    assert two.keys() == one.keys()
+    assert {name.rpartition(".")[2] for name in two} == {"lora_a", "lora_b", "token_rows"}
+    for name, value in one.items():
+        assert value.abs().max() > 1e-3
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-4)  # Adam divides by small gradients
+    ours, theirs = (curve(tmp_path / name, "train/loss") for name in ("two", "one"))
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    merged = [tmp_path / name / "merged.ckpt" for name in ("two", "one")]
+    for path in merged:
+        assert commands(["merge", "--ckpt", str(newest_checkpoint(path.parent / "runs")), "--out", str(path)]) == 0
+    ids = torch.arange(16)[None]
+    logits, expected = (llm.load(path).model(ids) for path in merged)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+    assert not torch.allclose(logits, llm.load("../base/last.ckpt").model(ids), atol=1e-2)
 
 
 @pytest.mark.slow
