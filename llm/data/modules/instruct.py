@@ -219,6 +219,12 @@ class InstructDataModule(ExampleDataModule):
                     pass
             return losses
 
+    def prepare_data(self) -> None:
+        """As for all examples; a test corpus is read before the run that is tested on it."""
+        if self._running() == "fit" and self.splits.has_own("test"):
+            self.splits.placed("test")
+        super().prepare_data()
+
     def setup(self, stage: str) -> None:
         """Say how much is supervised, and what was lost.
 

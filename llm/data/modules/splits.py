@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from llm.data.reading.corpus import resolve_corpus
 from llm.data.tokens.counting import count_tokens, text_size
 from llm.data.tokens.mapped import TokenArray
-from llm.data.tokens.opening import open_corpus
+from llm.data.tokens.opening import find_token_ids, open_corpus
 from llm.data.tokens.store import TokenStore
 from llm.data.tokens.tokenize import SpecialTokens
 from llm.tokenizers import Tokenizer
@@ -44,7 +45,13 @@ class TextSplits:
     _bytes_per_token: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def prepare(self, running: str) -> None:
-        """Make the token ids that `fit`, `validate` or `test` needs and the cache does not hold."""
+        """Make the token ids that `fit`, `validate` or `test` needs and the cache does not hold.
+
+        Raises:
+            DataError: a text can't be read; for `fit`, also if the test corpus is not there.
+        """
+        if running == "fit" and self.test_corpus is not None and find_token_ids(self.test_corpus) is None:
+            resolve_corpus(self.test_corpus)
         for name in _STORES.get(running, ()):
             getattr(self, name)
 

@@ -243,12 +243,14 @@ class TranslationDataModule(ResumableDataModule):
     # What Lightning calls.
 
     def setup(self, stage: str) -> None:
-        """Read and encode what is needed.
+        """Read and encode what is needed; for `fit`, a test corpus, too, which is to be refused before the run.
 
         Raises:
             DataError: there is nothing to train or to test on.
         """
         del stage
+        if self._running() == "fit" and self.test_corpus is not None:
+            self.rows("test")
         for split in self._splits():
             if len(self.rows(split)) == 0 and split != "validation":
                 raise DataError(f"there are no pairs to {self._running()} on; give more, or a file for {split}")

@@ -49,6 +49,11 @@ def test_samples_with_the_same_prompt_are_in_one_split(make):
     assert texts(make(validation_fraction=0.3, seed=9), "validation") == texts(data, "validation")
 
 
+def test_a_test_corpus_that_is_missing_is_refused_before_training(make, tmp_path):
+    with pytest.raises(DataError, match=r"none\.json"):
+        make(test_corpus=str(tmp_path / "none.json")).prepare_data()
+
+
 def test_neither_white_space_nor_case_nor_form_makes_another_prompt(make):
     prompts = [f"Say {number}" for number in range(10)]
     content = [{"prompt": prompt, "completion": "a"} for prompt in prompts]

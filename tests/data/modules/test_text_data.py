@@ -148,6 +148,12 @@ def test_corpora_of_their_own_for_validation_and_test(make, corpus, tmp_path):
     assert len(rows(data.test_dataloader())) == 5
 
 
+def test_a_test_corpus_that_is_missing_is_refused_before_training(make, tmp_path):
+    data = make(test_corpus=str(tmp_path / "none.txt"))
+    with pytest.raises(DataError, match=r"no corpus '.*none\.txt'"):
+        data.prepare_data()
+
+
 def test_test_uses_the_validation_tokens_by_default(make):
     data = make()
     assert data.test_tokens.tolist() == data.validation_tokens.tolist()

@@ -77,6 +77,15 @@ def test_a_validation_corpus_of_its_own(make, tmp_path):
     assert (len(data.pairs("train")), len(data.pairs("validation")), len(data.pairs("test"))) == (2, 1, 1)
 
 
+def test_a_test_corpus_that_can_not_be_used_is_refused_before_training(make, tmp_path):
+    other = tmp_path / "other.tsv"
+    with pytest.raises(DataError, match=r"other\.tsv"):
+        make([("a", "x")], test_corpus=str(other), batch_size=1).setup("fit")
+    other.write_text("aaaaaaaa\tx\n")
+    with pytest.raises(DataError, match=r"'aaaaaaaa'\.\.\. for test has 9 tokens"):
+        make([("a", "x")], test_corpus=str(other), batch_size=1).setup("fit")
+
+
 def test_a_source_longer_than_the_context(make, caplog):
     lines = [("abcdefgh", "x"), ("a", "x"), ("a", "xxxxxxxxx")]
     with pytest.raises(DataError, match=r"the source 'abcdefgh'\.\.\. for train has 9 tokens .* context_length 8; set"):
