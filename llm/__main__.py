@@ -69,7 +69,8 @@ def main(words: Sequence[str] | None = None) -> int:
     module = _module_of(arguments.command)
     try:
         if "ckpt" in arguments:
-            arguments.ckpt = find_checkpoint(arguments.ckpt, getattr(module, "TASK", None))
+            task, with_template = getattr(module, "TASK", None), getattr(module, "WITH_TEMPLATE", False)
+            arguments.ckpt = find_checkpoint(arguments.ckpt, task, with_template)
         module.run(arguments)
     except BrokenPipeError:  # the reader has seen enough
         sys.stderr.close()

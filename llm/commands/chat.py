@@ -26,6 +26,8 @@ _HELP = "/reset begins again, /system TEXT sets the system message and begins ag
 
 TASK = INSTRUCT
 """Of the checkpoints that it is for."""
+WITH_TEMPLATE = True
+"""A published assistant has a chat template, too, whatever it was tuned on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

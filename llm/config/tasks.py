@@ -15,5 +15,5 @@ NEXT_TOKEN_TASKS = (LANGUAGE, INSTRUCT)
 
 
 def tasks_like(task: str) -> tuple[str, ...]:
-    """The tasks whose checkpoints can be used as those of a task."""
-    return NEXT_TOKEN_TASKS if task == LANGUAGE else (task,)
+    """The tasks whose checkpoints can be used as those of a task; one that answers also has a chat template."""
+    return NEXT_TOKEN_TASKS if task in NEXT_TOKEN_TASKS else (task,)

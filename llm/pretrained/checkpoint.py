@@ -227,6 +227,13 @@ def task_of(checkpoint: dict[str, Any]) -> str:
     return str(checkpoint[ENTRY].get("task", LANGUAGE))
 
 
+def has_template(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint states how a conversation becomes text: by itself, or by its tokenizer."""
+    entry = checkpoint[ENTRY]
+    roles = (entry["tokenizer"] or {}).get("roles")
+    return entry.get("template") is not None or (isinstance(roles, dict) and roles.get("chat_template") is not None)
+
+
 def model_type_of(checkpoint: dict[str, Any]) -> str | None:
     """The family of the weights that a checkpoint began with; None if it does not say."""
     found = checkpoint[ENTRY].get(MODEL_TYPE)

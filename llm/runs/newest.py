@@ -6,9 +6,11 @@ import contextlib
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
+from llm.config.tasks import INSTRUCT
 from llm.errors import CheckpointError
-from llm.pretrained.checkpoint import read_checkpoint, task_of
+from llm.pretrained.checkpoint import has_template, read_checkpoint, task_of
 
 log = logging.getLogger("llm")
 
@@ -27,7 +29,9 @@ class NoCheckpointError(CheckpointError):
     """There is no checkpoint to resume from yet."""
 
 
-def newest_checkpoint(folder: str | Path, name: str = "last", tasks: Collection[str] | None = None) -> Path:
+def newest_checkpoint(
+    folder: str | Path, name: str = "last", tasks: Collection[str] | None = None, with_template: bool = False
+) -> Path:
     """The `last` or the `best` checkpoint of the newest run that has one, in a folder and below.
 
     Where `last.ckpt` is damaged, it is the one before it, and a warning says so.
@@ -36,23 +40,28 @@ def newest_checkpoint(folder: str | Path, name: str = "last", tasks: Collection[
         folder: of runs.
         name: `last` or `best`.
         tasks: those whose runs count. Default: all.
+        with_template: whether only runs count that state a chat template.
 
     Raises:
         NoCheckpointError: there is none.
         CheckpointError: none of that run is whole; says what is wrong with each. Another run's is never taken for it.
     """
-    return newest_with_task(folder, name, tasks)[0]
+    return newest_with_task(folder, name, tasks, with_template)[0]
 
 
-def newest_with_task(folder: str | Path, name: str = "last", tasks: Collection[str] | None = None) -> tuple[Path, str]:
+def newest_with_task(
+    folder: str | Path, name: str = "last", tasks: Collection[str] | None = None, with_template: bool = False
+) -> tuple[Path, str]:
     """As `newest_checkpoint`, and the word of its task; raises what that raises."""
     for run in dict.fromkeys(path.parent for path in _newest_first(folder, _NAMES[name])):
-        path, task = _first_whole(run, _NAMES[name])
-        if tasks is None or task in tasks:
+        path, checkpoint = _first_whole(run, _NAMES[name])
+        task = task_of(checkpoint)
+        if (tasks is None or task in tasks) and (has_template(checkpoint) or not with_template):
             return path, task
     of_tasks = "" if tasks is None else f" of the task {' or '.join(tasks)}"
+    wanted = f"{of_tasks} with a chat template, as --task {INSTRUCT} has it," if with_template else of_tasks
     raise NoCheckpointError(
-        f"there is no {_NAMES[name][0]}{of_tasks} in {str(folder)!r} and below; name a checkpoint by its file"
+        f"there is no {_NAMES[name][0]}{wanted} in {str(folder)!r} and below; name a checkpoint by its file"
     )
 
 
@@ -111,20 +120,20 @@ def _newest_first(folder: str | Path, names: Sequence[str]) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _first_whole(folder: Path, names: Sequence[str]) -> tuple[Path, str]:
-    """The first of some checkpoints that is whole, and its task; says what is wrong with those before it."""
+def _first_whole(folder: Path, names: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The first of some checkpoints that is whole, and what is in it; says what is wrong with those before it."""
     wrong = [] if (folder / names[0]).is_file() else [f"there is no {str(folder / names[0])!r}"]
     for path in (folder / name for name in names):
         if not path.is_file():
             continue
         try:
-            task = task_of(read_checkpoint(path))
+            checkpoint = read_checkpoint(path)
         except CheckpointError as error:
             wrong.append(str(error))
             continue
         if wrong:
             log.warning("%s; resuming from the one before it: %s", "; ".join(wrong), path)
-        return path, task
+        return path, checkpoint
     raise CheckpointError(
         f"no checkpoint of the newest run is whole: {'; '.join(wrong)}. Name one of another run with --ckpt_path FILE, "
         "or omit --ckpt_path to start a new run"

@@ -7,10 +7,13 @@ import torch
 
 from llm.__main__ import main
 from llm.config import EncoderConfig, GPTConfig
+from llm.data.chat.templates import ChatTemplate
 from llm.model.networks import build_network
 from llm.pretrained.checkpoint import ENTRY, checkpoint_of
 from llm.tasks import TASKS
-from llm.tokenizers import MASK, CharTokenizer
+from llm.tokenizers import MASK, CharTokenizer, Roles
+
+TEMPLATE = "{% for message in messages %}{{ message.content + '[MASK]' }}{% endfor %}"
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
@@ -45,6 +48,7 @@ def runs(tmp_path, monkeypatch):
             content[ENTRY]["task"] = task
             torch.save(content, folder / file)
             os.utime(folder / file, (when, when))
+    return tmp_path / "runs"
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
@@ -64,6 +68,25 @@ def test_best_and_last_are_of_the_newest_run_of_a_fitting_task(runs, capsys, wor
     first, *_ = capsys.readouterr().err.splitlines()
     assert first == f"checkpoint: runs/{run}/checkpoints/{name}.ckpt"
     assert status == 0 or words[0] == "export"  # there is no format for an encoder
+
+
+@pytest.mark.parametrize("stated", ["by its tokenizer", "by itself", "nowhere"])
+def test_chat_uses_the_newest_run_with_a_chat_template(runs, capsys, stated):
+    """Such as a published assistant that was tuned on plain text."""
+    path = runs / "old" / "checkpoints" / "best.ckpt"
+    content = torch.load(path, weights_only=True)
+    if stated == "by its tokenizer":
+        content[ENTRY]["tokenizer"]["roles"] = Roles(chat_template=TEMPLATE).to_dict()
+    elif stated == "by itself":
+        content[ENTRY] |= {"task": "instruct", "template": ChatTemplate.find(TEMPLATE).to_dict()}
+    torch.save(content, path)
+    os.utime(path, (1, 1))
+    status, said = main(["chat", "--ckpt=best", "--prompt=cat", "--max_new_tokens=2"]), capsys.readouterr().err
+    if stated == "nowhere":
+        assert (status, said.startswith("error: there is no best.ckpt of the task language or")) == (1, True)
+        assert "with a chat template" in said
+    else:
+        assert (status, said.splitlines()[0]) == (0, "checkpoint: runs/old/checkpoints/best.ckpt"), said
 
 
 def test_where_no_run_fits_the_task_is_named(runs, capsys):
