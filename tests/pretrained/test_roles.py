@@ -111,6 +111,17 @@ def test_an_end_that_is_no_token_is_said(chat_model):
     assert found.tokenizer.end_of_text_id == found.tokenizer.special_ids["<|endoftext|>"]
 
 
+def test_a_begin_or_an_end_that_names_no_token_is_said(chat_model):
+    folder, _ = chat_model(settings={"eos_token": "</s>", "bos_token": {"content": "<s>"}, "pad_token": "<none>"})
+    notes = read_pretrained(folder).notes
+    assert [note for note in notes if "no token" in note] == [
+        f"the {part} of text {name!r} in {str(folder)!r} is no token of its tokenizer: not used"
+        for part, name in (("begin", "<s>"), ("end", "</s>"))
+    ]
+    folder, _ = chat_model(settings={"eos_token": None, "bos_token": None})
+    assert not [note for note in read_pretrained(folder).notes if "no token" in note]
+
+
 def test_where_no_tokenizer_file_says_it_the_model_does(hugging_face):
     _, folder = hugging_face(vocab_size=50260, eos_token_id=50256, pad_token_id=50256)
     (folder / "generation_config.json").unlink(missing_ok=True)
