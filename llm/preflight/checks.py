@@ -97,6 +97,20 @@ def learning_rate(plan: Plan) -> Iterator[str]:
         )
 
 
+def frozen_at_random(plan: Plan) -> Iterator[str]:
+    """Adapters, or a part, of a network that nobody has trained."""
+    begins_with = plan.start.trained, plan.setting("model.pretrained"), plan.setting("ckpt_path")
+    if plan.parameters is None or any(begin is not None for begin in begins_with):
+        return
+    if frozen := plan.parameters.total - plan.parameters.trained:
+        give = "give --model.pretrained, or " if "pretrained" in plan.settings["model"] else ""
+        part = "model.lora.rank" if plan.trained.lora.rank else "model.train"
+        yield (
+            f"{frozen:,} of {plan.parameters.total:,} parameters are frozen at random values, for the run begins "
+            f"without trained weights: {give}leave {part} out"
+        )
+
+
 def two_lengths(plan: Plan) -> Iterator[str]:
     """Steps that end the run before its epochs do."""
     most, epochs = plan.setting("trainer.max_steps"), plan.setting("trainer.max_epochs")
@@ -191,6 +205,7 @@ REFUSING: tuple[Check, ...] = (
 HINTING: tuple[Check, ...] = (
     memory_may_not_suffice,
     learning_rate,
+    frozen_at_random,
     two_lengths,
     data_and_size,
     skipped_text,

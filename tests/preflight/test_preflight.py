@@ -179,6 +179,8 @@ def test_no_text_is_read_for_a_folder_that_can_not_be_made(fit, tmp_path):
         (["--trainer.precision=16-mixed"], "processors have no float16"),
         (["--trainer.max_epochs=1", "--trainer.max_steps=-1", "--trainer.val_check_interval=600"], "at the end only"),
         (["--data.stride=64"], "75% of the text is never seen"),
+        (["--model.lora.rank=2"], "random values, for the run begins without trained weights: give --model.pretrained"),
+        (["--model.train=head"], "or leave model.train out"),
         (
             ["--trainer.max_steps=200", "--trainer.callbacks+=EMAWeightAveraging"],
             "decay 0.999 is over some 1,000 steps",

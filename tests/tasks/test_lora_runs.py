@@ -243,6 +243,7 @@ def test_labels_by_adapters_from_a_language_model_to_a_plain_classifier(
     words += ["--model.lora.rank=2", "--model.lora.adapter_only=true", "--trainer.max_steps=4"]
     words += ["--checkpoint.folder=tuned", "--trainer.accelerator=cpu", "--inspect.every=0"]
     assert main(words) == 0
+    assert "at random" not in capsys.readouterr().err, "what is frozen is the base"
     kept = on_disk(Path("tuned/last.ckpt"))
     assert {"network.head.weight", "network.head.bias"} <= kept.keys()  # without it, the labels would be chance
     assert all(".lora_" in name or name.startswith("network.head.") for name in kept)
