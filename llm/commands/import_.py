@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write a checkpoint and say what is in it.
 
     Raises:
-        LLMError: the source can't be read, or the target is there already.
+        LLMError: the source can't be read, an option is not for it, or the target is there already.
     """
     import dataclasses
     from pathlib import Path
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     refuse_source(arguments.source, arguments.out)
     refuse_existing(Path(arguments.out), arguments.overwrite)
+    _refuse_options(arguments, is_peft(arguments.source))
     if is_peft(arguments.source):
         write_checkpoint(import_adapters(arguments.source, arguments.base), arguments.out)
         print(f"written to {arguments.out}")
@@ -76,3 +77,24 @@ def run(arguments: argparse.Namespace) -> None:
     for note in found.notes:
         print(f"note: {note}")
     print(f"written to {arguments.out}")
+
+
+def _refuse_options(arguments: argparse.Namespace, are_adapters: bool) -> None:
+    """Hold the options to what the source is.
+
+    Raises:
+        ConfigError: one would change nothing.
+    """
+    from llm.errors import ConfigError
+
+    if not are_adapters and arguments.base is not None:
+        raise ConfigError(
+            f"--base is for adapters that peft wrote, and {arguments.source!r} is no folder with an "
+            "adapter_config.json: leave it out, or give that folder with --from"
+        )
+    names = "tokenizer", "context_length", "vocab_multiple", "n_head", "activation"
+    if are_adapters and (given := [f"--{name}" for name in names if getattr(arguments, name) is not None]):
+        raise ConfigError(
+            f"{', '.join(given)} can't be given with adapters, which have all that from their base: import that first, "
+            "with these options, and give it with --base"
+        )

@@ -171,6 +171,15 @@ def test_what_has_no_place_here_is_named(
     assert message in capsys.readouterr().err
 
 
+def test_an_option_that_the_source_has_no_use_for_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, out = str(folder.parent / "base"), ["--out", str(folder.parent / "y.ckpt")]
+    assert main(["import", "--from", base, "--base", base, *out]) == 1
+    assert f"--base is for adapters that peft wrote, and {base!r} is no folder" in capsys.readouterr().err
+    words = ["--from", str(folder), "--base", base, *out, "--context_length", "4", "--tokenizer", "gpt2"]
+    assert main(["import", *words]) == 1
+    assert "--tokenizer, --context_length can't be given with adapters" in capsys.readouterr().err
+
+
 def test_a_base_that_is_missing_or_another_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(folder.parent / "y.ckpt")]
     assert main(["import", "--from", str(folder), *out]) == 1
