@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llm.errors import CheckpointError, first_line_of
 from llm.pretrained.files import read_json
 from llm.tokenizers import BPETokenizer, Roles, Tokenizer
 from llm.tokenizers.vocabulary import UNKNOWN_TOKENS
@@ -34,7 +35,7 @@ def read_roles(folder: Path, tokenizer: Tokenizer, notes: list[str]) -> Roles:
         notes: a begin or an end of text that is no token of it is told to the user.
 
     Raises:
-        CheckpointError: a file is not JSON.
+        CheckpointError: a file is not JSON, or not text.
     """
     settings = read_optional(folder / SPECIALS) | read_optional(folder / SETTINGS)
     model, generation = read_optional(folder / "config.json"), read_optional(folder / _GENERATION)
@@ -114,11 +115,19 @@ def _listed(ids: Any) -> list[int]:
 
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The chat template, of several the one that is called `default`."""
-    if (folder / _TEMPLATE).is_file():
-        return (folder / _TEMPLATE).read_text(encoding="utf-8")
-    found = settings.get("chat_template")
+    """The chat template, of several the one that is called `default`; None where it is blank, too.
+
+    Raises:
+        CheckpointError: its file can't be read.
+    """
+    if (path := folder / _TEMPLATE).is_file():
+        try:
+            found: Any = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise CheckpointError(f"can't read the chat template {str(path)!r}: {first_line_of(error)}") from error
+    else:
+        found = settings.get("chat_template")
     if isinstance(found, list):
         templates = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, Mapping)}
         found = templates.get("default", next(iter(templates.values()), None))
-    return found if isinstance(found, str) else None
+    return found if isinstance(found, str) and found.strip() else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,5 +48,13 @@ def environment(is_strict: bool = True) -> Environment:
     found = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], undefined=undefined
     )
-    found.globals["raise_exception"] = refuse
+    found.globals |= {"raise_exception": refuse, "strftime_now": lambda format: datetime.now().strftime(format)}
+    found.filters["tojson"] = _json  # Jinja's own is for HTML
     return found
+
+
+def _json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """The filter `tojson`, as `transformers` has it."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

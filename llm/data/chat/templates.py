@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 from llm.data.chat.messages import ASSISTANT, USER, Conversation, Message
 from llm.data.chat.named_templates import NAMED
 from llm.data.chat.sandbox import environment
-from llm.errors import ConfigError, DataError, LLMError
+from llm.errors import ConfigError, DataError, LLMError, first_line_of
 from llm.tokenizers import END_OF_TEXT, Tokenizer
 
 _PROBE = (Message(USER, "one"), Message(ASSISTANT, "two"), Message(USER, "three"), Message(ASSISTANT, "four"))
@@ -69,7 +69,10 @@ class ChatTemplate:
         """
         needed: tuple[str, ...] = ()
         where = ""
-        if name in NAMED:
+        is_own = tokenizer is not None and name == tokenizer.roles.chat_template
+        if is_own:  # whatever it looks like: files are for the user to name
+            source = name
+        elif name in NAMED:
             source, needed = NAMED[name]
             source = source if tokenizer is None else _begun(source, tokenizer)
         elif "{{" in name or "{%" in name:
@@ -88,7 +91,6 @@ class ChatTemplate:
             begin, end = texts.get(tokenizer.roles.begin_id, begin), texts.get(tokenizer.end_of_text_id, end)
         needed = tuple(dict.fromkeys([*needed, *special_tokens]))
         needed = needed if end in needed or "eos_token" not in source else (*needed, end)
-        is_own = tokenizer is not None and source == tokenizer.roles.chat_template
         template = cls(source, needed, end, begin, is_strict=not is_own)
         try:
             template._compiled  # noqa: B018 (what is wrong with it is said now)
@@ -253,8 +255,6 @@ class ChatTemplate:
         return [*found, Piece(rest[len(before) :], False)]
 
     def _render(self, messages: Conversation, for_answer: bool, mark: str = "") -> str:
-        from jinja2 import TemplateError
-
         try:
             text: str = self._compiled.render(
                 messages=[message.to_dict() for message in messages],
@@ -263,19 +263,20 @@ class ChatTemplate:
                 bos_token=self.bos_token,
                 generation_mark=mark,
             )
-        except (TemplateError, TypeError, ValueError, KeyError, ArithmeticError) as error:
-            raise ConfigError(f"the template can't be rendered: {error}") from error
+        except Exception as error:  # it is somebody's program, and may raise anything
+            raise ConfigError(f"the template can't be rendered: {first_line_of(error)}") from error
         return text
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        from jinja2 import TemplateError
+        from jinja2 import TemplateSyntaxError
 
         try:
             return environment(self.is_strict).from_string(self.source)
-        except (TemplateError, RecursionError) as error:
-            line = getattr(error, "lineno", None)
-            raise ConfigError(f"the template is not Jinja{f', line {line}' if line else ''}: {error}") from error
+        except Exception as error:  # Python, to which Jinja translates it, can refuse it in many ways
+            line = error.lineno if isinstance(error, TemplateSyntaxError) else None  # that of Python is another
+            where = f", line {line}" if line else ""
+            raise ConfigError(f"the template is not Jinja{where}: {first_line_of(error)}") from error
 
 
 @functools.lru_cache

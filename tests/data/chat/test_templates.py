@@ -101,6 +101,9 @@ def test_a_template_without_marks_is_told_apart_by_prefixes():
         ("{% for m in messages %}", "the template is not Jinja"),
         ("{{ messages[0].content.nothing.at_all }}", "can't be rendered"),
         ("{{ raise_exception('only Latin') }}", "only Latin"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "can't be rendered: maximum recursion depth"),
+        ("{{ cycler() }}", "can't be rendered: at least one item"),
+        ("{% break %}", "the template is not Jinja: 'break' outside loop"),
     ],
 )
 def test_what_can_not_be_told_apart_is_refused_in_a_line(source, said):
@@ -118,6 +121,13 @@ def test_a_models_own_template_may_write_what_is_not_there():
     plain = ChatTemplate.find(UNMARKED, SPECIALS, tokenizer)
     assert own.pieces(TALK, tokenizer) == plain.pieces(TALK, tokenizer)
     assert ChatTemplate.from_dict(own.to_dict()) == own
+
+
+def test_a_models_own_template_names_no_file_and_no_other_template(tmp_path):
+    (tmp_path / "mine.jinja").write_text(UNMARKED)
+    for source in (str(tmp_path / "mine.jinja"), "phi3"):
+        tokenizer = make(UNMARKED, SPECIALS)[1].with_roles(Roles(chat_template=source))
+        assert ChatTemplate.find(source, SPECIALS, tokenizer).source == source
 
 
 def test_the_file_of_a_template_is_named(tmp_path):
@@ -259,3 +269,9 @@ def test_it_renders_as_transformers_does():
         pieces = template.pieces(talk, tokenizer)
         assert text_of(pieces) == theirs
         assert text_of(pieces, (True,)) == "".join(theirs[start:end] for start, end in spans)
+    odd = "{{ strftime_now('%Y') }}{{ {'b': '<é>', 'a': 1} | tojson(sort_keys=true) }}" + UNMARKED
+    (theirs,), _ = render_jinja_template(
+        conversations=[[{"role": m.role, "content": m.content} for m in talk]], chat_template=odd
+    )
+    template, tokenizer = make(odd, SPECIALS)
+    assert text_of(template.pieces(talk, tokenizer)) == theirs
