@@ -152,7 +152,7 @@ class GPTConfig:
                 value, most = getattr(self, name), _MOST_LAYERS if name == "n_layer" else _LARGEST
                 check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
                 check(value is None or value <= most, f"{name} must be at most {most}, got {value}")
-            check(self.norm_epsilon > 0, f"norm_epsilon must be above 0, got {self.norm_epsilon}")
+            check(0 < self.norm_epsilon <= 1, f"norm_epsilon must be above 0, at most 1, got {self.norm_epsilon}")
             check(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
             check(
                 self.attention != "dot" or (self.positions == "learned" and not self.qk_norm),

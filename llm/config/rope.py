@@ -36,7 +36,7 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         with checks(self) as check:
-            check(self.factor >= 1, f"factor must be at least 1, got {self.factor}")
+            check(1 <= self.factor <= 1e18, f"factor must be at least 1, at most 1e18, got {self.factor}")
             check(self.length is None or self.length > 0, f"length must be above 0, got {self.length}")
             check(
                 self.kind in ("none", "linear") or self.original_context is not None,

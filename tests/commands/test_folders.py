@@ -141,8 +141,9 @@ def test_a_tokenizer_that_does_not_fit_the_table_is_said(shards, text, capsys):
     given = ["--from", "shards", "--out", "x.ckpt", "--tokenizer", "shards/tokenizer.json"]
     assert "has 8 tokens, and the model 7: it is another one's" in error(capsys, main, "import", *given)
     assert not Path("x.ckpt").exists()
-    assert main(["import", "--from", "shards", "--out", "x.ckpt"]) == 0
-    assert f"note: {fits}" in capsys.readouterr().out
+    for words in (["import", "--from", "shards", "--out", "x.ckpt"], ["export", "--ckpt", "shards", "--out", "out"]):
+        assert main(words) == 0
+        assert f"note: {fits}" in capsys.readouterr().out
 
 
 def test_rows_that_a_given_tokenizer_leaves_unnamed_are_said(shards, text, capsys):

@@ -40,7 +40,7 @@ def rope_from_json(theirs: Mapping[str, Any], names: Mapping[str, str]) -> dict[
         names: what they call `rope_theta`, and `partial_rotary_factor` if a head may be rotated in part.
 
     Raises:
-        ConfigError: it has a kind of scaling, or a setting of one, that has no counterpart here.
+        ConfigError: it has a kind of scaling, or a setting of one, that has no counterpart here; or no factor.
     """
     group = "rope_parameters" if theirs.get("rope_parameters") else "rope_scaling"
     stated = theirs.get(group) or {}
@@ -60,6 +60,8 @@ def rope_from_json(theirs: Mapping[str, Any], names: Mapping[str, str]) -> dict[
     for name, value in settings.items():
         if value is not None and name not in scaling.values() and value != _ONLY.get(name):
             raise ConfigError(f"{group} has {name} {value!r}, which this package has no counterpart for")
+    if "factor" in scaling and settings.get("factor") is None:
+        raise ConfigError(f"{group} is of the type {kind!r} and has no factor")
     ours = {our: settings[their] for our, their in scaling.items() if settings.get(their) is not None}
     theta = stated.get("rope_theta", theirs.get(names["rope_theta"], 10_000.0))
     scaled = RopeScaling(**{"kind": kind, **ours})
