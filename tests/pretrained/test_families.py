@@ -258,7 +258,10 @@ def test_what_a_config_does_not_say_is_as_in_transformers(family):
         ({"attention_bias": True}, "is a Llama .* with attention_bias True and mlp_bias False"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "is a Llama .* is of the type 'dynamic'"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}}, "rope_parameters has mscale 0.7"),
-        ({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}, "factor must be at least 1, at most 1e18, got 0.5"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 0.5}},
+            "factor must be at least 1, at most 1e18, got 0.5",
+        ),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling is of the type 'linear' and has no factor"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 1e300}}, r"at most 1e18, got 1e\+300"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters has full_attention"),
