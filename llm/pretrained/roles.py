@@ -96,6 +96,11 @@ def name_of(token: Any) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
+def as_template(found: Any) -> str | None:
+    """What is stated as a chat template; None if it is no string, or blank."""
+    return found if isinstance(found, str) and found.strip() else None
+
+
 def _find(tokenizer: Tokenizer, token: Any) -> int | None:
     """The id of a token that is stated."""
     if (name := name_of(token)) is None:
@@ -130,4 +135,4 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     if isinstance(found, list):
         templates = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, Mapping)}
         found = templates.get("default", next(iter(templates.values()), None))
-    return found if isinstance(found, str) and found.strip() else None
+    return as_template(found)

@@ -298,6 +298,11 @@ def test_what_the_special_tokens_are_for():
     assert tokenizer_of(as_metadata("llama-bpe")).encode_prompt("the")[0] == 0, "which says so by its name"
 
 
+@pytest.mark.parametrize("stated", [3, True, ["{{ messages }}"], " \n"])
+def test_what_is_no_chat_template_is_none(stated):
+    assert tokenizer_of(as_metadata("smollm") | {"tokenizer.chat_template": stated}).chat_template is None
+
+
 def test_pieces_with_scores():
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁a", "ab", "▁", "a", "b"]
     kinds = [2, 3, 3, *[6] * 256, *[1] * 5]

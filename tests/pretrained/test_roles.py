@@ -122,6 +122,15 @@ def test_a_begin_or_an_end_that_names_no_token_is_said(chat_model):
     assert not [note for note in read_pretrained(folder).notes if "no token" in note]
 
 
+def test_a_chat_template_that_can_not_be_used(chat_model):
+    folder, _ = chat_model()
+    path = folder / "chat_template.jinja"
+    path.write_text("\n ")
+    assert read_pretrained(folder).tokenizer.chat_template is None
+    path.write_bytes(b"\xff{{")
+    assert any(f"can't read the chat template {str(path)!r}" in note for note in read_pretrained(folder).notes)
+
+
 def test_where_no_tokenizer_file_says_it_the_model_does(hugging_face):
     _, folder = hugging_face(vocab_size=50260, eos_token_id=50256, pad_token_id=50256)
     (folder / "generation_config.json").unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from llm.errors import TokenizerError
 from llm.pretrained.definitions import SPLITS, added_token, around, byte_pairs, scored_pieces
+from llm.pretrained.roles import as_template
 from llm.pretrained.tokenizer_files import from_definition
 from llm.tokenizers import Roles, Tokenizer
 
@@ -69,6 +70,6 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer | None:
         mask_id=token("mask"),
         separator_id=token("seperator"),  # as the format spells it
         classifier_id=token("cls"),
-        chat_template=metadata.get("tokenizer.chat_template"),
+        chat_template=as_template(metadata.get("tokenizer.chat_template")),
     )
     return from_definition(definition).with_roles(roles)
