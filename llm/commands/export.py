@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{arguments.ckpt!r} is of the task {error.task!r}, and --format {arguments.format} has a place for "
                 f"{', '.join(tasks)}: share the .ckpt itself, which holds all that is needed{vectors}"
             ) from error
-        notes = [] if found.tokenizer is not None else found.notes  # which say why
-        notes = [*notes, *export(found, arguments.out, arguments.format, arguments.overwrite, arguments.dtype)]
+        why = found.notes if found.tokenizer is None else ()
+        notes = [*why, *export(found, arguments.out, arguments.format, arguments.overwrite, arguments.dtype)]
     for note in notes:
         print(f"note: {note}")
     print(f"written to {arguments.out}")

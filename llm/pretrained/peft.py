@@ -164,7 +164,7 @@ def _refuse_unknown(settings: Mapping[str, Any], folder: Path) -> None:
         wrong.append(f"bias is {str(settings['bias'])[:40]}")
     patterns = settings.get("alpha_pattern") or {}
     alphas = [settings.get("lora_alpha", 8), *(patterns.values() if isinstance(patterns, dict) else [str(patterns)])]
-    wrong += [f"an alpha is {str(alpha)[:40]!r}" for alpha in alphas if type(alpha) not in (int, float)]
+    wrong += [f"an alpha is {str(alpha)[:40]!r}" for alpha in alphas if type(alpha) not in (int, float) or not alpha]
     if wrong:
         raise CheckpointError(f"{str(folder)!r} has adapters that have no place here: {', '.join(wrong)}")
 

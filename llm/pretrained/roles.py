@@ -46,8 +46,8 @@ def read_roles(folder: Path, tokenizer: Tokenizer, notes: list[str]) -> Roles:
         ids[role] = getattr(tokenizer.roles, role) if stated is None else stated
     end = _find(tokenizer, settings.get("eos_token"))
     for part, name in (("begin", "bos_token"), ("end", "eos_token")):  # a padding token that is missing pads nothing
-        if (stated := name_of(settings.get(name))) is not None and _find(tokenizer, stated) is None:
-            notes.append(f"the {part} of text {stated!r} in {str(folder)!r} is no token of its tokenizer: not used")
+        if (named := name_of(settings.get(name))) is not None and _find(tokenizer, named) is None:
+            notes.append(f"the {part} of text {named!r} in {str(folder)!r} is no token of its tokenizer: not used")
     ends = [] if end is None else [end]
     if not generation.get("_from_model_config"):
         ends += _listed(generation.get("eos_token_id"))

@@ -157,6 +157,7 @@ def folder(tmp_path: Path) -> Path:
         ({"bias": "all"}, "bias is all"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is"),
         ({"lora_alpha": None}, "an alpha is 'None'"),
+        ({"lora_alpha": 0}, "an alpha is '0'"),
         ({"alpha_pattern": 3}, "an alpha is '3'"),
         ({"alpha_pattern": {"(": 3}}, "alpha_pattern that is no regular expression"),
     ],
