@@ -104,11 +104,14 @@ def adopt_pretrained(config: Any, given: set[str], task: Task) -> Start:
         found = read_pretrained(config.model.pretrained, told, tasks=kind.starts_from)
     except OtherTaskError as error:
         path = Path(config.model.pretrained)
-        resumed = path.with_name(LAST) if path.name == BEST else path  # the best holds weights alone
+        begins_with = f"those of {' or '.join(kind.starts_from)}"
+        if path.suffix == ".ckpt":
+            resumed = path.with_name(LAST) if path.name == BEST else path  # the best holds weights alone
+            resume = f"--task {error.task} --ckpt_path {resumed}"
+            begins_with += f", or of other programs: give such, or go on with that run by {resume}"
         raise ConfigError(
             f"--model.pretrained {str(path)!r} is of the task {error.task!r}, and a run of {kind.task!r} begins with "
-            f"those of {' or '.join(kind.starts_from)}, or of other programs: give such, or go on with that run by "
-            f"--task {error.task} --ckpt_path {resumed}"
+            f"{begins_with}"
         ) from error
     for note in found.notes:
         log.info("pretrained:  %s", note)

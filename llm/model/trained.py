@@ -55,11 +55,13 @@ class Trained:
         """The names of the trained parameters in a network that has its adapters; a shared one has several.
 
         Raises:
-            ConfigError: a word or a pattern names nothing in this network; says what there is.
+            ConfigError: a word or a pattern names nothing in this network, or there is none; says what there is.
         """
         names = dict(network.named_parameters(remove_duplicate=False))
         chosen = {name for word in self.words for name in _chosen(word, network, names)}
         chosen |= {name for pattern in self.new for name in _matching(pattern, names)}
+        if not chosen:
+            raise ConfigError(f"model.train is empty, so that nothing would be trained: {_what_there_is(names)}")
         trained = {id(names[name]) for name in chosen}
         return {name for name, parameter in names.items() if id(parameter) in trained}
 

@@ -146,6 +146,11 @@ def test_a_tokenizer_that_does_not_fit_the_table_is_said(shards, text, capsys):
         assert f"note: {fits}" in capsys.readouterr().out
 
 
+def test_a_folder_of_another_task_is_no_run_to_go_on_with(shards, text, capsys):
+    said = error(capsys, train, "fit", "--task", "masked", "--data.corpus", text, "--model.pretrained", "shards")
+    assert said.endswith("a run of 'masked' begins with those of masked")
+
+
 def test_rows_that_a_given_tokenizer_leaves_unnamed_are_said(shards, text, capsys):
     """A token that the run adds would else be taken for one of theirs, and stay frozen with them."""
     Path("few.txt").write_text("abcd")

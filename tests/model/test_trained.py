@@ -79,6 +79,11 @@ def test_what_names_nothing_is_refused_with_what_there_is(train: str, message: s
         Trained(train).apply_to(GPT(TINY))
 
 
+def test_to_train_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.train is empty"):
+        Trained([]).apply_to(GPT(TINY))
+
+
 def test_a_network_without_blocks_has_no_last_one() -> None:
     with pytest.raises(ConfigError, match="no blocks"):
         Trained("last_block").apply_to(nn.Sequential(nn.Linear(2, 3)))
