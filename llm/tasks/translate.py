@@ -20,6 +20,7 @@ from llm.generation.searching import LENGTH_PENALTY
 from llm.generation.translating import Translator
 from llm.model import EncoderDecoder, build_network
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
+from llm.runs.checkpointing import best_validation
 from llm.runs.newest import run_folder_of
 from llm.runs.processes import is_sharded
 from llm.runs.resuming import SETTINGS, refuse_other_tokenizer
@@ -148,6 +149,20 @@ class TranslationModel(TaskModule):
         if self.sentences and not self.trainer.sanity_checking and not is_sharded(self.trainer.strategy):
             self._log_translations("validation", self.sentences)
 
+    def on_fit_end(self) -> None:
+        """Say how good the translations of the best validation were."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        where, measured = best_validation(self.trainer)
+        n = measured.get("validation/translations")
+        if n is None or getattr(datamodule, "overfits", False) or not self.trainer.is_global_zero:
+            return
+        bleu, value = next(item for item in measured.items() if item[0].startswith("validation/bleu_"))
+        log.info(
+            "exact:       %d of %d translations; BLEU (%s) %.1f, chrF %.1f (%s)",
+            *(round(n * measured["validation/exact"]), n, bleu.removeprefix("validation/bleu_"), value),
+            *(measured["validation/chrf"], where),
+        )
+
     def on_test_epoch_end(self) -> None:
         """Log the metrics over all test pairs, and those of the translations of all; write these.
 
@@ -172,6 +187,7 @@ class TranslationModel(TaskModule):
         texts, references = [translation.text for translation in found], [pair.target for pair in pairs]
         metrics = translation_metrics(texts, references, self.tokenization)
         self.log_values({f"{split}/{name}": value for name, value in metrics.items()})
+        self.measured[f"{split}/translations"] = len(pairs)
         if split == "test" and self.trainer.is_global_zero:
             records = [
                 {"source": pair.source, "reference": pair.target, **translation.to_dict()}

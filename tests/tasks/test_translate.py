@@ -38,10 +38,14 @@ def make(folder, pairs=PAIRS, options=None, **data_options):
     return TranslationModel(config, optim=OptimConfig(learning_rate=5e-3, warmup_steps=5), **(options or {})), data
 
 
-def test_it_learns_to_translate(tmp_path):
+def test_it_learns_to_translate(tmp_path, caplog):
     module, data = make(tmp_path, options={"label_smoothing": 0.1}, share_tokenizer=False)
-    L.Trainer(max_steps=150, gradient_clip_val=1.0, limit_val_batches=0, **QUIET).fit(module, data)
+    options = {**QUIET, "val_check_interval": 150, "num_sanity_val_steps": 0}
+    with caplog.at_level("INFO", "llm"):
+        L.Trainer(max_steps=150, gradient_clip_val=1.0, **options).fit(module, data)
     found = L.Trainer(**QUIET).validate(module, data, verbose=False)[0]
+    scores = f"BLEU (13a) {found['validation/bleu_13a']:.1f}, chrF {found['validation/chrf']:.1f}"
+    assert f"exact:       12 of 12 translations; {scores} (last validation)" in caplog.messages
     assert found["validation/exact"] == 1.0
     assert found["validation/token_accuracy"] == 1.0
     assert {"validation/loss", "validation/bleu_13a", "validation/chrf"} <= set(found)
