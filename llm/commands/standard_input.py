@@ -10,6 +10,11 @@ from collections.abc import Iterator, Sequence
 from llm.errors import ConfigError, TokenizerError
 
 
+def is_standard_input(given: Sequence[str]) -> bool:
+    """Whether what was given in place of a text says to read standard input: `-`, as elsewhere in a shell."""
+    return list(given) == ["-"]
+
+
 def add_text_arguments(parser: argparse.ArgumentParser, text: str, several: str) -> None:
     """Add `--text` and `--text_file`, of which one may be given.
 
@@ -19,7 +24,7 @@ def add_text_arguments(parser: argparse.ArgumentParser, text: str, several: str)
         several: what they are in the plural.
     """
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", action="append", help=f"{text}; may be given several times")
+    source.add_argument("--text", action="append", help=f"{text}; may be given several times; `-`: standard input")
     source.add_argument("--text_file", metavar="FILE", help=f"{several}, one a line; default: standard input")
 
 
@@ -69,7 +74,7 @@ def read_texts(
     """Each text, and where it stands, if that has to be said.
 
     Args:
-        given: those of the command line; None for a file.
+        given: those of the command line, or `-` for standard input; None for a file.
         file: one with a text a line; None for standard input.
         what: they should be, for errors.
         keep_blank: whether a blank line between others is a text, too.
@@ -80,7 +85,7 @@ def read_texts(
     """
     from llm.data.reading.sources import read_document
 
-    if given is not None:
+    if given is not None and not is_standard_input(given):
         several = len(given) > 1
         return [(f"text {number}" if several else "", text) for number, text in enumerate(given, start=1)]
     if file is not None:

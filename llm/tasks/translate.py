@@ -16,7 +16,7 @@ from llm.config.tasks import TRANSLATE
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError
 from llm.evaluation.translation import Tokenization, translation_metrics
-from llm.generation.searching import LENGTH_PENALTY
+from llm.generation.searching import LENGTH_PENALTY, MOST_HYPOTHESES
 from llm.generation.translating import Translator
 from llm.model import EncoderDecoder, build_network
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
@@ -94,7 +94,7 @@ class TranslationModel(TaskModule):
             message
             for is_right, message in (
                 (0 <= label_smoothing < 1, f"label_smoothing must be in [0, 1), got {label_smoothing}"),
-                (beam >= 1, f"beam must be at least 1, got {beam}"),
+                (1 <= beam <= MOST_HYPOTHESES, f"beam must be at least 1 and at most {MOST_HYPOTHESES:,}, got {beam}"),
                 (length_penalty >= 0, f"length_penalty must be at least 0, got {length_penalty}"),
                 (sentences >= 0, f"sentences must be at least 0, got {sentences}"),
             )

@@ -100,7 +100,7 @@ def test_a_smoothed_loss_is_a_sum_over_tokens(vocab_size):
     ("options", "expected"),
     [
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
-        ({"beam": 0, "sentences": -1}, "beam must be at least 1, got 0"),
+        ({"beam": 0, "sentences": -1}, "beam must be at least 1 and at most 1,000, got 0"),
         ({"length_penalty": -1.0}, "length_penalty must be at least 0"),
     ],
 )
