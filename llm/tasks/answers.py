@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,20 +12,18 @@ import lightning as L
 from llm.config import SamplingConfig
 from llm.data.chat.showing import as_markdown
 from llm.data.modules.instruct import InstructDataModule
-from llm.errors import ConfigError, DataError, LLMError
+from llm.errors import ConfigError, LLMError
 from llm.evaluation.answers import Answer, answer_all, measure
 from llm.runs.checkpointing import best_validation
-from llm.runs.newest import run_folder_of
 from llm.runs.recording import records_of
+from llm.runs.results import write_results
 from llm.runs.run_folder import experiments_of
-from llm.runtime.files import write_whole
 from llm.tasks.language import LanguageModel
 from llm.training.throughput import side_work
 
 log = logging.getLogger("llm")
 
 _SHOWN = 8
-FILE = "answers.jsonl"
 
 
 _N_EXACT = "validation/answers"
@@ -123,19 +119,7 @@ class Answers(L.Callback):
         if not answers:
             return
         pl_module.log_dict({f"test/{name}": value for name, value in measure(answers, overlap=True).items()})
-        if trainer.is_global_zero:
-            path = self._path(trainer)
-            lines = "".join(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n" for answer in answers)
-            try:
-                write_whole(path, lines.encode())
-            except OSError as error:
-                raise DataError(f"can't write {str(path)!r}: {error.strerror}; set another answers.output") from error
-            log.info("answers:     %s", path)
-
-    def _path(self, trainer: L.Trainer) -> Path:
-        if self.output is not None:
-            return Path(self.output)
-        return Path(FILE) if trainer.ckpt_path is None else run_folder_of(Path(trainer.ckpt_path)) / FILE
+        write_results(trainer, "answers", [answer.to_dict() for answer in answers], self.output, "answers.output")
 
     def _answer(self, trainer: L.Trainer, module: L.LightningModule, split: str, count: int | None) -> Sequence[Answer]:
         """The answers to the first samples of a split, or of the batches to overfit; each process gives the same."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -21,10 +19,9 @@ from llm.generation.translating import Translator
 from llm.model import EncoderDecoder, build_network
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
 from llm.runs.checkpointing import best_validation
-from llm.runs.newest import run_folder_of
 from llm.runs.processes import is_sharded
+from llm.runs.results import write_results
 from llm.runs.resuming import SETTINGS, refuse_other_tokenizer
-from llm.runtime.files import write_whole
 from llm.tasks.base import TaskModule
 from llm.training.loss import Prediction, head_loss
 
@@ -188,23 +185,12 @@ class TranslationModel(TaskModule):
         metrics = translation_metrics(texts, references, self.tokenization)
         self.log_values({f"{split}/{name}": value for name, value in metrics.items()})
         self.measured[f"{split}/translations"] = len(pairs)
-        if split == "test" and self.trainer.is_global_zero:
+        if split == "test":
             records = [
                 {"source": pair.source, "reference": pair.target, **translation.to_dict()}
                 for pair, translation in zip(pairs, found, strict=True)
             ]
-            self._write(records)
-
-    def _write(self, records: list[dict[str, Any]]) -> None:
-        checkpoint = self.trainer.ckpt_path
-        folder = Path() if checkpoint is None else run_folder_of(Path(checkpoint))
-        path = folder / "translations.jsonl" if self.translations is None else Path(self.translations)
-        lines = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
-        try:
-            write_whole(path, lines.encode())
-        except OSError as error:
-            raise ConfigError(f"can't write the translations to {str(path)!r}: {error.strerror}") from error
-        log.info("translations: %s", path)
+            write_results(self.trainer, "translations", records, self.translations, "model.translations")
 
     # Checkpoints
 

@@ -148,6 +148,8 @@ def test_a_test_writes_all_translations_beside_their_references(trained, capsys)
     assert len(records) == 4  # three tenths of twelve pairs, rounded up: the settings of the run
     assert all(record["reference"] == record["source"].upper() for record in records)
     assert {"translation", "log_probability", "score", "ended", "ids"} <= set(records[0])
+    assert main(["test", "--ckpt_path", trained, "--model.translations=."]) == 1
+    assert "can't write '.': Is a directory; set another model.translations" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_from_its_checkpoint(trained, capsys):
