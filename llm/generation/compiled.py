@@ -137,8 +137,8 @@ def row_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropo
 def _written(x: Tensor) -> Tensor:
     """The tensor itself; the compiler writes it to memory.
 
-    It would else compute what x comes from, such as a norm, anew for each of the sums that x goes into. What is viewed by
-    its strides has to be in memory.
+    Else it computes what x comes from, such as a norm, anew for each of the sums that x goes into. To be viewed by its
+    strides, x has to be in memory.
     """
     x = x.contiguous()
     return x.as_strided(x.shape, x.stride())

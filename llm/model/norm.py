@@ -39,7 +39,7 @@ def query_key_norms(config: GPTConfig) -> tuple[nn.Parameter | None, RMSNorm | N
         query_norm, key_norm = (RMSNorm(config.head_dim, eps=config.norm_epsilon) for _ in range(2))
         return None, query_norm, key_norm
     T = max(2, config.context_length)  # begins as in Henry et al. 2020, section 3: a perfect match beats all others
-    return nn.Parameter(torch.tensor(math.log2(T * T - T))), None, None
+    return nn.Parameter(torch.tensor([math.log2(T * T - T)])), None, None  # (1), since FSDP can't shard a scalar
 
 
 def build_norm(config: GPTConfig) -> nn.Module:

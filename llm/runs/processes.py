@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
-from llm.config import OptimConfig
+from llm.config import LoRAConfig, OptimConfig
 from llm.errors import HOW_TO_RESUME, ConfigError
 from llm.runtime.process import Interrupted, name_of
 from llm.runtime.words import counted
@@ -111,6 +111,19 @@ def refuse_muon_in_pieces(strategy: Any, optim: OptimConfig) -> None:
     if isinstance(strategy, FSDPStrategy) and optim.kind == "muon":
         raise ConfigError(
             "model.optim.kind muon needs whole matrices, and strategy fsdp shards them: use adamw, or ddp"
+        )
+
+
+def refuse_adapters_in_pieces(strategy: Any, lora: LoRAConfig) -> None:
+    """Checkpoints without the frozen weights are completed as they are read.
+
+    Raises:
+        ConfigError: FSDP reads them by itself, and whole.
+    """
+    if lora.adapter_only and isinstance(strategy, FSDPStrategy):
+        raise ConfigError(
+            "strategy fsdp reads whole checkpoints, and model.lora.adapter_only leaves out the frozen weights: let "
+            "checkpoints hold all (adapter_only false), or use ddp"
         )
 
 

@@ -27,7 +27,7 @@ from llm.pretrained.adapters import leave_out_base
 from llm.pretrained.checkpoint import BASE, ENTRY, describe, model_type_of, task_of, trained_of, weights_of
 from llm.pretrained.formats import read_with_base
 from llm.runs.finding import keep_rate_of_checkpoint, refuse_batch_size_finder
-from llm.runs.processes import refuse_muon_in_pieces
+from llm.runs.processes import refuse_adapters_in_pieces, refuse_muon_in_pieces
 from llm.runs.resuming import SETTINGS, refuse_what_does_not_fit, settings_of
 from llm.runtime.compiling import Compiled
 from llm.runtime.randomness import seed_batch
@@ -151,6 +151,7 @@ class TaskModule(L.LightningModule):
         self.gradient.begin_run()
         if self._trainer is not None:
             refuse_batch_size_finder(self._trainer)
+            refuse_adapters_in_pieces(self._trainer.strategy, self.trained.lora)
         remember_shapes(self.network)
         if self.compile_network and stage == "fit":
             self._compiled["hidden_states"] = Compiled(self.hidden_states)

@@ -31,12 +31,14 @@ LLAMA = [f"--model.gpt.{option}" for option in (
     "dropout=0",
 )]  # fmt: skip
 """What GPT-2's architecture has not."""
+ON_PROCESSORS = REPOSITORY / "tests" / "fsdp_on_processors.py"
+FSDP_HERE = ["--trainer.strategy=fsdp_on_processors", "--trainer.precision=32-true"]
 ENDLESS = "--trainer.max_steps=1000000"
 
 
-def run_to_its_end(folder: Path, *words: str) -> dict[str, torch.Tensor]:
+def run_to_its_end(folder: Path, *words: str, script: Path = REPOSITORY / "train.py") -> dict[str, torch.Tensor]:
     """The weights that a run ends with."""
-    run = start(folder, *words)
+    run = start_command(folder, [sys.executable, str(script), *WORDS, *words])
     errors = errors_of(run, 300)
     assert run.returncode == 0, errors
     return read_checkpoint(newest_checkpoint(folder / "runs"))["state_dict"]
@@ -191,31 +193,52 @@ def test_no_callback_of_a_task_looks_where_weights_are_sharded(task, caplog):
     assert "no inspection and no samples" in caplog.text
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("architecture", [[], LLAMA], ids=["gpt2", "llama"])
-def test_fsdp_trains_as_one_device_does_and_goes_on(tmp_path, architecture):
-    devices = torch.cuda.device_count()
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("accelerator", "architecture"),
+    [
+        pytest.param("cpu", [*LLAMA, "--model.gpt.qk_gain=shared"], marks=needs_two_cores, id="cpu-llama"),
+        pytest.param("cuda", [], marks=pytest.mark.gpu, id="cuda-gpt2"),
+        pytest.param("cuda", LLAMA, marks=pytest.mark.gpu, id="cuda-llama"),
+    ],
+)
+def test_fsdp_trains_as_one_device_does_and_goes_on(tmp_path, accelerator, architecture):
+    devices = 2 if accelerator == "cpu" else torch.cuda.device_count()
     words = [
         *architecture,
-        "--trainer.accelerator=cuda",
+        f"--trainer.accelerator={accelerator}",
         "--trainer.precision=32-true",
+        "--trainer.gradient_clip_val=0.5",
+        "--trainer.val_check_interval=3",
         "--model.gpt.dropout=0",
         "--model.optim.final_learning_rate_ratio=1.0",
     ]
-    sharded = [*words, f"--trainer.devices={devices}", "--trainer.strategy=fsdp", "--data.batch_size=4"]
+    script, how = REPOSITORY / "train.py", ["--trainer.strategy=fsdp"]
+    if accelerator == "cpu":
+        script, how = ON_PROCESSORS, FSDP_HERE
+    sharded = [*words, *how, f"--trainer.devices={devices}", "--data.batch_size=4"]
     for name in ("one", "sharded"):
         (tmp_path / name).mkdir()
     one = [*words, "--trainer.devices=1", f"--data.batch_size={4 * devices}"]
     expected = run_to_its_end(tmp_path / "one", *one, "--trainer.max_steps=6")
-    run_to_its_end(tmp_path / "sharded", *sharded, "--trainer.max_steps=3")
-    found = run_to_its_end(tmp_path / "sharded", *sharded, "--trainer.max_steps=6", "--ckpt_path=last")
+    run_to_its_end(tmp_path / "sharded", *sharded, "--trainer.max_steps=3", script=script)
+    found = run_to_its_end(tmp_path / "sharded", *sharded, "--trainer.max_steps=6", "--ckpt_path=last", script=script)
+    assert len(expected) == len(found)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4 if accelerator == "cuda" else 1e-6)
 
 
-@pytest.mark.gpu
-def test_fsdp_refuses_muon(tmp_path):
-    run = start(tmp_path, "--trainer.accelerator=cuda", "--trainer.strategy=fsdp", "--model.optim.kind=muon")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.optim.kind=muon"], "needs whole matrices"),
+        (["--model.lora.rank=1", "--model.lora.adapter_only=true"], "leaves out the frozen weights"),
+    ],
+    ids=["muon", "adapters alone"],
+)
+def test_fsdp_refuses_in_a_line(tmp_path, words, said):
+    run = start_command(tmp_path, [sys.executable, str(ON_PROCESSORS), *WORDS, *FSDP_HERE, *words])
     errors = errors_of(run)
     assert run.returncode == 1
-    assert "needs whole matrices" in errors.strip().splitlines()[-1]
+    assert said in errors.strip().splitlines()[-1]
