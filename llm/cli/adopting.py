@@ -122,7 +122,7 @@ def adopt_pretrained(config: Any, given: set[str], task: Task) -> Start:
     adopt_template(config, given, found.template)
     if found.tokenizer is not None:
         return Start(trained=found.config)
-    why = found.notes[-1] if found.notes else f"{config.model.pretrained!r} states no tokenizer"
+    why = found.no_tokenizer or f"{config.model.pretrained!r} states no tokenizer"
     return Start(trained=found.config, no_tokenizer=why)
 
 

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     device = find_device(arguments.device)
     pretrained = read_pretrained(arguments.ckpt)
     if (tokenizer := pretrained.tokenizer) is None:
-        reason = "".join(f" ({note})" for note in pretrained.notes[-1:])
+        reason = f" ({pretrained.no_tokenizer})" if pretrained.no_tokenizer else ""
         raise CheckpointError(f"{arguments.ckpt!r} has no tokenizer{reason}, so it can't read or write text")
     template = _find_template(arguments, pretrained, tokenizer)
     model = build(pretrained).to(device).eval()

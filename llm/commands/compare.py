@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from llm.runtime.words import in_columns
+
 if TYPE_CHECKING:
     from llm.runs.comparing import RunSummary
 
@@ -86,15 +88,7 @@ def _table(runs: Sequence[RunSummary], differing: dict[str, list[Any]]) -> list[
             _number(run.tokens_per_second, ",.0f"),
         ]
         lines.append([str(run.folder), *(_word(values[place]) for values in differing.values()), *numbers])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    n_words = 1 + len(differing)
-    return [
-        "  ".join(
-            cell.ljust(width) if column < n_words else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    return in_columns(lines, right=range(1 + len(differing), len(lines[0])))
 
 
 def _word(value: Any) -> str:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 from llm.commands.options import add_device, add_json
 from llm.commands.standard_input import add_text_arguments, naming, texts_of
 from llm.config.tasks import MASKED
+from llm.errors import ConfigError
 
 if TYPE_CHECKING:
     from llm.generation.filling import RankedWord
+
+_TOP_K = 5
 
 TASK = MASKED
 """Of the checkpoints that it is for."""
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORD",
         help="rank these words at the one mask of each text, instead of all tokens; a word may be several tokens",
     )
-    add("--top_k", type=int, default=5, help="candidates for each mask (%(default)s)")
+    add("--top_k", type=int, help=f"candidates for each mask; 0: all ({_TOP_K}; of --candidates all)")
     add("--batch_size", type=int, default=8, help="texts in a batch; no effect on results (%(default)s)")
     add_json(parser)
     add_device(parser)
@@ -48,19 +51,22 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.model import Encoder
     from llm.pretrained import load_of_task
 
+    if arguments.top_k is not None and arguments.top_k < 0:
+        raise ConfigError(f"top_k must be at least 1, or 0 for all, got {arguments.top_k}")
     texts, rows = texts_of(arguments, "fill", "texts with [MASK] in them"), []
     model, tokenizer = load_of_task(arguments.ckpt, TASK, Encoder, find_device(arguments.device))
     if arguments.candidates is not None:
         for number, (where, text) in enumerate(texts):
             with naming(where):
                 ranking = rank_words(model, tokenizer, text, arguments.candidates, arguments.batch_size)
-            _print_ranking(text, ranking, arguments.json, bool(number))
+            _print_ranking(text, ranking[: arguments.top_k or None], arguments.json, bool(number))
         return
     for where, text in texts:
         with naming(where):
             rows.append(torch.tensor(encode_masked(tokenizer, text)))
             refuse_longer_text(rows[-1], model)
-    found = fill_masks(model, tokenizer, rows, arguments.top_k, arguments.batch_size)
+    top_k = _TOP_K if arguments.top_k is None else arguments.top_k or None
+    found = fill_masks(model, tokenizer, rows, top_k, arguments.batch_size)
     for number, ((_, text), filling) in enumerate(zip(texts, found, strict=True)):
         result = filling.to_dict(tokenizer)
         if arguments.json:

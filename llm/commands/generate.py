@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--ckpt", required=True, help="the checkpoint, best, last, or anything that import reads")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--prompt", action="append", help="text to continue; may be given several times")
+    source.add_argument("--prompt", action="append", help="text to continue, several times; `-`: standard input")
     source.add_argument("--prompt_file", metavar="FILE", help="texts to continue, one a line; default: standard input")
     add("--max_new_tokens", type=int, default=200, help="maximum number of tokens to generate (%(default)s)")
     add("--temperature", type=float, default=_DEFAULT.temperature, help="divides the logits; 0: greedy (%(default)s)")
@@ -105,12 +105,12 @@ def run(arguments: argparse.Namespace) -> None:
 def _read_prompts(arguments: argparse.Namespace, tokenizer: Tokenizer) -> list[Prompt]:
     import torch
 
-    from llm.commands.standard_input import read_lines
+    from llm.commands.standard_input import is_standard_input, read_lines
     from llm.data.reading.prompts import Prompt, encode_prompts, read_prompts
 
     if arguments.prompt_file is not None:
         return read_prompts(arguments.prompt_file, tokenizer).prompts
-    if arguments.prompt is None:
+    if arguments.prompt is None or is_standard_input(arguments.prompt):
         prompts = encode_prompts(read_lines(), tokenizer, "standard input")
         if not prompts:
             raise TokenizerError("standard input is empty; give prompts, one a line")

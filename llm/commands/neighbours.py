@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="vectors: a checkpoint of any task, or word2vec's .txt or .bin; several are shown side by side",
     )
-    add("--top_k", type=int, default=10, help="neighbours of each (%(default)s)")
+    add("--top_k", type=int, default=10, help="neighbours of each; 0: all (%(default)s)")
     add_json(parser)
 
 
@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from llm.pretrained.vectors import read_vectors
 
-    if arguments.top_k < 1:
-        raise ConfigError(f"top_k must be at least 1, got {arguments.top_k}")
+    if arguments.top_k < 0:
+        raise ConfigError(f"top_k must be at least 1, or 0 for all, got {arguments.top_k}")
     queries = parse_queries(" ".join(arguments.words))
     models = [(path, read_vectors(path)) for path in arguments.ckpt]
     problems = [{path: _problem(query, vectors) for path, vectors in models} for query in queries]
@@ -143,13 +143,13 @@ def _ids(query: Query, vectors: NamedVectors) -> list[int]:
 
 
 def _nearest(query: Query, vectors: NamedVectors, top_k: int) -> list[tuple[str, float]]:
-    """Neighbours of the words' sum, the words themselves left out."""
+    """Neighbours of the words' sum, the words themselves left out; all where `top_k` is 0."""
     import torch
 
     from llm.inspection.embeddings import nearest_to
     from llm.inspection.ticks import visible
 
     words = torch.tensor([_ids(query, vectors)])
-    found, cosines = nearest_to(vectors.table, _sum(query, vectors)[None], words, top_k)
+    found, cosines = nearest_to(vectors.table, _sum(query, vectors)[None], words, top_k or len(vectors.names))
     names = (visible(vectors.names[number].encode(), 20) for number in found[0].tolist())
     return list(zip(names, cosines[0].tolist(), strict=True))

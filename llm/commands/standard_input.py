@@ -10,6 +10,11 @@ from collections.abc import Iterator, Sequence
 from llm.errors import ConfigError, TokenizerError
 
 
+def is_standard_input(given: Sequence[str]) -> bool:
+    """Whether what was given in place of a text says to read standard input: `-`, as elsewhere in a shell."""
+    return list(given) == ["-"]
+
+
 def add_text_arguments(parser: argparse.ArgumentParser, text: str, several: str) -> None:
     """Add `--text` and `--text_file`, of which one may be given.
 
@@ -19,25 +24,43 @@ def add_text_arguments(parser: argparse.ArgumentParser, text: str, several: str)
         several: what they are in the plural.
     """
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", action="append", help=f"{text}; may be given several times")
+    source.add_argument("--text", action="append", help=f"{text}; may be given several times; `-`: standard input")
     source.add_argument("--text_file", metavar="FILE", help=f"{several}, one a line; default: standard input")
 
 
-def texts_of(arguments: argparse.Namespace, verb: str, what: str = "texts") -> list[tuple[str, str]]:
-    """Each text that was given to a command, and where it stands, if that has to be said; see `read_texts`.
+def texts_of(
+    arguments: argparse.Namespace, verb: str, what: str = "texts", keep_blank: bool = False
+) -> list[tuple[str, str]]:
+    """Each text that was given to a command, and where it stands, if that has to be said.
 
     Args:
         arguments: with those of `add_text_arguments`.
         verb: what the command does with a text, for errors.
         what: the texts should be, for errors.
+        keep_blank: whether a blank line between others is a text, too.
 
     Raises:
         ConfigError: there is none, and nobody can have written one to standard input.
-        LLMError: they can't be read.
+        TokenizerError: there is none, or standard input is no UTF-8 text.
+        DataError: the file can't be read.
     """
-    if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
+    from llm.data.reading.sources import read_document
+
+    given, file = arguments.text, arguments.text_file
+    if given is None and file is None and sys.stdin.isatty():
         raise ConfigError(f"nothing to {verb}: give --text TEXT, --text_file FILE, or a text on standard input")
-    return read_texts(arguments.text, arguments.text_file, what)
+    if given is not None and not is_standard_input(given):
+        several = len(given) > 1
+        return [(f"text {number}" if several else "", text) for number, text in enumerate(given, start=1)]
+    if file is not None:
+        source, lines = repr(file), read_document(file).split("\n")
+    else:
+        source, lines = "standard input", read_lines()
+    if not any(line.strip() for line in lines):
+        raise TokenizerError(f"{source} is empty; give {what}, one a line")
+    lines = lines[:-1] if lines[-1] == "" else lines
+    texts = enumerate(lines, start=1)
+    return [(f"{source}, line {line}", text) for line, text in texts if keep_blank or text.strip()]
 
 
 @contextlib.contextmanager
@@ -61,34 +84,3 @@ def read_lines() -> list[str]:
     except UnicodeDecodeError as error:
         raise TokenizerError(f"standard input is not UTF-8 text at byte {error.start}: {error.reason}") from error
     return text.replace("\r\n", "\n").split("\n")
-
-
-def read_texts(
-    given: Sequence[str] | None, file: str | None, what: str = "texts", keep_blank: bool = False
-) -> list[tuple[str, str]]:
-    """Each text, and where it stands, if that has to be said.
-
-    Args:
-        given: those of the command line; None for a file.
-        file: one with a text a line; None for standard input.
-        what: they should be, for errors.
-        keep_blank: whether a blank line between others is a text, too.
-
-    Raises:
-        TokenizerError: there is none, or standard input is no UTF-8 text.
-        DataError: the file can't be read.
-    """
-    from llm.data.reading.sources import read_document
-
-    if given is not None:
-        several = len(given) > 1
-        return [(f"text {number}" if several else "", text) for number, text in enumerate(given, start=1)]
-    if file is not None:
-        source, lines = repr(file), read_document(file).split("\n")
-    else:
-        source, lines = "standard input", read_lines()
-    if not any(line.strip() for line in lines):
-        raise TokenizerError(f"{source} is empty; give {what}, one a line")
-    lines = lines[:-1] if lines[-1] == "" else lines
-    texts = enumerate(lines, start=1)
-    return [(f"{source}, line {line}", text) for line, text in texts if keep_blank or text.strip()]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from llm.commands.options import add_device, add_json
-from llm.commands.standard_input import add_text_arguments, naming, read_texts
+from llm.commands.standard_input import add_text_arguments, naming, texts_of
 from llm.config.tasks import TRANSLATE
 from llm.errors import ConfigError, TokenizerError
 
@@ -37,14 +36,12 @@ def run(arguments: argparse.Namespace) -> None:
     from llm.generation.searching import Hypothesis
     from llm.generation.translating import Translation, load_translator
 
-    if arguments.text is None and arguments.text_file is None and sys.stdin.isatty():
-        raise ConfigError("nothing to translate: give --text TEXT, --text_file FILE, or sentences on standard input")
     if arguments.batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {arguments.batch_size}")
-    translator = load_translator(arguments.ckpt, find_device(arguments.device))
     if arguments.text is not None and not any(text.strip() for text in arguments.text):
         raise TokenizerError("there is nothing to translate in an empty text; give a sentence")
-    texts = read_texts(arguments.text, arguments.text_file, "sentences to translate", keep_blank=True)
+    texts = texts_of(arguments, "translate", "sentences to translate", keep_blank=True)
+    translator = load_translator(arguments.ckpt, find_device(arguments.device))
     for where, text in texts:  # all of them before the first is translated
         if text.strip():
             with naming(where):

@@ -1,4 +1,4 @@
-"""Which labelled texts are for training, validation and test: each text once, and in one split only."""
+"""Labelled texts: each once, divided so that every label has its fraction, and as token ids."""
 
 from __future__ import annotations
 

@@ -14,6 +14,9 @@ from llm.errors import ConfigError, GenerationError, TokenizerError
 from llm.model import Encoder
 from llm.tokenizers import MASK, Tokenizer
 
+MOST_JOINED = 1000
+"""Words that are kept of several masks together: each is a text of its own for the network."""
+
 
 class Candidate(NamedTuple):
     """A token that may stand at a mask."""
@@ -95,18 +98,18 @@ def encode_masked(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def fill_masks(
-    model: Encoder, tokenizer: Tokenizer, texts: Sequence[Tensor | str], k: int = 5, batch_size: int = 8
+    model: Encoder, tokenizer: Tokenizer, texts: Sequence[Tensor | str], k: int | None = 5, batch_size: int = 8
 ) -> Iterator[Filling]:
     """What stands at the masks of texts, which are filled in batches; each mask on its own, given all that is shown.
 
     Masks next to one another also get words of as many pieces: the k best, filled from left to right, each piece given
-    those before it (a beam of k).
+    those before it (a beam of k, and of `MOST_JOINED` at most).
 
     Args:
         model: a network for masked words, in eval mode.
         tokenizer: the network's.
         texts: texts with `[MASK]` in them, or (T,) token ids.
-        k: candidates for each mask.
+        k: candidates for each mask; None for all tokens.
         batch_size: texts in a batch, padded on the right to the longest.
 
     Raises:
@@ -114,6 +117,7 @@ def fill_masks(
         TokenizerError: a text has no mask, or can't be encoded.
         GenerationError: the network's logits are NaN or infinite.
     """
+    k = tokenizer.vocab_size if k is None else k
     for name, value in (("top_k", k), ("batch_size", batch_size)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
@@ -127,7 +131,7 @@ def fill_masks(
         for row, found in zip(batch, _probabilities(model, tokenizer, batch), strict=True):
             places = torch.eq(row, mask_id or 0).nonzero()[:, 0].tolist()
             filling = _filling(tokenizer, row, found, places, k)
-            for span in _spans(model, tokenizer, row, found, places, k, batch_size):
+            for span in _spans(model, tokenizer, row, found, places, min(k, MOST_JOINED), batch_size):
                 filling.spans.append(span)
                 best, place = span.candidates[0].ids, places[span.first]
                 filling.ids[place : place + len(best)] = best

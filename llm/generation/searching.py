@@ -13,6 +13,9 @@ from llm.model import EncoderDecoder
 
 LENGTH_PENALTY = 0.6
 """As Wu et al. 2016 and Vaswani et al. 2017 have it."""
+MOST_HYPOTHESES = 1000
+"""Side by side, each with log-probabilities of a whole vocabulary. Translations are best with a beam of 4 to 30, and
+worse from there on (Koehn & Knowles 2017, section 3.6)."""
 
 
 class Hypothesis(NamedTuple):
@@ -49,19 +52,23 @@ def search(
         sources: token ids of each, as the encoder was trained on them.
         begin_id: the token that every target begins with.
         end_id: the token that ends it.
-        beam: hypotheses that are kept of each source; 1 is greedy.
+        beam: hypotheses that are kept of each source; 1 is greedy, and `MOST_HYPOTHESES` the widest.
         length_penalty: 0 compares hypotheses by their probability, of which longer ones have less; 1 nearly by that
             of a token.
-        batch_size: sources side by side; those of similar length, so that little is padding.
+        batch_size: sources side by side; those of similar length, so that little is padding. Fewer where they would
+            have more than `MOST_HYPOTHESES`.
 
     Raises:
-        ConfigError: `beam` or `batch_size` is below 1, the penalty below 0, or a source is empty or longer than the
-            context.
+        ConfigError: `beam` is below 1 or too wide, `batch_size` below 1, the penalty below 0, or a source is empty or
+            longer than the context.
         GenerationError: the network's logits are NaN or infinite.
     """
-    for name, value, least in (("beam", beam, 1), ("batch_size", batch_size, 1), ("length_penalty", length_penalty, 0)):
+    if not 1 <= beam <= MOST_HYPOTHESES:
+        raise ConfigError(f"beam must be at least 1 and at most {MOST_HYPOTHESES:,}, got {beam}")
+    for name, value, least in (("batch_size", batch_size, 1), ("length_penalty", length_penalty, 0)):
         if not value >= least:
             raise ConfigError(f"{name} must be at least {least}, got {value}")
+    batch_size = min(batch_size, MOST_HYPOTHESES // beam)
     for source in sources:
         refuse_unfit_source(model, source)
     by_length = sorted(range(len(sources)), key=lambda number: len(sources[number]))

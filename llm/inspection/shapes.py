@@ -16,6 +16,7 @@ from llm.config import ClassifierConfig, GPTConfig, RNNConfig, TransformerConfig
 from llm.inspection.probe import Capture, capture
 from llm.model import EncoderDecoder, Stage, build_network
 from llm.runtime.counting import MIXED_PRECISIONS, TRUE_PRECISIONS, default_dtype
+from llm.runtime.words import in_columns
 
 _HEADERS = ("stage", "axes", "shape", "dtype", "bytes", "parameters")
 _LAYER = re.compile(r"((?:encoder )?block) (\d+) / ")
@@ -113,7 +114,7 @@ def legend(config: GPTConfig | RNNConfig, batch_size: int, length: int | None = 
 
 def text_table(rows: Iterable[ShapeRow]) -> str:
     """A table for the terminal. Blocks that are alike are shown once: `block 0-3`, with the parameters of all."""
-    return _aligned([_HEADERS, *(row.cells() for row in _fold(list(rows)))])
+    return "\n".join(in_columns([_HEADERS, *(row.cells() for row in _fold(list(rows)))], right=(4, 5)))
 
 
 def markdown_table(rows: Iterable[ShapeRow]) -> str:
@@ -145,15 +146,3 @@ def _fold(rows: list[ShapeRow]) -> list[ShapeRow]:
             name = f"{match[1]} 0-{n - 1} / {row.stage[match.end() :]}"
             folded.append(ShapeRow(name, row.axes, row.shape, row.dtype, row.bytes * n, row.parameters * n))
     return folded
-
-
-def _aligned(lines: list[tuple[str, ...]]) -> str:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    right = {4, 5}
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

@@ -66,25 +66,32 @@ def step_costs(
         part = replace(config, n_layer=n_layer, **settings)
         return _count_recurrent(part, count_as_it_is) if isinstance(part, RNNConfig) else count_as_it_is(part)
 
-    n_layer = config.n_layer
-    if trained.is_all and n_layer > 1 and getattr(config, "full_attention_layers", None):
-        n_full = sum(config.window(layer) is None for layer in range(n_layer))
-        counts = (count(n, full_attention_layers=full) for n, full in ((1, ()), (2, ()), (2, (1,))))
+    if trained.is_all and config.n_layer > 1:
+        numbers, kinds = zip(*_further_blocks(config), strict=True)
+        counts = count(1, **kinds[0]), *(count(2, **kind) for kind in kinds)
         costs = Costs(
             *(
-                one + (n_layer - 1 - n_full) * (windowed - one) + n_full * (full - one)
-                for one, windowed, full in zip(*counts, strict=True)
+                one + sum(number * (two - one) for number, two in zip(numbers, twos, strict=True))
+                for one, *twos in zip(*counts, strict=True)
             )
         )
-    elif trained.is_all and n_layer > 1:
-        costs = Costs(*(one + (n_layer - 1) * (two - one) for one, two in zip(count(1), count(2), strict=True)))
     else:
-        costs = Costs(*count(n_layer))
+        costs = Costs(*count(config.n_layer))
     if not fused:
         return costs
     with torch.device("meta"):
         head = trained_network(config, trained).output_layer
     return _with_fused_loss(costs, config, rows, precision, device, head.table.requires_grad)
+
+
+def _further_blocks(config: Any) -> list[tuple[int, dict[str, Any]]]:
+    """How many blocks there are besides the first, by kind, and the settings that make the second of two of that kind;
+    those of the first kind make a network of one block, too."""
+    if not getattr(config, "full_attention_layers", None):
+        return [(config.n_layer - 1, {})]
+    n_full = sum(config.window(layer) is None for layer in range(config.n_layer))
+    full = "full_attention_layers"
+    return [(config.n_layer - 1 - n_full, {full: ()}), (n_full, {full: (1,)})]
 
 
 def _count_recurrent(config: Any, count: Callable[[Any], tuple[int, ...]]) -> tuple[int, ...]:

@@ -22,12 +22,13 @@ def label_lines(datamodule: ClassifyDataModule) -> Iterator[tuple[str, str]]:
     ]
     more = f", and {len(datamodule.labels) - _SHOWN} more" if len(datamodule.labels) > _SHOWN else ""
     yield "labels", f"{', '.join(labels)}{more} (to train + validate + test)"
+    splits = datamodule.splits
     yield (
         "repetitions",
-        f"of {counted(datamodule.n_read, 'row')} {counted(datamodule.repeated, 'repeats', 'repeat')} another and "
-        f"{datamodule.in_two_splits:,} stood in two splits: each text counts once",
+        f"of {counted(splits.n_read, 'row')} {counted(splits.repeated, 'repeats', 'repeat')} another and "
+        f"{splits.in_two_splits:,} stood in two splits: each text counts once",
     )
-    for note in datamodule.notes:
+    for note in splits.notes:
         yield "", note
     for split in ("validation", "test"):
         if (found := baselines_of(datamodule, split)) is not None:

@@ -226,4 +226,4 @@ def _owner(network: Network, name: str) -> tuple[nn.Module, str]:
 def _tokenizer(pretrained: Pretrained) -> Tokenizer:
     if pretrained.tokenizer is not None:
         return pretrained.tokenizer
-    return IdTokenizer(pretrained.config.vocab_size, *pretrained.notes[-1:])  # the last note says why there is none
+    return IdTokenizer(pretrained.config.vocab_size, pretrained.no_tokenizer or "")

@@ -31,6 +31,7 @@ class Pretrained:
         weights: every tensor of that network, by our names; a shared head is there twice, as the same tensor.
         tokenizer: or None, if the file has none.
         notes: what a user should know, a sentence each.
+        no_tokenizer: the one of them that says why there is no tokenizer; None if there is one, or nothing says why.
         task: that they were trained for.
         template: how a conversation becomes text, as `ChatTemplate.to_dict` describes it; None if it is not known.
         model_type: of the family that they were read as, and are written as; None if it is not known.
@@ -41,6 +42,7 @@ class Pretrained:
     weights: Tensors
     tokenizer: Tokenizer | None = None
     notes: tuple[str, ...] = ()
+    no_tokenizer: str | None = None
     task: str = LANGUAGE
     template: dict[str, Any] | None = None
     model_type: str | None = None

@@ -108,7 +108,7 @@ def read(theirs: Mapping[str, Any], tensors: Tensors, where: str) -> Pretrained:
     if config.tie_head:
         LAYOUT.refuse_other_head(named, where)
     weights = LAYOUT.to_ours(named, config)
-    return Pretrained("Hugging Face (BERT)", config, weights, None, tuple(notes), MASKED, model_type=MODEL_TYPE)
+    return Pretrained("Hugging Face (BERT)", config, weights, notes=tuple(notes), task=MASKED, model_type=MODEL_TYPE)
 
 
 def config_from_json(theirs: Mapping[str, Any], where: str, notes: list[str]) -> EncoderConfig:

@@ -240,4 +240,4 @@ def _own(checkpoint: dict[str, Any], config: GPTConfig, weights: Tensors) -> Pre
     except LLMError as error:
         raise CheckpointError(f"its tokenizer can't be built: {error}") from error
     task, family = task_of(checkpoint), model_type_of(checkpoint)
-    return Pretrained("llm", config, weights, tokenizer, (), task, entry.get("template"), family)
+    return Pretrained("llm", config, weights, tokenizer, task=task, template=entry.get("template"), model_type=family)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +37,23 @@ def add_tokenizer(found: Pretrained, folder: Path | None, given: Tokenizer | Non
     config, notes = found.config, list(found.notes)
     tokenizer = given
     if given is None:
-        tokenizer = _find(config, folder, notes)
+        try:
+            tokenizer = _find(config, folder, notes)
+        except TokenizerError as error:
+            return _without(found, notes, str(error))
     elif given.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"the tokenizer that is given has {given.vocab_size:,} tokens, and the model {config.vocab_size:,}: it is "
             "another one's"
         )
-    if tokenizer is not None and tokenizer.vocab_size < config.vocab_size:
+    assert tokenizer is not None
+    if tokenizer.vocab_size < config.vocab_size:
         unnamed = config.vocab_size - tokenizer.vocab_size
         of_all = f"of {config.vocab_size} rows"
         have = counted(unnamed, f"{of_all} has no token", f"{of_all} have no token")
         notes.append(f"the last {have}: kept as padding")
         config = pad_vocabulary(config, tokenizer.vocab_size)
-    return dataclasses.replace(found, config=config, tokenizer=tokenizer, notes=tuple(notes))
+    return dataclasses.replace(found, config=config, tokenizer=tokenizer, notes=tuple(notes), no_tokenizer=None)
 
 
 def add_described_tokenizer(
@@ -62,40 +66,46 @@ def add_described_tokenizer(
         read: makes it; None if there is none. One that can't be used is told to the user.
         given: the tokenizer, where the user says which.
     """
-    notes = list(found.notes)
     try:
         with damage_is_said():
             tokenizer = read() if given is None else given
-        if tokenizer is None:
-            notes.append("there is no tokenizer: imported without one")
     except TokenizerError as error:
-        tokenizer = None
-        notes.append(f"its tokenizer can't be used ({error}): imported without one")
-    found = dataclasses.replace(found, notes=tuple(notes))
-    return found if tokenizer is None else add_tokenizer(found, None, tokenizer)
+        return _without(found, found.notes, f"its tokenizer can't be used ({error})")
+    if tokenizer is None:
+        return _without(found, found.notes, "there is no tokenizer")
+    return add_tokenizer(found, None, tokenizer)
 
 
-def _find(config: GPTConfig, folder: Path | None, notes: list[str]) -> Tokenizer | None:
-    """The tokenizer of a folder; what a user should know is appended to the notes."""
+def _without(found: Pretrained, notes: Sequence[str], reason: str) -> Pretrained:
+    """The weights without a tokenizer, and why."""
+    note = f"{reason}: imported without one"
+    return dataclasses.replace(found, tokenizer=None, notes=(*notes, note), no_tokenizer=note)
+
+
+def _find(config: GPTConfig, folder: Path | None, notes: list[str]) -> Tokenizer:
+    """The tokenizer of a folder; what a user should know is appended to the notes.
+
+    Raises:
+        TokenizerError: there is none that can be used.
+    """
     try:
         tokenizer = None if folder is None else read_folder(folder, notes)
-        if tokenizer is None and config.vocab_size not in _GPT2_ROWS:
-            notes.append("there are no tokenizer files: imported without a tokenizer")
-            return None
-        if tokenizer is None:
+        if tokenizer is None and config.vocab_size in _GPT2_ROWS:
             tokenizer = BPETokenizer("gpt2")
             notes.append("there are no tokenizer files: taken for GPT-2's")
             if folder is not None:
                 with damage_is_said(folder):
                     tokenizer = tokenizer.with_roles(read_roles(folder, tokenizer, notes))
-        if tokenizer.vocab_size > config.vocab_size:
+        if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
             raise TokenizerError(f"it has {tokenizer.vocab_size} tokens, the model {config.vocab_size}")
-        return tokenizer
     except (CheckpointError, TokenizerError) as error:
         is_named = repr(str(folder)) in str(error)
-        reason = str(error) if is_named else f"the tokenizer in {str(folder)!r} can't be used ({error})"
-        notes.append(f"{reason}: imported without one")
-        return None
+        raise TokenizerError(
+            str(error) if is_named else f"the tokenizer in {str(folder)!r} can't be used ({error})"
+        ) from error
+    if tokenizer is None:
+        raise TokenizerError("there are no tokenizer files")
+    return tokenizer
 
 
 def replace_tokenizer(found: Pretrained, given: Tokenizer | None) -> Pretrained:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ class BestAndLast(Checkpoint):
         self.every = every
         self.best_loss = math.inf
         self.best_step = 0
+        self.best_measured: dict[str, Any] = {}
         self.best_model_path = ""
         self.last_model_path = ""
         self._saved_step = -1
@@ -120,12 +121,12 @@ class BestAndLast(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `last.ckpt`, and `best.ckpt` if it is."""
-        del pl_module
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         loss = float(trainer.callback_metrics.get("validation/loss", math.inf))
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, trainer.global_step
+            self.best_measured = dict(getattr(pl_module, "measured", {}))
             path = self._save(trainer, BEST, leaves_out=_TO_RESUME)
             self.best_model_path = "" if path is None else str(path)
         if math.isfinite(self.best_loss):
@@ -177,13 +178,16 @@ class BestAndLast(Checkpoint):
         return BestAndLast.__qualname__
 
     def state_dict(self) -> dict[str, Any]:
-        """The lowest loss so far, and what was validated, so that a resumed run knows both."""
+        """The best validation so far, and what was validated, so that a resumed run knows both."""
         state = {"best_loss": self.best_loss, "best_step": self.best_step, "best_model_path": self.best_model_path}
+        if self.best_measured:
+            state["best_measured"] = self.best_measured
         return state if self._validated_batch < 0 else {**state, "validated_batch": self._validated_batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the lowest loss so far."""
+        """Go on from the best validation so far."""
         self.best_loss, self.best_step = state_dict["best_loss"], state_dict["best_step"]
+        self.best_measured = state_dict.get("best_measured", {})
         self.best_model_path = state_dict["best_model_path"]
         self._validated_batch = state_dict.get("validated_batch", -1)
 
@@ -229,6 +233,15 @@ class BestAndLast(Checkpoint):
 def best_and_last(trainer: L.Trainer) -> BestAndLast | None:
     """That callback of a run; Lightning's own may stand beside it."""
     return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)), None)
+
+
+def best_validation(trainer: L.Trainer) -> tuple[str, Mapping[str, Any]]:
+    """The validation that the end of a run tells of, in words, and what a `TaskModule` measured at it: that of
+    `best.ckpt`, or the last one of a run that keeps no checkpoints."""
+    kept = best_and_last(trainer)
+    if kept is None:
+        return "last validation", getattr(trainer.lightning_module, "measured", {})
+    return f"validation, step {kept.best_step}", kept.best_measured
 
 
 def _validation_follows(trainer: L.Trainer) -> bool:

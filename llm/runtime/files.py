@@ -29,7 +29,12 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
     """A new file to write to, which takes its place in one move when all of it is on the disk.
 
     If anything is raised, nothing is left, and what was at `target` stays.
+
+    Raises:
+        OSError: it can't be written, or is a folder.
     """
+    if target.is_dir():  # which may have no name, as `.` has none
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     temporary = temporary_for(target)
     try:
         with temporary.open("wb") as file:

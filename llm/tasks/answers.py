@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 
 from llm.config import SamplingConfig
 from llm.data.chat.showing import as_markdown
 from llm.data.modules.instruct import InstructDataModule
-from llm.errors import ConfigError, DataError, LLMError
+from llm.errors import ConfigError, LLMError
 from llm.evaluation.answers import Answer, answer_all, measure
-from llm.runs.newest import run_folder_of
+from llm.runs.checkpointing import best_validation
 from llm.runs.recording import records_of
+from llm.runs.results import write_results
 from llm.runs.run_folder import experiments_of
-from llm.runtime.files import write_whole
 from llm.tasks.language import LanguageModel
 from llm.training.throughput import side_work
-from llm.training.trainer_state import is_accumulating, log_now
 
 log = logging.getLogger("llm")
 
 _SHOWN = 8
-FILE = "answers.jsonl"
 
 
-class _Measured(NamedTuple):
-    """What the answers at a validation were worth."""
-
-    loss: float
-    n_exact: int
-    n_answers: int
-    step: int
+_N_EXACT = "validation/answers"
+"""Of what is measured at a validation: how many answers were exact, and of how many."""
 
 
 class Answers(L.Callback):
@@ -76,8 +67,6 @@ class Answers(L.Callback):
         self.batch_size = batch_size
         self.output = output
         self._has_failed = False
-        self._exact: tuple[int, int] | None = None  # of so many answers, at the validation that is running
-        self._best: _Measured | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show one sample with its supervised tokens, on screen and for the loggers."""
@@ -106,40 +95,19 @@ class Answers(L.Callback):
             log.warning(f"no answers in this run: {error}")
             return
         if answers:
-            found = {f"validation/{name}": value for name, value in measure(answers).items()}
-            pl_module.log_dict(found, logger=not amid_training)
-            if amid_training:
-                log_now(trainer, dict(found), step=trainer.global_step + is_accumulating(trainer))
-            self._exact = sum(answer.is_exact for answer in answers), len(answers)
+            assert isinstance(pl_module, LanguageModel)
+            pl_module.log_values({f"validation/{name}": value for name, value in measure(answers).items()})
+            pl_module.measured[_N_EXACT] = [sum(answer.is_exact for answer in answers), len(answers)]
             _write(trainer, "answers", _table(answers[:_SHOWN]))
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what the answers of the best validation were worth."""
-        del pl_module
-        measured, self._exact = self._exact, None
-        if measured is None or trainer.state.fn != "fit" or "validation/loss" not in trainer.callback_metrics:
-            return
-        loss = float(trainer.callback_metrics["validation/loss"])
-        if self._best is None or loss < self._best.loss:
-            self._best = _Measured(loss, *measured, trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say how many answers were exact, as they are where there is one right answer."""
         del pl_module
         data = _ours(trainer)
-        if self._best is None or data is None or data.overfits or not trainer.is_global_zero:
+        where, measured = best_validation(trainer)
+        if _N_EXACT not in measured or data is None or data.overfits or not trainer.is_global_zero:
             return
-        log.info("exact:       %d of %d answers (validation, step %d)", *self._best[1:])
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best validation so far."""
-        return {} if self._best is None else self._best._asdict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The best validation before a run was interrupted."""
-        match state_dict:
-            case {"loss": float(loss), "n_exact": int(n_exact), "n_answers": int(n_answers), "step": int(step)}:
-                self._best = _Measured(loss, n_exact, n_answers, step)
+        log.info("exact:       %d of %d answers (%s)", *measured[_N_EXACT], where)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Answer all samples, measure them, and write them to a file.
@@ -151,19 +119,7 @@ class Answers(L.Callback):
         if not answers:
             return
         pl_module.log_dict({f"test/{name}": value for name, value in measure(answers, overlap=True).items()})
-        if trainer.is_global_zero:
-            path = self._path(trainer)
-            lines = "".join(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n" for answer in answers)
-            try:
-                write_whole(path, lines.encode())
-            except OSError as error:
-                raise DataError(f"can't write {str(path)!r}: {error.strerror}; set another answers.output") from error
-            log.info("answers:     %s", path)
-
-    def _path(self, trainer: L.Trainer) -> Path:
-        if self.output is not None:
-            return Path(self.output)
-        return Path(FILE) if trainer.ckpt_path is None else run_folder_of(Path(trainer.ckpt_path)) / FILE
+        write_results(trainer, "answers", [answer.to_dict() for answer in answers], self.output, "answers.output")
 
     def _answer(self, trainer: L.Trainer, module: L.LightningModule, split: str, count: int | None) -> Sequence[Answer]:
         """The answers to the first samples of a split, or of the batches to overfit; each process gives the same."""

@@ -108,6 +108,8 @@ class TaskModule(L.LightningModule):
         self._compiled: dict[str, Callable[..., Tensor]] = {}
         self._split_metrics = {split: SplitMetrics(split) for split in ("validation", "test")}
         self._to_log: dict[str, Tensor | float] = {}  # of this step, once it is made
+        self.measured: dict[str, Any] = {}
+        """At the last validation or test, by full name: what is logged, and what else the end of a run tells of."""
 
     # What a task says.
 
@@ -318,6 +320,7 @@ class TaskModule(L.LightningModule):
 
     def begin_split(self, split: str) -> None:
         """Reset the metrics of a split; a task with metrics of its own resets them here."""
+        self.measured = {}
         self._split_metrics[split].begin(self.device)
 
     def add_to_split(self, batch: TokenBatch, split: str) -> None:
@@ -342,7 +345,10 @@ class TaskModule(L.LightningModule):
         amid_training = self.trainer.state.fn == "fit"
         # All processes have the same values; without `sync_dist` Lightning would warn.
         self.log_dict(found, sync_dist=True, logger=not amid_training)
-        if amid_training and not self.trainer.sanity_checking:
+        if self.trainer.sanity_checking:
+            return
+        self.measured |= found
+        if amid_training:
             # A validation while gradients are being accumulated counts to the step to come, as the last checkpoint is
             # that of the step made: a run that resumes from there makes it again. (A metric `step`, Lightning's own way
             # to say the step, would also name the checkpoints of ModelCheckpoint, until the next validation.)

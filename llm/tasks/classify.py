@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -15,7 +16,7 @@ from llm.data.batch import IGNORED, TokenBatch
 from llm.data.modules.classify import ClassifyDataModule
 from llm.evaluation.baselines import baselines_of
 from llm.model import Classifier, last_real
-from llm.pretrained.checkpoint import ENTRY
+from llm.runs.checkpointing import best_validation
 from llm.tasks.base import TaskModule
 from llm.training.class_metrics import ClassMetrics
 from llm.training.loss import Prediction
@@ -23,9 +24,6 @@ from llm.training.loss import Prediction
 _GPT = ClassifierConfig()
 _OPTIM = OptimConfig()
 _LORA = LoRAConfig()
-
-_BEST = "best_validation"
-"""Of the entry of a checkpoint."""
 
 log = logging.getLogger("llm")
 
@@ -71,7 +69,6 @@ class TextClassifier(TaskModule):
     ) -> None:
         super().__init__(Classifier(gpt), optim, compile, non_finite, train, lora, pretrained)
         self.class_metrics = {split: ClassMetrics(len(gpt.labels)) for split in ("validation", "test")}
-        self._best: tuple[float, float, Tensor] | None = None  # loss, accuracy, and how many texts got each label (N)
 
     @property
     def classifier(self) -> Classifier:
@@ -130,57 +127,34 @@ class TextClassifier(TaskModule):
         """By name: loss, accuracy, balanced accuracy, F1, and AUROC where there are two labels."""
         loss, _ = self._split_metrics[split].compute()
         values = {"loss": loss, **self.class_metrics[split].values()}
-        is_better = self._best is None or loss < self._best[0]
-        if split == "validation" and not self.trainer.sanity_checking and is_better:
-            self._best = loss, values["accuracy"], self._predicted(split)
+        self.measured[f"{split}/predicted"] = self.class_metrics[split].confusion.sum(0).tolist()  # (N, N) -> (N)
         return values
 
     # Against what needs no network
 
     def on_fit_end(self) -> None:
         """Say how the best validation compares with the baselines."""
-        if self.trainer.is_global_zero and self._best is not None:
-            self._compare("validation", *self._best[1:])
+        self._compare("validation", *best_validation(self.trainer))
 
     def on_test_end(self) -> None:
         """Say how the test compares with the baselines."""
-        if self.trainer.is_global_zero:
-            accuracy = float(self.trainer.callback_metrics["test/accuracy"])
-            self._compare("test", accuracy, self._predicted("test"))
+        self._compare("test", "test", self.measured)
 
-    def _predicted(self, split: str) -> Tensor:
-        """How many texts of a split were given each label, (N)."""
-        return self.class_metrics[split].confusion.sum(0)  # (N, N) -> (N)
-
-    def _compare(self, split: str, accuracy: float, predicted: Tensor) -> None:
+    def _compare(self, split: str, where: str, measured: Mapping[str, Any]) -> None:
+        """Compare what was measured of a split, `where` in words."""
         data = getattr(self._trainer, "datamodule", None)
+        accuracy, predicted = measured.get(f"{split}/accuracy"), measured.get(f"{split}/predicted")
+        if accuracy is None or predicted is None or not self.trainer.is_global_zero:
+            return
         if not isinstance(data, ClassifyDataModule) or data.overfits or (found := baselines_of(data, split)) is None:
             return
         log.info(
             "accuracy:    %.1f %% (%s); Naive Bayes %.1f %%, the most frequent label %.1f %%",
-            *(100 * accuracy, split, 100 * found.naive_bayes, 100 * found.majority),
+            *(100 * accuracy, where, 100 * found.naive_bayes, 100 * found.majority),
         )
         if accuracy <= max(found):
             better = "Naive Bayes" if found.naive_bayes >= found.majority else "the most frequent label"
             log.warning("this is no better than %s, which needs no network: the run shows nothing yet", better)
-        if int((predicted > 0).sum()) == 1:
-            label = self.labels[int(predicted.argmax())]
-            log.warning("every text was given the label %r; with rare labels, try --data.balance oversample", label)
-
-    # Checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As for every task, and the best validation so far."""
-        super().on_save_checkpoint(checkpoint)
-        if self._best is not None:
-            loss, accuracy, predicted = self._best
-            checkpoint[ENTRY][_BEST] = {"loss": loss, "accuracy": accuracy, "predicted": predicted.tolist()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As for every task, and the best validation so far, where a run goes on."""
-        super().on_load_checkpoint(checkpoint)
-        match checkpoint[ENTRY].get(_BEST):
-            case {"loss": float(loss), "accuracy": float(accuracy), "predicted": list(predicted)} if len(
-                predicted
-            ) == len(self.labels) and all(isinstance(count, int) for count in predicted):
-                self._best = loss, accuracy, torch.tensor(predicted)
+        given = [label for label, count in zip(self.labels, predicted, strict=True) if count]
+        if len(given) == 1:
+            log.warning("every text was given the label %r; with rare labels, try --data.balance oversample", *given)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -16,14 +14,14 @@ from llm.config.tasks import TRANSLATE
 from llm.data.batch import TokenBatch
 from llm.errors import CheckpointError, ConfigError
 from llm.evaluation.translation import Tokenization, translation_metrics
-from llm.generation.searching import LENGTH_PENALTY
+from llm.generation.searching import LENGTH_PENALTY, MOST_HYPOTHESES
 from llm.generation.translating import Translator
 from llm.model import EncoderDecoder, build_network
 from llm.pretrained.checkpoint import ENTRY, SOURCE_TOKENIZER
-from llm.runs.newest import run_folder_of
+from llm.runs.checkpointing import best_validation
 from llm.runs.processes import is_sharded
+from llm.runs.results import write_results
 from llm.runs.resuming import SETTINGS, refuse_other_tokenizer
-from llm.runtime.files import write_whole
 from llm.tasks.base import TaskModule
 from llm.training.loss import Prediction, head_loss
 
@@ -93,7 +91,7 @@ class TranslationModel(TaskModule):
             message
             for is_right, message in (
                 (0 <= label_smoothing < 1, f"label_smoothing must be in [0, 1), got {label_smoothing}"),
-                (beam >= 1, f"beam must be at least 1, got {beam}"),
+                (1 <= beam <= MOST_HYPOTHESES, f"beam must be at least 1 and at most {MOST_HYPOTHESES:,}, got {beam}"),
                 (length_penalty >= 0, f"length_penalty must be at least 0, got {length_penalty}"),
                 (sentences >= 0, f"sentences must be at least 0, got {sentences}"),
             )
@@ -148,6 +146,20 @@ class TranslationModel(TaskModule):
         if self.sentences and not self.trainer.sanity_checking and not is_sharded(self.trainer.strategy):
             self._log_translations("validation", self.sentences)
 
+    def on_fit_end(self) -> None:
+        """Say how good the translations of the best validation were."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        where, measured = best_validation(self.trainer)
+        n = measured.get("validation/translations")
+        if n is None or getattr(datamodule, "overfits", False) or not self.trainer.is_global_zero:
+            return
+        bleu, value = next(item for item in measured.items() if item[0].startswith("validation/bleu_"))
+        log.info(
+            "exact:       %d of %d translations; BLEU (%s) %.1f, chrF %.1f (%s)",
+            *(round(n * measured["validation/exact"]), n, bleu.removeprefix("validation/bleu_"), value),
+            *(measured["validation/chrf"], where),
+        )
+
     def on_test_epoch_end(self) -> None:
         """Log the metrics over all test pairs, and those of the translations of all; write these.
 
@@ -172,23 +184,13 @@ class TranslationModel(TaskModule):
         texts, references = [translation.text for translation in found], [pair.target for pair in pairs]
         metrics = translation_metrics(texts, references, self.tokenization)
         self.log_values({f"{split}/{name}": value for name, value in metrics.items()})
-        if split == "test" and self.trainer.is_global_zero:
+        self.measured[f"{split}/translations"] = len(pairs)
+        if split == "test":
             records = [
                 {"source": pair.source, "reference": pair.target, **translation.to_dict()}
                 for pair, translation in zip(pairs, found, strict=True)
             ]
-            self._write(records)
-
-    def _write(self, records: list[dict[str, Any]]) -> None:
-        checkpoint = self.trainer.ckpt_path
-        folder = Path() if checkpoint is None else run_folder_of(Path(checkpoint))
-        path = folder / "translations.jsonl" if self.translations is None else Path(self.translations)
-        lines = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
-        try:
-            write_whole(path, lines.encode())
-        except OSError as error:
-            raise ConfigError(f"can't write the translations to {str(path)!r}: {error.strerror}") from error
-        log.info("translations: %s", path)
+            write_results(self.trainer, "translations", records, self.translations, "model.translations")
 
     # Checkpoints
 

@@ -44,7 +44,8 @@ def test_json_says_the_same_of_texts_files_and_standard_input_whatever_the_batch
     file = tmp_path / "texts.txt"
     file.write_text("\n".join([*texts, "", ""]))
     assert classify("--json", "--text_file", str(file))[1] == output
-    assert classify("--json", stdin="\r\n".join(texts).encode())[1] == output
+    for words in ((), ("--text", "-")):
+        assert classify("--json", *words, stdin="\r\n".join(texts).encode())[1] == output
     alone = [
         json.loads(line) for line in classify("--json", "--batch_size", "1", "--text_file", str(file))[1].splitlines()
     ]

@@ -64,6 +64,11 @@ def test_candidates_are_ranked_instead(fill):
     record = json.loads(fill("--json", *words)[1])
     for line, candidate in zip(lines, record["candidates"], strict=True):
         assert line.startswith(f"  {candidate['word']}: {candidate['probability']:.1%} of these, ")
+    best = json.loads(fill("--json", *words, "--top_k", "2")[1])["candidates"]
+    assert best == record["candidates"][:2], "their probabilities are still among all three"
+    assert json.loads(fill("--json", *words, "--top_k", "0")[1]) == record
+    (mask,) = json.loads(fill("--json", "--text", "ab[MASK]d", "--top_k", "0")[1])["masks"]
+    assert sorted(candidate["id"] for candidate in mask) == list(range(TOKENIZER.vocab_size - 1)), "all but [MASK]"
     status, _, errors = fill("--text", "ab[MASK]", "--text", "a", "--candidates", "c")
     assert (status, errors) == (1, "error: text 2: nothing to fill in 'a': put [MASK] where a word is hidden\n")
     status, _, errors = fill("--text", "ab[MASK]", "--text", "[MASK]", "--candidates", "c?")
@@ -82,7 +87,7 @@ def test_candidates_are_ranked_instead(fill):
         (["--text_file", "nowhere.txt"], None, "can't read 'nowhere.txt'"),
         (["--text", "[MASK]" * 17], None, "has 17 tokens, the model's context holds 16"),
         (["--batch_size=1"], b"[MASK]\n" + b"[MASK]" * 17, "standard input, line 2: a text has 17 tokens"),
-        (["--text", "[MASK]", "--top_k", "0"], None, "top_k must be at least 1, got 0"),
+        (["--text", "[MASK]", "--top_k", "-1"], None, "top_k must be at least 1, or 0 for all, got -1"),
     ],
 )
 def test_what_can_not_be_filled_is_one_line(fill, words, stdin, expected):

@@ -74,6 +74,7 @@ def test_prompts_come_from_arguments_a_file_or_standard_input(generate, tmp_path
     assert [record["prompt"] for record in records(expected)] == ["abc", "j d."]
     assert generate("--prompt_file", str(path), "--json")[1] == expected
     assert generate("--json", stdin=b"abc\r\n\r\nj d.")[1] == expected
+    assert generate("--prompt", "-", "--json", stdin=b"abc\r\n\r\nj d.")[1] == expected
     assert generate("--json", "--batch_size", "1", stdin=b"abc\nj d.")[1] == expected
 
 

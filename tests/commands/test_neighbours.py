@@ -39,6 +39,12 @@ def test_one_argument_may_hold_several_words(file, capsys):
     assert capsys.readouterr().out.split()[:6] == ["king", "-", "man", "+", "woman", "queen"]
 
 
+def test_all_can_be_asked_for(file, capsys):
+    assert main(["neighbours", "--ckpt", file, "--json", "--top_k", "0", "king"]) == 0
+    found = json.loads(capsys.readouterr().out)["neighbours"]
+    assert sorted(word["word"] for word in found) == sorted(WORDS.keys() - {"king"})
+
+
 def test_a_word_that_is_not_there_is_named_with_near_ones(file, capsys):
     assert main(["neighbours", "--ckpt", file, "king", "quen"]) == 1
     shown = capsys.readouterr()
@@ -50,6 +56,7 @@ def test_a_word_that_is_not_there_is_named_with_near_ones(file, capsys):
     ("words", "says"),
     [
         (["king", "-"], "behind '-'"),
+        (["king", "--top_k", "-1"], "top_k must be at least 1, or 0 for all, got -1"),
         (["king", "-", "+", "man"], "got '+'"),
         ([" "], "expected a word, got nothing"),
         (["king", "king - king"], "'king - king' is the zero vector, which has no direction"),

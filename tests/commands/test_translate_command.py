@@ -38,7 +38,8 @@ def test_texts_files_and_standard_input_say_the_same(translate, tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(texts), encoding="utf-8")
     assert translate("--text_file", str(file), "--batch_size", "2")[1] == output
-    assert translate(stdin="\r\n".join([*texts, ""]).encode())[1] == output
+    for words in ((), ("--text=-",)):
+        assert translate(*words, stdin="\r\n".join([*texts, ""]).encode())[1] == output
 
 
 def test_line_n_of_the_output_translates_line_n_of_the_input(translate):
@@ -70,7 +71,8 @@ def test_json_says_how_good_a_translation_is(translate):
         ([], b"abc\nabd\n", "standard input, line 2: unknown character 'd' at line 1, column 3"),
         (["--batch_size=1"], b"a\n\nabcabc\n", "standard input, line 3: a source has 7 tokens with its end token"),
         (["--text=abcabc"], None, "a source has 7 tokens with its end token, the model's context holds 6"),
-        (["--text=a", "--beam=0"], None, "beam must be at least 1, got 0"),
+        (["--text=a", "--beam=0"], None, "beam must be at least 1 and at most 1,000, got 0"),
+        (["--text=a", "--beam=100000"], None, "beam must be at least 1 and at most 1,000, got 100000"),
         (["--text=a", "--batch_size=0"], None, "batch_size must be at least 1, got 0"),
         (["--text=a", "--length_penalty=-1"], None, "length_penalty must be at least 0, got -1.0"),
         ([], b"\xff\n", "standard input is not UTF-8 text"),

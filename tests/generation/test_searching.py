@@ -107,8 +107,9 @@ def test_a_longer_penalty_favours_length():
 
 def test_what_can_not_be():
     model = make()
-    with pytest.raises(ConfigError, match="beam must be at least 1, got 0"):
-        search(model, [[1]], BEGIN, END, beam=0)
+    for beam in (0, 100_000):
+        with pytest.raises(ConfigError, match=f"beam must be at least 1 and at most 1,000, got {beam}"):
+            search(model, [[1]], BEGIN, END, beam=beam)
     with pytest.raises(ConfigError, match="length_penalty must be at least 0, got nan"):
         search(model, [[1]], BEGIN, END, length_penalty=math.nan)
     with pytest.raises(ConfigError, match="a source has 5 tokens with its end token, the model's context holds 4"):

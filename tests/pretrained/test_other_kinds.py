@@ -71,6 +71,6 @@ def test_vocabularies_beside_weights_are_named_and_gpt2s_is_not_taken(hugging_fa
         assert found.tokenizer.encode("cat") == [3]
     else:
         assert found.tokenizer is None
-        assert "SentencePiece's format" in found.notes[-1]
+        assert "SentencePiece's format" in found.no_tokenizer
     (folder / name).unlink()
     assert read_pretrained(folder).tokenizer is None, "60,000 rows are not GPT-2's 50,257 and padding"

@@ -66,7 +66,7 @@ def test_beside_weights(hugging_face):
     (folder / "tokenizer.model").write_bytes(b"\n\x0e")
     found = read_pretrained(folder)
     assert found.tokenizer is None
-    assert "is not SentencePiece's format, or transformers can't convert it" in found.notes[-1]
+    assert "is not SentencePiece's format, or transformers can't convert it" in found.no_tokenizer
 
 
 def test_without_the_library_it_says_what_to_install(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +107,12 @@ def test_a_pipe_stays_what_it_is(tmp_path):
         write_whole(tmp_path / "pipe", b"content")
     assert (tmp_path / "pipe").is_fifo()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["", ".", "sub"])
+def test_a_folder_is_no_place_for_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(Path(name), b"x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["sub"]

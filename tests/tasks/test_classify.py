@@ -20,6 +20,7 @@ from llm.errors import CheckpointError, ConfigError
 from llm.inspection import inspect
 from llm.model import GPT, Classifier
 from llm.pretrained.checkpoint import checkpoint_of
+from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast
 from llm.runtime.shipped import DEFAULT_CONFIG
 from llm.tasks import LanguageModel, TextClassifier
 from llm.tokenizers import CharTokenizer
@@ -91,11 +92,19 @@ def test_what_is_said_at_the_end_is_of_the_best_validation(corpus, caplog):
 
     module, data = make(corpus)
     with caplog.at_level(logging.INFO, logger="llm"):
-        options = {"val_check_interval": 30, "check_val_every_n_epoch": None, "callbacks": [Ruin()]}
-        L.Trainer(max_steps=60, **{**QUIET, **options}).fit(module, data)
+        options = {"val_check_interval": 30, "check_val_every_n_epoch": None, "enable_checkpointing": True}
+        callbacks = [Ruin(), BestAndLast(str(corpus.parent / "checkpoints"))]
+        L.Trainer(max_steps=60, callbacks=callbacks, **{**QUIET, **options}).fit(module, data)
     assert int((module.class_metrics["validation"].confusion.sum(0) > 0).sum()) == 1, "the last validation is ruined"
-    assert "accuracy:    " in caplog.text
+    assert "(validation, step 30); Naive Bayes" in caplog.text
     assert "every text was given" not in caplog.text
+
+
+def test_without_checkpoints_it_is_of_the_last(corpus, caplog):
+    module, data = make(corpus)
+    with caplog.at_level(logging.INFO, logger="llm"):
+        L.Trainer(max_steps=1, limit_train_batches=1, num_sanity_val_steps=0, **QUIET).fit(module, data)
+    assert "(last validation); Naive Bayes" in caplog.text
 
 
 def test_the_metrics_are_those_of_the_texts_one_by_one(corpus):
@@ -293,24 +302,26 @@ def test_predict_is_refused_in_a_line(trained, capsys):
 
 
 def test_the_best_validation_is_kept_where_a_run_goes_on(corpus, caplog):
-    module, data = make(corpus)
-    trainer = L.Trainer(max_steps=1, limit_train_batches=1, num_sanity_val_steps=0, **QUIET)
-    torch.nn.init.zeros_(module.network.head.weight)
-    with torch.no_grad():
-        module.network.head.bias.copy_(torch.tensor([0.5, 0.0]))
-    with caplog.at_level(logging.INFO, logger="llm"):
-        trainer.fit(module, data)
-        assert "every text was given the label 'blue'" in caplog.text
-        trainer.save_checkpoint(corpus.parent / "one.ckpt", weights_only=False)
-        best = module._best
-        caplog.clear()
+    def fit(steps, bias, ckpt=None):
         module, data = make(corpus)
-        with torch.no_grad():  # whatever comes now is worse
-            trainer = L.Trainer(max_steps=2, limit_train_batches=1, num_sanity_val_steps=0, **QUIET)
-            module.on_validation_start = lambda: module.network.head.bias.copy_(torch.tensor([0.0, 90.0]))
-        trainer.fit(module, data, ckpt_path=corpus.parent / "one.ckpt")
-    assert [*map(str, module._best)] == [*map(str, best)]
-    assert "every text was given the label 'blue'" in caplog.text, "the label of the best validation"
+        callbacks = [best := BestAndLast(str(corpus.parent / "checkpoints"))]
+        options = {**QUIET, "enable_checkpointing": True, "callbacks": callbacks, "num_sanity_val_steps": 0}
+        trainer = L.Trainer(max_steps=steps, limit_train_batches=1, plugins=[AtomicCheckpointIO()], **options)
+
+        def give_one_label(*_):
+            module.network.head.weight.data.zero_()
+            module.network.head.bias.data.copy_(torch.tensor(bias))
+
+        module.on_validation_start = give_one_label
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="llm"):
+            trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+        assert best.best_step == 1
+        assert "(validation, step 1); Naive Bayes" in caplog.text
+        assert "every text was given the label 'blue'" in caplog.text, "the label of the best validation"
+
+    fit(1, [0.5, 0.0])
+    fit(2, [0.0, 90.0], corpus.parent / "checkpoints" / "last.ckpt")  # worse
 
 
 def test_batches_to_overfit_are_not_compared_with_what_is_held_out(corpus, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from llm.data.chat.samples import Losses
 from llm.evaluation.answers import Answer
 from llm.pretrained import grow_vocabulary, read_pretrained
 from llm.pretrained.checkpoint import checkpoint_of, read_checkpoint, write_checkpoint
+from llm.runs.checkpointing import AtomicCheckpointIO, BestAndLast
 from llm.tasks import InstructModel
 from llm.tasks.answers import Answers
 from llm.tokenizers import CharTokenizer
@@ -236,24 +238,27 @@ def test_batches_to_overfit_are_what_is_answered():
     }
 
 
-def test_the_end_of_a_run_says_how_many_answers_were_exact_at_the_best_validation(caplog, monkeypatch):
-    """Also where the best was before an interrupt."""
-    module, data = make(validation_fraction=0.25)
-    answers, resumed = Answers(), Answers()
-    trainer = L.Trainer(max_steps=1, limit_val_batches=0, **QUIET)
-    trainer.fit(module, data)
-    for step, loss, n_exact in ((10, 2.0, 1), (20, 1.0, 2), (30, 3.0, 3)):
-        found = [Answer("q", "a", "a" if number < n_exact else "b", True, 1) for number in range(3)]
-        trainer.callback_metrics["validation/loss"] = torch.tensor(loss)
-        monkeypatch.setattr(trainer.state, "fn", "fit")
-        monkeypatch.setattr(type(trainer), "global_step", step)
-        monkeypatch.setattr(answers, "_answer", lambda *_, found=found: found)
-        monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
-        answers.on_validation_epoch_end(trainer, module)
-        answers.on_validation_end(trainer, module)
-    resumed.load_state_dict(answers.state_dict())
-    for callback in (answers, resumed):
+def test_the_end_of_a_run_says_how_many_answers_were_exact_at_the_best_validation(tmp_path, caplog, monkeypatch):
+    """Of those as good, the first: the one whose weights are in `best.ckpt`; also where it was before an interrupt."""
+
+    def fit(steps, ckpt=None):
+        module, data = make(validation_fraction=0.25)
+        measured = {1: (2.0, 1), 2: (1.0, 2), 3: (1.0, 3), 4: (math.nan, 0)}
+
+        def answer(*_):
+            n_exact = measured[module.global_step][1]
+            return [Answer("q", "a", "a" if number < n_exact else "b", True, 1) for number in range(3)]
+
+        monkeypatch.setattr(Answers, "_answer", answer)
+        module.split_values = lambda _: {"loss": measured[module.global_step][0]}
+        callbacks = [Answers(), best := BestAndLast(str(tmp_path / "checkpoints"))]
+        options = {**QUIET, "enable_checkpointing": True, "callbacks": callbacks, "num_sanity_val_steps": 0}
         caplog.clear()
         with caplog.at_level("INFO", "llm"):
-            callback.on_fit_end(trainer, module)
-        assert caplog.messages == ["exact:       2 of 3 answers (validation, step 20)"]
+            trainer = L.Trainer(max_steps=steps, val_check_interval=1, plugins=[AtomicCheckpointIO()], **options)
+            trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+        assert best.best_step == 2
+        return [message for message in caplog.messages if message.startswith("exact:")]
+
+    assert fit(3) == ["exact:       2 of 3 answers (validation, step 2)"]
+    assert fit(4, tmp_path / "checkpoints" / "last.ckpt") == ["exact:       2 of 3 answers (validation, step 2)"]

@@ -38,10 +38,14 @@ def make(folder, pairs=PAIRS, options=None, **data_options):
     return TranslationModel(config, optim=OptimConfig(learning_rate=5e-3, warmup_steps=5), **(options or {})), data
 
 
-def test_it_learns_to_translate(tmp_path):
+def test_it_learns_to_translate(tmp_path, caplog):
     module, data = make(tmp_path, options={"label_smoothing": 0.1}, share_tokenizer=False)
-    L.Trainer(max_steps=150, gradient_clip_val=1.0, limit_val_batches=0, **QUIET).fit(module, data)
+    options = {**QUIET, "val_check_interval": 150, "num_sanity_val_steps": 0}
+    with caplog.at_level("INFO", "llm"):
+        L.Trainer(max_steps=150, gradient_clip_val=1.0, **options).fit(module, data)
     found = L.Trainer(**QUIET).validate(module, data, verbose=False)[0]
+    scores = f"BLEU (13a) {found['validation/bleu_13a']:.1f}, chrF {found['validation/chrf']:.1f}"
+    assert f"exact:       12 of 12 translations; {scores} (last validation)" in caplog.messages
     assert found["validation/exact"] == 1.0
     assert found["validation/token_accuracy"] == 1.0
     assert {"validation/loss", "validation/bleu_13a", "validation/chrf"} <= set(found)
@@ -96,7 +100,7 @@ def test_a_smoothed_loss_is_a_sum_over_tokens(vocab_size):
     ("options", "expected"),
     [
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
-        ({"beam": 0, "sentences": -1}, "beam must be at least 1, got 0"),
+        ({"beam": 0, "sentences": -1}, "beam must be at least 1 and at most 1,000, got 0"),
         ({"length_penalty": -1.0}, "length_penalty must be at least 0"),
     ],
 )
@@ -144,6 +148,8 @@ def test_a_test_writes_all_translations_beside_their_references(trained, capsys)
     assert len(records) == 4  # three tenths of twelve pairs, rounded up: the settings of the run
     assert all(record["reference"] == record["source"].upper() for record in records)
     assert {"translation", "log_probability", "score", "ended", "ids"} <= set(records[0])
+    assert main(["test", "--ckpt_path", trained, "--model.translations=."]) == 1
+    assert "can't write '.': Is a directory; set another model.translations" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_from_its_checkpoint(trained, capsys):

@@ -15,12 +15,13 @@ import numpy as np
 from llm.config import TokenizerConfig
 from llm.data.batch import IGNORED
 from llm.data.examples import Examples
-from llm.data.labelled import counts, distinct, divide, encode_text, undersample, without
+from llm.data.labelled import counts, encode_text
+from llm.data.labelled_splits import LabelledSplits
 from llm.data.modules.base import SAMPLE_TOKENS, first_words
 from llm.data.modules.examples import ExampleDataModule
 from llm.data.modules.tokenizers import ready_tokenizer
 from llm.data.order import BalancedOrder, BatchOrder
-from llm.data.reading.labelled import LabelledText, labelled_files, read_labelled
+from llm.data.reading.labelled import LabelledText, labelled_files
 from llm.data.tokens.examples import Example
 from llm.errors import ConfigError, DataError, TokenizerError
 from llm.tokenizers import Tokenizer, build_tokenizer
@@ -75,7 +76,6 @@ class ClassifyDataModule(ExampleDataModule):
     """
 
     order_settings: ClassVar[tuple[str, ...]] = (*ExampleDataModule.order_settings, "balance")
-    least: ClassVar[dict[str, int]] = {"split_seed": 0, **ExampleDataModule.least}
     rows_name: ClassVar[str] = "texts"
 
     def __init__(
@@ -101,20 +101,20 @@ class ClassifyDataModule(ExampleDataModule):
         allow_changed_data: bool = False,
         evaluation_batch_size: int | None = None,
     ) -> None:
-        if not (0 <= test_fraction < 1 and 0 <= validation_fraction < 1 and test_fraction + validation_fraction < 1):
-            raise ConfigError(
-                "validation_fraction and test_fraction must be at least 0 and together below 1, got "
-                f"{validation_fraction} and {test_fraction}"
-            )
-        if split_seed < 0:
-            raise ConfigError(f"split_seed must be at least 0, got {split_seed}")
         self.corpus, self.validation_corpus, self.test_corpus = corpus, validation_corpus, test_corpus
-        self.text_column, self.label_column = text_column, label_column
         self.balance: Balance = balance
-        self.test_fraction, self.split_seed = test_fraction, split_seed
-        self.notes: list[str] = []
-        self.repeated = self.in_two_splits = self.n_read = 0
-        self.rows = self._divided(validation_fraction)
+        self.splits = LabelledSplits(
+            corpus,
+            validation_corpus,
+            test_corpus,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            seed=split_seed,
+            text_column=text_column,
+            label_column=label_column,
+            undersampled=balance == "undersample",
+        )
+        self.rows = self.splits.rows
         self.labels = self._labels(labels)
         super().__init__(
             self._make_tokenizer(tokenizer),
@@ -131,34 +131,6 @@ class ClassifyDataModule(ExampleDataModule):
         )
 
     # The texts
-
-    def _read(self, corpus: str | list[str]) -> list[LabelledText]:
-        rows = read_labelled(corpus, self.text_column, self.label_column)
-        found = distinct(rows)
-        self.n_read += len(rows)
-        self.repeated += found.repeated
-        self.notes += found.notes
-        if not found.rows:
-            raise DataError(f"the corpus {str(corpus)[:80]!r} has no text that can be used: {'; '.join(found.notes)}")
-        return found.rows
-
-    def _divided(self, validation_fraction: float) -> dict[str, list[LabelledText]]:
-        """The rows of each split."""
-        rows, own = self._read(self.corpus), {}
-        for split, corpus in (("validation", self.validation_corpus), ("test", self.test_corpus)):
-            if corpus is not None:
-                own[split] = self._read(corpus)
-                if split == "test" and "validation" in own:
-                    own["validation"] = without(own["validation"], own["test"])
-        kept = without(rows, [row for found in own.values() for row in found])
-        self.in_two_splits = len(rows) - len(kept)
-        if self.balance == "undersample" and kept:
-            kept = undersample(kept, self.split_seed)
-            own = {split: undersample(found, self.split_seed) for split, found in own.items()}
-        asked = {"validation": validation_fraction, "test": self.test_fraction}
-        fractions = [0.0 if split in own else fraction for split, fraction in asked.items()]
-        validation, test, train = divide(kept, fractions, self.split_seed)
-        return {"train": train, "validation": own.get("validation", validation), "test": own.get("test", test)}
 
     def _labels(self, given: list[str] | None) -> list[str]:
         """The labels, which every row must have one of."""

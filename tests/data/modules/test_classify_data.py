@@ -52,7 +52,7 @@ def test_every_text_is_in_one_split_and_every_label_has_its_fraction(make):
     splits = [rows_of(data, loader()) for loader in (data.train_dataloader, data.val_dataloader, data.test_dataloader)]
     texts = [text.lower() for split in splits for text, _ in split]
     assert len(texts) == len(set(texts)) == 80
-    assert data.repeated == 5
+    assert data.splits.repeated == 5
     assert [Counter(label for _, label in split) for split in splits] == [
         {"glad": 42, "sad": 14},
         {"glad": 6, "sad": 2},
@@ -99,7 +99,7 @@ def test_files_of_their_own_are_kept_out_of_training(make, tmp_path):
     test = tmp_path / "test.tsv"
     test.write_text("text\tmood\nA FINE day 3\tglad\nrain, again 4\tsad\nnew\tsad\n")
     data = make(test_corpus=str(test))
-    assert data.in_two_splits == 2
+    assert data.splits.in_two_splits == 2
     assert data.counts("test") == {"glad": 1, "sad": 2}
     held = {row.text.lower() for row in data.rows["test"]}
     assert not held & {row.text.lower() for split in ("train", "validation") for row in data.rows[split]}
