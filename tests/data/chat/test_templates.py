@@ -269,9 +269,11 @@ def test_it_renders_as_transformers_does():
         pieces = template.pieces(talk, tokenizer)
         assert text_of(pieces) == theirs
         assert text_of(pieces, (True,)) == "".join(theirs[start:end] for start, end in spans)
-    odd = "{{ strftime_now('%Y') }}{{ {'b': '<é>', 'a': 1} | tojson(sort_keys=true) }}" + UNMARKED
+    odd = "{{ {'b': '<é>', 'a': 1} | tojson(sort_keys=true) }}" + UNMARKED
     (theirs,), _ = render_jinja_template(
         conversations=[[{"role": m.role, "content": m.content} for m in talk]], chat_template=odd
     )
     template, tokenizer = make(odd, SPECIALS)
     assert text_of(template.pieces(talk, tokenizer)) == theirs
+    dated, _ = make("{{ strftime_now('%d %b %Y') }}" + UNMARKED, SPECIALS)
+    assert text_of(dated.pieces(talk, tokenizer)).startswith("26 Jul 2024"), "one day for ever, or no run is exact"
