@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 DAY = datetime(2024, 7, 26)
-"""Today, for templates that write it into a prompt: the day that Llama 3's own take where no other is told. With the real
-one a run that is resumed tomorrow would see other prompts."""
+"""Today, for templates that write it into a prompt: the day that Llama 3's own take where no other is told. With the
+real one a run that is resumed tomorrow would see other prompts."""
 
 
 @functools.cache
