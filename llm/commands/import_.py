@@ -53,8 +53,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     refuse_source(arguments.source, arguments.out)
     refuse_existing(Path(arguments.out), arguments.overwrite)
-    _refuse_options(arguments, is_peft(arguments.source))
-    if is_peft(arguments.source):
+    are_adapters = is_peft(arguments.source)
+    _refuse_options(arguments, are_adapters)
+    if are_adapters:
         write_checkpoint(import_adapters(arguments.source, arguments.base), arguments.out)
         print(f"written to {arguments.out}")
         return

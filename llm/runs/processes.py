@@ -108,7 +108,7 @@ def refuse_muon_in_pieces(strategy: Any, optim: OptimConfig) -> None:
     Raises:
         ConfigError: FSDP would give it shards.
     """
-    if isinstance(strategy, FSDPStrategy) and optim.kind == "muon":
+    if is_sharded(strategy) and optim.kind == "muon":
         raise ConfigError(
             "model.optim.kind muon needs whole matrices, and strategy fsdp shards them: use adamw, or ddp"
         )
@@ -120,7 +120,7 @@ def refuse_adapters_in_pieces(strategy: Any, lora: LoRAConfig) -> None:
     Raises:
         ConfigError: FSDP reads them by itself, and whole.
     """
-    if lora.adapter_only and isinstance(strategy, FSDPStrategy):
+    if lora.adapter_only and is_sharded(strategy):
         raise ConfigError(
             "strategy fsdp reads whole checkpoints, and model.lora.adapter_only leaves out the frozen weights: let "
             "checkpoints hold all (adapter_only false), or use ddp"
