@@ -26,12 +26,17 @@ class Sleeper:
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment)
 
+    def begin(self, word: str) -> None:
+        """Send it a word, and do not wait."""
+        assert self.process.stdin is not None
+        if self.process.poll() is None:
+            print(word, file=self.process.stdin, flush=True)
+
     def answer(self, word: str | None = None) -> dict[str, float]:
         """Send it a word, if any, and wait for its line."""
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
-        if word is not None and self.process.poll() is None:
-            print(word, file=self.process.stdin, flush=True)
+        if word is not None:
+            self.begin(word)
         line = self.process.stdout.readline()
         if not line:
             last = "".join(self.log.read_text(errors="replace").splitlines(keepends=True)[-20:])

@@ -2,39 +2,39 @@
 
     python -m bench.crowded --settings "as it comes" "OMP_WAIT_POLICY=PASSIVE" "GOMP_SPINCOUNT=5000 OMP_NUM_THREADS=2"
 
-Threads of OpenMP that wait for each other in a loop hold the core that the one they wait for needs, once there are more
-threads than cores. `ours` is `train.py fit --config configs/char.yaml` as a user starts it, without its validations;
-`loop` is a bare loop over a GPT of the same size that imports nothing of ours. Each run is a process of its own.
+Threads of OpenMP that wait for each other in a loop hold the core that the one they wait for needs, once there are
+more threads than cores. `ours` is `train.py fit --config configs/char.yaml` without its validations; `loop` is a bare
+loop over a GPT of the same size that imports nothing of ours.
 
-Tokens/s are those of training, start-up apart: over all steps that a run logs, for two at once both together. Seconds
-are those of the processes, from the start of the first to the end of the last; `at once` is how many times as soon two
-at once are done as one after the other, and `tokens/s at once` the same of tokens/s: 1 is no loss, 0.5 is twice the
-time. Settings take turns, so that whatever else the machine does slows all alike; ratios are medians over rounds of the
-quotient within a round.
+All runs of a program are started first and take turns, in which the others sleep, so that whatever else the machine
+does slows all alike. Tokens/s are those of the median step of a turn, for two at once both together. `at once` is what
+two get done in the time in which one alone would: 1 is no loss, 0.5 is twice the time. `of the first` compares a
+setting, alone, with the first one. Ratios are of turns of one round; all figures are medians over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from bench._turns import Sleeper, Stopwatch
+
 AS_IT_COMES = "as it comes"
 LIBGOMP = "GOMP_SPINCOUNT=300000"
-"""What libgomp does by itself; `import llm` sets another."""
+"""What libgomp does by itself."""
 PROGRAMS = ("ours", "loop")
 SHAPE = {"V": 70, "T": 64, "L": 4, "H": 4, "C": 128, "B": 12}
-"""Of the bare loop: that of configs/char.yaml."""
+"""Of both: that of configs/char.yaml."""
 BUSY = "while True: pass"
-_LOGGED = "train/tokens_per_second"
 
 
 def main() -> None:
@@ -48,40 +48,32 @@ def main() -> None:
         help=f"variables of the environment, several in one word apart by spaces; {AS_IT_COMES!r} for none",
     )
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), help="(all)")
-    parser.add_argument("--steps", type=int, default=200, help="of each run (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each setting (%(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="of each turn (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each setting (%(default)s)")
     parser.add_argument("--busy", type=int, default=1, help="busy loops beside a run (%(default)s)")
+    parser.add_argument("--alone", action="store_true", help="only turns of runs that are alone")
     parser.add_argument(
         "--words", nargs="*", default=[], help="more settings of our run, as --trainer.precision=32-true"
     )
     parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
-    parser.add_argument("--loop", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--take_turns", choices=PROGRAMS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.loop:
-        print(json.dumps({"tokens_per_second": loop(arguments.steps)}))
-        return
     if arguments.tiny:
-        arguments.steps, arguments.rounds = 20, 1
+        arguments.steps, arguments.rounds = 5, 1
+    if arguments.take_turns == "ours":
+        ours(arguments.steps, arguments.folder, arguments.words)
+    if arguments.take_turns == "loop":
+        loop(arguments.steps)
     settings = {text: variables(text) for text in arguments.settings}
-    turns: dict[tuple[str, str], list[dict[str, float]]] = {}
     load = os.getloadavg()[0]
-    for _ in range(arguments.rounds):
-        for text, environment in settings.items():
-            for program in arguments.programs:
-                print(f"{program}, {text} ...", file=sys.stderr, flush=True)
-                turn = measure(program, {**os.environ, **environment}, arguments)
-                turns.setdefault((program, text), []).append(turn)
-    rows = [
-        {"program": program, "setting": text, **{name: statistics.median(turn[name] for turn in of) for name in of[0]}}
-        for (program, text), of in turns.items()
-    ]
-    rows.sort(key=lambda row: arguments.programs.index(str(row["program"])))
+    rows = [row for program in arguments.programs for row in measure(program, settings, arguments)]
     if arguments.json:
         machine = {"cores": os.cpu_count(), "load_before": load}
         print(json.dumps({"settings": vars(arguments), **machine, "rows": rows}, indent=1))
         return
-    print(f"{arguments.steps} steps, {os.cpu_count()} cores, {arguments.rounds} rounds, load before {load:.1f}")
+    print(f"{arguments.steps} steps a turn, {os.cpu_count()} cores, {arguments.rounds} rounds, load before {load:.1f}")
     print(table(rows))
 
 
@@ -99,113 +91,115 @@ def variables(text: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def measure(program: str, environment: dict[str, str], arguments: argparse.Namespace) -> dict[str, float]:
-    """One turn: a run alone, two at once, one beside busy loops."""
+def measure(program: str, settings: dict[str, dict[str, str]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each setting of a program."""
+    turns: dict[str, list[dict[str, float]]] = {text: [] for text in settings}
+    with contextlib.ExitStack() as ends:
+        folder = Path(ends.enter_context(tempfile.TemporaryDirectory()))
+        runs: dict[str, list[Sleeper]] = {}
+        for text, environment in settings.items():
+            print(f"{program}, {text} ...", file=sys.stderr, flush=True)
+            for _ in range(1 if arguments.alone else 2):
+                own = folder / str(sum(map(len, runs.values())))
+                own.mkdir()
+                words = ["--take_turns", program, "--steps", str(arguments.steps), "--folder", str(own)]
+                words += ["--tiny"] * arguments.tiny + ["--words", *arguments.words] * bool(arguments.words)
+                command = [sys.executable, "-m", "bench.crowded", *words]
+                run = Sleeper(command, own / "errors.txt", {**os.environ, **environment})
+                ends.callback(run.end)
+                run.answer()  # it has warmed up, and sleeps
+                runs.setdefault(text, []).append(run)
+        for number in range(arguments.rounds):
+            print(f"{program}, round {number + 1} ...", file=sys.stderr, flush=True)
+            for text, own_turns in turns.items():
+                own_turns.append({"tokens_per_second": rate(runs[text][:1])})
+            for text, own_turns in turns.items():
+                if not arguments.alone:
+                    own_turns[-1]["two_at_once_tokens_per_second"] = rate(runs[text])
+                    with busy_loops(arguments.busy):
+                        own_turns[-1]["beside_tokens_per_second"] = rate(runs[text][:1])
+    return rows_of(program, turns)
 
-    def run(n: int) -> tuple[float, float]:
-        return run_at_once(program, n, environment, arguments.steps, arguments.words)
 
-    alone, alone_rate = run(1)
-    two, two_rate = run(2)
-    loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(arguments.busy)]
+def rate(runs: list[Sleeper]) -> float:
+    """Tokens/s of some runs at once, all together."""
+    for run in runs:
+        run.begin("go")
+    return sum(SHAPE["B"] * SHAPE["T"] / run.answer()["ms"] * 1e3 for run in runs)
+
+
+@contextlib.contextmanager
+def busy_loops(n: int) -> Iterator[None]:
+    loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(n)]
     try:
-        beside, beside_rate = run(1)
+        yield
     finally:
         for each in loops:
             each.kill()
             each.wait()
-    return {
-        "tokens_per_second": alone_rate,
-        "seconds": alone,
-        "two_at_once_seconds": two,
-        "at_once": 2 * alone / two,
-        "two_at_once_tokens_per_second": two_rate,
-        "at_once_tokens_per_second": two_rate / alone_rate,
-        "beside_seconds": beside,
-        "beside_tokens_per_second": beside_rate,
-    }
 
 
-def run_at_once(program: str, n: int, environment: dict[str, str], steps: int, more: list[str]) -> tuple[float, float]:
-    """Seconds until the last of some runs at once has ended, and tokens/s of all together.
-
-    Raises:
-        SystemExit: one failed.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        folders = [Path(name, str(number)) for number in range(n)]
-        processes = []
-        start = time.perf_counter()
-        for folder in folders:
-            folder.mkdir()
-            with (folder / "errors.txt").open("w") as errors, (folder / "output.txt").open("w") as output:
-                command = command_of(program, folder, steps, more)
-                processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=errors))
-        for process in processes:
-            process.wait()
-        seconds = time.perf_counter() - start
-        for process, folder in zip(processes, folders, strict=True):
-            if process.returncode:
-                errors_of = (folder / "errors.txt").read_text(errors="replace")
-                sys.exit(f"{errors_of}error: {' '.join(map(str, process.args))} ended with {process.returncode}")  # type: ignore[arg-type]
-        return seconds, sum(rate_of(program, folder) for folder in folders)
+def rows_of(program: str, turns: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    alone = "tokens_per_second"
+    first = next(iter(turns.values()))
+    rows = []
+    for text, own in turns.items():
+        row = {name: statistics.median(turn[name] for turn in own) for name in own[0]}
+        row["of_first"] = statistics.median(a[alone] / b[alone] for a, b in zip(own, first, strict=True))
+        if (both := "two_at_once_tokens_per_second") in own[0]:
+            row["at_once"] = statistics.median(turn[both] / turn[alone] for turn in own)
+        rows.append({"program": program, "setting": text, **row})
+    return rows
 
 
-def command_of(program: str, folder: Path, steps: int, more: list[str]) -> list[str]:
-    if program == "loop":
-        return [sys.executable, "-m", "bench.crowded", "--loop", "--steps", str(steps)]
+def ours(steps: int, folder: Path, more: list[str]) -> None:
+    """A run as a user starts it, which takes turns for ever."""
+    from llm.cli.main import main as train  # before torch is imported
+
     words = {
-        "trainer.max_steps": steps,
+        "trainer.max_steps": 1_000_000,
         "trainer.limit_val_batches": 0,
         "trainer.logger.init_args.save_dir": folder / "runs",
         "data.cache_dir": folder / "cache",
     }
     flags = [f"--{name}={value}" for name, value in words.items()]
-    return [sys.executable, "train.py", "fit", "--config", "configs/char.yaml", *flags, *more]
+    Stopwatch(warmup=10, steps=steps).follow_optimizers()
+    sys.exit(train(["fit", "--config", "configs/char.yaml", *flags, *more]))
 
 
-def rate_of(program: str, folder: Path) -> float:
-    """Tokens/s of a run, from what it left behind."""
-    if program == "loop":
-        return float(json.loads((folder / "output.txt").read_text())["tokens_per_second"])
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (events,) = (folder / "runs").rglob("events.out.*")
-    scalars = EventAccumulator(str(events), {"scalars": 0}).Reload().Scalars(_LOGGED)
-    return statistics.harmonic_mean([event.value for event in scalars])  # all over as many tokens
-
-
-def loop(steps: int) -> float:
-    """A bare loop as a person writes it, with torch as it comes; its tokens/s."""
+def loop(steps: int) -> None:
+    """A bare loop as a person writes it, with torch as it comes, which takes turns for ever."""
     import torch
 
     from bench._nanogpt import NanoGPT
 
     torch.manual_seed(0)
+    Stopwatch(warmup=10, steps=steps).follow_optimizers()
     B, T = SHAPE["B"], SHAPE["T"]
     model = NanoGPT(SHAPE["V"], T, SHAPE["L"], SHAPE["H"], SHAPE["C"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
-    start = 0.0
-    for step in range(steps + 1):
-        if step == 1:  # the first one is slower
-            start = time.perf_counter()
+    while True:
         ids = torch.randint(SHAPE["V"], (B, T + 1))
         loss = model(ids[:, :-1], ids[:, 1:])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    return steps * B * T / (time.perf_counter() - start)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    names = ["program", "setting", "tokens/s alone", "s alone", "s, two at once", "at once", "tokens/s at once"]
-    lines = [f"| {' | '.join([*names, 'tokens/s beside a busy loop'])} |", f"|{'---|' * (len(names) + 1)}"]
+    names = {
+        "tokens/s alone": ("tokens_per_second", ",.0f"),
+        "of the first": ("of_first", ".2f"),
+        "two at once": ("two_at_once_tokens_per_second", ",.0f"),
+        "at once": ("at_once", ".2f"),
+        "beside a busy loop": ("beside_tokens_per_second", ",.0f"),
+    }
+    names = {name: of for name, of in names.items() if of[0] in rows[0]}
+    lines = [f"| {' | '.join(['program', 'setting', *names])} |", f"|{'---|' * (len(names) + 2)}"]
     for row in rows:
-        cells = [row["program"], f"`{row['setting']}`", f"{row['tokens_per_second']:,.0f}", f"{row['seconds']:.1f}"]
-        cells += [f"{row['two_at_once_seconds']:.1f}", f"{row['at_once']:.2f}"]
-        cells += [f"{row['at_once_tokens_per_second']:.2f}", f"{row['beside_tokens_per_second']:,.0f}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        cells = [format(row[key], style) for key, style in names.values()]
+        lines.append(f"| {row['program']} | `{row['setting']}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

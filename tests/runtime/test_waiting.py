@@ -1,0 +1,119 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llm.runtime import waiting
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(waiting.seconds_without_core() is None, reason="this system does not count")
+
+TWO_THREADS = """
+import os, subprocess, sys, threading, time
+import llm, torch
+from llm.runtime import waiting
+
+def cores_of_a_pause():
+    "What the threads of a computation take of the processors while the main one sleeps for 2 ms."
+    numbers = torch.ones(1 << 17)
+    numbers.exp()
+    start = time.process_time()
+    for _ in range(100):
+        numbers.exp()
+        time.sleep(0.002)
+    return time.process_time() - start
+
+def helpers():
+    return [each.name for each in threading.enumerate() if each.name == "short-waits"]
+
+torch.set_num_threads(2)
+"""
+
+
+def run(code: str, **environment: str) -> list[str]:
+    variables = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS")}
+    variables |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", **environment}
+    command = [sys.executable, "-c", TWO_THREADS + code]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout.split()
+
+
+needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="threads never loop on one core")
+
+
+@needs_two_cores
+def test_short_waits_let_threads_sleep_and_their_end_lets_them_loop_again():
+    code = """
+short = waiting.ShortWaits()
+for turn in (lambda: None, short.begin, short.end):
+    turn()
+    print(cores_of_a_pause(), len(helpers()), torch.get_num_threads())
+"""
+    words = run(code, GOMP_SPINCOUNT="300000")  # a user's own, so that nothing else switches
+    (looping, none, team), (asleep, some, same_team), (again, gone, _) = (words[i : i + 3] for i in (0, 3, 6))
+    assert float(asleep) < 0.5 * min(float(looping), float(again))
+    assert (none, gone) == ("0", "0")
+    assert int(some) >= 1
+    assert team == same_team == "2"
+
+
+@needs_two_cores
+def test_threads_sleep_soon_beside_busy_programs():
+    code = """
+numbers = torch.ones(1 << 20)
+loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+end = time.monotonic() + 20
+while not helpers() and time.monotonic() < end:
+    numbers.exp()
+print(len(helpers()) > 0)
+for each in loops:
+    each.kill()
+    each.wait()
+"""
+    assert run(code) == ["True"]
+
+
+def test_a_crowd_comes_at_once_and_has_gone_after_two_calm_looks():
+    crowd = waiting.Crowd()
+    shares = [0.0, 0.3, 1.0, 0.4, 0.3, 0.1, 0.3, 0.1, 0.1, 0.3, 0.36]
+    assert [crowd.look(share) for share in shares] == [False] * 2 + [True] * 6 + [False] * 2 + [True]
+
+
+def test_where_one_thread_computes_there_is_nothing_to_shorten():
+    code = "torch.set_num_threads(1); short = waiting.ShortWaits(); short.begin(); print(short.are_on, helpers())"
+    assert run(code) == ["False", "[]"]
+
+
+def test_nobody_looks_where_the_user_has_decided():
+    code = "print(any(each.name == 'watch-cores' for each in threading.enumerate()))"
+    assert run(code) == ["True"]
+    assert run(code, GOMP_SPINCOUNT="7") == ["False"]
+    assert run(code, OMP_WAIT_POLICY="active") == ["False"]
+
+
+def test_a_thread_without_a_core_is_counted():
+    code = """
+import os, threading, time
+from llm.runtime import waiting
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+def spin(end):
+    while time.monotonic() < end:
+        pass
+child = os.fork()
+before = waiting.seconds_without_core()
+spin(time.monotonic() + 0.6)
+if child:
+    os.waitpid(child, 0)
+    print(waiting.seconds_without_core() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0.1 < float(done.stdout) < 1.2  # two programs on one core, for 0.6 s
+
+
+def test_looking_takes_next_to_no_time():
+    start = time.process_time()
+    for _ in range(20):
+        waiting.seconds_without_core()
+    assert (time.process_time() - start) / 20 < 0.02 * waiting.SECONDS_BETWEEN_LOOKS
