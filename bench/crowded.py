@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=1, help="busy loops beside a run (%(default)s)")
     parser.add_argument("--alone", action="store_true", help="only turns of runs that are alone")
     parser.add_argument(
-        "--words", nargs="*", default=[], help="more settings of our run, as --trainer.precision=32-true"
+        "--words", default="", help="more settings of our run, apart by spaces: --words=--trainer.precision=32-true"
     )
     parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
@@ -63,7 +63,7 @@ def main() -> None:
     if arguments.tiny:
         arguments.steps, arguments.rounds = 5, 1
     if arguments.take_turns == "ours":
-        ours(arguments.steps, arguments.folder, arguments.words)
+        ours(arguments.steps, arguments.folder, arguments.words.split())
     if arguments.take_turns == "loop":
         loop(arguments.steps)
     settings = {text: variables(text) for text in arguments.settings}
@@ -103,7 +103,7 @@ def measure(program: str, settings: dict[str, dict[str, str]], arguments: argpar
                 own = folder / str(sum(map(len, runs.values())))
                 own.mkdir()
                 words = ["--take_turns", program, "--steps", str(arguments.steps), "--folder", str(own)]
-                words += ["--tiny"] * arguments.tiny + ["--words", *arguments.words] * bool(arguments.words)
+                words += ["--tiny"] * arguments.tiny + [f"--words={arguments.words}"]
                 command = [sys.executable, "-m", "bench.crowded", *words]
                 run = Sleeper(command, own / "errors.txt", {**os.environ, **environment})
                 ends.callback(run.end)

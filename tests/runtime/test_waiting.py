@@ -60,6 +60,32 @@ for turn in (lambda: None, short.begin, short.end):
 
 
 @needs_two_cores
+def test_a_result_stays_to_the_bit():
+    code = """
+from llm import GPT, GPTConfig
+
+def trained():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(300, 32, n_layer=2, n_head=4, n_embd=128))
+    optimizer = torch.optim.AdamW(model.parameters())
+    for _ in range(4):
+        ids = torch.randint(300, (16, 33))
+        logits = model(ids[:, :-1])
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.cat([each.detach().flatten() for each in model.parameters()])
+
+short = waiting.ShortWaits()
+looping = trained()
+short.begin()
+asleep = trained()
+print(short.are_on, torch.equal(looping, asleep), torch.get_num_threads())
+"""
+    assert run(code, GOMP_SPINCOUNT="300000") == ["True", "True", "2"]
+
+
+@needs_two_cores
 def test_threads_sleep_soon_beside_busy_programs():
     code = """
 numbers = torch.ones(1 << 20)
