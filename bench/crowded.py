@@ -7,9 +7,9 @@ more threads than cores. `ours` is `train.py fit --config configs/char.yaml` wit
 loop over a GPT of the same size that imports nothing of ours.
 
 All runs of a program are started first and take turns, in which the others sleep, so that whatever else the machine
-does slows all alike. Tokens/s are those of the median step of a turn, for two at once both together. `at once` is what
-two get done in the time in which one alone would: 1 is no loss, 0.5 is twice the time. `of the first` compares a
-setting, alone, with the first one. Ratios are of turns of one round; all figures are medians over the rounds.
+does slows all alike. Tokens/s are those of all steps of a turn, for two at once both together. `at once` is how many
+times as much two get done as one alone in the same time: 1 is no loss, 0.5 is twice the time. `of the first` compares
+a setting, alone, with the first one. Ratios are of turns of one round; all figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def rate(runs: list[Sleeper]) -> float:
     """Tokens/s of some runs at once, all together."""
     for run in runs:
         run.begin("go")
-    return sum(SHAPE["B"] * SHAPE["T"] / run.answer()["ms"] * 1e3 for run in runs)
+    return sum(SHAPE["B"] * SHAPE["T"] / run.answer()["mean_ms"] * 1e3 for run in runs)
 
 
 @contextlib.contextmanager

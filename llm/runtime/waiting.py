@@ -4,17 +4,19 @@ A thread that waits in a loop begins its next piece of work at once, and holds a
 small model half as fast again as threads that sleep; where another program wants the core, such as a second run, the
 threads wait for one that has none, and both runs become several times as slow (`python -m bench.crowded`).
 
-How long they loop is read once, when libgomp is loaded. But while OpenMP has more threads than there are processors,
-it is 100 rounds instead of 300,000 (GOMP_SPINCOUNT in libgomp's manual). So a thread with a team of its own, which then
-does nothing, lets all others fall asleep soon, and its end lets them loop again. The team of the computation stays as
-it is, and with it every bit of a result.
+How long they loop is read once, when libgomp is loaded, which torch's wheels for Linux bring along. But while OpenMP
+has more threads than there are processors, it is 100 rounds instead of 300,000 (GOMP_SPINCOUNT in libgomp's manual). So
+a thread with a team of its own, which then does nothing, lets all others fall asleep soon, and its end lets them loop
+again. The team of the computation stays as it is, and with it every bit of a result.
 
 Only the standard library is imported: this is in place before torch.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import queue
 import signal
 import sys
 import threading
@@ -25,16 +27,24 @@ SECONDS_BETWEEN_LOOKS = 0.5
 CROWDED = 0.35
 """Of each second, how much threads were ready and had no core, all together, from which on they should sleep soon.
 
-Beside a program that is busy half of the time it is 0.28, and looping as fast as sleeping; beside one that always is,
-0.4 to 0.8, and beside another run 1.
+On two cores, beside a program that is busy half of the time it is 0.28, and looping as fast as sleeping; beside one
+that always is, 0.4 to 0.8, and beside another run 1.
 """
 STILL_CROWDED = 0.25
 """The same for threads that sleep soon: beside a program that is busy a third of the time it is 0.24, half of the time
 0.3, and beside one that always is, or another run, 0.4."""
+MOST_IDLE_THREADS = 64
+"""More are not started: a program that may have no more threads is ended by libgomp."""
 _CALM_LOOKS = 2
+_NS_TO_WAKE_UP = 10_000
 _THREADS = Path("/proc/self/task")
 
-_watching = threading.Lock()
+Waits = dict[str, int]
+"""Nanoseconds that each thread waited for a core since it began, by the numbers of the threads."""
+
+_is_watching = threading.Lock()
+_switching = threading.Lock()
+"""Held while idle teams begin or end, and for good once the process ends: no thread may be within torch then."""
 
 
 def watch() -> bool:
@@ -43,26 +53,38 @@ def watch() -> bool:
     Returns:
         Whether this system tells (Linux does). A second call begins nothing.
     """
-    if seconds_without_core() is None:
+    if not waits_for_cores():
         return False
-    if _watching.acquire(blocking=False):
-        threading.Thread(target=_watch, daemon=True, name="watch-cores").start()
+    if _is_watching.acquire(blocking=False):
+        processors = len(os.sched_getaffinity(0))
+        atexit.register(_switching.acquire, timeout=1)
+        thread = threading.Thread(target=_watch, args=(processors,), daemon=True, name="watch-cores")
+        # A signal goes to any thread that lets it, and who handles it has decided which one does. Threads inherit this.
+        crashes = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
+        thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return True
 
 
-def seconds_without_core() -> float | None:
-    """How long the threads of this process were ready and had no core, all together; None where nothing tells."""
-    waits = []
+def waits_for_cores() -> Waits:
+    """How long each thread of this process was ready and had no core, beyond the time to wake up; empty if unknown."""
+    waits: Waits = {}
     try:
         for thread in _THREADS.iterdir():
             try:
-                _, wait, _ = (thread / "schedstat").read_bytes().split()  # ns on a core, ready without one; time slices
-                waits.append(int(wait))
+                _, wait, n_slices = (thread / "schedstat").read_bytes().split()  # the first: nanoseconds on a core
+                waits[thread.name] = int(wait) - _NS_TO_WAKE_UP * int(n_slices)
             except (OSError, ValueError):  # it has ended meanwhile, or the kernel does not count
                 continue
     except OSError:
-        return None
-    return sum(waits) / 1e9 if waits else None
+        return {}
+    return waits
+
+
+def seconds_between(before: Waits, after: Waits) -> float:
+    """How long the threads that are in both waited from one to the other, all together."""
+    return sum(max(0, after[thread] - before[thread]) for thread in before.keys() & after.keys()) / 1e9
 
 
 class Crowd:
@@ -83,69 +105,83 @@ class Crowd:
 
 
 class ShortWaits:
-    """Lets the threads of this process sleep soon where they wait for each other, from `begin` to `end`.
+    """Lets the threads of this process sleep soon where they wait for each other, while it is on.
 
     The number of threads that compute does not change.
+
+    Args:
+        processors: that libgomp has found.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processors: int) -> None:
+        self.processors = processors
+        self.are_on = False
         self._idle: list[threading.Thread] = []
         self._over = threading.Event()
 
-    @property
-    def are_on(self) -> bool:
-        """Whether there are idle teams."""
-        return bool(self._idle)
+    def switch(self, on: bool) -> None:
+        """Begin or end as many idle teams as it takes to have more threads than processors.
 
-    def begin(self) -> None:
-        """Start as many idle teams as it takes to have more threads than processors; none where one thread computes."""
-        import torch
-
-        team, processors = torch.get_num_threads(), len(os.sched_getaffinity(0))
-        if team == 1:
+        None begin where one thread computes, or where they would have more than `MOST_IDLE_THREADS`.
+        """
+        if on == self.are_on:
             return
-        self._over = threading.Event()
-        for _ in range(max(0, processors - team) // (team - 1) + 1):  # each has `team - 1` threads besides its own
-            ready = threading.Event()
-            thread = threading.Thread(target=_idle, args=(team, ready, self._over), daemon=True, name="short-waits")
-            thread.start()
-            ready.wait()
-            self._idle.append(thread)
+        with _switching:
+            self.are_on = on
+            try:
+                if on:
+                    self._begin()
+                else:
+                    self._end()
+            except RuntimeError:  # no more threads can be had
+                self._end()
 
-    def end(self) -> None:
-        """Let them wait in a loop again."""
+    def _begin(self) -> None:
+        self._over = threading.Event()
+        team = self._begin_one()
+        n_teams = 0 if team == 1 else max(0, self.processors - team) // (team - 1) + 1  # each adds `team - 1` threads
+        if not 0 < n_teams * team <= MOST_IDLE_THREADS:
+            self._end()
+            return
+        for _ in range(n_teams - 1):
+            self._begin_one()
+
+    def _begin_one(self) -> int:
+        sizes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        thread = threading.Thread(target=_idle, args=(sizes, self._over), daemon=True, name="short-waits")
+        thread.start()
+        self._idle.append(thread)
+        return sizes.get()
+
+    def _end(self) -> None:
         self._over.set()
         for thread in self._idle:
             thread.join()
         self._idle.clear()
 
 
-def _idle(team: int, ready: threading.Event, over: threading.Event) -> None:
-    import torch
+def _idle(sizes: queue.SimpleQueue[int], over: threading.Event) -> None:
+    """Have a team, say how large, and wait."""
+    team = 1
+    try:
+        import torch
 
-    _leave_signals_to_others()
-    torch.ones(team << 15, dtype=torch.float32, device="cpu")  # each thread of a team takes 32,768 numbers at least
-    ready.set()
+        team = torch.get_num_threads()  # a thread is told once: one that has asked before would not see a new number
+        torch.ones(team << 15, dtype=torch.float32, device="cpu")  # each of a team takes 32,768 numbers at least
+    except (ImportError, AttributeError, RuntimeError):  # torch is not whole, or there is no memory
+        team = 1
+    finally:
+        sizes.put(team)
     over.wait()
 
 
-def _watch() -> None:
-    _leave_signals_to_others()
-    crowd, short = Crowd(), ShortWaits()
-    before, then = seconds_without_core() or 0.0, time.monotonic()
+def _watch(processors: int) -> None:
+    crowd, short = Crowd(), ShortWaits(processors)
+    before, then = waits_for_cores(), time.monotonic()
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
-        waited, now = seconds_without_core() or 0.0, time.monotonic()
-        share = (waited - before) / (now - then)  # below 0 where a thread has ended, which is not counted any more
-        before, then = waited, now
-        if "torch" not in sys.modules:
-            continue
-        if crowd.look(share) and not short.are_on:
-            short.begin()
-        elif short.are_on and not crowd.is_there:
-            short.end()
-
-
-def _leave_signals_to_others() -> None:
-    """A signal to the process goes to any thread that lets it, and who handles it has decided which one does."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        waits, now = waits_for_cores(), time.monotonic()
+        is_there = crowd.look(seconds_between(before, waits) / (now - then))
+        before, then = waits, now
+        if "torch" in sys.modules:
+            short.switch(is_there)

@@ -9,7 +9,7 @@ import pytest
 from llm.runtime import waiting
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(waiting.seconds_without_core() is None, reason="this system does not count")
+pytestmark = pytest.mark.skipif(not waiting.waits_for_cores(), reason="this system does not count")
 
 TWO_THREADS = """
 import os, subprocess, sys, threading, time
@@ -26,6 +26,8 @@ def cores_of_a_pause():
         time.sleep(0.002)
     return time.process_time() - start
 
+CORES = len(os.sched_getaffinity(0))
+
 def helpers():
     return [each.name for each in threading.enumerate() if each.name == "short-waits"]
 
@@ -34,21 +36,22 @@ torch.set_num_threads(2)
 
 
 def run(code: str, **environment: str) -> list[str]:
-    variables = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS")}
+    own = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    variables = {name: value for name, value in os.environ.items() if name not in own}
     variables |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", **environment}
     command = [sys.executable, "-c", TWO_THREADS + code]
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout.split()
 
 
-needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="threads never loop on one core")
+needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="threads never loop on one core")
 
 
 @needs_two_cores
 def test_short_waits_let_threads_sleep_and_their_end_lets_them_loop_again():
     code = """
-short = waiting.ShortWaits()
-for turn in (lambda: None, short.begin, short.end):
-    turn()
+short = waiting.ShortWaits(CORES)
+for on in (False, True, False):
+    short.switch(on)
     print(cores_of_a_pause(), len(helpers()), torch.get_num_threads())
 """
     words = run(code, GOMP_SPINCOUNT="300000")  # a user's own, so that nothing else switches
@@ -76,11 +79,11 @@ def trained():
         optimizer.zero_grad()
     return torch.cat([each.detach().flatten() for each in model.parameters()])
 
-short = waiting.ShortWaits()
+short = waiting.ShortWaits(CORES)
 looping = trained()
-short.begin()
+short.switch(True)
 asleep = trained()
-print(short.are_on, torch.equal(looping, asleep), torch.get_num_threads())
+print(bool(helpers()), torch.equal(looping, asleep), torch.get_num_threads())
 """
     assert run(code, GOMP_SPINCOUNT="300000") == ["True", "True", "2"]
 
@@ -89,7 +92,8 @@ print(short.are_on, torch.equal(looping, asleep), torch.get_num_threads())
 def test_threads_sleep_soon_beside_busy_programs():
     code = """
 numbers = torch.ones(1 << 20)
-loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+busy = "import time; end = time.monotonic() + 30\\nwhile time.monotonic() < end: pass"
+loops = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2 * CORES)]
 end = time.monotonic() + 20
 while not helpers() and time.monotonic() < end:
     numbers.exp()
@@ -107,9 +111,30 @@ def test_a_crowd_comes_at_once_and_has_gone_after_two_calm_looks():
     assert [crowd.look(share) for share in shares] == [False] * 2 + [True] * 6 + [False] * 2 + [True]
 
 
-def test_where_one_thread_computes_there_is_nothing_to_shorten():
-    code = "torch.set_num_threads(1); short = waiting.ShortWaits(); short.begin(); print(short.are_on, helpers())"
-    assert run(code) == ["False", "[]"]
+@pytest.mark.parametrize(("threads", "processors", "n_teams"), [(1, 2, 0), (2, 2, 1), (2, 4, 3), (2, 200, 0)])
+def test_there_are_as_many_idle_teams_as_it_takes_and_not_too_many(threads, processors, n_teams):
+    code = f"""
+torch.set_num_threads({threads})
+short = waiting.ShortWaits({processors})
+for on in (True, True, False):
+    short.switch(on)
+    print(len(helpers()))
+"""
+    assert run(code, GOMP_SPINCOUNT="300000") == [str(n_teams), str(n_teams), "0"]
+
+
+def test_a_program_that_ends_in_the_middle_of_a_switch_ends_well():
+    code = """
+def switch():
+    short = waiting.ShortWaits(2)
+    while True:
+        short.switch(not short.are_on)
+
+threading.Thread(target=switch, daemon=True).start()
+time.sleep(0.05)
+"""
+    for _ in range(3):
+        assert run(code) == []
 
 
 def test_nobody_looks_where_the_user_has_decided():
@@ -121,25 +146,28 @@ def test_nobody_looks_where_the_user_has_decided():
 
 def test_a_thread_without_a_core_is_counted():
     code = """
-import os, threading, time
+import os, time
 from llm.runtime import waiting
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-def spin(end):
-    while time.monotonic() < end:
-        pass
 child = os.fork()
-before = waiting.seconds_without_core()
-spin(time.monotonic() + 0.6)
+before, end = waiting.waits_for_cores(), time.monotonic() + 0.6
+while time.monotonic() < end:
+    pass
 if child:
     os.waitpid(child, 0)
-    print(waiting.seconds_without_core() - before)
+    print(waiting.seconds_between(before, waiting.waits_for_cores()))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 0.1 < float(done.stdout) < 1.2  # two programs on one core, for 0.6 s
 
 
+def test_threads_that_began_or_ended_meanwhile_do_not_count():
+    before, after = {"1": 10**9, "2": 10**9, "4": 0}, {"1": 3 * 10**9, "3": 10**9, "4": -1}
+    assert waiting.seconds_between(before, after) == 2.0
+
+
 def test_looking_takes_next_to_no_time():
     start = time.process_time()
     for _ in range(20):
-        waiting.seconds_without_core()
+        waiting.waits_for_cores()
     assert (time.process_time() - start) / 20 < 0.02 * waiting.SECONDS_BETWEEN_LOOKS
