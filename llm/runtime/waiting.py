@@ -30,13 +30,14 @@ CROWDED = 0.35
 On two cores, beside a program that is busy half of the time it is 0.28, and looping as fast as sleeping; beside one
 that always is, 0.4 to 0.8, and beside another run 1.
 """
-STILL_CROWDED = 0.25
-"""The same for threads that sleep soon: beside a program that is busy a third of the time it is 0.24, half of the time
-0.3, and beside one that always is, or another run, 0.4."""
+STILL_CROWDED = 0.15
+"""The same for threads that sleep soon: beside a program that is busy a third of the time it is 0.12, half of the time
+0.19, and beside one that always is, or another run, 0.24."""
 MOST_IDLE_THREADS = 64
 """More are not started: a program that may have no more threads is ended by libgomp."""
 _CALM_LOOKS = 2
 _NS_TO_WAKE_UP = 10_000
+"""Each time that a thread runs, so much without a core is nobody's fault."""
 _THREADS = Path("/proc/self/task")
 
 Waits = dict[str, int]
