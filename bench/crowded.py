@@ -100,11 +100,9 @@ def measure(program: str, settings: dict[str, dict[str, str]], arguments: argpar
         for text, environment in settings.items():
             print(f"{program}, {text} ...", file=sys.stderr, flush=True)
             for _ in range(1 if arguments.alone else 2):
-                own = folder / str(sum(map(len, runs.values())))
-                own.mkdir()
+                own = Path(tempfile.mkdtemp(dir=folder))
                 words = ["--take_turns", program, "--steps", str(arguments.steps), "--folder", str(own)]
-                words += ["--tiny"] * arguments.tiny + [f"--words={arguments.words}"]
-                command = [sys.executable, "-m", "bench.crowded", *words]
+                command = [sys.executable, "-m", "bench.crowded", *words, f"--words={arguments.words}"]
                 run = Sleeper(command, own / "errors.txt", {**os.environ, **environment})
                 ends.callback(run.end)
                 run.answer()  # it has warmed up, and sleeps

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llm.config import LoRAConfig, OptimConfig
 from llm.errors import HOW_TO_RESUME, ConfigError
-from llm.runtime.process import Interrupted, name_of
+from llm.runtime.process import Interrupted, name_of, usable_cores
 from llm.runtime.words import counted
 
 log = logging.getLogger("llm")
@@ -46,7 +46,7 @@ def refuse_more_processes_than_cores(trainer: Any) -> None:
     asked = str(trainer.devices)
     if not on_cpu or not asked.isdigit():
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if int(asked) > cores:
         raise ConfigError(
             f"trainer.devices {asked} on a CPU means {asked} processes, and this machine has {counted(cores, 'core')}: "

@@ -7,8 +7,10 @@ from collections.abc import MutableMapping
 from llm.runtime.waiting import watch
 
 SPIN_COUNT = "2000"
-"""Rounds that a thread of OpenMP waits in a loop for its next piece of work before it sleeps, where nothing tells
-whether others want its core; libgomp's are 300,000."""
+"""How often an OpenMP thread spins before it sleeps, where nothing tells whether the cores are oversubscribed.
+
+libgomp's own count is 300,000.
+"""
 
 
 def prepare(environment: MutableMapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""This process: its rank, and what may end it from outside.
+"""This process: its rank, its cores, and what may end it from outside.
 
 Signals, a closed terminal, a closed pipe, a parent that has ended. Only the standard library is
 imported, so that all of it can be in place before the imports that take seconds.
@@ -49,6 +49,11 @@ def rank() -> int:
     """The number of this process among several that train one model, by what started it; 0 for the first or only."""
     numbers = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return next((int(number) for number in numbers if number.isdigit() and number != "0"), 0)
+
+
+def usable_cores() -> int:
+    """How many cores this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def name_of(number: int) -> str:

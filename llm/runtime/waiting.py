@@ -1,13 +1,13 @@
-"""How the threads of a computation wait for each other: in a loop while cores are free, asleep where others want them.
+"""How OpenMP threads wait for each other: they spin while cores are free, and sleep when the cores are oversubscribed.
 
-A thread that waits in a loop begins its next piece of work at once, and holds a core meanwhile. Alone, that makes a
-small model half as fast again as threads that sleep; where another program wants the core, such as a second run, the
-threads wait for one that has none, and both runs become several times as slow (`python -m bench.crowded`).
+A thread that spins begins its next piece of work at once, and holds a core meanwhile. Alone, that makes a small model
+half as fast again as threads that sleep; where another program wants the core, such as a second run, the threads wait
+for one that has none, and both runs become several times as slow (`python -m bench.crowded`).
 
-How long they loop is read once, when libgomp is loaded, which torch's wheels for Linux bring along. But while OpenMP
-has more threads than there are processors, it is 100 rounds instead of 300,000 (GOMP_SPINCOUNT in libgomp's manual). So
-a thread with a team of its own, which then does nothing, lets all others fall asleep soon, and its end lets them loop
-again. The team of the computation stays as it is, and with it every bit of a result.
+The spin count is read once, when libgomp is loaded, which torch's wheels for Linux bring along. But while OpenMP has
+more threads than there are processors, it is 100 instead of 300,000 (GOMP_SPINCOUNT in libgomp's manual). So a thread
+with an idle team of its own lets all others sleep after a short spin, and its end lets them spin again. The number of
+threads that compute stays, and with it every bit of a result.
 
 Only the standard library is imported: this is in place before torch.
 """
@@ -15,7 +15,7 @@ Only the standard library is imported: this is in place before torch.
 from __future__ import annotations
 
 import atexit
-import os
+import contextlib
 import queue
 import signal
 import sys
@@ -23,25 +23,27 @@ import threading
 import time
 from pathlib import Path
 
+from llm.runtime.process import usable_cores
+
 SECONDS_BETWEEN_LOOKS = 0.5
 CROWDED = 0.35
-"""Of each second, how much threads were ready and had no core, all together, from which on they should sleep soon.
+"""The fraction of time that threads were runnable without a core, summed over them, above which they should sleep.
 
-On two cores, beside a program that is busy half of the time it is 0.28, and looping as fast as sleeping; beside one
+On two cores, beside a program that is busy half of the time it is 0.28, and spinning as fast as sleeping; beside one
 that always is, 0.4 to 0.8, and beside another run 1.
 """
 STILL_CROWDED = 0.15
-"""The same for threads that sleep soon: beside a program that is busy a third of the time it is 0.12, half of the time
-0.19, and beside one that always is, or another run, 0.24."""
+"""The same, below which threads that sleep should spin again: beside a program that is busy a third of the time it is
+0.12, half of the time 0.19, and beside one that always is, or another run, 0.24."""
 MOST_IDLE_THREADS = 64
 """More are not started: a program that may have no more threads is ended by libgomp."""
 _CALM_LOOKS = 2
 _NS_TO_WAKE_UP = 10_000
-"""Each time that a thread runs, so much without a core is nobody's fault."""
+"""Wake-up latency, of each time that a thread is scheduled; it is there without contention, too."""
 _THREADS = Path("/proc/self/task")
 
 Waits = dict[str, int]
-"""Nanoseconds that each thread waited for a core since it began, by the numbers of the threads."""
+"""Nanoseconds that each thread was runnable without a core since it began, by thread id."""
 
 _is_watching = threading.Lock()
 _switching = threading.Lock()
@@ -49,7 +51,7 @@ _switching = threading.Lock()
 
 
 def watch() -> bool:
-    """Begin to look whether threads wait for cores, and let them sleep soon where they do.
+    """Start to watch whether threads wait for cores, and let them sleep after a short spin where they do.
 
     Returns:
         Whether this system tells (Linux does). A second call begins nothing.
@@ -57,9 +59,9 @@ def watch() -> bool:
     if not waits_for_cores():
         return False
     if _is_watching.acquire(blocking=False):
-        processors = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         atexit.register(_switching.acquire, timeout=1)
-        thread = threading.Thread(target=_watch, args=(processors,), daemon=True, name="watch-cores")
+        thread = threading.Thread(target=_watch, args=(cores,), daemon=True, name="watch-cores")
         # A signal goes to any thread that lets it, and who handles it has decided which one does. Threads inherit this.
         crashes = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
@@ -69,7 +71,7 @@ def watch() -> bool:
 
 
 def waits_for_cores() -> Waits:
-    """How long each thread of this process was ready and had no core, beyond the time to wake up; empty if unknown."""
+    """How long each thread of this process was runnable without a core, less wake-up latency; empty if unknown."""
     waits: Waits = {}
     try:
         for thread in _THREADS.iterdir():
@@ -89,33 +91,33 @@ def seconds_between(before: Waits, after: Waits) -> float:
 
 
 class Crowd:
-    """Whether others want the cores, by what each look has found."""
+    """Whether the cores are oversubscribed, with hysteresis."""
 
     def __init__(self) -> None:
         self.is_there = False
         self._calm_looks = 0
 
-    def look(self, share: float) -> bool:
-        """Note of how much of each second threads had no core since the last look; gives `is_there`."""
+    def look(self, fraction: float) -> bool:
+        """Note the fraction of time without a core, summed over threads, since the last look; gives `is_there`."""
         if not self.is_there:
-            self.is_there, self._calm_looks = share > CROWDED, 0
+            self.is_there, self._calm_looks = fraction > CROWDED, 0
         else:
-            self._calm_looks = self._calm_looks + 1 if share < STILL_CROWDED else 0
+            self._calm_looks = self._calm_looks + 1 if fraction < STILL_CROWDED else 0
             self.is_there = self._calm_looks < _CALM_LOOKS
         return self.is_there
 
 
 class ShortWaits:
-    """Lets the threads of this process sleep soon where they wait for each other, while it is on.
+    """Lets the threads of this process sleep after a short spin where they wait for each other, while it is on.
 
     The number of threads that compute does not change.
 
     Args:
-        processors: that libgomp has found.
+        cores: that libgomp has found.
     """
 
-    def __init__(self, processors: int) -> None:
-        self.processors = processors
+    def __init__(self, cores: int) -> None:
+        self.cores = cores
         self.are_on = False
         self._idle: list[threading.Thread] = []
         self._over = threading.Event()
@@ -140,7 +142,7 @@ class ShortWaits:
     def _begin(self) -> None:
         self._over = threading.Event()
         team = self._begin_one()
-        n_teams = 0 if team == 1 else max(0, self.processors - team) // (team - 1) + 1  # each adds `team - 1` threads
+        n_teams = 0 if team == 1 else max(0, self.cores - team) // (team - 1) + 1  # each adds `team - 1` threads
         if not 0 < n_teams * team <= MOST_IDLE_THREADS:
             self._end()
             return
@@ -164,20 +166,18 @@ class ShortWaits:
 def _idle(sizes: queue.SimpleQueue[int], over: threading.Event) -> None:
     """Have a team, say how large, and wait."""
     team = 1
-    try:
+    with contextlib.suppress(Exception):  # torch is not whole, or there is no memory
         import torch
 
-        team = torch.get_num_threads()  # a thread is told once: one that has asked before would not see a new number
-        torch.ones(team << 15, dtype=torch.float32, device="cpu")  # each of a team takes 32,768 numbers at least
-    except (ImportError, AttributeError, RuntimeError):  # torch is not whole, or there is no memory
-        team = 1
-    finally:
-        sizes.put(team)
+        threads = torch.get_num_threads()  # a thread is told once: one that asked before would not see a new number
+        torch.ones(threads << 15, dtype=torch.float32, device="cpu")  # each of a team takes 32,768 numbers at least
+        team = threads
+    sizes.put(team)
     over.wait()
 
 
-def _watch(processors: int) -> None:
-    crowd, short = Crowd(), ShortWaits(processors)
+def _watch(cores: int) -> None:
+    crowd, short = Crowd(), ShortWaits(cores)
     before, then = waits_for_cores(), time.monotonic()
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)

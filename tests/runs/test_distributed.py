@@ -21,9 +21,10 @@ from llm.cli.main import main
 from llm.pretrained.checkpoint import read_checkpoint
 from llm.runs.newest import newest_checkpoint
 from llm.runs.processes import without_looks
+from llm.runtime.process import usable_cores
 from llm.tasks import TASKS
 
-needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core can't run two processes")
+needs_two_cores = pytest.mark.skipif(usable_cores() < 2, reason="one core can't run two processes")
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.val_check_interval=3"]
 LLAMA = [f"--model.gpt.{option}" for option in (
     "n_layer=2", "n_head=4", "n_kv_head=2", "head_size=6", "positions=rotary", "rope_theta=500",

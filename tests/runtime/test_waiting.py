@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from llm.runtime import waiting
+from llm.runtime.process import usable_cores
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(not waiting.waits_for_cores(), reason="this system does not count")
+needs_counts = pytest.mark.skipif(not waiting.waits_for_cores(), reason="/proc/self/task/*/schedstat is not there")
 
 TWO_THREADS = """
 import os, subprocess, sys, threading, time
 import llm, torch
 from llm.runtime import waiting
+from llm.runtime.process import usable_cores
 
 def cores_of_a_pause():
     "What the threads of a computation take of the processors while the main one sleeps for 2 ms."
@@ -25,8 +27,6 @@ def cores_of_a_pause():
         numbers.exp()
         time.sleep(0.002)
     return time.process_time() - start
-
-CORES = len(os.sched_getaffinity(0))
 
 def helpers():
     return [each.name for each in threading.enumerate() if each.name == "short-waits"]
@@ -43,25 +43,27 @@ def run(code: str, **environment: str) -> list[str]:
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout.split()
 
 
-needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="threads never loop on one core")
+needs_two_cores = pytest.mark.skipif(usable_cores() < 2, reason="OpenMP threads never spin on one core")
 
 
+@needs_counts
 @needs_two_cores
-def test_short_waits_let_threads_sleep_and_their_end_lets_them_loop_again():
+def test_short_waits_let_threads_sleep_and_their_end_lets_them_spin_again():
     code = """
-short = waiting.ShortWaits(CORES)
+short = waiting.ShortWaits(usable_cores())
 for on in (False, True, False):
     short.switch(on)
     print(cores_of_a_pause(), len(helpers()), torch.get_num_threads())
 """
     words = run(code, GOMP_SPINCOUNT="300000")  # a user's own, so that nothing else switches
-    (looping, none, team), (asleep, some, same_team), (again, gone, _) = (words[i : i + 3] for i in (0, 3, 6))
-    assert float(asleep) < 0.5 * min(float(looping), float(again))
+    (spinning, none, team), (asleep, some, same_team), (again, gone, _) = (words[i : i + 3] for i in (0, 3, 6))
+    assert float(asleep) < 0.5 * min(float(spinning), float(again))
     assert (none, gone) == ("0", "0")
     assert int(some) >= 1
     assert team == same_team == "2"
 
 
+@needs_counts
 @needs_two_cores
 def test_a_result_stays_to_the_bit():
     code = """
@@ -79,21 +81,22 @@ def trained():
         optimizer.zero_grad()
     return torch.cat([each.detach().flatten() for each in model.parameters()])
 
-short = waiting.ShortWaits(CORES)
-looping = trained()
+short = waiting.ShortWaits(usable_cores())
+spinning = trained()
 short.switch(True)
 asleep = trained()
-print(bool(helpers()), torch.equal(looping, asleep), torch.get_num_threads())
+print(bool(helpers()), torch.equal(spinning, asleep), torch.get_num_threads())
 """
     assert run(code, GOMP_SPINCOUNT="300000") == ["True", "True", "2"]
 
 
+@needs_counts
 @needs_two_cores
 def test_threads_sleep_soon_beside_busy_programs():
     code = """
 numbers = torch.ones(1 << 20)
 busy = "import time; end = time.monotonic() + 30\\nwhile time.monotonic() < end: pass"
-loops = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2 * CORES)]
+loops = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2 * usable_cores())]
 end = time.monotonic() + 20
 while not helpers() and time.monotonic() < end:
     numbers.exp()
@@ -107,15 +110,16 @@ for each in loops:
 
 def test_a_crowd_comes_at_once_and_has_gone_after_two_calm_looks():
     crowd = waiting.Crowd()
-    shares = [0.0, 0.3, 1.0, 0.24, 0.2, 0.1, 0.2, 0.1, 0.1, 0.3, 0.36]
-    assert [crowd.look(share) for share in shares] == [False] * 2 + [True] * 6 + [False] * 2 + [True]
+    fractions = [0.0, 0.3, 1.0, 0.24, 0.2, 0.1, 0.2, 0.1, 0.1, 0.3, 0.36]
+    assert [crowd.look(fraction) for fraction in fractions] == [False] * 2 + [True] * 6 + [False] * 2 + [True]
 
 
-@pytest.mark.parametrize(("threads", "processors", "n_teams"), [(1, 2, 0), (2, 2, 1), (2, 4, 3), (2, 200, 0)])
-def test_there_are_as_many_idle_teams_as_it_takes_and_not_too_many(threads, processors, n_teams):
+@needs_counts
+@pytest.mark.parametrize(("threads", "cores", "n_teams"), [(1, 2, 0), (2, 2, 1), (2, 4, 3), (2, 200, 0)])
+def test_there_are_as_many_idle_teams_as_it_takes_and_not_too_many(threads, cores, n_teams):
     code = f"""
 torch.set_num_threads({threads})
-short = waiting.ShortWaits({processors})
+short = waiting.ShortWaits({cores})
 for on in (True, True, False):
     short.switch(on)
     print(len(helpers()))
@@ -123,6 +127,7 @@ for on in (True, True, False):
     assert run(code, GOMP_SPINCOUNT="300000") == [str(n_teams), str(n_teams), "0"]
 
 
+@needs_counts
 def test_a_program_that_ends_in_the_middle_of_a_switch_ends_well():
     code = """
 def switch():
@@ -137,6 +142,7 @@ time.sleep(0.05)
         assert run(code) == []
 
 
+@needs_counts
 def test_nobody_looks_where_the_user_has_decided():
     code = "print(any(each.name == 'watch-cores' for each in threading.enumerate()))"
     assert run(code) == ["True"]
@@ -144,6 +150,7 @@ def test_nobody_looks_where_the_user_has_decided():
     assert run(code, OMP_WAIT_POLICY="active") == ["False"]
 
 
+@needs_counts
 def test_a_thread_without_a_core_is_counted():
     code = """
 import os, time
@@ -166,6 +173,7 @@ def test_threads_that_began_or_ended_meanwhile_do_not_count():
     assert waiting.seconds_between(before, after) == 2.0
 
 
+@needs_counts
 def test_looking_takes_next_to_no_time():
     start = time.process_time()
     for _ in range(20):

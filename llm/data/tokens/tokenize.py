@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,6 +23,7 @@ from llm.data.tokens.shard import HEADER_SIZE, ShardHeader, refuse_others, shard
 from llm.data.tokens.store import TokenStore
 from llm.errors import DataError, TokenizerError
 from llm.runtime.files import make_folder, remove_stale, whole_file
+from llm.runtime.process import usable_cores
 from llm.tokenizers import Tokenizer
 
 SHARD_TOKENS = 100_000_000
@@ -214,7 +214,7 @@ def _pieces(
     plan: Plan, start: Position, report: Callable[[Chunk], object], first: bool
 ) -> Generator[_Piece, None, None]:
     """The encoded chunks in their order; some more are being encoded meanwhile."""
-    threads = plan.threads or _processors()
+    threads = plan.threads or usable_cores()
     waiting: deque[tuple[Chunk, Future[_Piece]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
     try:
@@ -251,10 +251,3 @@ def _encode(plan: Plan, chunk: Chunk, first: bool) -> _Piece:
             reason = TokenizerError(f"the text is not valid Unicode at character {error.start}: {error.reason}")
             raise chunk.explain(number, reason) from error
     return _Piece(ids, len(chunk.texts) - chunk.continues, n_bytes, chunk.after)
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
